@@ -1,0 +1,264 @@
+#include "arrays.h"
+
+#include <memory>
+
+#include "dlpack_abi.h"
+
+namespace rnnk_py {
+namespace {
+
+[[noreturn]] void type_error(const std::string& text) { throw py::type_error(text); }
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text = "(";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+std::string type_name(const py::handle& object) {
+  return py::str(py::type::handle_of(object).attr("__name__")).cast<std::string>();
+}
+
+// The type number NumPy gave ml_dtypes.bfloat16 in this process.
+int bfloat16_number() {
+  static const int number = py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16")).num();
+  return number;
+}
+
+// -1 when it is none of ours.
+int dtype_of(const py::dtype& dtype) {
+  switch (dtype.num()) {
+    case 11: return RNNK_FLOAT32;  // NPY_FLOAT
+    case 12: return RNNK_FLOAT64;  // NPY_DOUBLE
+    case 23: return RNNK_FLOAT16;  // NPY_HALF
+    default: return dtype.itemsize() == 2 && dtype.num() == bfloat16_number() ? RNNK_BFLOAT16 : -1;
+  }
+}
+
+[[noreturn]] void bad_dtype(const char* name, const std::string& got) {
+  type_error(std::string(name) + ": expected dtype float32, float64, bfloat16 or float16, got " + got);
+}
+
+ArrayView view_numpy(const py::array& array, const char* name) {
+  ArrayView v;
+  const py::dtype dtype = array.dtype();
+  const int code = dtype_of(dtype);
+  if (code < 0) bad_dtype(name, py::str(static_cast<py::object>(dtype)).cast<std::string>());
+  if (dtype.byteorder() != '=' && dtype.byteorder() != '|') {
+    type_error(std::string(name) + ": expected native byte order, got " + py::str(static_cast<py::object>(dtype.attr("str"))).cast<std::string>());
+  }
+  v.tensor.data = const_cast<void*>(array.data());
+  v.tensor.dtype = code;
+  v.writable = array.writeable();
+  const py::ssize_t item = array.itemsize();
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) {
+    v.shape.push_back(array.shape(i));
+    if (array.strides(i) % item != 0 && array.shape(i) > 1) {
+      throw py::value_error(std::string(name) + ": strides must be whole elements, got a stride of " +
+                            std::to_string(array.strides(i)) + " bytes for items of " + std::to_string(item));
+    }
+    v.strides.push_back(array.strides(i) / item);
+  }
+  if (reinterpret_cast<uintptr_t>(v.tensor.data) % static_cast<size_t>(item)) {
+    throw py::value_error(std::string(name) + ": expected aligned data, got an address that is no multiple of the item size");
+  }
+  v.owner = array;
+  return v;
+}
+
+// Takes over a capsule: renames it as the protocol asks and calls the deleter when the last view is gone.
+struct Imported {
+  dlpack::Tensor* tensor;
+  bool read_only;
+  py::object owner;
+};
+
+template <class Managed>
+py::object own(Managed* managed) {
+  return py::capsule(managed, [](void* p) {
+    auto* m = static_cast<Managed*>(p);
+    if (m->deleter) m->deleter(m);
+  });
+}
+
+Imported import_dlpack(const py::handle& array, const char* name) {
+  const py::tuple device = array.attr("__dlpack_device__")();
+  if (device[0].cast<int>() != dlpack::kCPU && device[0].cast<int>() != dlpack::kCUDAHost) {
+    PyErr_SetString(PyExc_NotImplementedError,
+                    (std::string(name) + ": expected an array in CPU memory, got DLPack device type " +
+                     std::to_string(device[0].cast<int>()) + "; nothing is moved between devices silently").c_str());
+    throw py::error_already_set();
+  }
+  py::object capsule;
+  try {
+    capsule = array.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 1));
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_TypeError)) throw;  // a 0.x producer does not know the argument
+    capsule = array.attr("__dlpack__")();
+  }
+  PyObject* raw = capsule.ptr();
+  if (PyCapsule_IsValid(raw, "dltensor_versioned")) {
+    auto* m = static_cast<dlpack::ManagedTensorVersioned*>(PyCapsule_GetPointer(raw, "dltensor_versioned"));
+    if (m->version.major > 1) throw py::buffer_error(std::string(name) + ": DLPack version is newer than 1.x");
+    PyCapsule_SetName(raw, "used_dltensor_versioned");
+    return {&m->tensor, (m->flags & dlpack::kReadOnly) != 0, own(m)};
+  }
+  if (!PyCapsule_IsValid(raw, "dltensor")) type_error(std::string(name) + ": __dlpack__ returned no DLPack capsule");
+  auto* m = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(raw, "dltensor"));
+  PyCapsule_SetName(raw, "used_dltensor");
+  return {&m->tensor, false, own(m)};
+}
+
+int dtype_of(const dlpack::DataType& t) {
+  if (t.lanes != 1) return -1;
+  if (t.code == dlpack::kFloat && t.bits == 32) return RNNK_FLOAT32;
+  if (t.code == dlpack::kFloat && t.bits == 64) return RNNK_FLOAT64;
+  if (t.code == dlpack::kFloat && t.bits == 16) return RNNK_FLOAT16;
+  if (t.code == dlpack::kBfloat && t.bits == 16) return RNNK_BFLOAT16;
+  return -1;
+}
+
+ArrayView view_dlpack(const py::handle& array, const char* name) {
+  Imported from = import_dlpack(array, name);
+  const dlpack::Tensor& t = *from.tensor;
+  ArrayView v;
+  v.tensor.dtype = dtype_of(t.dtype);
+  if (v.tensor.dtype < 0) {
+    bad_dtype(name, "DLPack type code " + std::to_string(t.dtype.code) + " with " + std::to_string(t.dtype.bits) + " bits");
+  }
+  v.tensor.data = static_cast<char*>(t.data) + t.byte_offset;
+  v.writable = !from.read_only;
+  v.shape.assign(t.shape, t.shape + t.ndim);
+  v.strides.resize(v.shape.size());
+  int64_t step = 1;
+  for (int i = t.ndim - 1; i >= 0; --i) {
+    v.strides[i] = t.strides ? t.strides[i] : step;
+    step *= t.shape[i];
+  }
+  v.owner = py::make_tuple(from.owner, array);
+  return v;
+}
+
+}  // namespace
+
+ArrayView view(const py::handle& array, const char* name) {
+  if (py::isinstance<py::array>(array)) return view_numpy(py::reinterpret_borrow<py::array>(array), name);
+  if (py::hasattr(array, "__dlpack__")) return view_dlpack(array, name);
+  type_error(std::string(name) + ": expected an array (NumPy, or with __dlpack__), got " + type_name(array));
+}
+
+ArrayView view(const py::handle& array, const char* name, std::initializer_list<int64_t> shape, bool write) {
+  ArrayView v = view(array, name);
+  bool fits = v.shape.size() == shape.size();
+  for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape.begin()[i] < 0 || shape.begin()[i] == v.shape[i];
+  if (!fits) {
+    throw py::value_error(std::string(name) + ": expected shape " + shape_text(shape) + ", got " + shape_text(v.shape));
+  }
+  if (write && !v.writable) throw py::value_error(std::string(name) + ": expected a writable array, got a read-only one");
+  for (size_t i = 0; i < v.strides.size() && i < 3; ++i) v.tensor.stride[i] = v.strides[i];
+  // An empty array may have a null pointer, which means "absent" below; nothing will be read through this one.
+  static char nothing;
+  if (!v.tensor.data) v.tensor.data = &nothing;
+  return v;
+}
+
+int dtype_from_name(const std::string& name) {
+  static const char* const names[] = {"float32", "float64", "bfloat16", "float16"};
+  for (int i = 0; i < 4; ++i) {
+    if (name == names[i]) return i;
+  }
+  type_error("dtype: expected float32, float64, bfloat16 or float16, got " + name);
+}
+
+py::dtype numpy_dtype(int dtype) {
+  switch (dtype) {
+    case RNNK_FLOAT32: return py::dtype::of<float>();
+    case RNNK_FLOAT64: return py::dtype::of<double>();
+    case RNNK_FLOAT16: return py::dtype("float16");
+    default: return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16"));
+  }
+}
+
+py::object as_numpy(const py::object& array) {
+  if (py::isinstance<py::array>(array)) return array;
+  if (!py::hasattr(array, "__dlpack__")) type_error("array: expected __dlpack__, got " + type_name(array));
+  ArrayView v = view_dlpack(array, "array");
+  const py::dtype dtype = numpy_dtype(v.tensor.dtype);
+  std::vector<py::ssize_t> strides;
+  for (int64_t s : v.strides) strides.push_back(s * dtype.itemsize());
+  py::array out(dtype, std::vector<py::ssize_t>(v.shape.begin(), v.shape.end()), strides, v.tensor.data, v.owner);
+  if (!v.writable) out.attr("setflags")(py::arg("write") = false);
+  return out;
+}
+
+namespace {
+
+// Exports a NumPy array; exists because NumPy's own __dlpack__ refuses bfloat16 and read-only arrays for 0.x consumers.
+class Export {
+ public:
+  explicit Export(py::array array) : array_(std::move(array)) { view_numpy(array_, "array"); }
+
+  py::capsule dlpack(const py::object& max_version) const {
+    const bool versioned = !max_version.is_none() && py::cast<py::tuple>(max_version)[0].cast<int>() >= 1;
+    return versioned ? make<dlpack::ManagedTensorVersioned>("dltensor_versioned")
+                     : make<dlpack::ManagedTensor>("dltensor");
+  }
+
+ private:
+  template <class Managed>
+  struct Holder {
+    Managed managed{};
+    ArrayView view;
+  };
+
+  template <class Managed>
+  py::capsule make(const char* name) const {
+    auto holder = std::make_unique<Holder<Managed>>();
+    holder->view = view_numpy(array_, "array");
+    dlpack::Tensor& t = holder->managed.tensor;
+    const int dtype = holder->view.tensor.dtype;
+    t.data = holder->view.tensor.data;
+    t.device = {dlpack::kCPU, 0};
+    t.ndim = static_cast<int32_t>(holder->view.shape.size());
+    t.dtype = {dtype == RNNK_BFLOAT16 ? dlpack::kBfloat : dlpack::kFloat, static_cast<uint8_t>(array_.itemsize() * 8), 1};
+    t.shape = holder->view.shape.data();
+    t.strides = holder->view.strides.data();
+    holder->managed.context = holder.get();
+    holder->managed.deleter = [](Managed* m) {
+      py::gil_scoped_acquire gil;
+      delete static_cast<Holder<Managed>*>(m->context);
+    };
+    if constexpr (std::is_same_v<Managed, dlpack::ManagedTensorVersioned>) {
+      holder->managed.version = {1, 0};
+      holder->managed.flags = holder->view.writable ? 0 : dlpack::kReadOnly;
+    }
+    Managed* raw = &holder.release()->managed;
+    // A consumer renames the capsule and takes the tensor over; one that was never consumed frees it here.
+    PyObject* capsule = PyCapsule_New(raw, name, [](PyObject* c) {
+      for (const char* unused : {"dltensor", "dltensor_versioned"}) {
+        if (!PyCapsule_IsValid(c, unused)) continue;
+        auto* m = static_cast<Managed*>(PyCapsule_GetPointer(c, unused));
+        m->deleter(m);
+      }
+    });
+    if (!capsule) throw py::error_already_set();
+    return py::reinterpret_steal<py::capsule>(capsule);
+  }
+
+  py::array array_;
+};
+
+}  // namespace
+
+void register_dlpack(py::module_& m) {
+  py::class_<Export>(m, "DLPack")
+      .def(py::init<py::array>(), py::arg("array"))
+      .def("__dlpack__",
+           [](const Export& e, const py::kwargs& kwargs) {
+             return e.dlpack(kwargs.contains("max_version") ? py::object(kwargs["max_version"]) : py::none());
+           })
+      .def("__dlpack_device__", [](const Export&) { return py::make_tuple(static_cast<int>(dlpack::kCPU), 0); });
+  m.def("as_numpy", &as_numpy, py::arg("array"));
+}
+
+}  // namespace rnnk_py

@@ -1,0 +1,191 @@
+// The bodies of rnnkern.h. The only place where exceptions are caught: inside, a check throws Failure; outside, a status and
+// a sentence in rnnk_last_error().
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <string>
+
+#include "core/check.h"
+#include "core/dropout.h"
+#include "core/team.h"
+
+struct rnnk_plan {
+  rnnk::Problem problem;
+  const rnnk::Kernel* kernel;
+};
+
+namespace {
+
+using namespace rnnk;
+
+std::string& last_error() {
+  static thread_local std::string text;
+  return text;
+}
+
+template <class Fn>
+rnnk_status guarded(const Fn& fn) noexcept {
+  try {
+    fn();
+    return RNNK_OK;
+  } catch (const Failure& failure) {
+    last_error() = failure.text;
+    return failure.code;
+  } catch (const std::bad_alloc&) {
+    last_error() = "out of memory";
+    return RNNK_OUT_OF_MEMORY;
+  } catch (const std::exception& error) {
+    last_error() = error.what();
+    return RNNK_RUNTIME_ERROR;
+  }
+}
+
+template <class T>
+const T& required(const T* p, const char* name) {
+  if (!p) fail(RNNK_INVALID_VALUE, "%s: expected a pointer, got NULL", name);
+  return *p;
+}
+
+template <class Struct>
+const Struct& required_struct(const Struct* p, const char* name) {
+  required(p, name);
+  if (p->struct_size < sizeof(Struct)) {
+    fail(RNNK_INVALID_VALUE, "%s.struct_size: expected at least %zu, got %u", name, sizeof(Struct), p->struct_size);
+  }
+  return *p;
+}
+
+const Kernel* kernel_at(int32_t index) {
+  for (int32_t i = 0; kKernels[i]; ++i) {
+    if (i == index) return kKernels[i];
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+extern "C" {
+
+rnnk_status rnnk_plan_create(const rnnk_problem* problem, const char* kernel, rnnk_plan** plan) {
+  return guarded([&] {
+    required(plan, "plan");
+    *plan = nullptr;
+    const Problem checked = check_problem(problem);
+    *plan = new rnnk_plan{checked, &choose_kernel(checked, kernel)};
+  });
+}
+
+void rnnk_plan_destroy(rnnk_plan* plan) { delete plan; }
+
+const char* rnnk_plan_kernel(const rnnk_plan* plan) { return plan ? plan->kernel->name : nullptr; }
+
+rnnk_status rnnk_plan_sizes(const rnnk_plan* plan, int64_t seq_len, int64_t batch, rnnk_sizes* sizes) {
+  return guarded([&] {
+    required(plan, "plan");
+    required_struct(sizes, "sizes");
+    if (seq_len < 0) fail(RNNK_INVALID_VALUE, "seq_len: expected 0 or more, got %lld", static_cast<long long>(seq_len));
+    if (batch < 0) fail(RNNK_INVALID_VALUE, "batch: expected 0 or more, got %lld", static_cast<long long>(batch));
+    const Sizes s = plan->kernel->sizes(plan->problem, seq_len, batch);
+    sizes->packed = static_cast<size_t>(s.packed);
+    sizes->reserve = static_cast<size_t>(s.reserve);
+    sizes->workspace_forward = static_cast<size_t>(s.workspace_forward);
+    sizes->workspace_backward = static_cast<size_t>(s.workspace_backward);
+  });
+}
+
+double rnnk_plan_estimate(const rnnk_plan* plan, int64_t seq_len, int64_t batch, int32_t backward) {
+  return plan ? plan->kernel->estimate(plan->problem, seq_len, batch, backward != 0, team_size()) : 0;
+}
+
+rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights, int32_t backward, void* packed,
+                              size_t packed_size) {
+  return guarded([&] {
+    required(plan, "plan");
+    const rnnk_weights& w = required_struct(weights, "weights");
+    required(static_cast<const char*>(w.weight_ih), "weights.weight_ih");
+    required(static_cast<const char*>(w.weight_hh), "weights.weight_hh");
+    for (const void* b : {w.bias_ih, w.bias_hh}) {
+      if (plan->problem.bias && !b) fail(RNNK_INVALID_VALUE, "weights.bias_ih, bias_hh: the problem has biases, got NULL");
+      if (!plan->problem.bias && b) fail(RNNK_INVALID_VALUE, "weights.bias_ih, bias_hh: expected NULL with RNNK_NO_BIAS");
+    }
+    required(static_cast<const char*>(packed), "packed");
+    const Sizes sizes = plan->kernel->sizes(plan->problem, 0, 0);
+    if (packed_size < static_cast<size_t>(sizes.packed)) {
+      fail(RNNK_INVALID_VALUE, "packed_size: expected at least %lld bytes, got %zu", static_cast<long long>(sizes.packed),
+           packed_size);
+    }
+    if (reinterpret_cast<uintptr_t>(packed) % 64) fail(RNNK_INVALID_VALUE, "packed: expected a 64-byte aligned pointer");
+    plan->kernel->pack(plan->problem, w, backward != 0, packed);
+  });
+}
+
+rnnk_status rnnk_forward(const rnnk_plan* plan, const rnnk_args* args) {
+  return guarded([&] {
+    required(plan, "plan");
+    check_args(plan->problem, *plan->kernel, required_struct(args, "args"), Pass::forward);
+    plan->kernel->forward(plan->problem, *args);
+  });
+}
+
+rnnk_status rnnk_backward(const rnnk_plan* plan, const rnnk_args* args) {
+  return guarded([&] {
+    required(plan, "plan");
+    check_args(plan->problem, *plan->kernel, required_struct(args, "args"), Pass::backward);
+    plan->kernel->backward(plan->problem, *args);
+  });
+}
+
+rnnk_status rnnk_dropout(const rnnk_dropout_args* args) {
+  return guarded([&] {
+    const rnnk_dropout_args& a = required_struct(args, "args");
+    if (!(a.p >= 0 && a.p <= 1)) fail(RNNK_INVALID_VALUE, "p: expected 0 to 1, got %g", a.p);
+    if (a.seq_len < 0 || a.batch < 0 || a.hidden_size < 1) fail(RNNK_INVALID_VALUE, "args: a size is negative");
+    check_lengths(a.lengths, a.seq_len, a.batch);
+    if (a.seq_len == 0 || a.batch == 0) return;
+    required(static_cast<const char*>(a.in.data), "in");
+    required(static_cast<const char*>(a.out.data), "out");
+    if (a.in.dtype < 0 || a.in.dtype > RNNK_FLOAT16 || a.in.dtype != a.out.dtype) {
+      fail(RNNK_INVALID_TYPE, "in, out: expected the same dtype, got %s and %s", dtype_name(a.in.dtype),
+           dtype_name(a.out.dtype));
+    }
+    dropout(a);
+  });
+}
+
+const char* rnnk_cell_name(int32_t cell) { return cell_info(cell) ? cell_info(cell)->name : nullptr; }
+int32_t rnnk_cell_gates(int32_t cell) { return cell_info(cell) ? cell_info(cell)->gates : -1; }
+int32_t rnnk_cell_states(int32_t cell) { return cell_info(cell) ? cell_info(cell)->states : -1; }
+
+const char* rnnk_kernel_name(int32_t index) { return kernel_at(index) ? kernel_at(index)->name : nullptr; }
+const char* rnnk_kernel_unavailable(int32_t index) { return kernel_at(index) ? unavailable(*kernel_at(index)) : nullptr; }
+
+rnnk_status rnnk_explain(const rnnk_problem* problem, int64_t seq_len, int64_t batch, int32_t index, rnnk_verdict* verdict) {
+  return guarded([&] {
+    const Problem p = check_problem(problem);
+    required_struct(verdict, "verdict");
+    const Kernel* kernel = kernel_at(index);
+    if (!kernel) fail(RNNK_INVALID_VALUE, "index: there is no kernel number %d", index);
+    verdict->forward_us = verdict->backward_us = 0;
+    verdict->reason[0] = 0;
+    const char* missing = unavailable(*kernel);
+    if (*missing) std::strncat(verdict->reason, missing, sizeof verdict->reason - 1);
+    verdict->declined = *missing || !kernel->accepts(p, verdict->reason, sizeof verdict->reason);
+    if (verdict->declined) return;
+    verdict->forward_us = kernel->estimate(p, seq_len, batch, false, team_size());
+    verdict->backward_us = kernel->estimate(p, seq_len, batch, true, team_size());
+  });
+}
+
+rnnk_status rnnk_set_num_threads(int32_t threads) {
+  return guarded([&] {
+    if (threads < 1 || threads > 256) fail(RNNK_INVALID_VALUE, "threads: expected 1 to 256, got %d", threads);
+    team_resize(threads);
+  });
+}
+int32_t rnnk_get_num_threads(void) { return team_size(); }
+
+const char* rnnk_version(void) { return RNNK_VERSION; }
+const char* rnnk_cpu_features(void) { return cpu_feature_names(); }
+const char* rnnk_last_error(void) { return last_error().c_str(); }
+
+}  // extern "C"

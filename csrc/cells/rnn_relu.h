@@ -1,0 +1,27 @@
+// Elman cell (J. Elman, 1990): h = max(gx + gh, 0). Saved: h.
+#pragma once
+#include "cells/math.h"
+
+namespace rnnk {
+
+struct RnnRelu : OneStage<1> {
+  static constexpr int kStates = 1, kSaved = 1;
+  static constexpr int kSavedState[kStates] = {0};
+  static constexpr bool kReadsH = false, kSameGrad = true;
+
+  template <int, class Q>
+  RNNK_HD static void forward(Q& q) {
+    q.saved[0] = q.s_new[0] = relu(q.gx[0] + q.gh[0]);
+  }
+  template <int, class Q>
+  RNNK_HD static void backward(Q& q) {
+    const auto h = q.saved[0];
+    // Zero exactly where h is; a NaN passes the gradient on, as in PyTorch. Kernels flush subnormals, so the least normal
+    // number is the first above zero.
+    using T = typename Q::T;
+    q.dgx[0] = select(less(h, h.set1(sizeof(T) == 4 ? T(1.17549435e-38) : T(2.2250738585072014e-308))), h.set1(0), q.ds[0]);
+    q.ds_prev[0] = h.set1(0);
+  }
+};
+
+}  // namespace rnnk

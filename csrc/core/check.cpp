@@ -1,0 +1,78 @@
+#include "core/check.h"
+
+namespace rnnk {
+namespace {
+
+using ll = long long;
+
+void check_aligned(const void* p, const char* name) {
+  if (reinterpret_cast<uintptr_t>(p) % 64) fail(RNNK_INVALID_VALUE, "%s: expected a 64-byte aligned pointer, got %p", name, p);
+}
+
+void check_size(const char* name, const void* p, size_t size, int64_t needed) {
+  if (needed > 0 && !p) fail(RNNK_INVALID_VALUE, "%s: expected %lld bytes, got NULL", name, ll{needed});
+  if (size < static_cast<size_t>(needed)) {
+    fail(RNNK_INVALID_VALUE, "%s_size: expected at least %lld bytes, got %zu", name, ll{needed}, size);
+  }
+  check_aligned(p, name);
+}
+
+// state: c and the gradients of states, which half-type problems may hold in float32 too.
+void check_tensor(const Problem& problem, const rnnk_tensor& t, const char* name, bool required, bool state) {
+  if (!t.data) {
+    if (required) fail(RNNK_INVALID_VALUE, "%s: expected a tensor, got NULL", name);
+    return;
+  }
+  const bool half = problem.dtype == RNNK_BFLOAT16 || problem.dtype == RNNK_FLOAT16;
+  if (t.dtype == problem.dtype || (state && half && t.dtype == RNNK_FLOAT32)) return;
+  fail(RNNK_INVALID_TYPE, "%s: expected dtype %s%s, got %s", name, dtype_name(problem.dtype),
+       state && half ? " or float32" : "", dtype_name(t.dtype));
+}
+
+}  // namespace
+
+void check_lengths(const int64_t* lengths, int64_t seq_len, int64_t batch) {
+  for (int64_t i = 0; lengths && i < batch; ++i) {
+    if (lengths[i] < 0 || lengths[i] > seq_len) {
+      fail(RNNK_INVALID_VALUE, "lengths[%lld]: expected 0 to %lld (seq_len), got %lld", ll{i}, ll{seq_len}, ll{lengths[i]});
+    }
+  }
+}
+
+void check_args(const Problem& problem, const Kernel& kernel, const rnnk_args& a, Pass pass) {
+  // 2^31 rows and 2^40 steps are beyond any memory; inside them no size computation overflows.
+  if (a.seq_len < 0 || a.seq_len >= int64_t{1} << 40) {
+    fail(RNNK_INVALID_VALUE, "seq_len: expected 0 to 2^40 - 1, got %lld", ll{a.seq_len});
+  }
+  if (a.batch < 0 || a.batch >= int64_t{1} << 31) {
+    fail(RNNK_INVALID_VALUE, "batch: expected 0 to 2^31 - 1, got %lld", ll{a.batch});
+  }
+  check_lengths(a.lengths, a.seq_len, a.batch);
+  const bool backward = pass == Pass::backward, any = a.seq_len > 0 && a.batch > 0;
+  const bool cell_state = cell_info(problem.cell)->states > 1;
+  if (!cell_state && (a.c_0.data || a.c_n.data || a.dc_n.data || a.dc_0.data)) {
+    fail(RNNK_INVALID_VALUE, "c_0, c_n, dc_n, dc_0: cell %s has no cell state", cell_info(problem.cell)->name);
+  }
+  if (a.flags & ~uint32_t{RNNK_ACCUMULATE_DX}) fail(RNNK_INVALID_VALUE, "flags: unknown bits in 0x%x", a.flags);
+  check_tensor(problem, a.x, "x", any, false);
+  check_tensor(problem, a.y, "y", any, false);
+  check_tensor(problem, a.h_0, "h_0", false, false);
+  check_tensor(problem, a.c_0, "c_0", false, true);
+  if (backward) {
+    check_tensor(problem, a.dy, "dy", false, false);
+    check_tensor(problem, a.dh_n, "dh_n", false, true);
+    check_tensor(problem, a.dc_n, "dc_n", false, true);
+    check_tensor(problem, a.dx, "dx", false, false);
+    check_tensor(problem, a.dh_0, "dh_0", false, true);
+    check_tensor(problem, a.dc_0, "dc_0", false, true);
+  } else {
+    check_tensor(problem, a.h_n, "h_n", false, false);
+    check_tensor(problem, a.c_n, "c_n", false, true);
+  }
+  const Sizes sizes = kernel.sizes(problem, a.seq_len, a.batch);
+  check_size("packed", a.packed, static_cast<size_t>(sizes.packed), sizes.packed);
+  check_size("workspace", a.workspace, a.workspace_size, backward ? sizes.workspace_backward : sizes.workspace_forward);
+  if (backward || a.reserve) check_size("reserve", a.reserve, a.reserve_size, sizes.reserve);
+}
+
+}  // namespace rnnk

@@ -1,0 +1,13 @@
+// The checks of the C ABI: everything a kernel relies on, verified before any work. Each throws Failure.
+#pragma once
+#include "core/kernel.h"
+
+namespace rnnk {
+
+// What of the arguments a call uses.
+enum class Pass { forward, backward };
+
+void check_args(const Problem&, const Kernel&, const rnnk_args&, Pass);
+void check_lengths(const int64_t* lengths, int64_t seq_len, int64_t batch);
+
+}  // namespace rnnk

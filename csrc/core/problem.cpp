@@ -1,0 +1,78 @@
+#include "core/problem.h"
+
+#include <cstdarg>
+#include <cstdio>
+
+#include "core/cells.generated.h"
+
+namespace rnnk {
+
+void fail(rnnk_status code, const char* format, ...) {
+  char text[512];
+  va_list list;
+  va_start(list, format);
+  std::vsnprintf(text, sizeof text, format, list);
+  va_end(list);
+  throw Failure{code, text};
+}
+
+const CellInfo* cell_info(int cell) {
+  switch (cell) {
+#define RNNK_CELL(value, name, type)                                \
+  case value: {                                                     \
+    static constexpr CellInfo info{#name, type::kGates, type::kStates}; \
+    return &info;                                                   \
+  }
+#include "rnnkern/cells.inc"
+#undef RNNK_CELL
+    default: return nullptr;
+  }
+}
+
+int64_t dtype_size(int dtype) {
+  switch (dtype) {
+    case RNNK_FLOAT64: return 8;
+    case RNNK_FLOAT32: return 4;
+    default: return 2;
+  }
+}
+
+const char* dtype_name(int dtype) {
+  static const char* const names[] = {"float32", "float64", "bfloat16", "float16"};
+  return dtype >= 0 && dtype < 4 ? names[dtype] : "unknown";
+}
+
+Problem check_problem(const rnnk_problem* p) {
+  if (!p) fail(RNNK_INVALID_VALUE, "problem: expected a pointer, got NULL");
+  if (p->struct_size < sizeof(rnnk_problem)) {
+    fail(RNNK_INVALID_VALUE, "problem.struct_size: expected at least %zu, got %u", sizeof(rnnk_problem), p->struct_size);
+  }
+  if (!cell_info(p->cell)) fail(RNNK_INVALID_VALUE, "problem.cell: no cell has the number %d", p->cell);
+  if (p->dtype < 0 || p->dtype > RNNK_FLOAT16) fail(RNNK_INVALID_TYPE, "problem.dtype: no dtype has the number %d", p->dtype);
+  if (p->device != RNNK_CPU) fail(RNNK_NOT_SUPPORTED, "problem.device: only RNNK_CPU (0) is built in, got %d", p->device);
+  if (p->device_index != 0) fail(RNNK_INVALID_VALUE, "problem.device_index: the CPU is 0, got %d", p->device_index);
+  if (p->flags & ~uint32_t{RNNK_NO_BIAS | RNNK_REVERSE}) {
+    fail(RNNK_INVALID_VALUE, "problem.flags: unknown bits in 0x%x", p->flags);
+  }
+  // 2^24 keeps every size in elements far below 2^63.
+  constexpr int64_t most = 1 << 24;
+  if (p->input_size < 1 || p->input_size > most) {
+    fail(RNNK_INVALID_VALUE, "input_size: expected 1 to %lld, got %lld", static_cast<long long>(most),
+         static_cast<long long>(p->input_size));
+  }
+  if (p->hidden_size < 1 || p->hidden_size > most) {
+    fail(RNNK_INVALID_VALUE, "hidden_size: expected 1 to %lld, got %lld", static_cast<long long>(most),
+         static_cast<long long>(p->hidden_size));
+  }
+  Problem q;
+  q.cell = p->cell;
+  q.dtype = p->dtype;
+  q.device = p->device;
+  q.bias = !(p->flags & RNNK_NO_BIAS);
+  q.reverse = p->flags & RNNK_REVERSE;
+  q.input_size = p->input_size;
+  q.hidden_size = q.output_size = p->hidden_size;
+  return q;
+}
+
+}  // namespace rnnk

@@ -1,0 +1,24 @@
+// The thread team: a job is a number of phases, each of `tasks` tasks; a phase begins when the one before it is complete.
+//
+// Tasks are claimed, not assigned: a worker that has not started, or lost its CPU between tasks, costs speed and never a stall.
+// Each thread first claims the task of its own index, so that in phase after phase a thread meets the data it touched before.
+// Every task runs in round-to-nearest with subnormals flushed to zero; the thread's own mode is restored after it.
+#pragma once
+#include <cstdint>
+
+namespace rnnk {
+
+// Plain function pointers and no inline code: this header is included by files compiled for one CPU feature set.
+using TaskFn = void (*)(const void* job, int64_t phase, int task, int tasks);
+
+// Runs the job on the caller and up to tasks - 1 workers. When the team is busy with another caller's job, or tasks == 1,
+// the caller does everything; the result is the same bits, because a task's work does not depend on who does it.
+void team_run(int tasks, int64_t phases, TaskFn fn, const void* job);
+
+int team_size();                // the caller included
+void team_resize(int threads);  // waits for a running job
+
+// Sorts rows by length, longest first (equal lengths by index): order[B], sorted_lengths[B]. Allocates nothing.
+void sort_rows(const int64_t* lengths, int64_t batch, int32_t* order, int64_t* sorted_lengths);
+
+}  // namespace rnnk

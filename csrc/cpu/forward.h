@@ -1,0 +1,315 @@
+// The forward driver: one text for every cell, dtype and instruction set; walks time, tiles and stages, and calls the cell.
+//
+// Time goes in blocks: first gx = W_ih x + b_ih for all rows of the block, small enough to be still in cache when the
+// recurrence reads it, then step by step gh = R h' fused with the cell's pointwise part. Leaves layers, directions and
+// dropout to the caller, the split over threads to schedule.h, the inner loop to tile.h.
+#pragma once
+#include "cpu/schedule.h"
+
+namespace rnnk {
+namespace {
+
+// Mean and 1 / sqrt(var + eps) over the valid units of one row in panel order, in one fixed order.
+template <class V>
+void row_moments(const typename V::T* v, int gates, int64_t units, typename V::T& mean, typename V::T& scale) {
+  using T = typename V::T;
+  const int64_t columns = gates * round_up(units, V::lanes), n = gates * units;
+  T sum = 0, squares = 0;
+  for (int64_t c = 0; c < columns; ++c) sum += column<V::lanes>(c, gates, units).unit < 0 ? T(0) : v[c];
+  mean = sum / T(n);
+  for (int64_t c = 0; c < columns; ++c) {
+    const T d = column<V::lanes>(c, gates, units).unit < 0 ? T(0) : v[c] - mean;
+    squares += d * d;
+  }
+  scale = T(1) / static_cast<T>(__builtin_sqrt(static_cast<double>(squares / T(n) + T(1e-5))));
+}
+
+template <class V, class Cell>
+struct Forward {
+  using T = typename V::T;
+  using L = Layout<V, Cell>;
+  using Q = Step<Cell, V>;
+  static constexpr int W = V::lanes, G = Cell::kGates, S = Cell::kStages;
+
+  const Problem& problem;
+  const rnnk_args& args;
+  L d;
+  Packed<V, Cell> weights;
+  Reserve<V, Cell> reserve;
+  Rows rows;
+  bool keep;     // training: write the reserve
+  bool convert;  // x needs a copy in T with unit stride
+  int64_t block;  // steps per block
+
+  // Workspace. h is double-buffered because every unit of a step reads all of h'; the other states are updated in place.
+  int32_t* order;
+  int64_t* sorted_lengths;
+  T* h[2];                           // [B][leading(P)]
+  T* state[at_least_1(Cell::kStates)];  // [B][padded H]; entry 0 unused
+  T* x;                              // [block][B][leading(I)]
+  T* gx;                             // [block][B][gate_columns]
+  T* emit[S];                        // stage k's operand, k >= 1: [B][leading(operand(k))]
+  T* carry;                          // [B][panel][kCarry][W]
+  T* raw[S];                         // gh of a normalised stage: [B][stage_columns]
+  int64_t bytes;
+
+  // 192 rows fill the tiles evenly (a multiple of 6 and 4) and keep gx of a usual layer within the second-level cache.
+  static int64_t block_steps(int64_t steps, int64_t batch) {
+    return larger<int64_t>(1, smaller(steps, ceil_div(192, larger<int64_t>(batch, 1))));
+  }
+
+  Forward(const Problem& p, const rnnk_args& a)
+      : problem(p), args(a), d(p), weights(d, a.packed), reserve(d, a.seq_len, a.batch, a.reserve),
+        rows{a.seq_len, a.batch, p.reverse, nullptr, nullptr}, keep(a.reserve != nullptr),
+        convert(a.x.stride[2] != 1 || a.x.dtype != native_dtype<T>()), block(block_steps(a.seq_len, a.batch)) {
+    Carver c(a.workspace);
+    const int64_t B = a.batch;
+    order = c.take<int32_t>(B);
+    sorted_lengths = c.take<int64_t>(B);
+    for (auto& buffer : h) buffer = c.take<T>(B * d.leading(d.P));
+    state[0] = nullptr;
+    for (int s = 1; s < Cell::kStates; ++s) state[s] = c.take<T>(B * d.padded(d.H));
+    x = c.take<T>(block * B * d.leading(d.I));
+    gx = c.take<T>(block * B * d.gate_columns());
+    for (int k = 0; k < S; ++k) {
+      emit[k] = c.take<T>(k > 0 ? B * emit_leading(k) : 0);
+      raw[k] = c.take<T>(L::stage(k).norm ? B * d.stage_columns(k) : 0);
+    }
+    carry = c.take<T>(B * Cell::kCarry * d.padded(d.H));
+    bytes = c.used();
+  }
+
+  // --- phases: init, then per block [convert] gx and the sub-phases of every step, then final ------------------------------
+  int64_t head() const { return convert ? 2 : 1; }  // phases of a block before its steps
+  int64_t phases() const { return 2 + ceil_div(rows.steps, block) * head() + rows.steps * L::sub_phases(); }
+
+  void phase(int64_t n, const Part& part) const {
+    if (n == 0) return begin(part);
+    if (n == phases() - 1) return end(part);
+    const int64_t per_block = head() + block * L::sub_phases(), first = (n - 1) / per_block * block;
+    const int64_t i = (n - 1) % per_block;
+    if (i < head() - 1) return convert_x(first, part);
+    if (i < head()) return input_product(first, part);
+    step(first, first + (i - head()) / L::sub_phases(), static_cast<int>((i - head()) % L::sub_phases()), part);
+  }
+
+  // --- init and final ----------------------------------------------------------------------------------------------------------
+  void begin(const Part& part) const {
+    for (int s = 0; s < Cell::kStates; ++s) {
+      const rnnk_tensor& from = s == 0 ? args.h_0 : args.c_0;
+      const int64_t n = d.state_units(s), ld = s == 0 ? d.leading(d.P) : d.padded(d.H);
+      for (int64_t p = part.first(d.panels_of(n)); p < part.last(d.panels_of(n)); ++p) {
+        for (int64_t r = part.r0; r < part.r1; ++r) {
+          const V v = from.data ? load_units<V>(row2(from, rows.row(r)), p * W, smaller<int64_t>(W, n - p * W)) : V::set1(0);
+          // A row of the reverse direction may begin in any step, so both buffers of h hold its initial state.
+          v.store((s == 0 ? h[0] : state[s]) + r * ld + p * W);
+          if (s == 0) v.store(h[1] + r * ld + p * W);
+        }
+      }
+    }
+  }
+
+  void end(const Part& part) const {
+    for (int s = 0; s < Cell::kStates; ++s) {
+      const rnnk_tensor& to = s == 0 ? args.h_n : args.c_n;
+      if (!to.data) continue;
+      const int64_t n = d.state_units(s), ld = s == 0 ? d.leading(d.P) : d.padded(d.H);
+      for (int64_t r = part.r0; r < part.r1; ++r) {
+        // h of step s went into buffer (s + 1) % 2; a forward row stops at its length, a reverse row at step T - 1.
+        const int64_t last = rows.reverse || !rows.lengths ? rows.steps : rows.lengths[r];
+        const T* from = s == 0 ? h[last & 1] : state[s];
+        for (int64_t p = part.first(d.panels_of(n)); p < part.last(d.panels_of(n)); ++p) {
+          store_units(row2(to, rows.row(r)), p * W, smaller<int64_t>(W, n - p * W), V::load(from + r * ld + p * W));
+        }
+      }
+    }
+  }
+
+  // --- the input product ------------------------------------------------------------------------------------------------------
+  // Rows of a block are numbered (s - first) * B + r. convert_x is split by steps, not units: every row is written once.
+  void convert_x(int64_t first, const Part& part) const {
+    const int64_t end = smaller(first + block, rows.steps);
+    for (int64_t s = first + part.first(end - first); s < first + part.last(end - first); ++s) {
+      for (int64_t r = part.r0; r < smaller(part.r1, rows.alive(s)); ++r) {
+        const Row from = row3(args.x, rows.time(s), rows.row(r));
+        T* to = x + ((s - first) * rows.batch + r) * d.leading(d.I);
+        for (int64_t i = 0; i < d.I; ++i) to[i] = read<T>(from.data, from.dtype, i * from.stride);
+      }
+    }
+  }
+
+  struct InputTile {
+    const T* const* from;
+    T* const* to;
+    const T* bias;
+    const T* operand(int64_t row) const { return from[row]; }
+    V start(int64_t, int64_t panel, int g) const { return V::load(bias + (panel * G + g) * W); }
+    void finish(int64_t row, int64_t panel, const V (&gates)[G]) const {
+      RNNK_UNROLL for (int g = 0; g < G; ++g) gates[g].store(to[row] + (panel * G + g) * W);
+    }
+  };
+
+  void input_product(int64_t first, const Part& part) const {
+    constexpr int kChunk = 240;  // rows per pass over the weights: 1 KiB pointers each, a multiple of every tile height
+    const T* from[kChunk];
+    T* to[kChunk];
+    int n = 0;
+    const int64_t end = smaller(first + block, rows.steps), panels = d.panels_of(d.H);
+    const auto flush = [&] {
+      for_tiles<V, G>(InputTile{from, to, weights.b_ih}, 0, n, part.first(panels), part.last(panels), d.I, weights.w_ih,
+                      d.I * G * W);
+      n = 0;
+    };
+    for (int64_t s = first; s < end; ++s) {
+      for (int64_t r = part.r0; r < smaller(part.r1, rows.alive(s)); ++r) {
+        const int64_t i = (s - first) * rows.batch + r;
+        from[n] = convert ? x + i * d.leading(d.I) : reinterpret_cast<const T*>(row3(args.x, rows.time(s), rows.row(r)).data);
+        to[n] = gx + i * d.gate_columns();
+        if (++n == kChunk) flush();
+      }
+    }
+    flush();
+  }
+
+  // --- the recurrence --------------------------------------------------------------------------------------------------------
+  void step(int64_t first, int64_t s, int sub, const Part& part) const { select_stage<0>(first, s, sub, part); }
+
+  template <int K>
+  void select_stage(int64_t first, int64_t s, int sub, const Part& part) const {
+    if constexpr (K < S) {
+      constexpr int count = L::sub_phases(K);
+      if (sub < count) return stage<K>(first, s, sub == count - 1, part);
+      select_stage<K + 1>(first, s, sub - count, part);
+    }
+  }
+
+  // Stage K of step s: a tile functor whose finish() is the cell's pointwise part.
+  template <int K>
+  struct Point {
+    static constexpr Stage stage = Cell::kStage[K];
+    static constexpr int gates = stage.gates;
+    const Forward& f;
+    int64_t s, t, first;
+    const T* h_from;
+    T* h_to;
+    int64_t ld_h, ld_operand;
+
+    Point(const Forward& f, int64_t first, int64_t s)
+        : f(f), s(s), t(f.rows.time(s)), first(first), h_from(f.h[s & 1]), h_to(f.h[(s + 1) & 1]), ld_h(f.d.leading(f.d.P)),
+          ld_operand(K == 0 ? ld_h : f.emit_leading(K)) {}
+
+    const T* operand(int64_t row) const { return (K == 0 ? h_from : f.emit[K]) + row * ld_operand; }
+    V start(int64_t, int64_t panel, int g) const {
+      if constexpr (stage.product != Product::weight_hh) return V::set1(0);
+      return V::load(f.weights.b_hh + (panel * G + stage.first_gate + g) * W);
+    }
+    const T* gx(int64_t row) const { return f.gx + ((s - first) * f.rows.batch + row) * f.d.gate_columns(); }
+
+    void finish(int64_t row, int64_t panel, const V (&gh)[gates]) const {
+      if constexpr (stage.norm) {  // the row is not complete yet
+        RNNK_UNROLL for (int g = 0; g < gates; ++g) {
+          gh[g].store(f.raw[K] + row * f.d.stage_columns(K) + (panel * gates + g) * W);
+        }
+      } else {
+        Q q;
+        RNNK_UNROLL for (int g = 0; g < gates; ++g) {
+          q.gh[stage.first_gate + g] = gh[g];
+          if constexpr (stage.product == Product::weight_hh) {
+            q.gx[stage.first_gate + g] = V::load(gx(row) + (panel * G + stage.first_gate + g) * W);
+          }
+        }
+        pointwise(q, row, panel);
+      }
+    }
+
+    // Panels [p0, p1) of one row whose product stands complete in memory, normalised over the whole row where the stage asks.
+    void finish_row(int64_t row, int64_t p0, int64_t p1, bool first_share) const {
+      const T* sources[2] = {stage.product == Product::identity ? nullptr : gx(row),
+                             stage.product == Product::identity ? operand(row) : f.raw[K] + row * f.d.stage_columns(K)};
+      const int64_t at = t * f.rows.batch + row, columns = f.d.stage_columns(K);
+      T mean[2] = {0, 0}, scale[2] = {1, 1};
+      for (int i = 0; stage.norm && i < 2; ++i) {
+        if (!sources[i]) continue;
+        row_moments<V>(sources[i], gates, f.d.units(K), mean[i], scale[i]);
+        if (f.keep && first_share) f.reserve.scale[K][at * 2 + i] = scale[i];
+      }
+      for (int64_t p = p0; p < p1; ++p) {
+        Q q;
+        RNNK_UNROLL for (int i = 0; i < 2; ++i) {
+          if (!sources[i]) continue;
+          RNNK_UNROLL for (int g = 0; g < gates; ++g) {
+            const V v = (V::load(sources[i] + (p * gates + g) * W) - V::set1(mean[i])) * V::set1(scale[i]);
+            (i == 0 ? q.gx : q.gh)[stage.first_gate + g] = v;
+            if (stage.norm && f.keep) v.store(f.reserve.normed[K] + (at * 2 + i) * columns + (p * gates + g) * W);
+          }
+        }
+        pointwise(q, row, p);
+      }
+    }
+
+    RNNK_HD void pointwise(Q& q, int64_t row, int64_t panel) const {
+      const L& d = f.d;
+      const int64_t at = t * f.rows.batch + row, H = d.padded(d.H);
+      T* saved = f.reserve.saved + at * f.reserve.saved_columns + panel * (Cell::kSaved * W);
+      T* carry = f.carry + (row * d.panels_of(d.H) + panel) * (Cell::kCarry * W);
+      if constexpr (!stage.projected) {
+        RNNK_UNROLL for (int i = 0; i < Cell::kParams; ++i) q.p[i] = V::load(f.weights.params + i * H + panel * W);
+        if constexpr (!L::projects()) q.s[0] = V::load(h_from + row * ld_h + panel * W);
+        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s[i] = V::load(f.state[i] + row * H + panel * W);
+        if constexpr (K > 0) {  // what earlier stages left; the states are already the new ones
+          RNNK_UNROLL for (int i = 0; i < Cell::kCarry; ++i) q.carry[i] = V::load(carry + i * W);
+          RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s_new[i] = q.s[i];
+          if (f.keep) {
+            RNNK_UNROLL for (int i = 0; i < Cell::kSaved; ++i) q.saved[i] = V::load(saved + i * W);
+          }
+        }
+      }
+      Cell::template forward<K>(q);
+      if constexpr (!stage.projected) {
+        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s_new[i].store(f.state[i] + row * H + panel * W);
+        RNNK_UNROLL for (int i = 0; i < Cell::kCarry; ++i) q.carry[i].store(carry + i * W);
+        if (f.keep) {
+          RNNK_UNROLL for (int i = 0; i < Cell::kSaved; ++i) q.saved[i].store(saved + i * W);
+        }
+      }
+      if constexpr (K + 1 < S) {
+        q.emit.store(f.emit[K + 1] + row * f.emit_leading(K + 1) + panel * W);
+        if (f.keep && Packed<V, Cell>::product(K + 1)) {
+          q.emit.store(f.reserve.emitted[K + 1] + at * d.padded(d.operand(K + 1)) + panel * W);
+        }
+      } else {
+        const V out = quantize(q.s_new[0], f.problem.dtype);
+        out.store(h_to + row * ld_h + panel * W);
+        store_units(row3(f.args.y, t, f.rows.row(row)), panel * W, smaller<int64_t>(W, d.P - panel * W), out);
+      }
+    }
+  };
+
+  template <int K>
+  void stage(int64_t first, int64_t s, bool last_sub_phase, const Part& part) const {
+    constexpr Stage kind = Cell::kStage[K];
+    const Point<K> point(*this, first, s);
+    const int64_t alive = rows.alive(s), r1 = smaller(part.r1, alive);
+    const int64_t panels = d.panels_of(d.units(K)), p0 = part.first(panels), p1 = part.last(panels);
+    if constexpr (kind.product != Product::identity) {
+      if (!kind.norm || !last_sub_phase) {
+        for_tiles<V, kind.gates>(point, part.r0, r1, p0, p1, d.operand(K), weights.w[K], d.operand(K) * kind.gates * W);
+      }
+    }
+    if constexpr (kind.norm || kind.product == Product::identity) {
+      for (int64_t r = part.r0; last_sub_phase && r < r1; ++r) point.finish_row(r, p0, p1, part.share == 0);
+    }
+    if constexpr (K == S - 1) {  // rows that are over: y is zero there
+      for (int64_t r = larger(part.r0, alive); r < part.r1; ++r) {
+        for (int64_t p = p0; p < p1; ++p) {
+          store_units(row3(args.y, point.t, rows.row(r)), p * W, smaller<int64_t>(W, d.P - p * W), V::set1(0));
+        }
+      }
+    }
+  }
+
+  int64_t emit_leading(int k) const { return L::leading(d.padded(d.operand(k))); }
+};
+
+}  // namespace
+}  // namespace rnnk

@@ -1,0 +1,228 @@
+// The products over a block of steps: dW = dg^T . operand, db, dp and dx = dgx . W_ih.
+//
+// Ring: slot u % (steps + 1) holds dgx, dgh and dp of walk step u; one slot more than a block, because the first step of a
+// block still multiplies the last one of the block before. Sums over rows are chains of at most 512 terms; their partial sums
+// are added to the result in fixed order, so the bits depend on T, B and the lengths, never on the split.
+#pragma once
+#include "cpu/pack.h"
+#include "cpu/schedule.h"
+
+namespace rnnk {
+namespace {
+
+// Where parameter gradients go, in T; null: not wanted.
+template <class T>
+struct Gradients {
+  T *weight_ih = nullptr, *weight_hh = nullptr, *bias_ih = nullptr, *bias_hh = nullptr;
+  T *weight_hr = nullptr, *params = nullptr;
+  bool any() const { return weight_ih || weight_hh || bias_ih || bias_hh || weight_hr || params; }
+};
+
+template <class V, class Cell>
+struct Blocks {
+  using T = typename V::T;
+  using L = Layout<V, Cell>;
+  static constexpr int W = V::lanes, G = Cell::kGates, S = Cell::kStages;
+  static constexpr int64_t kChain = 512, kTransposed = kChain + L::kLine;  // a line more: see Layout::leading
+
+  const Problem& problem;
+  const rnnk_args& args;
+  Gradients<T> to;
+  L d;
+  int64_t batch, steps, slots;
+  T *dgx, *dgh[S], *dp;
+  T *dgx_t, *dgh_t[S];   // transposed: [gates * units][kTransposed]
+  T *x, *operand[S];     // [panel][kChain][W]
+
+  // A block has about kChain rows.
+  static int64_t block_steps(int64_t steps, int64_t batch) {
+    return larger<int64_t>(1, smaller(steps, kChain / larger<int64_t>(batch, 1)));
+  }
+
+  Blocks(const Problem& p, const rnnk_args& a, const Gradients<T>& g)
+      : problem(p), args(a), to(g), d(p), batch(a.batch), steps(block_steps(a.seq_len, a.batch)), slots(steps + 1) {}
+
+  void carve(Carver& c) {
+    dgx = c.take<T>(slots * batch * L::leading(d.gate_columns()));
+    dp = c.take<T>(slots * batch * Cell::kParams * d.padded(d.H));
+    dgx_t = c.take<T>(G * d.H * kTransposed);
+    x = c.take<T>(d.padded(d.I) * kChain);
+    for (int k = 0; k < S; ++k) {
+      dgh[k] = L::same_dg() ? dgx : c.take<T>(slots * batch * L::leading(d.stage_columns(k)));
+      dgh_t[k] = L::same_dg() ? dgx_t : c.take<T>(L::stage(k).gates * d.units(k) * kTransposed);
+      operand[k] = c.take<T>(d.padded(d.operand(k)) * kChain);
+    }
+  }
+
+  T* dgx_row(int64_t u, int64_t row) const { return dgx + (u % slots * batch + row) * L::leading(d.gate_columns()); }
+  T* dgh_row(int k, int64_t u, int64_t row) const {
+    return dgh[k] + (u % slots * batch + row) * L::leading(d.stage_columns(k));
+  }
+  T* dp_row(int64_t u, int64_t row) const { return dp + (u % slots * batch + row) * (Cell::kParams * d.padded(d.H)); }
+
+  // --- phases after each block: per chunk of rows, transposition and packing, then the products ----------------------------------
+  int64_t chunks() const { return ceil_div(steps * batch, kChain); }
+  int64_t phases() const { return to.any() || args.dx.data ? 2 * chunks() : 0; }
+
+  // A row of the chunk: which walk step and sorted row.
+  struct Entry {
+    int64_t u;
+    int64_t row;
+  };
+  int64_t entries(const Rows& rows, int64_t first, int64_t chunk, Entry* out) const {
+    int64_t skip = chunk * kChain, n = 0;
+    for (int64_t u = first; u < smaller(first + steps, rows.steps); ++u) {
+      const int64_t alive = rows.alive(rows.steps - 1 - u);
+      for (int64_t r = smaller(skip, alive); r < alive && n < kChain; ++r) out[n++] = {u, r};
+      skip -= smaller(skip, alive);
+    }
+    return n;
+  }
+
+  void phase(const Rows& rows, const Reserve<V, Cell>& reserve, const Packed<V, Cell>& weights, int64_t first, int64_t i,
+             const Part& part) const {
+    Entry list[kChain];
+    const int64_t n = entries(rows, first, i / 2, list);
+    if (i % 2 == 0) {
+      if (to.any()) pack_rows(rows, reserve, list, n, part);
+    } else {
+      if (to.any()) parameter_gradients(list, n, part);
+      if (args.dx.data) input_gradient(rows, weights, list, n, part);
+      if (args.dx.data && i == 1 && !(args.flags & RNNK_ACCUMULATE_DX)) zero_padding(rows, first, part);
+    }
+  }
+
+  // --- transposition and packing -------------------------------------------------------------------------------------------------
+  template <class RowOf>
+  void transpose(int gates, int64_t units, int64_t n, const Part& part, const RowOf& row_of, T* out) const {
+    const int64_t items = d.panels_of(units) * gates;
+    for (int64_t item = part.first(items); item < part.last(items); ++item) {
+      const int64_t unit = item / gates * W, gate = item % gates, valid = smaller<int64_t>(W, units - unit);
+      T* to_row = out + (gate * units + unit) * kTransposed;
+      for (int64_t j = 0; j < n; ++j) {
+        const T* from = row_of(j) + item * W;
+        for (int64_t i = 0; i < valid; ++i) to_row[i * kTransposed + j] = from[i];
+      }
+    }
+  }
+  template <class Load>
+  void panels(int64_t units, int64_t n, const Part& part, const Load& load, T* out) const {
+    for (int64_t p = part.first(d.panels_of(units)); p < part.last(d.panels_of(units)); ++p) {
+      const int64_t valid = smaller<int64_t>(W, units - p * W);
+      for (int64_t j = 0; j < n; ++j) load(j, p * W, valid).store(out + (p * kChain + j) * W);
+    }
+  }
+
+  void pack_rows(const Rows& rows, const Reserve<V, Cell>& reserve, const Entry* list, int64_t n, const Part& part) const {
+    transpose(G, d.H, n, part, [&](int64_t j) { return dgx_row(list[j].u, list[j].row); }, dgx_t);
+    const auto step = [&](int64_t j) { return rows.steps - 1 - list[j].u; };
+    if (to.weight_ih) {
+      panels(d.I, n, part, [&](int64_t j, int64_t unit, int64_t valid) {
+        return load_units<V>(row3(args.x, rows.time(step(j)), rows.row(list[j].row)), unit, valid);
+      }, x);
+    }
+    for (int k = 0; k < S; ++k) {
+      if (!L::same_dg()) {
+        transpose(L::stage(k).gates, d.units(k), n, part, [&](int64_t j) { return dgh_row(k, list[j].u, list[j].row); },
+                  dgh_t[k]);
+      }
+      if (!(L::stage(k).product == Product::weight_hr ? to.weight_hr : to.weight_hh)) continue;
+      if (L::stage(k).product == Product::identity) continue;
+      panels(d.operand(k), n, part, [&](int64_t j, int64_t unit, int64_t valid) {
+        const int64_t s = step(j), row = list[j].row;
+        if (k > 0) {
+          return V::load_n(reserve.emitted[k] + (rows.time(s) * batch + row) * d.padded(d.operand(k)) + unit, valid);
+        }
+        if (row < rows.alive(s - 1)) return load_units<V>(row3(args.y, rows.time(s - 1), rows.row(row)), unit, valid);
+        return args.h_0.data ? load_units<V>(row2(args.h_0, rows.row(row)), unit, valid) : V::set1(0);
+      }, operand[k]);
+    }
+  }
+
+  // --- parameter gradients --------------------------------------------------------------------------------------------------------
+  struct WeightTile {
+    const T* dg_t;
+    T* to;         // [rows, columns]
+    int64_t columns;
+    const T* operand(int64_t row) const { return dg_t + row * kTransposed; }
+    V start(int64_t, int64_t, int) const { return V::set1(0); }
+    void finish(int64_t row, int64_t panel, const V (&sum)[1]) const {
+      const int64_t n = smaller<int64_t>(W, columns - panel * W);
+      T* at = to + row * columns + panel * W;
+      (V::load_n(at, n) + sum[0]).store_n(at, n);
+    }
+  };
+  void weight_gradient(const T* dg_t, const T* b, T* to, int64_t rows, int64_t columns, int64_t n, const Part& part) const {
+    for_tiles<V, 1>(WeightTile{dg_t, to, columns}, part.first(rows), part.last(rows), 0, d.panels_of(columns), n, b,
+                    kChain * W);
+  }
+
+  // Sums in W interleaved chains over the chunk, then over the lanes in order.
+  void bias_gradient(const T* dg_t, T* to, int64_t rows, int64_t n, const Part& part) const {
+    for (int64_t row = part.first(rows); row < part.last(rows); ++row) {
+      V sum = V::set1(0);
+      for (int64_t j = 0; j < n; j += W) sum = sum + V::load_n(dg_t + row * kTransposed + j, smaller<int64_t>(W, n - j));
+      T lanes[W], total = 0;
+      sum.store(lanes);
+      for (T lane : lanes) total += lane;
+      to[row] += total;
+    }
+  }
+
+  void parameter_gradients(const Entry* list, int64_t n, const Part& part) const {
+    if (to.weight_ih) weight_gradient(dgx_t, x, to.weight_ih, G * d.H, d.I, n, part);
+    if (to.bias_ih) bias_gradient(dgx_t, to.bias_ih, G * d.H, n, part);
+    for (int k = 0; k < S; ++k) {
+      const Stage stage = L::stage(k);
+      const int64_t rows = stage.gates * d.units(k), first = stage.first_gate * d.H;
+      if (stage.product == Product::weight_hr && to.weight_hr) {
+        weight_gradient(dgh_t[k], operand[k], to.weight_hr, rows, d.operand(k), n, part);
+      }
+      if (stage.product != Product::weight_hh) continue;
+      if (to.weight_hh) {
+        weight_gradient(dgh_t[k], operand[k], to.weight_hh + first * d.operand(k), rows, d.operand(k), n, part);
+      }
+      if (to.bias_hh) bias_gradient(dgh_t[k], to.bias_hh + first, rows, n, part);
+    }
+    if (!to.params) return;
+    for (int64_t i = part.first(Cell::kParams * d.H); i < part.last(Cell::kParams * d.H); ++i) {
+      T sum = 0;
+      for (int64_t j = 0; j < n; ++j) sum += dp_row(list[j].u, list[j].row)[i / d.H * d.padded(d.H) + i % d.H];
+      to.params[i] += sum;
+    }
+  }
+
+  // --- dx -------------------------------------------------------------------------------------------------------------------------
+  struct InputTile {
+    const Blocks& f;
+    const Rows& rows;
+    const Entry* list;
+    const T* operand(int64_t j) const { return f.dgx_row(list[j].u, list[j].row); }
+    RNNK_HD Row row(int64_t j) const { return row3(f.args.dx, rows.time(rows.steps - 1 - list[j].u), rows.row(list[j].row)); }
+    int64_t valid(int64_t panel) const { return smaller<int64_t>(W, f.d.I - panel * W); }
+    RNNK_HD V start(int64_t j, int64_t panel, int) const {
+      if (f.args.flags & RNNK_ACCUMULATE_DX) return load_units<V>(row(j), panel * W, valid(panel));
+      return V::set1(0);
+    }
+    RNNK_HD void finish(int64_t j, int64_t panel, const V (&sum)[1]) const {
+      store_units(row(j), panel * W, valid(panel), sum[0]);
+    }
+  };
+  void input_gradient(const Rows& rows, const Packed<V, Cell>& weights, const Entry* list, int64_t n, const Part& part) const {
+    const int64_t K = d.gate_columns();
+    for_tiles<V, 1>(InputTile{*this, rows, list}, part.first(n), part.last(n), 0, d.panels_of(d.I), K, weights.w_ih_back,
+                    K * W);
+  }
+  void zero_padding(const Rows& rows, int64_t first, const Part& part) const {
+    for (int64_t u = first; u < smaller(first + steps, rows.steps); ++u) {
+      const int64_t s = rows.steps - 1 - u, alive = rows.alive(s), dead = batch - alive;
+      for (int64_t r = alive + part.first(dead); r < alive + part.last(dead); ++r) {
+        const Row to_row = row3(args.dx, rows.time(s), rows.row(r));
+        for (int64_t i = 0; i < d.I; ++i) write<T>(to_row.data, to_row.dtype, i * to_row.stride, T(0));
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace rnnk

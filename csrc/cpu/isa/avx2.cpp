@@ -1,0 +1,83 @@
+// cpu_avx2: 8 floats or 4 doubles, 16 registers; tails by sign-bit masks.
+#include <immintrin.h>
+
+#include "cpu/instantiate.h"
+
+namespace rnnk {
+namespace {
+
+// lanes before n have their sign bit set
+RNNK_HD __m256i mask32(int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+RNNK_HD __m256i mask64(int64_t n) { return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)); }
+
+struct VecF {
+  using T = float;
+  static constexpr int lanes = 8, registers = 16;
+  static constexpr double cycles_per_fma = 0.5;
+  __m256 v;
+
+  RNNK_HD static VecF load(const T* p) { return {_mm256_loadu_ps(p)}; }
+  RNNK_HD static VecF load_n(const T* p, int64_t n) { return {_mm256_maskload_ps(p, mask32(n))}; }
+  RNNK_HD void store(T* p) const { _mm256_storeu_ps(p, v); }
+  RNNK_HD void store_n(T* p, int64_t n) const { _mm256_maskstore_ps(p, mask32(n), v); }
+  RNNK_HD VecF first_n(int64_t n) const { return {_mm256_and_ps(v, _mm256_castsi256_ps(mask32(n)))}; }
+  RNNK_HD static VecF set1(T x) { return {_mm256_set1_ps(x)}; }
+
+  friend RNNK_HD VecF operator+(VecF a, VecF b) { return {_mm256_add_ps(a.v, b.v)}; }
+  friend RNNK_HD VecF operator-(VecF a, VecF b) { return {_mm256_sub_ps(a.v, b.v)}; }
+  friend RNNK_HD VecF operator*(VecF a, VecF b) { return {_mm256_mul_ps(a.v, b.v)}; }
+  friend RNNK_HD VecF operator/(VecF a, VecF b) { return {_mm256_div_ps(a.v, b.v)}; }
+  friend RNNK_HD VecF operator-(VecF a) { return {_mm256_xor_ps(a.v, _mm256_set1_ps(-0.0f))}; }
+  friend RNNK_HD VecF fma(VecF a, VecF b, VecF c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+  friend RNNK_HD VecF fmin(VecF a, VecF b) { return {_mm256_min_ps(a.v, b.v)}; }
+  friend RNNK_HD VecF fmax(VecF a, VecF b) { return {_mm256_max_ps(a.v, b.v)}; }
+  friend RNNK_HD VecF abs(VecF a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
+  friend RNNK_HD VecF rint(VecF a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+  friend RNNK_HD VecF scale2(VecF x, VecF n) {
+    const __m256i bits = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127)), 23);
+    return {_mm256_mul_ps(x.v, _mm256_castsi256_ps(bits))};
+  }
+  friend RNNK_HD __m256 less(VecF a, VecF b) { return _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ); }
+  friend RNNK_HD VecF select(__m256 m, VecF a, VecF b) { return {_mm256_blendv_ps(b.v, a.v, m)}; }
+};
+
+struct VecD {
+  using T = double;
+  static constexpr int lanes = 4, registers = 16;
+  static constexpr double cycles_per_fma = 0.5;
+  __m256d v;
+
+  RNNK_HD static VecD load(const T* p) { return {_mm256_loadu_pd(p)}; }
+  RNNK_HD static VecD load_n(const T* p, int64_t n) { return {_mm256_maskload_pd(p, mask64(n))}; }
+  RNNK_HD void store(T* p) const { _mm256_storeu_pd(p, v); }
+  RNNK_HD void store_n(T* p, int64_t n) const { _mm256_maskstore_pd(p, mask64(n), v); }
+  RNNK_HD VecD first_n(int64_t n) const { return {_mm256_and_pd(v, _mm256_castsi256_pd(mask64(n)))}; }
+  RNNK_HD static VecD set1(T x) { return {_mm256_set1_pd(x)}; }
+
+  friend RNNK_HD VecD operator+(VecD a, VecD b) { return {_mm256_add_pd(a.v, b.v)}; }
+  friend RNNK_HD VecD operator-(VecD a, VecD b) { return {_mm256_sub_pd(a.v, b.v)}; }
+  friend RNNK_HD VecD operator*(VecD a, VecD b) { return {_mm256_mul_pd(a.v, b.v)}; }
+  friend RNNK_HD VecD operator/(VecD a, VecD b) { return {_mm256_div_pd(a.v, b.v)}; }
+  friend RNNK_HD VecD operator-(VecD a) { return {_mm256_xor_pd(a.v, _mm256_set1_pd(-0.0))}; }
+  friend RNNK_HD VecD fma(VecD a, VecD b, VecD c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
+  friend RNNK_HD VecD fmin(VecD a, VecD b) { return {_mm256_min_pd(a.v, b.v)}; }
+  friend RNNK_HD VecD fmax(VecD a, VecD b) { return {_mm256_max_pd(a.v, b.v)}; }
+  friend RNNK_HD VecD abs(VecD a) { return {_mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v)}; }
+  friend RNNK_HD VecD rint(VecD a) { return {_mm256_round_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+  friend RNNK_HD VecD scale2(VecD x, VecD n) {
+    const __m256i wide = _mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(n.v));
+    const __m256i bits = _mm256_slli_epi64(_mm256_add_epi64(wide, _mm256_set1_epi64x(1023)), 52);
+    return {_mm256_mul_pd(x.v, _mm256_castsi256_pd(bits))};
+  }
+  friend RNNK_HD __m256d less(VecD a, VecD b) { return _mm256_cmp_pd(a.v, b.v, _CMP_LT_OQ); }
+  friend RNNK_HD VecD select(__m256d m, VecD a, VecD b) { return {_mm256_blendv_pd(b.v, a.v, m)}; }
+};
+
+}  // namespace
+
+extern const Kernel cpu_avx2_kernel;
+const Kernel cpu_avx2_kernel = cpu_kernel<VecF, VecD>("cpu_avx2", kAvx2 | kFma);
+
+}  // namespace rnnk

@@ -1,0 +1,60 @@
+"""rnnkern: fused recurrent kernels (LSTM, GRU, Elman; forward and BPTT) under a thin API with PyTorch's names.
+
+    import numpy as np, rnnkern as rk
+
+    lstm = rk.LSTM(64, 128, num_layers=2, bidirectional=True)
+    y, (h_n, c_n) = lstm(np.zeros((100, 16, 64), np.float32))
+
+``rnnkern.torch`` has drop-ins for torch.nn. ``import rnnkern`` imports no framework.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import _core, ops, weights
+from .cells import GRUCell, LSTMCell, RNNCell
+from .inspect import check, explain, get_num_threads, info, kernels, set_num_threads
+from .io import load, save
+from .layers import GRU, LSTM, RNN
+
+if TYPE_CHECKING:
+    from . import torch as torch
+    from . import train as train
+
+__version__ = _core.version()
+
+# Submodules imported at first use. A framework is one file and one name here; without the framework, the file itself
+# raises an ImportError that says what to install.
+_LAZY = ("train", "torch")
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "check",
+    "explain",
+    "get_num_threads",
+    "info",
+    "kernels",
+    "load",
+    "ops",
+    "save",
+    "set_num_threads",
+    "train",
+    "weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module 'rnnkern' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_LAZY, "__version__"})

@@ -1,0 +1,132 @@
+"""Type stub of the native binding. Every function here is a thin wrapper of one function of rnnkern.h.
+
+An *array* argument is a NumPy array (bfloat16 as ml_dtypes.bfloat16) or any CPU object with ``__dlpack__`` (a torch tensor
+that does not require grad); strides are respected and outputs are written in place. Errors: ValueError, TypeError,
+NotImplementedError, MemoryError, RuntimeError, raised before any work and naming the argument.
+"""
+
+from typing import Any
+
+Array = Any
+
+class Packed:
+    """Packed weights of one plan: opaque, immutable, owns its memory."""
+
+    nbytes: int
+    backward: bool  # also holds what Plan.backward needs
+
+class Reserve:
+    """What a training forward keeps for BPTT: opaque, owns its memory."""
+
+    nbytes: int
+
+class Plan:
+    """One layer in one direction, bound to a kernel (rnnk_plan). Immutable, thread-safe.
+
+    cell: a name from cells(); dtype: "float32", "float64", "bfloat16" or "float16"; kernel: force one by name.
+    """
+
+    def __init__(
+        self,
+        cell: str,
+        dtype: str,
+        input_size: int,
+        hidden_size: int,
+        *,
+        bias: bool = True,
+        reverse: bool = False,
+        kernel: str | None = None,
+    ) -> None: ...
+    kernel: str
+    def pack(
+        self, weight_ih: Array, weight_hh: Array, bias_ih: Array | None, bias_hh: Array | None, backward: bool = True
+    ) -> Packed:
+        """weight_ih [G*H, I], weight_hh [G*H, H], bias_* [G*H] (None without bias), any strides, the plan's dtype."""
+    def forward(
+        self,
+        packed: Packed,
+        x: Array,
+        h_0: Array | None,
+        c_0: Array | None,
+        y: Array,
+        h_n: Array | None,
+        c_n: Array | None,
+        lengths: Array | None = None,
+        reserve: bool = False,
+    ) -> Reserve | None:
+        """x [T, B, I] -> writes y [T, B, H], h_n, c_n [B, H]; c_0, c_n only for cells with a cell state.
+
+        lengths: contiguous int64 [B] on the host. reserve=True keeps what backward needs and returns it.
+        For bfloat16 and float16, c_0 and c_n may be float32 as well.
+        """
+    def backward(
+        self,
+        packed: Packed,
+        reserve: Reserve,
+        x: Array,
+        h_0: Array | None,
+        c_0: Array | None,
+        y: Array,
+        dy: Array | None,
+        dh_n: Array | None,
+        dc_n: Array | None,
+        *,
+        dx: Array | None = None,
+        accumulate_dx: bool = False,
+        dh_0: Array | None = None,
+        dc_0: Array | None = None,
+        dweight_ih: Array | None = None,
+        dweight_hh: Array | None = None,
+        dbias_ih: Array | None = None,
+        dbias_hh: Array | None = None,
+        lengths: Array | None = None,
+    ) -> None:
+        """Writes every output that is not None (dweight_*, dbias_* contiguous, overwritten). Never writes to reserve."""
+    def estimate(self, seq_len: int, batch: int, backward: bool = False) -> float:
+        """Estimated microseconds."""
+    def sizes(self, seq_len: int, batch: int) -> dict[str, int]:
+        """Bytes: packed, reserve, workspace_forward, workspace_backward."""
+
+class Stepper:
+    """One step of a cell on bound buffers, for streaming: no allocation, no lookups."""
+
+    def __init__(self, plan: Plan, packed: Packed, batch: int) -> None: ...
+    def step(self, x: Array, h: Array, c: Array | None = None) -> None:
+        """x [B, I]; h (and c) [B, H] are read and overwritten with the next state."""
+
+def dropout(
+    x: Array, out: Array, p: float, seed: int, call: int, stream: int, lengths: Array | None = None
+) -> None:
+    """[T, B, H] -> out: the counter-based mask of rnnk_dropout; its gradient is the same call on dy. x may be out."""
+
+def explain(
+    cell: str, dtype: str, input_size: int, hidden_size: int, seq_len: int, batch: int
+) -> list[dict[str, Any]]:
+    """One dict per kernel in list order: name, declined (bool), reason (str), forward_us, backward_us."""
+
+def as_numpy(array: Array) -> Any:
+    """A zero-copy NumPy view of any CPU array with ``__dlpack__``, bfloat16 included; read-only if the producer says so."""
+
+def cells() -> list[tuple[str, int, int]]:
+    """(name, gates, states) of the compiled cells, in list order."""
+
+def kernels() -> list[tuple[str, str]]:
+    """(name, why it is unavailable on this machine or "") of the compiled kernels, in list order."""
+
+def set_num_threads(threads: int) -> None: ...
+def get_num_threads() -> int: ...
+def version() -> str: ...
+def cpu_features() -> str: ...
+
+def probe_fma(threads: int, dtype: int, seconds: float) -> float:
+    """GFLOP/s of this machine; dtype 0 float32, 1 float64, 2 bfloat16 pairs (0.0 without the instruction)."""
+
+def probe_read(threads: int, bytes_per_thread: int, seconds: float) -> float:
+    """GB/s of this machine, each thread reading its own buffer again and again."""
+
+class DLPack:
+    """Exports a NumPy array (bfloat16 included) to other libraries: has __dlpack__ and __dlpack_device__."""
+
+    def __init__(self, array: Any) -> None: ...
+    def __dlpack__(self, **kwargs: Any) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...

@@ -1,0 +1,225 @@
+"""RNNCell, GRUCell and LSTMCell: one step at a time, as in torch.nn, and ``step_`` in place for streaming.
+
+A cell is a one-layer stack seen one step at a time: the same plans, packing and tape checks, with torch's names for a
+cell's parameters (no ``_l0``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import ops
+from .arrays import Array, as_numpy, check_device, dtype_name, empty, library_of, take, take_output
+from .layers import State, check_nonlinearity, split_state
+from .parameters import Module, check_bool, check_int, refuse_options
+from .tape import Gradients, Tape, fingerprint
+
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+class Cell(Module):
+    """What RNNCell, GRUCell and LSTMCell share. B rows, I inputs, H units."""
+
+    def __init__(
+        self, cell: str, input_size: int, hidden_size: int, bias: bool, device: Any, dtype: Any, seed: int | None
+    ) -> None:
+        check_device(device)
+        spec = ops.Spec(
+            cell,
+            dtype_name(dtype),
+            check_int("input_size", input_size, 1),
+            check_int("hidden_size", hidden_size, 1),
+            bias=check_bool("bias", bias),
+        )
+        super().__init__(spec, _NAMES[: len(spec.param_names)], seed)
+
+    def __call__(self, x: Array, state: State = None) -> State:
+        """x [B, I] or [I], state h [B, H] or [H] (LSTMCell: the tuple (h, c)), None for zeros -> the next state.
+
+        New arrays of x's library. For bfloat16 and float16, c may be float32, and the new c is. Errors as in the
+        layers, before any work.
+        """
+        return self._run(x, state, keep=False)[0]
+
+    def forward(self, x: Array, state: State = None) -> tuple[State, Tape]:
+        """As calling the cell, with a tape for ``backward``. The tape refers to x: do not change it before."""
+        state, tape = self._run(x, state, keep=True)
+        if tape is None:
+            raise RuntimeError("no tape was kept")
+        return state, tape
+
+    def backward(self, tape: Tape, dstate: State) -> Gradients:
+        """Gradients of sum(state * dstate). dstate: like the state; of an LSTMCell's (dh, dc) either may be None."""
+        if not isinstance(tape, Tape):
+            raise TypeError(f"tape: expected the tape that forward returned, got {type(tape).__name__}")
+        weights = self._weights
+        tape.check(self, weights)
+        batched = len(tape.x_shape) == 2
+        dh, dc = self._take_state("dstate", dstate, tape.inner.x[0].shape[1], batched, gradient=True)
+        grads = ops.backward(
+            self._spec,
+            weights.packed(True),
+            tape.inner,
+            None,
+            dh,
+            dc,
+            empty,
+            need_x=True,
+            need_state=True,
+            need_params=True,
+        )
+        give = tape.library.give
+        params = {name: give(grad) for name, grad in zip(self._names, grads.params, strict=True)}
+        dx = None if grads.x is None else give(grads.x.reshape(tape.x_shape))
+        return Gradients(dx, self._give_state(grads.h, grads.c, batched, give), params)
+
+    def step_(self, x: Array, state: State) -> State:
+        """The next state, written into ``state`` itself, which is returned: for streaming. Allocates no memory.
+
+        x [B, I] or [I]; state h [B, H] or [H], or (h, c): writable arrays that overlap neither each other nor x. The
+        scratch of a batch size is made at its first step on a thread and kept (the last 8 sizes).
+        """
+        view = as_numpy(x, "x")
+        if view.ndim not in (1, 2):
+            raise ValueError(f"x: expected [B, I] or [I], got {view.ndim} axes, {list(view.shape)}")
+        leading, axes = view.shape[:-1], "[B, {}]" if view.ndim == 2 else "[{}]"
+        rows = take(view, "x", (*leading, self._spec.input_size), axes.format("I"), self._narrow)
+        taken, shape, meaning = {"x": rows}, (*leading, self._spec.hidden_size), axes.format("H")
+        for part, label, dtypes in split_state("state", state, self):
+            taken[label] = take_output(part, label, shape, meaning, dtypes, taken)
+        views = list(taken.values())
+        if not leading:
+            views = [each[None] for each in views]
+        self._weights.stepper(views[0].shape[0]).step(*views)
+        return state
+
+    def _run(self, x: Array, state: State, keep: bool) -> tuple[State, Tape | None]:
+        spec, weights = self._spec, self._weights
+        source = x
+        x = as_numpy(source, "x")
+        library = library_of(source, "x")
+        if x.ndim not in (1, 2):
+            raise ValueError(f"x: expected [B, I] or [I], got {x.ndim} axes, {list(x.shape)}")
+        batched = x.ndim == 2
+        x = take(x, "x", (*x.shape[:-1], spec.input_size), "[B, I]" if batched else "[I]", self._narrow)
+        steps = x[None] if batched else x[None, None]
+        h, c = self._take_state("state", state, steps.shape[1], batched)
+        if keep:
+            h, c = (None if part is None else part.copy() for part in (h, c))
+        _, h_n, c_n, inner = ops.forward(spec, weights.packed(keep), steps, h, c, None, empty, keep=keep, masks=None)
+        state = self._give_state(h_n, c_n, batched, library.give)
+        if inner is None:
+            return state, None
+        return state, Tape(self, weights, inner, library, x.shape, (("x", x, fingerprint(x)),))
+
+    def _take_state(
+        self, name: str, state: State, batch: int, batched: bool, gradient: bool = False
+    ) -> tuple[Any, Any]:
+        """h and c as [1, B, H]; None for zeros."""
+        if state is None:
+            return None, None
+        spec = self._spec
+        shape = (batch, spec.hidden_size) if batched else (spec.hidden_size,)
+        parts: list[Any] = []
+        for part, label, dtypes in split_state(name, state, self, gradient):
+            array = None if part is None else take(part, label, shape, "[B, H]" if batched else "[H]", dtypes)
+            parts.append(array if array is None else array[None] if batched else array[None, None])
+        return parts[0], parts[1] if len(parts) > 1 else None
+
+    def _give_state(self, h: Any, c: Any, batched: bool, give: Any) -> State:
+        h, c = (part if part is None else part[0] if batched else part[0, 0] for part in (h, c))
+        return give(h) if c is None else (give(h), give(c))
+
+    def __repr__(self) -> str:
+        spec = self._spec
+        said = [f"{spec.input_size}, {spec.hidden_size}"]
+        said += ["bias=False"] if not spec.bias else []
+        said += ["nonlinearity='relu'"] if spec.cell == "rnn_relu" else []
+        said += [f"dtype={spec.dtype}"] if spec.dtype != "float32" else []
+        return f"{type(self).__name__}({', '.join(said)})"
+
+
+class RNNCell(Cell):
+    """h = f(W_ih x + b_ih + W_hh h' + b_hh), f = tanh or relu (torch.nn.RNNCell; ``rnnkern.RNN`` for one step).
+
+    Arguments as torch.nn.RNNCell; keywords device, dtype, seed and cell options as in ``rnnkern.RNN``.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        *,
+        device: Any = None,
+        dtype: Any = None,
+        seed: int | None = None,
+        clip: float | None = None,
+        activations: Any = None,
+        layer_norm: bool = False,
+        zoneout: float = 0.0,
+        heads: int = 1,
+    ) -> None:
+        refuse_options(
+            "RNNCell", clip=clip, activations=activations, layer_norm=layer_norm, zoneout=zoneout, heads=heads
+        )
+        super().__init__(f"rnn_{check_nonlinearity(nonlinearity)}", input_size, hidden_size, bias, device, dtype, seed)
+
+    @property
+    def nonlinearity(self) -> str:
+        return self._spec.cell.removeprefix("rnn_")
+
+
+class GRUCell(Cell):
+    """One step of ``rnnkern.GRU``. Arguments as torch.nn.GRUCell; keywords as ``rnnkern.GRU``."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+        seed: int | None = None,
+        reset_after: bool = True,
+        clip: float | None = None,
+        activations: Any = None,
+        layer_norm: bool = False,
+        zoneout: float = 0.0,
+        heads: int = 1,
+    ) -> None:
+        refuse_options(
+            "GRUCell", reset_after=reset_after, clip=clip, activations=activations, layer_norm=layer_norm,
+            zoneout=zoneout, heads=heads,
+        )  # fmt: skip
+        super().__init__("gru", input_size, hidden_size, bias, device, dtype, seed)
+
+
+class LSTMCell(Cell):
+    """One step of ``rnnkern.LSTM``: h, c = cell(x, (h, c)). Arguments as torch.nn.LSTMCell; keywords as the layer's."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+        seed: int | None = None,
+        proj_size: int = 0,
+        peephole: bool = False,
+        coupled: bool = False,
+        clip: float | None = None,
+        activations: Any = None,
+        layer_norm: bool = False,
+        zoneout: float = 0.0,
+        heads: int = 1,
+    ) -> None:
+        refuse_options(
+            "LSTMCell", proj_size=proj_size, peephole=peephole, coupled=coupled, clip=clip, activations=activations,
+            layer_norm=layer_norm, zoneout=zoneout, heads=heads,
+        )  # fmt: skip
+        super().__init__("lstm", input_size, hidden_size, bias, device, dtype, seed)

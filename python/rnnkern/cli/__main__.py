@@ -1,0 +1,5 @@
+"""``python -m rnnkern.cli``: the same as the ``rnnkern`` command."""
+
+from . import app
+
+app()

@@ -1,0 +1,148 @@
+"""``rnnkern bench``: this machine against every peer that is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ._needs import needs
+
+if TYPE_CHECKING:
+    from rnnkern.bench.driver import Outcome, Settings
+    from rnnkern.problems import Problem
+
+_WIDTH = 150  # of the table where the output is not a terminal
+
+
+def bench(
+    problems: Annotated[
+        list[str] | None,
+        typer.Option(help="A problem like 'lstm t100b16i64h64 f32 lengths', or a file of them; may be repeated."),
+    ] = None,
+    kernels: Annotated[
+        str, typer.Option(help="Force these instead of the library's choice: names with commas between, or 'all'.")
+    ] = "",
+    peers: Annotated[
+        str, typer.Option(help="Some of torch,onnxruntime,openvino,jax, or 'none'. Default: all that are installed.")
+    ] = "",
+    modes: Annotated[str, typer.Option(help="inference or training. Default: both.")] = "",
+    threads: Annotated[int, typer.Option(min=0, help="For everybody. 0: the CPUs this process may use.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="A shorter list and shorter blocks: a first look.")] = False,
+    blocks: Annotated[int, typer.Option(min=0, help="Timed blocks for each contender. 0: 7, or 3 if quick.")] = 0,
+    block_ms: Annotated[float, typer.Option(min=0, help="What a block lasts at least. 0: 50, or 15 if quick.")] = 0,
+    pause_ms: Annotated[
+        float, typer.Option(min=0, help="Pause before a block, longer until all threads are quiet.")
+    ] = 20,
+    json: Annotated[Path | None, typer.Option(help="Write machine facts, versions and raw times to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the speeds into this file (png, svg, pdf).")] = None,
+) -> None:
+    """Check rnnkern's answers against every installed peer's, then time them all in alternating blocks.
+
+    Exit code 1 when an answer was wrong or a contender failed, 2 for options that make no sense.
+    """
+    needs("bench", "cli", "rich")
+    if plot is not None:
+        needs("bench --plot", "cli", "matplotlib")
+    for path in (json, plot):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise typer.BadParameter(f"{path}: expected a file in a directory that exists")
+    try:
+        settings = _settings(problems, kernels, peers, modes, threads, quick, blocks, block_ms, pause_ms)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    outcome = _run(settings)
+    _show(outcome)
+    if json is not None:
+        from rnnkern.bench.report import write_json
+
+        write_json(outcome, json)
+    if plot is not None:
+        from rnnkern.bench.plot import draw
+
+        draw(outcome, plot)
+    if outcome.faults:
+        raise typer.Exit(1)
+
+
+def _settings(
+    problems: list[str] | None,
+    kernels: str,
+    peers: str,
+    modes: str,
+    threads: int,
+    quick: bool,
+    blocks: int,
+    block_ms: float,
+    pause_ms: float,
+) -> Settings:
+    import rnnkern as rk
+    from rnnkern import problems as known
+    from rnnkern.bench.driver import Settings
+    from rnnkern.bench.subject import Subject
+    from rnnkern.bench.timing import Plan
+
+    chosen = _problems(problems) if problems else known.BENCH_QUICK if quick else known.BENCH
+    forced = _words(kernels)
+    if forced == ["all"]:
+        forced = [kernel.name for kernel in rk.kernels() if not kernel.unavailable]
+    for kernel in forced:
+        Subject(kernel)  # an unknown one is refused here, before any work
+    plan = Plan(
+        blocks=blocks or (3 if quick else 7), block=(block_ms or (15 if quick else 50)) / 1e3, pause=pause_ms / 1e3
+    )
+    options: dict[str, list[str]] = {}
+    if peers:
+        options["peers"] = [] if peers == "none" else _words(peers)
+    if modes:
+        options["modes"] = _words(modes)
+    return Settings(chosen, threads=threads, kernels=tuple(forced), plan=plan, probe=0.03 if quick else 0.1, **options)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _problems(given: Iterable[str]) -> list[Problem]:
+    """A word on its own is a file's name (a problem has at least two words)."""
+    from rnnkern.problems import parse_all
+
+    lines: list[str] = []
+    for text in given:
+        if len(text.split()) == 1:
+            if not Path(text).is_file():
+                raise ValueError(f"problems: expected a problem like 'lstm t7b3i5h8' or a file of them, got {text!r}")
+            lines += Path(text).read_text(encoding="utf-8").splitlines()
+        else:
+            lines.append(text)
+    return parse_all(lines)
+
+
+def _run(settings: Settings) -> Outcome:
+    """The benchmark under a progress bar on stderr, which is gone when it ends."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from rnnkern.bench.driver import run
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # auto_refresh=False: a thread that redraws ten times a second would disturb what is timed.
+    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
+        task = progress.add_task("", total=None)
+
+        def report(done: int, total: int, what: str) -> None:
+            progress.update(task, completed=done, total=total, description=what)
+            progress.refresh()
+
+        return run(settings, report)
+
+
+def _show(outcome: Outcome) -> None:
+    from rich.console import Console
+
+    from rnnkern.bench.table import show
+
+    console = Console()
+    show(outcome, console if console.is_terminal else Console(width=_WIDTH))

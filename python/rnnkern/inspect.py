@@ -1,0 +1,185 @@
+"""Looking inside: which kernels there are, which one runs and why, what the machine and the build offer."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+from . import _core, ops
+from .parameters import Module, check_int
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A compiled kernel. unavailable: why this machine cannot run it, or ""."""
+
+    name: str
+    unavailable: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.unavailable})" if self.unavailable else self.name
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What one kernel said of a problem. reason: why it declined or was not chosen; "" for the chosen one.
+
+    forward_us, backward_us: its own estimates in microseconds, None where it declined.
+    """
+
+    name: str
+    chosen: bool
+    declined: bool
+    reason: str
+    forward_us: float | None
+    backward_us: float | None
+
+
+@dataclass(frozen=True)
+class LayerExplanation:
+    """The choice for one layer of a stack (both directions choose alike)."""
+
+    layer: int
+    input_size: int
+    hidden_size: int
+    kernel: str
+    candidates: tuple[Candidate, ...]
+
+    def __str__(self) -> str:
+        head = f"layer {self.layer} (I = {self.input_size}, H = {self.hidden_size}): {self.kernel}"
+        width = max(len(candidate.name) for candidate in self.candidates)
+        return "\n".join([head, *(f"  {_line(candidate, width)}" for candidate in self.candidates)])
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation:
+    """Which kernel runs a layer on x, and why no other does. ``print`` it, or read ``kernel`` and ``candidates``.
+
+    kernel, candidates: of the first layer. layers: of every layer of the stack.
+    """
+
+    problem: str
+    layers: tuple[LayerExplanation, ...]
+
+    @property
+    def kernel(self) -> str:
+        return self.layers[0].kernel
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        return self.layers[0].candidates
+
+    def __repr__(self) -> str:
+        return "\n".join([self.problem, *map(str, self.layers)])
+
+
+def _line(candidate: Candidate, width: int) -> str:
+    verdict = "chosen" if candidate.chosen else "declined" if candidate.declined else "not chosen"
+    line = f"{candidate.name:<{width}}  {verdict:<10}"
+    if candidate.forward_us is not None and candidate.backward_us is not None:
+        line += f"  forward {candidate.forward_us:.0f} us, backward {candidate.backward_us:.0f} us"
+    return f"{line}  {candidate.reason}".rstrip()
+
+
+def kernels() -> list[Kernel]:
+    """The compiled kernels in list order, with the reason where this machine cannot run one."""
+    return [Kernel(name, unavailable) for name, unavailable in _core.kernels()]
+
+
+def explain(layer: Module, x: Any) -> Explanation:
+    """Which kernel runs ``layer`` on ``x``, and why each other declined or was not chosen, with the numbers.
+
+    layer: a layer or cell of rnnkern. x: an array as the layer takes it, or its shape as a tuple.
+    """
+    if not isinstance(layer, Module):
+        raise TypeError(f"layer: expected a layer or cell of rnnkern, got {type(layer).__name__}")
+    shape = tuple(x) if isinstance(x, (tuple, list)) else tuple(getattr(x, "shape", ()))
+    seq_len, batch = _sizes(layer, shape)
+    spec = layer.spec
+    layers = tuple(_explain_layer(spec, index, seq_len, batch) for index in range(spec.num_layers))
+    return Explanation(f"{layer!r}, T = {seq_len}, B = {batch}, {spec.dtype}", layers)
+
+
+def _sizes(layer: Module, shape: tuple[Any, ...]) -> tuple[int, int]:
+    spec = layer.spec
+    is_layer = hasattr(layer, "batch_first")
+    ranks = (2, 3) if is_layer else (1, 2)
+    if len(shape) not in ranks or shape[-1] != spec.input_size:
+        expected = "[T, B, I], [B, T, I] with batch_first or [T, I]" if is_layer else "[B, I] or [I]"
+        raise ValueError(f"x: expected {expected} with I = {spec.input_size}, got shape {list(shape)}")
+    sizes = [check_int("x", size, 0) for size in shape[:-1]]
+    if not is_layer:
+        return 1, (sizes or [1])[0]
+    if len(sizes) == 1:
+        return sizes[0], 1
+    return (sizes[1], sizes[0]) if getattr(layer, "batch_first", False) else (sizes[0], sizes[1])
+
+
+def _explain_layer(spec: ops.Spec, layer: int, seq_len: int, batch: int) -> LayerExplanation:
+    input_size = spec.layer_input_size(layer)
+    kernel = ops.plans(spec)[layer * spec.directions].kernel
+    verdicts = _core.explain(spec.cell, spec.dtype, input_size, spec.hidden_size, seq_len, batch)
+    best = next((verdict for verdict in verdicts if verdict["name"] == kernel), None)
+    candidates = []
+    for verdict in verdicts:
+        chosen, declined = verdict["name"] == kernel, bool(verdict["declined"])
+        reason = str(verdict["reason"])
+        if not (chosen or declined or reason):
+            reason = _why_not(spec, kernel, verdict, best)
+        estimates = (None, None) if declined else (float(verdict["forward_us"]), float(verdict["backward_us"]))
+        candidates.append(Candidate(verdict["name"], chosen, declined, reason, *estimates))
+    return LayerExplanation(layer, input_size, spec.hidden_size, kernel, tuple(candidates))
+
+
+def _why_not(spec: ops.Spec, kernel: str, verdict: dict[str, Any], best: dict[str, Any] | None) -> str:
+    if spec.kernel is not None:
+        return f"{kernel} is forced"
+    if best is None or best["forward_us"] + best["backward_us"] <= 0:
+        return f"{kernel} was chosen"
+    ratio = (verdict["forward_us"] + verdict["backward_us"]) / (best["forward_us"] + best["backward_us"])
+    return (
+        f"estimated {ratio:.2f}x the time of {kernel}"
+        if ratio != 1
+        else f"estimated equal; {kernel} comes first in the list"
+    )
+
+
+def info() -> dict[str, Any]:
+    """The build and the machine: version, build, cpu, cpu_features, gpus, cuda, threads, kernels.
+
+    build: the native module's file, the cells and the Python it runs on. gpus is empty and cuda says "not built" where
+    no CUDA kernels are compiled in.
+    """
+    return {
+        "version": _core.version(),
+        "build": {
+            "extension": str(getattr(_core, "__file__", "")),
+            "cells": [name for name, _, _ in _core.cells()],
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+        },
+        "cpu": platform.machine(),
+        "cpu_features": _core.cpu_features().split(),
+        "gpus": [],
+        "cuda": "not built",
+        "threads": _core.get_num_threads(),
+        "kernels": {kernel.name: kernel.unavailable or "available" for kernel in kernels()},
+    }
+
+
+def check() -> None:
+    """Raise what a device reported late (a bad device length, say). CPU kernels raise at once and leave nothing."""
+
+
+def set_num_threads(threads: int) -> None:
+    """Threads of the library's own team, the caller's included. Waits for a running kernel to finish.
+
+    TypeError if it is not an int, ValueError if it is below 1.
+    """
+    _core.set_num_threads(check_int("threads", threads, 1, 2**31 - 1))
+
+
+def get_num_threads() -> int:
+    """Threads of the team: ``set_num_threads``, else ``RNNKERN_NUM_THREADS``, else the CPUs this process may use."""
+    return _core.get_num_threads()

@@ -1,0 +1,67 @@
+"""Save and load parameters as safetensors: names, dtypes and shapes with the data, and nothing executable."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from .arrays import Array, as_numpy
+from .parameters import Module
+
+
+def save(
+    path: str | os.PathLike[str], layer: Module | Mapping[str, Array], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a layer's ``state_dict()``, or a dict of names to arrays, to one safetensors file.
+
+    Atomic: readers see the old file or the new one, whole, and an error leaves the old one. metadata: text to keep
+    with it (see ``metadata``). TypeError for what is no array or no text, before anything is written.
+    """
+    tensors = layer.state_dict() if isinstance(layer, Module) else layer
+    if not isinstance(tensors, Mapping):
+        raise TypeError(f"layer: expected a layer, a cell or a dict of arrays, got {type(layer).__name__}")
+    arrays = {}
+    for name, value in tensors.items():
+        if not isinstance(name, str):
+            raise TypeError(f"layer: expected names of type str, got {name!r}")
+        # At least one axis for ascontiguousarray is not wanted: a 0-d array (a step count, say) comes back 0-d.
+        arrays[name] = np.array(as_numpy(value, f"layer[{name!r}]"), order="C", copy=None)
+    for key, text in (metadata or {}).items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise TypeError(f"metadata: expected text for text, got {key!r}: {text!r}")
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")  # beside it: os.replace needs one disk
+    try:
+        safetensors.numpy.save_file(arrays, temporary, dict(metadata) if metadata else None)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """Name -> NumPy array (writable, its own memory), as ``save`` wrote them: ``layer.load_state_dict(rk.load(path))``.
+
+    FileNotFoundError if there is no such file, ValueError if it is not safetensors.
+    """
+    with _open(path) as file:
+        return {name: np.array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 - not a dict
+
+
+def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The text that ``save`` was given as metadata; empty if there was none."""
+    with _open(path) as file:
+        return dict(file.metadata() or {})
+
+
+def _open(path: str | os.PathLike[str]) -> Any:
+    try:
+        return safetensors.safe_open(os.fspath(path), framework="numpy")
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"path: expected a safetensors file, got {os.fspath(path)!r}: {error}") from error

@@ -1,0 +1,384 @@
+"""RNN, GRU and LSTM on plain arrays: torch.nn's constructors, PyTorch's names, no framework.
+
+This file decides what a user's arguments mean (layouts, states, lengths, whose array the answer is) and hands whole
+arrays to ``rnnkern.ops``, which decides how they are computed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, cast
+
+import numpy as np
+
+from . import ops
+from .arrays import (
+    Array,
+    Dtypes,
+    Library,
+    as_numpy,
+    check_device,
+    dtype_name,
+    empty,
+    library_of,
+    take,
+    take_lengths,
+    take_output,
+)
+from .parameters import Module, check_bool, check_int, refuse_options
+from .tape import Gradients, Tape, fingerprint
+
+State = Any  # h [L*D, B, H], or (h, c) for LSTM
+
+
+class Layer(Module):
+    """What RNN, GRU and LSTM share. T steps, B rows, I inputs, H units, L layers, D directions."""
+
+    def __init__(
+        self,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        device: Any,
+        dtype: Any,
+        seed: int | None,
+    ) -> None:
+        if isinstance(dropout, bool) or not isinstance(dropout, (int, float, np.floating)) or not 0 <= dropout <= 1:
+            raise ValueError(f"dropout: expected a probability in [0, 1], got {dropout!r}")
+        check_device(device)
+        spec = ops.Spec(
+            cell,
+            dtype_name(dtype),
+            check_int("input_size", input_size, 1),
+            check_int("hidden_size", hidden_size, 1),
+            check_int("num_layers", num_layers, 1),
+            check_bool("bias", bias),
+            check_bool("bidirectional", bidirectional),
+            float(dropout),
+        )
+        self._batch_first = check_bool("batch_first", batch_first)
+        if dropout > 0 and num_layers == 1:
+            warnings.warn(
+                f"dropout={dropout} has no effect: it applies to the output of every layer except the last, and "
+                "num_layers is 1",
+                stacklevel=3,
+            )
+        super().__init__(spec, spec.param_names, seed)
+
+    @property
+    def num_layers(self) -> int:
+        return self._spec.num_layers
+
+    @property
+    def batch_first(self) -> bool:
+        return self._batch_first
+
+    @property
+    def dropout(self) -> float:
+        return self._spec.dropout
+
+    @property
+    def bidirectional(self) -> bool:
+        return self._spec.bidirectional
+
+    @property
+    def proj_size(self) -> int:
+        return 0
+
+    def __call__(
+        self, x: Array, state: State = None, *, lengths: Any = None, out: Array | None = None
+    ) -> tuple[Array, State]:
+        """Inference: no random masks, nothing kept. -> (y, state).
+
+        x: [T, B, I], or [B, T, I] with batch_first, or unbatched [T, I]; the layer's dtype; any strides.
+        state: h_0 [L*D, B, H] (LSTM: the tuple (h_0, c_0)), [L*D, H] for unbatched x, or None for zeros. For bfloat16
+        and float16, c_0 may be float32, and c_n is.
+        lengths: any integer array [B] in [0, T], any order (unbatched: one integer), or None. Padding is never read;
+        y is zero there. The state returned is the one after each row's last valid step.
+        out: a writable array for y, not overlapping the inputs; it is then what is returned as y.
+        y: [T, B, D*H] in x's layout; y and the state are new arrays of x's library.
+
+        Raises ValueError (shapes, lengths, tape), TypeError (dtypes, kinds of arguments) and NotImplementedError
+        (arrays that are not in host memory) before any work.
+        """
+        y, state, _ = self._run(x, state, lengths, out, keep=False, train=False)
+        return y, state
+
+    def forward(
+        self,
+        x: Array,
+        state: State = None,
+        *,
+        lengths: Any = None,
+        train: bool = True,
+        out: Array | None = None,
+    ) -> tuple[Array, State, Tape]:
+        """Training: as calling the layer, with dropout on and a tape for ``backward``. -> (y, state, tape).
+
+        train=False leaves the random masks off. The tape refers to x and y: change neither before ``backward``. A NumPy
+        y comes back read-only for that reason (an array given as ``out`` stays as writable as it was).
+        """
+        y, state, tape = self._run(x, state, lengths, out, keep=True, train=check_bool("train", train))
+        return y, state, cast(Tape, tape)
+
+    def backward(self, tape: Tape, dy: Array | None, dstate: State = None, *, need_x: bool = True) -> Gradients:
+        """BPTT: gradients of sum(y * dy) + sum(state * dstate). -> Gradients(x, state, params).
+
+        dy: like y, or None for zeros. dstate: like the state, or None; of an LSTM's (dh_n, dc_n) either may be None.
+        need_x=False leaves ``grads.x`` None and saves its product (for a first layer on data).
+        Never writes to the tape: a second call gives the same bits. ValueError for a tape of another layer, or one
+        whose parameters, x or y changed since.
+        """
+        if not isinstance(tape, Tape):
+            raise TypeError(f"tape: expected the tape that forward returned, got {type(tape).__name__}")
+        weights = self._weights
+        tape.check(self, weights)
+        inner, spec = tape.inner, self._spec
+        batched = len(tape.x_shape) == 3
+        if dy is not None:
+            dy = take(dy, "dy", (*tape.x_shape[:-1], spec.directions * spec.hidden_size), *self._said(batched, "D*H"))
+            dy = self._time_major(dy)
+        dh_n, dc_n = self._take_state("dstate", dstate, inner.x[0].shape[1], batched, gradient=True)
+        grads = ops.backward(
+            spec, weights.packed(True), inner, dy, dh_n, dc_n, empty, need_x=need_x, need_state=True, need_params=True
+        )
+        give = tape.library.give
+        dx = give(self._time_major(grads.x, back=True, batched=batched)) if grads.x is not None else None
+        params = {name: give(grad) for name, grad in zip(self._names, grads.params, strict=True)}
+        return Gradients(dx, self._give_state(grads.h, grads.c, batched, tape.library), params)
+
+    def _run(
+        self, x: Array, state: State, lengths: Any, out: Array | None, keep: bool, train: bool
+    ) -> tuple[Array, State, Tape | None]:
+        spec, weights = self._spec, self._weights
+        source = x
+        x = as_numpy(source, "x")
+        library = library_of(source, "x")
+        if x.ndim not in (2, 3):
+            layout = "[B, T, I]" if self._batch_first else "[T, B, I]"
+            raise ValueError(f"x: expected {layout} or unbatched [T, I], got {x.ndim} axes, {list(x.shape)}")
+        batched = x.ndim == 3
+        x = take(x, "x", (*x.shape[:-1], spec.input_size), *self._said(batched, "I"))
+        x_major = self._time_major(x)
+        seq_len, batch = x_major.shape[:2]
+        h_0, c_0 = self._take_state("state", state, batch, batched)
+        rows = take_lengths(lengths, batch, seq_len, batched)
+        y_shape = (*x.shape[:-1], spec.directions * spec.hidden_size)
+        if out is None:
+            y = empty(y_shape, spec.dtype)
+        else:
+            inputs = {"x": x, "state": h_0, "state[1]": c_0}
+            y = take_output(out, "out", y_shape, *self._said(batched, "D*H"), inputs)
+        if keep:  # x and y are referred to, the small state is copied: the caller may go on with it
+            h_0, c_0 = (None if s is None else s.copy() for s in (h_0, c_0))
+        masks = (self._seed, self._next_call()) if train else None
+        _, h_n, c_n, inner = ops.forward(
+            spec, weights.packed(keep), x_major, h_0, c_0, rows, empty, keep=keep, masks=masks, y=self._time_major(y)
+        )
+        state = self._give_state(h_n, c_n, batched, library)
+        answer = out if out is not None else library.give(y)
+        if inner is None:
+            return answer, state, None
+        checked = [("x", x, fingerprint(x))]
+        if out is None and library.from_dlpack is None:
+            y.flags.writeable = False
+            answer = y.view()  # of a read-only base, so that setflags(write=True) is refused too
+        else:
+            checked.append(("y", y, fingerprint(y)))
+        return answer, state, Tape(self, weights, inner, library, x.shape, tuple(checked))
+
+    def _said(self, batched: bool, width: str) -> tuple[str, Dtypes]:
+        """How x's and y's axes are named in errors, and the dtypes they may have."""
+        layout = "B, T" if self._batch_first else "T, B"
+        return f"[{layout if batched else 'T'}, {width}]", self._narrow
+
+    def _time_major(self, array: Any, back: bool = False, batched: bool = True) -> Any:
+        """A [T, B, ...] view of an array in the caller's layout, or (``back``) the other way round."""
+        if back and not batched:
+            return array[:, 0]
+        if array.ndim == 2:
+            return array[:, None]
+        return array.transpose(1, 0, 2) if self._batch_first else array
+
+    def _take_state(
+        self, name: str, state: State, batch: int, batched: bool, gradient: bool = False
+    ) -> tuple[Any, Any]:
+        """h and c [L*D, B, H] of a state (or, with ``gradient``, of its gradient) argument; None for zeros."""
+        if state is None:
+            return None, None
+        spec = self._spec
+        leading = spec.num_layers * spec.directions
+        shape = (leading, batch, spec.hidden_size) if batched else (leading, spec.hidden_size)
+        meaning = "[L*D, B, H]" if batched else "[L*D, H]"
+        parts: list[Any] = []
+        for part, label, dtypes in split_state(name, state, self, gradient):
+            array = None if part is None else take(part, label, shape, meaning, dtypes)
+            parts.append(array if array is None or batched else array[:, None])
+        return parts[0], parts[1] if len(parts) > 1 else None
+
+    def _give_state(self, h: Any, c: Any, batched: bool, library: Library) -> State:
+        h, c = (state if state is None or batched else state[:, 0] for state in (h, c))
+        return library.give(h) if c is None else (library.give(h), library.give(c))
+
+    def __repr__(self) -> str:
+        spec = self._spec
+        said = [f"{spec.input_size}, {spec.hidden_size}"]
+        said += [f"num_layers={spec.num_layers}"] if spec.num_layers != 1 else []
+        said += ["nonlinearity='relu'"] if spec.cell == "rnn_relu" else []
+        said += ["bias=False"] if not spec.bias else []
+        said += ["batch_first=True"] if self._batch_first else []
+        said += [f"dropout={spec.dropout}"] if spec.dropout else []
+        said += ["bidirectional=True"] if spec.bidirectional else []
+        said += [f"dtype={spec.dtype}"] if spec.dtype != "float32" else []
+        return f"{type(self).__name__}({', '.join(said)})"
+
+
+def split_state(name: str, state: State, module: Module, gradient: bool = False) -> list[tuple[Any, str, Dtypes]]:
+    """(array, its name in errors, its dtypes) for h and, where the cell has one, c, of a state or of its gradient.
+
+    Half types: c and every gradient may be float32 besides.
+    """
+    narrow = module._wide if gradient else module._narrow
+    pair = isinstance(state, (tuple, list))
+    if module.spec.states == 1:
+        if pair:
+            raise TypeError(f"{name}: expected one array h, got a {type(state).__name__} of {len(state)}")
+        return [(state, name, narrow)]
+    if not pair or len(state) != 2:
+        got = f"{len(state)} of them" if pair else type(state).__name__
+        raise TypeError(f"{name}: expected a tuple of two arrays (h, c), got {got}")
+    h, c = state
+    if not gradient and (h is None or c is None):
+        raise TypeError(f"{name}: expected two arrays (h, c), got None for {'h' if h is None else 'c'}")
+    return [(h, f"{name}[0] (h)", narrow), (c, f"{name}[1] (c)", module._wide)]
+
+
+class RNN(Layer):
+    """Elman RNN: h = f(W_ih x + b_ih + W_hh h' + b_hh), f = tanh or relu (Elman 1990; torch.nn.RNN).
+
+    Arguments, their order and defaults are torch.nn.RNN's, ``nonlinearity`` fourth. Keywords: device (only "cpu"),
+    dtype ("float32", "float64", "bfloat16", "float16", or a library's own object for one), seed (of initial values and
+    dropout; None draws one), and cell options, which are refused by name where they are not there yet.
+    Parameters, with G = 1: weight_ih_l0 [G*H, I], weight_hh_l0 [G*H, H], bias_ih_l0, bias_hh_l0 [G*H], ...
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+        seed: int | None = None,
+        clip: float | None = None,
+        activations: Any = None,
+        layer_norm: bool = False,
+        zoneout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        heads: int = 1,
+    ) -> None:
+        refuse_options(
+            "RNN", clip=clip, activations=activations, layer_norm=layer_norm, zoneout=zoneout,
+            recurrent_dropout=recurrent_dropout, heads=heads,
+        )  # fmt: skip
+        cell = f"rnn_{check_nonlinearity(nonlinearity)}"
+        super().__init__(
+            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed
+        )
+
+    @property
+    def nonlinearity(self) -> str:
+        return self._spec.cell.removeprefix("rnn_")
+
+
+class GRU(Layer):
+    """GRU, reset after the product: r, z = s(gx + gh), n = tanh(gx_n + r * gh_n), h = (1 - z) * n + z * h'.
+
+    gx = W_ih x + b_ih, gh = W_hh h' + b_hh (Cho et al. 2014, arXiv 1406.1078, in the form of cuDNN and torch.nn.GRU).
+    Gate order r z n, G = 3. Arguments as torch.nn.GRU; keywords as ``RNN``, and reset_after (only True for now).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+        seed: int | None = None,
+        reset_after: bool = True,
+        clip: float | None = None,
+        activations: Any = None,
+        layer_norm: bool = False,
+        zoneout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        heads: int = 1,
+    ) -> None:
+        refuse_options(
+            "GRU", reset_after=reset_after, clip=clip, activations=activations, layer_norm=layer_norm, zoneout=zoneout,
+            recurrent_dropout=recurrent_dropout, heads=heads,
+        )  # fmt: skip
+        super().__init__(
+            "gru", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed
+        )
+
+
+class LSTM(Layer):
+    """LSTM: i, f, o = s(gx + gh), g = tanh(gx + gh), c = f * c' + i * g, h = o * tanh(c).
+
+    gx = W_ih x + b_ih, gh = W_hh h' + b_hh (Gers et al. 2000; torch.nn.LSTM). Gate order i f g o, G = 4; the state is
+    (h, c). Arguments as torch.nn.LSTM; keywords as ``RNN``, and proj_size, peephole, coupled (not there yet).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+        seed: int | None = None,
+        peephole: bool = False,
+        coupled: bool = False,
+        clip: float | None = None,
+        activations: Any = None,
+        layer_norm: bool = False,
+        zoneout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        heads: int = 1,
+    ) -> None:
+        refuse_options(
+            "LSTM", proj_size=proj_size, peephole=peephole, coupled=coupled, clip=clip, activations=activations,
+            layer_norm=layer_norm, zoneout=zoneout, recurrent_dropout=recurrent_dropout, heads=heads,
+        )  # fmt: skip
+        super().__init__(
+            "lstm", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed
+        )
+
+
+def check_nonlinearity(nonlinearity: Any) -> str:
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"nonlinearity: expected 'tanh' or 'relu', got {nonlinearity!r}")
+    return str(nonlinearity)

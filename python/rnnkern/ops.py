@@ -1,0 +1,329 @@
+"""The scheduler: layers, directions and dropout over plans. Arrays in, arrays out; no parameters, no state.
+
+Works on NumPy arrays and on torch CPU tensors alike: it only slices them and hands them to the binding; new arrays come
+from the caller's ``empty(shape, dtype_name)``. ``dtype_name`` is "float32", "float64", "bfloat16" or "float16".
+
+    Spec                    what a stack of layers is (immutable, hashable)
+    plans(spec)             [L*D] plans, from a bounded cache
+    pack(spec, params)      [L*D] packed weights; params in PyTorch's order (see Spec.param_names)
+    forward(...)            -> y, h_n, c_n, Tape | None
+    backward(...)           -> Gradients
+
+Everything with L*D entries is indexed by ``layer * D + direction``, as in torch.nn. Shapes and lengths are the caller's
+to check; the binding checks them once more, in its own words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+from . import _core
+from .weights import parameter_shapes
+
+Array = Any  # a NumPy array or a torch CPU tensor
+Empty = Callable[[tuple[int, ...], str], Array]
+
+_CELLS = {name: (gates, states) for name, gates, states in _core.cells()}
+_STATE_DTYPE = {"float32": "float32", "float64": "float64", "bfloat16": "float32", "float16": "float32"}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A stack of layers of one cell: all that decides plans, parameter shapes and random masks.
+
+    kernel: force one by name. None takes ``RNNKERN_KERNEL`` as it is when the spec is made (so a layer keeps the kernel
+    it was built with), else the smallest estimate.
+    """
+
+    cell: str
+    dtype: str
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
+    bias: bool = True
+    bidirectional: bool = False
+    dropout: float = 0.0
+    kernel: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.cell not in _CELLS:
+            raise ValueError(f"cell: expected one of {', '.join(_CELLS)}, got {self.cell!r}")
+        if self.dtype not in _STATE_DTYPE:
+            raise TypeError(f"dtype: expected one of {', '.join(_STATE_DTYPE)}, got {self.dtype!r}")
+        for name in ("input_size", "hidden_size", "num_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not 0.0 <= self.dropout <= 1.0:
+            raise ValueError(f"dropout: expected a probability in [0, 1], got {self.dropout}")
+        if self.kernel is None:
+            object.__setattr__(self, "kernel", os.environ.get("RNNKERN_KERNEL") or None)
+
+    @cached_property
+    def gates(self) -> int:
+        return _CELLS[self.cell][0]
+
+    @cached_property
+    def states(self) -> int:
+        """1: h; 2: h and c."""
+        return _CELLS[self.cell][1]
+
+    @cached_property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @cached_property
+    def param_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape, in the order of ``param_names``."""
+        return parameter_shapes(
+            self.gates, self.input_size, self.hidden_size, self.num_layers, self.bias, self.bidirectional
+        )
+
+    @cached_property
+    def param_names(self) -> tuple[str, ...]:
+        """``weight_ih_l0``, ``weight_hh_l0``, ``bias_ih_l0``, ... in the order of torch's ``named_parameters()``."""
+        return tuple(self.param_shapes)
+
+    @cached_property
+    def state_dtype(self) -> str:
+        """dtype of c_n and of state gradients: float32 for half types, so that pieces give the bits of the whole."""
+        return _STATE_DTYPE[self.dtype]
+
+    def layer_input_size(self, layer: int) -> int:
+        return self.input_size if layer == 0 else self.directions * self.hidden_size
+
+
+@dataclass(frozen=True)
+class Tape:
+    """What a training forward keeps for ``backward``. Holds references, not copies; read, never written to."""
+
+    spec: Spec
+    packed: tuple[_core.Packed, ...]  # [L*D]
+    x: tuple[Array, ...]  # [L] each [T, B, layer_input_size]: the input of each layer, after dropout
+    y: tuple[Array, ...]  # [L] each [T, B, D*H]: the output of each layer, before dropout (its own h_{t-1})
+    reserves: tuple[_core.Reserve, ...]  # [L*D]
+    h_0: Array | None  # [L*D, B, H]
+    c_0: Array | None
+    lengths: Any  # int64 [B] or None
+    masks: tuple[int, int] | None  # (seed, call), or None: no dropout
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """x [T, B, I]; h, c [L*D, B, H]; params aligned with ``Spec.param_names``; None where not asked for."""
+
+    x: Array | None
+    h: Array | None
+    c: Array | None
+    params: list[Array | None]
+
+
+# Bounds: a plan is a few hundred bytes; 256 distinct problems and 128 stacks are more than one process uses at a time.
+# functools.lru_cache is thread-safe, and holds no lock that a fork could catch taken.
+@lru_cache(maxsize=256)
+def _plan(
+    cell: str, dtype: str, input_size: int, hidden_size: int, bias: bool, reverse: bool, kernel: str | None
+) -> _core.Plan:
+    return _core.Plan(cell, dtype, input_size, hidden_size, bias=bias, reverse=reverse, kernel=kernel)
+
+
+@lru_cache(maxsize=128)
+def plans(spec: Spec) -> tuple[_core.Plan, ...]:
+    """[L*D] plans. Stacks that differ only in dropout or depth share theirs."""
+    return tuple(
+        _plan(
+            spec.cell,
+            spec.dtype,
+            spec.layer_input_size(layer),
+            spec.hidden_size,
+            spec.bias,
+            direction == 1,
+            spec.kernel,
+        )
+        for layer in range(spec.num_layers)
+        for direction in range(spec.directions)
+    )
+
+
+def pack(spec: Spec, params: Sequence[Array], backward: bool = True) -> tuple[_core.Packed, ...]:
+    """Pack parameters given in the order of ``spec.param_names``. backward=False packs for inference alone."""
+    if len(params) != len(spec.param_names):
+        raise ValueError(
+            f"params: expected {len(spec.param_names)} arrays in the order of param_names, got {len(params)}"
+        )
+    each = 4 if spec.bias else 2
+    packed = []
+    for index, plan in enumerate(plans(spec)):
+        weight_ih, weight_hh, *biases = params[index * each : (index + 1) * each]
+        bias_ih, bias_hh = biases or (None, None)
+        packed.append(plan.pack(weight_ih, weight_hh, bias_ih, bias_hh, backward))
+    return tuple(packed)
+
+
+def forward(
+    spec: Spec,
+    packed: Sequence[_core.Packed],
+    x: Array,
+    h_0: Array | None,
+    c_0: Array | None,
+    lengths: Any,
+    empty: Empty,
+    *,
+    keep: bool,
+    masks: tuple[int, int] | None,
+    y: Array | None = None,
+) -> tuple[Array, Array, Array | None, Tape | None]:
+    """x [T, B, I] (any strides) -> (y [T, B, D*H], h_n [L*D, B, H], c_n [L*D, B, H] or None, Tape or None).
+
+    h_0, c_0: [L*D, B, H] or None for zeros. lengths: contiguous int64 NumPy [B], checked by the caller, or None.
+    keep: return a Tape for ``backward`` (``packed`` must then have been packed with backward=True to be of use).
+    masks: (seed, call) turns dropout between layers on; None leaves it off. y: write the output here.
+    c_n is float32 for bfloat16 and float16; all else is in the spec's dtype.
+    """
+    seq_len, batch = x.shape[0], x.shape[1]
+    hidden, directions, last = spec.hidden_size, spec.directions, spec.num_layers - 1
+    drop = masks if spec.dropout > 0.0 and last > 0 else None
+    state_shape = (spec.num_layers * directions, batch, hidden)
+    h_n = empty(state_shape, spec.dtype)
+    c_n = empty(state_shape, spec.state_dtype) if spec.states == 2 else None
+    inputs, outputs, reserves = [], [], []
+    all_plans = plans(spec)
+    for layer in range(spec.num_layers):
+        given = layer == last and y is not None
+        output = y if given else empty((seq_len, batch, directions * hidden), spec.dtype)
+        for direction in range(directions):
+            index = layer * directions + direction
+            reserve = all_plans[index].forward(
+                packed[index],
+                x,
+                _at(h_0, index),
+                _at(c_0, index),
+                _half(output, direction, hidden, directions),
+                h_n[index],
+                _at(c_n, index),
+                lengths,
+                keep,
+            )
+            if reserve is not None:
+                reserves.append(reserve)
+        if keep:
+            inputs.append(x)
+            outputs.append(output)
+        x = output
+        if drop is not None and layer < last:
+            # BPTT of this layer needs its undropped output and the layer above the dropped one: keep both only then.
+            x = empty((seq_len, batch, directions * hidden), spec.dtype) if keep else output
+            _drop(spec, layer, output, x, drop, lengths)
+    tape = None
+    if keep:
+        tape = Tape(spec, tuple(packed), tuple(inputs), tuple(outputs), tuple(reserves), h_0, c_0, lengths, drop)
+    return x, h_n, c_n, tape
+
+
+def backward(
+    spec: Spec,
+    packed: Sequence[_core.Packed],
+    tape: Tape,
+    dy: Array | None,
+    dh_n: Array | None,
+    dc_n: Array | None,
+    empty: Empty,
+    *,
+    need_x: bool,
+    need_state: bool,
+    need_params: Sequence[bool] | bool,
+) -> Gradients:
+    """BPTT of a taped forward: dy [T, B, D*H], dh_n, dc_n [L*D, B, H], each None for zeros -> Gradients.
+
+    need_params: one flag for all, or one per ``spec.param_names``. Nothing is computed for what is not needed: layers
+    below the lowest one that needs anything are not visited. Never writes to the tape, so twice gives the same bits.
+    Gradients of states are float32 for bfloat16 and float16; all else is in the spec's dtype.
+    """
+    names = spec.param_names
+    needs = [need_params] * len(names) if isinstance(need_params, bool) else [bool(need) for need in need_params]
+    if len(needs) != len(names):
+        raise ValueError(f"need_params: expected one flag for each of {len(names)} parameters, got {len(needs)}")
+    directions, hidden, lengths = spec.directions, spec.hidden_size, tape.lengths
+    each = 4 if spec.bias else 2
+    batch = tape.x[0].shape[1]
+    state_shape = (spec.num_layers * directions, batch, hidden)
+    dh_0 = empty(state_shape, spec.state_dtype) if need_state else None
+    dc_0 = empty(state_shape, spec.state_dtype) if need_state and spec.states == 2 else None
+    dparams = [
+        empty(spec.param_shapes[name], spec.dtype) if need else None for name, need in zip(names, needs, strict=True)
+    ]
+    dx = None
+    lowest = _lowest_layer(spec, need_x or need_state, needs)
+    all_plans = plans(spec)
+    for layer in range(spec.num_layers - 1, lowest - 1, -1):
+        x, y = tape.x[layer], tape.y[layer]
+        need_dx = layer > lowest or (layer == 0 and need_x)
+        dx = empty(tuple(x.shape), spec.dtype) if need_dx else None
+        for direction in range(directions):
+            index = layer * directions + direction
+            own = slice(index * each, (index + 1) * each)
+            if not (need_dx or need_state or any(needs[own])):
+                continue
+            dweight_ih, dweight_hh, *dbiases = dparams[own]
+            dbias_ih, dbias_hh = dbiases or (None, None)
+            all_plans[index].backward(
+                packed[index],
+                tape.reserves[index],
+                x,
+                _at(tape.h_0, index),
+                _at(tape.c_0, index),
+                _half(y, direction, hidden, directions),
+                _half(dy, direction, hidden, directions),
+                _at(dh_n, index),
+                _at(dc_n, index),
+                dx=dx,
+                accumulate_dx=direction > 0,
+                dh_0=_at(dh_0, index),
+                dc_0=_at(dc_0, index),
+                dweight_ih=dweight_ih,
+                dweight_hh=dweight_hh,
+                dbias_ih=dbias_ih,
+                dbias_hh=dbias_hh,
+                lengths=lengths,
+            )
+        if layer > lowest and tape.masks is not None:
+            _drop(spec, layer - 1, dx, dx, tape.masks, lengths)
+        dy = dx
+    return Gradients(dx if need_x else None, dh_0, dc_0, dparams)
+
+
+def _lowest_layer(spec: Spec, everything: bool, needs: Sequence[bool]) -> int:
+    """The lowest layer BPTT must visit; num_layers when nothing is needed. x and the states need every layer."""
+    if everything:
+        return 0
+    per_layer = len(needs) // spec.num_layers
+    return next((index // per_layer for index, need in enumerate(needs) if need), spec.num_layers)
+
+
+def _drop(spec: Spec, layer: int, source: Array, target: Array, masks: tuple[int, int], lengths: Any) -> None:
+    """Dropout on the output of a layer (or its gradient), one mask stream for each direction."""
+    seed, call = masks
+    for direction in range(spec.directions):
+        _core.dropout(
+            _half(source, direction, spec.hidden_size, spec.directions),
+            _half(target, direction, spec.hidden_size, spec.directions),
+            spec.dropout,
+            seed,
+            call,
+            layer * spec.directions + direction,
+            lengths,
+        )
+
+
+def _at(state: Array | None, index: int) -> Array | None:
+    return None if state is None else state[index]
+
+
+def _half(array: Array | None, direction: int, hidden: int, directions: int) -> Array | None:
+    """A direction's columns of [T, B, D*H]."""
+    if array is None or directions == 1:
+        return array
+    return array[:, :, direction * hidden : (direction + 1) * hidden]

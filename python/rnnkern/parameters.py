@@ -1,0 +1,221 @@
+"""What layers and cells share: their parameters, who may change them, and the packed form the kernels read.
+
+Parameters change in two ways only, ``update`` and ``load_state_dict``; both check everything first and then swap one
+reference, so a call that is running keeps the weights it started with, and a tape knows its weights by identity.
+Packing happens at the first use after a change and is never keyed on an address or a counter.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import threading
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from . import _core, ops
+from .arrays import NUMPY_DTYPES, Array, as_numpy, check
+from .weights import initial
+
+_lock = threading.Lock()  # held for a few bytecodes at a time: swapping weights, counting training calls
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)  # a fork may catch the lock taken by a thread the child has not
+
+
+class Weights:
+    """One immutable set of parameters, by name in PyTorch's order, with what is derived from it."""
+
+    def __init__(self, spec: ops.Spec, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
+        for array in arrays.values():
+            array.flags.writeable = False
+        self.spec = spec
+        self.arrays: Mapping[str, np.ndarray[Any, Any]] = MappingProxyType(arrays)
+        self._packed: tuple[_core.Packed, ...] | None = None
+        self._local = threading.local()
+
+    def packed(self, backward: bool) -> tuple[_core.Packed, ...]:
+        """[L*D]. Two threads may pack at once; the packs are equal, so the last to be kept is as good as the first."""
+        packed = self._packed
+        if packed is None or (backward and not packed[0].backward):
+            self._packed = packed = ops.pack(self.spec, list(self.arrays.values()), backward)
+        return packed
+
+    def stepper(self, batch: int) -> _core.Stepper:
+        """This thread's stepper for a batch size (a stepper owns scratch, so threads do not share one)."""
+        steppers: dict[int, _core.Stepper] | None = getattr(self._local, "steppers", None)
+        if steppers is None:
+            steppers = self._local.steppers = {}
+        stepper = steppers.get(batch)
+        if stepper is None:
+            if len(steppers) >= 8:  # streaming uses one or two batch sizes; a caller that sweeps them must not leak
+                steppers.clear()
+            stepper = steppers[batch] = _core.Stepper(ops.plans(self.spec)[0], self.packed(False)[0], batch)
+        return stepper
+
+
+class Module:
+    """Base of layers and cells: the spec, the parameters under their public names, and the count of training calls."""
+
+    def __init__(self, spec: ops.Spec, names: tuple[str, ...], seed: int | None) -> None:
+        """names: the public names of ``spec.param_names``. seed: of the initial values and of the random masks."""
+        if seed is None:
+            seed = int(np.random.SeedSequence().entropy) & 0xFFFF_FFFF_FFFF_FFFF  # type: ignore[arg-type]
+        self._seed = check_int("seed", seed, 0, 2**64 - 1)
+        self._spec = spec
+        self._narrow = (NUMPY_DTYPES[spec.dtype],)  # what x and h may be
+        self._wide = tuple(dict.fromkeys((*self._narrow, NUMPY_DTYPES[spec.state_dtype])))  # what c may be
+        self._names = names
+        self._call = 0
+        shapes = dict(zip(names, spec.param_shapes.values(), strict=True))
+        ops.plans(spec)  # a forced kernel that cannot do it is refused here
+        self._weights = Weights(spec, initial(shapes, spec.hidden_size, NUMPY_DTYPES[spec.dtype], self._seed))
+
+    @property
+    def spec(self) -> ops.Spec:
+        """What ``rnnkern.ops`` needs to know of this layer."""
+        return self._spec
+
+    @property
+    def input_size(self) -> int:
+        return self._spec.input_size
+
+    @property
+    def hidden_size(self) -> int:
+        return self._spec.hidden_size
+
+    @property
+    def bias(self) -> bool:
+        return self._spec.bias
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return NUMPY_DTYPES[self._spec.dtype]
+
+    @property
+    def device(self) -> str:
+        return "cpu"
+
+    @property
+    def seed(self) -> int:
+        """Seed of the initial values and key of the random masks."""
+        return self._seed
+
+    @property
+    def call(self) -> int:
+        """How many training forwards there were: the next draws its masks with this number. Set it to repeat one."""
+        return self._call
+
+    @call.setter
+    def call(self, value: int) -> None:
+        self._call = check_int("call", value, 0, 2**32 - 1)
+
+    def _next_call(self) -> int:
+        with _lock:
+            call = self._call
+            self._call = (call + 1) & 0xFFFF_FFFF  # the mask counter has 32 bits for it
+        return call
+
+    @property
+    def params(self) -> Mapping[str, np.ndarray[Any, Any]]:
+        """Name -> read-only NumPy array: the values now. An ``update`` leaves a mapping taken earlier as it was."""
+        return self._weights.arrays
+
+    def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Name -> a copy of the parameter, under PyTorch's names."""
+        return {name: array.copy() for name, array in self._weights.arrays.items()}
+
+    def update(self, params: Mapping[str, Array]) -> None:
+        """Replace some parameters by copies of the given arrays (NumPy's, or any host array with ``__dlpack__``).
+
+        All or nothing: ValueError for an unknown name or a wrong shape and TypeError for a wrong dtype come before any
+        change. Tapes recorded before can no longer be used.
+        """
+        self._replace("params", params, complete=False)
+
+    def load_state_dict(self, state_dict: Mapping[str, Array]) -> None:
+        """Replace all parameters, as ``update`` does; ValueError also names what is missing."""
+        self._replace("state_dict", state_dict, complete=True)
+
+    def _replace(self, argument: str, params: Mapping[str, Array], complete: bool) -> None:
+        if not isinstance(params, Mapping):
+            raise TypeError(f"{argument}: expected a mapping of names to arrays, got {type(params).__name__}")
+        unexpected = [name for name in params if name not in self._names]
+        missing = [name for name in self._names if name not in params] if complete else []
+        if unexpected or missing:
+            said = [f"missing {', '.join(missing)}"] if missing else []
+            said += [f"unexpected {', '.join(map(repr, unexpected))}"] if unexpected else []
+            raise ValueError(
+                f"{argument}: expected the names of {self!r} ({', '.join(self._names)}), got {'; '.join(said)}"
+            )
+        shapes = dict(zip(self._names, self._spec.param_shapes.values(), strict=True))
+        fresh = {}
+        for name, value in params.items():
+            view = as_numpy(value, f"{argument}[{name!r}]")
+            check(view, f"{argument}[{name!r}]", shapes[name], name, self._narrow)
+            fresh[name] = np.array(view, order="C", copy=True)
+        with _lock:
+            current = self._weights.arrays
+            self._weights = Weights(self._spec, {name: fresh.get(name, current[name]) for name in self._names})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy.deepcopy: everything but what is derived from the weights."""
+        state = self.__dict__.copy()
+        state["_weights"] = self.state_dict()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._weights = Weights(self._spec, state["_weights"])
+
+
+def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """An integer (NumPy's included, bool not) within bounds, or TypeError / ValueError naming the argument."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected an int, got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__}") from None
+    if number < low or (high is not None and number > high):
+        expected = f"at least {low}" if high is None else f"{low} to {high}"
+        raise ValueError(f"{name}: expected {expected}, got {number}")
+    return number
+
+
+def check_bool(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
+    return bool(value)
+
+
+# What each cell option is when it changes nothing. Any other value asks for something that is not built yet.
+_NEUTRAL: dict[str, Any] = {
+    "proj_size": 0,
+    "peephole": False,
+    "coupled": False,
+    "clip": None,
+    "activations": None,
+    "reset_after": True,
+    "layer_norm": False,
+    "zoneout": 0.0,
+    "recurrent_dropout": 0.0,
+    "heads": 1,
+}
+
+
+def refuse_options(kind: str, **options: Any) -> None:
+    """NotImplementedError, by name, for every cell option that is not at its neutral value."""
+    for name, value in options.items():
+        neutral = _NEUTRAL[name]
+        if value is not neutral and not (isinstance(value, (bool, int, float)) and value == neutral):
+            raise NotImplementedError(f"{kind}: {name}={value!r} is not there yet; expected {name}={neutral!r}")

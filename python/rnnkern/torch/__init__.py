@@ -1,0 +1,38 @@
+"""Drop-ins for ``torch.nn``'s recurrent modules on rnnkern's kernels.
+
+    from rnnkern.torch import LSTM, replace
+
+    lstm = LSTM(64, 128, num_layers=2, bidirectional=True)     # torch.nn.LSTM's arguments, order and defaults
+    y, (h_n, c_n) = lstm(x)                                    # tensors or a PackedSequence, batched or not
+    y, (h_n, c_n) = lstm(x, lengths=lengths)                   # extension: any order, zeros allowed
+
+    report = replace(model)                                    # swaps every RNN of a model in place; report.undo()
+
+Constructors, parameter names, initial values under one ``manual_seed``, ``state_dict``, shapes and error types are
+those of ``torch.nn``. What differs, on purpose:
+
+* The modules derive from ``torch.nn.Module``, not from ``torch.nn.LSTM``: ``isinstance(m, torch.nn.LSTM)`` is False.
+* Weights are read from the module's attributes and packed anew at every call, so no change to them can be missed,
+  however it is made. Only an explicit ``freeze()`` keeps a pack.
+* ``lengths=``, a sequence of no steps and a batch of no rows are accepted.
+* A state whose batch does not fit a PackedSequence is always refused; ``torch.nn`` drops surplus rows of it.
+* Under CPU autocast every module computes and answers in autocast's dtype, as ``torch.nn.LSTM`` and ``RNN`` do;
+  ``torch.nn.GRU`` and packed ``LSTM`` answer in float32 there.
+* Writing in place to an output before ``backward`` raises autograd's own error for every module; ``torch.nn`` does so
+  for LSTM alone.
+* ``torch.compile`` leaves the modules out of its graphs (a graph break), so ``fullgraph=True`` refuses them.
+
+Not there yet, and refused by name with NotImplementedError: ``proj_size``, tensors that are not on the CPU, second
+derivatives, ``vmap`` and forward-mode derivatives.
+"""
+
+try:
+    import torch as _torch  # noqa: F401  (this package's own name is rnnkern.torch: the import is absolute)
+except ImportError as error:
+    raise ImportError("rnnkern.torch needs PyTorch 2.11 or later; install it with: pip install torch") from error
+
+from .cells import GRUCell, LSTMCell, RNNCell
+from .modules import GRU, LSTM, RNN
+from .swap import Replacement, replace
+
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "Replacement", "replace"]

@@ -1,0 +1,200 @@
+"""What the layers and the cells share: weights that are read anew at every call, checks at the door, ``freeze()``.
+
+A weight is whatever ``getattr(module, name)`` gives at the call: a Parameter, the tensor a parametrization computes,
+what ``functional_call`` put there. Nothing derived from it is kept between calls, except by ``freeze()``, on request.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module, init
+
+from .. import ops
+from .autograd import DTYPES, Call, draw_masks, records_gradient, recurrence, spec_of
+from .checks import check_tensor
+
+
+class Frozen(NamedTuple):
+    """A pack kept on request, and what it was made of."""
+
+    spec: ops.Spec
+    weights: tuple[Tensor, ...]
+    packed: tuple[Any, ...]
+
+
+class Recurrent(Module):
+    """Base of the layers and of the cells."""
+
+    input_size: int
+    hidden_size: int
+    bias: bool
+    num_layers: int = 1  # class-level values are those of a cell
+    bidirectional: bool = False
+    batch_first: bool = False
+    dropout: float = 0.0
+    _frozen: Frozen | None = None
+
+    def _cell(self) -> str:
+        """The kernel's name for this module's cell."""
+        raise NotImplementedError
+
+    def _weight_names(self) -> Sequence[str]:
+        """Attribute names in the order of ``Spec.param_names``."""
+        raise NotImplementedError
+
+    def _weights(self) -> list[Tensor]:
+        return [getattr(self, name) for name in self._weight_names()]
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter from U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), in the order torch.nn draws them."""
+        self.unfreeze()
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        for weight in self.parameters():
+            init.uniform_(weight, -bound, bound)
+
+    # Freezing -------------------------------------------------------------------------------------------------------
+
+    def freeze(self) -> Any:
+        """Pack the weights once and keep the pack for calls that record no gradient; returns the module.
+
+        For inference with small batches, where packing costs about as much as a step. **Until** ``unfreeze()``
+        **changes written into the parameters are not seen.** ``load_state_dict``, ``reset_parameters``, ``to`` and its
+        relatives unfreeze by themselves, and weights that are other tensors than those packed (``functional_call``)
+        are never confused with them. The pack is not pickled and not copied by ``deepcopy``.
+
+        A call on a frozen module that would record gradients of its parameters raises RuntimeError: training it would
+        make the pack stale. Raises RuntimeError for parametrized weights, which are new tensors at every call.
+        """
+        weights = self._weights()
+        if any(first is not second for first, second in zip(weights, self._weights(), strict=True)):
+            raise RuntimeError(
+                f"{type(self).__name__}.freeze: a weight is computed anew at every access (a parametrization); "
+                "remove it first, with torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        spec = self._spec(self._check_weights(weights))
+        self._frozen = Frozen(spec, tuple(weights), ops.pack(spec, [w.detach() for w in weights], backward=False))
+        return self
+
+    def unfreeze(self) -> Any:
+        """Drop the pack ``freeze()`` kept, if any; returns the module."""
+        self.__dict__.pop("_frozen", None)
+        return self
+
+    def _frozen_pack(self, spec: ops.Spec, weights: Sequence[Tensor], keep: bool) -> tuple[Any, ...] | None:
+        frozen = self._frozen
+        if frozen is None or frozen.spec != spec:
+            return None
+        if any(packed is not now for packed, now in zip(frozen.weights, weights, strict=True)):
+            return None
+        if keep and records_gradient(weights):
+            raise RuntimeError(
+                f"{type(self).__name__} is frozen, and this call would record gradients of its parameters; call "
+                "unfreeze() to train it, or run it under torch.no_grad() or with requires_grad_(False)"
+            )
+        return None if keep else frozen.packed
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self.unfreeze()
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.unfreeze()
+        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.pop("_frozen", None)
+        return state
+
+    # The call -------------------------------------------------------------------------------------------------------
+
+    def _spec(self, dtype: torch.dtype) -> ops.Spec:
+        return spec_of(
+            cell=self._cell(),
+            dtype=DTYPES[dtype],
+            input_size=self.input_size,
+            hidden_size=self.hidden_size,
+            num_layers=self.num_layers,
+            bias=self.bias,
+            bidirectional=self.bidirectional,
+            dropout=self.dropout,
+        )
+
+    def _run(
+        self,
+        x: Tensor,
+        states: tuple[Tensor, ...] | None,
+        lengths: np.ndarray[Any, Any] | None = None,
+        batch_first: bool = False,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """x [T, B, I], states [L*D, B, H] each, of checked shapes -> y [T, B, D*H], states of the same shapes."""
+        weights = self._weights()
+        dtype = self._check_weights(weights)
+        target = _autocast_dtype([x, *(states or ()), *weights])
+        if target is not None:
+            dtype = target
+            weights = [weight.to(target) for weight in weights]
+            x = x.to(target)
+            states = None if states is None else tuple(state.to(target) for state in states)
+        self._check_dtypes(x, states, dtype)
+        h_0, c_0 = (*(states or ()), None, None)[:2]
+        keep = records_gradient([x, h_0, c_0, *weights])
+        spec = self._spec(dtype)
+        masks = draw_masks() if self.training and self.dropout > 0.0 and self.num_layers > 1 else None
+        packed = self._frozen_pack(spec, weights, keep)
+        y, h_n, c_n = recurrence(Call(spec, lengths, masks, batch_first, keep, packed), x, h_0, c_0, weights)
+        return y, (h_n,) if c_n is None else (h_n, c_n)
+
+    def _check_dtypes(self, x: Tensor, states: tuple[Tensor, ...] | None, dtype: torch.dtype) -> None:
+        if x.dtype != dtype:
+            raise ValueError(
+                f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
+                f"Convert input: input.to({dtype}), or convert model: model.to({x.dtype})"
+            )
+        for state in states or ():
+            if state.dtype != dtype:
+                raise RuntimeError(f"hx: expected the dtype of input and weights, {dtype}, got {state.dtype}")
+
+    def _check_weights(self, weights: Sequence[Tensor]) -> torch.dtype:
+        """The weights' common dtype; RuntimeError (as torch.nn raises) where they do not fit together."""
+        names = self._weight_names()
+        dtype = weights[0].dtype
+        if dtype not in DTYPES:
+            expected = ", ".join(DTYPES.values())
+            raise NotImplementedError(f"{names[0]}: expected one of the dtypes {expected}, got {dtype}")
+        shapes = self._spec(dtype).param_shapes.values()
+        for name, weight, shape in zip(names, weights, shapes, strict=True):
+            check_tensor(name, weight)
+            if weight.dtype != dtype:
+                raise RuntimeError(f"{name}: expected the dtype of {names[0]}, {dtype}, got {weight.dtype}")
+            if weight.shape != shape:
+                raise RuntimeError(f"{name}: expected shape {list(shape)}, got {list(weight.shape)}")
+        return dtype
+
+
+def run_eagerly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Under torch.compile the method is a graph break, run as it stands: Dynamo cannot look into native code."""
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():  # not disabled at import: that would import Dynamo, nearly a second
+            return torch.compiler.disable(method)(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return method(*args, **kwargs)
+
+    return call
+
+
+def _autocast_dtype(tensors: Sequence[Tensor]) -> torch.dtype | None:
+    """The dtype CPU autocast asks for, or None. As in torch, it leaves float64 (and what is not floating) alone."""
+    if not torch.is_autocast_enabled("cpu"):
+        return None
+    target = torch.get_autocast_dtype("cpu")
+    castable = (torch.float32, torch.bfloat16, torch.float16)
+    return target if target in castable and all(tensor.dtype in castable for tensor in tensors) else None

@@ -1,0 +1,83 @@
+"""Checks at the door: what torch.nn checks, with its types of error, and what no kernel can read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """TypeError for what is no tensor, NotImplementedError for a tensor no kernel can read."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if not value.is_cpu:
+        raise NotImplementedError(f"{name}: expected a tensor on the CPU, got one on {value.device}")
+    if value.layout != torch.strided:
+        raise NotImplementedError(f"{name}: expected a dense (torch.strided) tensor, got layout {value.layout}")
+
+
+def take_lengths(lengths: Any, batch: int, seq_len: int) -> np.ndarray[Any, Any]:
+    """Lengths as a contiguous int64 array [B] of its own; TypeError or ValueError where they do not fit."""
+    if isinstance(lengths, Tensor):
+        check_tensor("lengths", lengths)
+        array = lengths.detach().numpy()
+    else:
+        array = np.asarray(lengths)
+        if array.size == 0:
+            array = array.astype(np.int64)  # NumPy makes [] a float array
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"lengths: expected integers, got dtype {array.dtype}")
+    if array.shape != (batch,):
+        raise ValueError(f"lengths: expected shape [B] = [{batch}], got {list(array.shape)}")
+    bad = np.flatnonzero((array < 0) | (array > seq_len))
+    if bad.size:
+        at = int(bad[0])
+        raise ValueError(f"lengths[{at}]: expected 0 <= length <= T = {seq_len}, got {int(array[at])}")
+    return np.array(array, dtype=np.int64, order="C", copy=True)
+
+
+def check_batch_sizes(batch_sizes: Tensor, rows: int) -> np.ndarray[Any, Any]:
+    """The sizes [T] of a PackedSequence that fit its rows of data; torch.nn raises RuntimeError on others, too."""
+    if batch_sizes.dim() != 1 or batch_sizes.dtype != torch.int64 or batch_sizes.numel() == 0:
+        got = f"{batch_sizes.dtype} {list(batch_sizes.shape)}"
+        raise RuntimeError(f"batch_sizes: expected a non-empty torch.int64 tensor [T], got {got}")
+    sizes = batch_sizes.numpy()
+    if sizes[-1] < 1 or (np.diff(sizes) > 0).any():
+        raise RuntimeError(f"batch_sizes: expected positive numbers that never increase, got {sizes.tolist()}")
+    if int(sizes.sum()) != rows:
+        raise RuntimeError(f"input: expected sum(batch_sizes) = {int(sizes.sum())} rows of data, got {rows}")
+    return sizes
+
+
+def check_options(
+    input_size: Any, hidden_size: Any, num_layers: Any, bias: Any, batch_first: Any, dropout: Any, proj_size: Any
+) -> None:
+    """torch.nn's own checks, in its order and words, then what is not there yet."""
+    if not isinstance(dropout, (int, float, np.number)) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
+        raise ValueError(
+            "dropout should be a number in range [0, 1] representing the probability of an element being zeroed"
+        )
+    for name, flag in (("bias", bias), ("batch_first", batch_first)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} should be of type bool, got: {type(flag).__name__}")
+    for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
+        if not isinstance(size, int):
+            raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
+        if size <= 0:
+            raise ValueError(f"{name} must be greater than zero")
+    if proj_size < 0:
+        raise ValueError("proj_size should be a positive integer or zero to disable projections")
+    if proj_size >= hidden_size:
+        raise ValueError("proj_size has to be smaller than hidden_size")
+    if proj_size > 0:
+        raise NotImplementedError(f"proj_size: projections are not implemented yet; expected 0, got {proj_size}")
+
+
+def refuse_unknown(name: str, unknown: dict[str, Any]) -> None:
+    if "proj_size" in unknown:
+        raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+    if unknown:
+        raise TypeError(f"{name}.__init__() got an unexpected keyword argument '{next(iter(unknown))}'")

@@ -1,0 +1,295 @@
+"""``RNN``, ``LSTM`` and ``GRU``: torch.nn's constructors, attributes, shapes, checks and errors.
+
+Attribute names are torch.nn's, so that ``replace`` can turn an instance into one of these and back.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from .base import Recurrent, run_eagerly
+from .checks import check_batch_sizes, check_options, check_tensor, refuse_unknown, take_lengths
+
+_CELLS = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru"}
+_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
+
+
+class RNNBase(Recurrent):
+    """Construction, input and output of a stack of recurrent layers; the subclasses say which cell.
+
+    Below, T is seq_len, B batch, I input_size, H hidden_size, L num_layers, D directions, G gates.
+    """
+
+    mode: str
+    proj_size: int
+    _flat_weights_names: list[str]
+
+    def __init__(
+        self,
+        mode: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        check_options(input_size, hidden_size, num_layers, bias, batch_first, dropout, proj_size)
+        if dropout > 0 and num_layers == 1:
+            warnings.warn(
+                "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+                f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
+                stacklevel=3,
+            )
+        self.mode = mode
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+        self.proj_size = proj_size
+        self._flat_weights_names = []
+        self._all_weights: list[list[str]] = []
+        gates = _GATES[mode] * hidden_size
+        for layer in range(num_layers):
+            for suffix in ("", "_reverse") if bidirectional else ("",):
+                layer_input = input_size if layer == 0 else hidden_size * (2 if bidirectional else 1)
+                shapes: dict[str, tuple[int, ...]] = {
+                    "weight_ih": (gates, layer_input),
+                    "weight_hh": (gates, hidden_size),
+                }
+                if bias:
+                    shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)}
+                names = [f"{kind}_l{layer}{suffix}" for kind in shapes]
+                for name, shape in zip(names, shapes.values(), strict=True):
+                    self.register_parameter(name, Parameter(torch.empty(shape, device=device, dtype=dtype)))
+                self._flat_weights_names.extend(names)
+                self._all_weights.append(names)
+        self.reset_parameters()
+
+    def _cell(self) -> str:
+        return _CELLS[self.mode]
+
+    def _weight_names(self) -> Sequence[str]:
+        return self._flat_weights_names
+
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """[L*D] lists of weights, in torch.nn's order."""
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
+
+    def flatten_parameters(self) -> None:
+        """Nothing to do: weights are packed at each call. Here for code written for torch.nn on CUDA."""
+
+    def extra_repr(self) -> str:
+        text = f"{self.input_size}, {self.hidden_size}"
+        defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0, "bidirectional": False}
+        for name, default in defaults.items():
+            if getattr(self, name) != default:
+                text += f", {name}={getattr(self, name)}"
+        return text if self._frozen is None else text + ", frozen=True"
+
+    # States: a tuple of one or two tensors inside, what the user passes and gets outside -----------------------------
+
+    def _state_tuple(self, hx: Any) -> tuple[Any, ...]:
+        return (hx,)
+
+    def _state_value(self, states: tuple[Tensor, ...]) -> Any:
+        return states[0]
+
+    def _state_labels(self) -> tuple[str, ...]:
+        return ("hidden",)
+
+    def _take_state(self, hx: Any, batch: int, batched: bool) -> tuple[Tensor, ...] | None:
+        """hx -> tensors [L*D, B, H], or None for zeros."""
+        if hx is None:
+            return None
+        states = self._state_tuple(hx)
+        labels = self._state_labels()
+        for label, state in zip(labels, states, strict=True):
+            check_tensor(label, state)
+        expected_dims = 3 if batched else 2
+        if any(state.dim() != expected_dims for state in states):
+            kind = "batched 3-D" if batched else "unbatched 2-D"
+            got = ", ".join(f"{state.dim()}-D" for state in states)
+            name, got = ("hx", f"{got} tensor") if len(states) == 1 else ("hx and cx", f"({got}) tensors")
+            raise RuntimeError(f"For {kind} input, {name} should also be {expected_dims}-D but got {got}")
+        if not batched:
+            states = tuple(state.unsqueeze(1) for state in states)
+        expected = (self.num_layers * (2 if self.bidirectional else 1), batch, self.hidden_size)
+        for label, state in zip(labels, states, strict=True):
+            if state.shape != expected:
+                raise RuntimeError(f"Expected {label} size {expected}, got {list(state.shape)}")
+        return states
+
+    # The call -------------------------------------------------------------------------------------------------------
+
+    @run_eagerly
+    def forward(self, input: Any, hx: Any = None, *, lengths: Any = None) -> tuple[Any, Any]:
+        """Run the layers over a whole sequence.
+
+        input: tensor [T, B, I] ([B, T, I] with batch_first), unbatched [T, I], or a PackedSequence.
+        hx: h_0 [L*D, B, H] (LSTM: a tuple (h_0, c_0)), unbatched [L*D, H]; zeros when left out.
+        lengths: number of valid steps of each row, integers [B] in any order, each in [0, T]; for batched tensors only.
+            What stands in the padding never matters; the output is zero there, and a row's final state is the one after
+            its last valid step (a row of length 0 returns its initial state).
+
+        Returns (output, h_n), for LSTM (output, (h_n, c_n)): output [T, B, D*H] laid out as the input is, states as hx.
+
+        Raises ValueError or RuntimeError as torch.nn does for a wrong rank, size or dtype; NotImplementedError for a
+        tensor that is not a dense one on the CPU; TypeError for what is no tensor or, in lengths, no integer.
+        """
+        if isinstance(input, PackedSequence):
+            if lengths is not None:
+                raise ValueError("lengths: expected None with a PackedSequence, which has its own")
+            return self._forward_packed(input, hx)
+        check_tensor("input", input)
+        if input.dim() not in (2, 3):
+            name = self.mode.split("_")[0]
+            raise ValueError(f"{name}: Expected input to be 2D or 3D, got {input.dim()}D instead")
+        self._check_width(input)
+        batched = input.dim() == 3
+        batch_first = batched and self.batch_first
+        x = (input.transpose(0, 1) if batch_first else input) if batched else input.unsqueeze(1)
+        states = self._take_state(hx, x.shape[1], batched)
+        if lengths is not None:
+            if not batched:
+                raise ValueError("lengths: expected None with unbatched input; pass input[:length]")
+            lengths = take_lengths(lengths, x.shape[1], x.shape[0])
+        y, states = self._run(x, states, lengths, batch_first)
+        if not batched:
+            return y.squeeze(1), self._state_value(tuple(state.squeeze(1) for state in states))
+        return y.transpose(0, 1) if batch_first else y, self._state_value(states)
+
+    def _forward_packed(self, packed: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
+        """Rows in a PackedSequence are sorted by length; hx comes, and states leave, in the user's order of rows."""
+        data, batch_sizes, sorted_indices, unsorted_indices = packed
+        check_tensor("input", data)
+        if data.dim() != 2:
+            raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
+        self._check_width(data)
+        sizes = check_batch_sizes(batch_sizes, data.shape[0])
+        seq_len, batch = len(sizes), int(sizes[0])
+        states = self._take_state(hx, batch, batched=True)
+        if states is not None and sorted_indices is not None:
+            states = tuple(state.index_select(1, sorted_indices) for state in states)
+        if sizes[-1] == batch:  # rows of one length: the data is a plain batch already
+            lengths = None
+            x = data.unflatten(0, (seq_len, batch))
+        else:
+            x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
+        y, states = self._run(x, states, None if lengths is None else lengths.numpy())
+        output = y.flatten(0, 1) if lengths is None else pack_padded_sequence(y, lengths).data
+        if unsorted_indices is not None:
+            states = tuple(state.index_select(1, unsorted_indices) for state in states)
+        return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), self._state_value(states)
+
+    def _check_width(self, input: Tensor) -> None:
+        if input.shape[-1] != self.input_size:
+            raise RuntimeError(
+                f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.shape[-1]}"
+            )
+
+
+class RNN(RNNBase):
+    """Elman layers: h = tanh(W x + b_ih + R h' + b_hh), or ReLU for tanh. Arguments and defaults of torch.nn.RNN."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        **unknown: Any,
+    ) -> None:
+        refuse_unknown("RNN", unknown)
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
+        mode = f"RNN_{nonlinearity.upper()}"
+        sizes = (input_size, hidden_size, num_layers)
+        super().__init__(mode, *sizes, bias, batch_first, dropout, bidirectional, device=device, dtype=dtype)
+        self.nonlinearity = nonlinearity
+
+
+class GRU(RNNBase):
+    """Gated recurrent units, gates r z n, reset after the product, as torch.nn.GRU:
+
+    r, z = s(W x + b_ih + R h' + b_hh);  n = tanh(W_n x + b_in + r*(R_n h' + b_hn));  h = (1-z)*n + z*h'.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        **unknown: Any,
+    ) -> None:
+        refuse_unknown("GRU", unknown)
+        sizes = (input_size, hidden_size, num_layers)
+        super().__init__("GRU", *sizes, bias, batch_first, dropout, bidirectional, device=device, dtype=dtype)
+
+
+class LSTM(RNNBase):
+    """Long short-term memory, gates i f g o, as torch.nn.LSTM:
+
+    i, f, o = s(W x + b_ih + R h' + b_hh);  g = tanh(the same);  c = f*c' + i*g;  h = o*tanh(c).
+
+    ``proj_size > 0`` raises NotImplementedError.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        sizes = (input_size, hidden_size, num_layers)
+        super().__init__("LSTM", *sizes, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
+
+    def _state_tuple(self, hx: Any) -> tuple[Any, ...]:
+        if isinstance(hx, Tensor) or len(hx) != 2:
+            raise RuntimeError(f"LSTM: expected hx to be a tuple (h_0, c_0), got {_describe(hx)}")
+        return tuple(hx)
+
+    def _state_value(self, states: tuple[Tensor, ...]) -> Any:
+        return states
+
+    def _state_labels(self) -> tuple[str, ...]:
+        return ("hidden[0]", "hidden[1]")
+
+
+def _describe(hx: Any) -> str:
+    return f"a tensor of shape {list(hx.shape)}" if isinstance(hx, Tensor) else f"{len(hx)} of them"

@@ -1,0 +1,109 @@
+"""``replace(model)``: every plain recurrent module of torch.nn in a model becomes rnnkern's, in place, and back.
+
+An instance is not rebuilt: its class is changed, as torch's own parametrizations do. So it stays the same object
+wherever it is referred to, with the same Parameter objects (an optimiser goes on working), hooks and training flag, and
+a shared module stays shared. That is possible because rnnkern's modules keep torch.nn's attribute names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn import Module, modules
+
+from .autograd import DTYPES
+from .base import Recurrent
+from .cells import GRUCell, LSTMCell, RNNCell
+from .modules import GRU, LSTM, RNN
+
+_REPLACEMENTS: dict[type[Module], type[Recurrent]] = {
+    torch.nn.RNN: RNN,
+    torch.nn.LSTM: LSTM,
+    torch.nn.GRU: GRU,
+    torch.nn.RNNCell: RNNCell,
+    torch.nn.LSTMCell: LSTMCell,
+    torch.nn.GRUCell: GRUCell,
+}
+# torch.nn's own list of its weights, which would go stale here; rebuilt by undo.
+_TORCH_CACHES = ("_flat_weights", "_flat_weight_refs")
+
+
+@dataclass
+class Replacement:
+    """What ``replace`` did.
+
+    swapped: names (as in ``named_modules``; "" is the model itself) of the modules that are rnnkern's now.
+    left: name -> why a recurrent module of torch.nn was left as it was.
+    """
+
+    swapped: tuple[str, ...]
+    left: dict[str, str]
+    _undo: list[tuple[Module, type[Module], type[Recurrent]]] = field(repr=False)
+
+    def undo(self) -> None:
+        """Give the swapped modules their classes back; parameters keep their present values. Twice is once."""
+        while self._undo:
+            module, original, replacement = self._undo.pop()
+            if type(module) is replacement:  # someone may have changed it since
+                module.unfreeze()  # type: ignore[operator]
+                module.__class__ = original  # type: ignore[assignment]
+                if isinstance(module, torch.nn.RNNBase):
+                    module._init_flat_weights()
+
+    def __str__(self) -> str:
+        lines = [f"swapped {len(self.swapped)}: {', '.join(name or '(the model)' for name in self.swapped) or 'none'}"]
+        lines += [f"left {name or '(the model)'}: {reason}" for name, reason in self.left.items()]
+        return "\n".join(lines)
+
+
+def replace(model: Module) -> Replacement:
+    """Turn every torch.nn.RNN, LSTM, GRU, RNNCell, LSTMCell and GRUCell of a model into rnnkern's, in place.
+
+    Nested and shared modules and the model itself are included; each stays the same object with the same parameters
+    and hooks. Left as they are, with the reason in the report: subclasses (parametrized modules among them, whose
+    class torch makes on the fly), projections, modules whose ``forward`` was replaced, other devices, other dtypes.
+
+    Afterwards ``isinstance(m, torch.nn.LSTM)`` is False for the swapped modules, so swap after code that asks. The
+    report's ``undo()`` turns them back. Raises TypeError when ``model`` is no torch.nn.Module.
+    """
+    if not isinstance(model, Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    swapped: list[str] = []
+    left: dict[str, str] = {}
+    undo: list[tuple[Module, type[Module], type[Recurrent]]] = []
+    for name, module in model.named_modules():  # visits a shared module once
+        if not isinstance(module, (modules.rnn.RNNBase, modules.rnn.RNNCellBase)):
+            continue
+        reason = _reason_to_leave(module)
+        if reason is not None:
+            left[name] = reason
+            continue
+        original = type(module)
+        for cache in _TORCH_CACHES:
+            module.__dict__.pop(cache, None)
+        module.__class__ = _REPLACEMENTS[original]  # type: ignore[assignment]
+        swapped.append(name)
+        undo.append((module, original, _REPLACEMENTS[original]))
+    return Replacement(tuple(swapped), left, undo)
+
+
+def _reason_to_leave(module: Any) -> str | None:
+    kind = type(module)
+    if kind not in _REPLACEMENTS:
+        return f"its class {kind.__name__} is a subclass, whose own code rnnkern cannot know"
+    if "forward" in module.__dict__:
+        return "its forward was replaced on the instance"
+    if getattr(module, "proj_size", 0) > 0:
+        return f"proj_size={module.proj_size}: projections are not implemented yet"
+    if getattr(module, "nonlinearity", "tanh") not in ("tanh", "relu"):
+        return f"nonlinearity {module.nonlinearity!r} is not one of 'tanh' and 'relu'"
+    if min(module.input_size, module.hidden_size) < 1:
+        return f"input_size {module.input_size} and hidden_size {module.hidden_size} are not both at least 1"
+    for name, parameter in module.named_parameters(recurse=False):
+        if parameter.device.type not in ("cpu", "meta"):
+            return f"{name} is on {parameter.device}; only the CPU is implemented yet"
+        if parameter.dtype not in DTYPES:
+            return f"{name} has dtype {parameter.dtype}; implemented are {', '.join(DTYPES.values())}"
+    return None

@@ -1,0 +1,307 @@
+"""What rnnkern.torch promises autograd: nothing computed in vain, nothing silently wrong, nothing kept for too long."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
+
+import rnnkern.torch as rt
+from rnnkern import ops
+
+# torch scripts its own decompositions at the first use of forward mode.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+
+T, B, IN, H = 5, 2, 3, 4
+# Short calls pack their weights again for backward, long ones keep the pack: both must behave the same.
+STEPS = [T, 40]
+
+
+@pytest.fixture
+def tapes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Weak references to every tape the scheduler hands out; only those with something left in them are counted."""
+    seen: list[Any] = []
+    forward = ops.forward
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        result = forward(*args, **kwargs)
+        if result[3] is not None:
+            seen.append(weakref.ref(result[3].reserves[0]))
+        return result
+
+    monkeypatch.setattr(ops, "forward", spy)
+    return seen
+
+
+def alive(tapes: list[Any]) -> int:
+    return sum(tape() is not None for tape in tapes)
+
+
+# Nothing in vain ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def backward_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    calls: list[dict[str, Any]] = []
+    backward = ops.backward
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        calls.append(kwargs)
+        return backward(*args, **kwargs)
+
+    monkeypatch.setattr(ops, "backward", spy)
+    return calls
+
+
+def test_only_what_needs_a_gradient_is_computed(backward_calls: list[dict[str, Any]]) -> None:
+    module = rt.LSTM(IN, H, 2)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name == "weight_hh_l1")
+    module(torch.randn(T, B, IN))[0].sum().backward()
+    (call,) = backward_calls
+    assert not call["need_x"]
+    assert not call["need_state"]
+    assert [name for name, need in zip(module._weight_names(), call["need_params"], strict=True) if need] == [
+        "weight_hh_l1"
+    ]
+    assert [name for name, parameter in module.named_parameters() if parameter.grad is not None] == ["weight_hh_l1"]
+
+
+def test_a_frozen_parameter_does_not_change_the_other_gradients() -> None:
+    module = rt.GRU(IN, H, 2, bidirectional=True)
+    inputs = torch.randn(T, B, IN, requires_grad=True)
+    everything = torch.autograd.grad(module(inputs)[0].sum(), [inputs, *module.parameters()])
+    module.weight_ih_l0.requires_grad_(False)
+    others = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    some = torch.autograd.grad(module(inputs)[0].sum(), [inputs, *others])
+    assert all(torch.equal(a, b) for a, b in zip(some, [everything[0], *everything[2:]], strict=True))
+
+
+def test_outputs_that_are_not_used_cost_no_gradient_of_zeros() -> None:
+    module = rt.LSTM(IN, H)
+    inputs = torch.randn(T, B, IN)
+    output, (h_n, c_n) = module(inputs)
+    from_state = torch.autograd.grad(h_n.sum(), module.weight_hh_l0, retain_graph=True)[0]
+    from_output = torch.autograd.grad(output[-1].sum(), module.weight_hh_l0, retain_graph=True)[0]
+    eps = torch.finfo(torch.float32).eps  # one sum in another order: a few roundings of numbers of this size
+    assert torch.allclose(from_state, from_output, rtol=0, atol=16 * eps * float(from_output.abs().max()))
+    assert torch.autograd.grad(c_n.sum(), module.weight_hh_l0)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_inference_keeps_nothing(context: Callable[[], Any], tapes: list[Any]) -> None:
+    module = rt.LSTM(IN, H)
+    with context():
+        output, (h_n, c_n) = module(torch.randn(T, B, IN))
+    module.requires_grad_(False)(torch.randn(T, B, IN))
+    assert not tapes
+    assert not any(value.requires_grad for value in (output, h_n, c_n))
+
+
+# Nothing for too long -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_the_tape_goes_with_the_graph(steps: int, tapes: list[Any]) -> None:
+    module = rt.LSTM(IN, H)
+    inputs = torch.randn(steps, B, IN)
+    gc.collect()
+    gc.disable()  # what is freed below is freed by reference counts: there is no cycle
+    try:
+        output, states = module(inputs)
+        assert alive(tapes) == 1
+        del output, states
+        assert alive(tapes) == 0
+        output = module(inputs)[0]
+        output.sum().backward(retain_graph=True)
+        assert alive(tapes) == 1
+        output.sum().backward()
+        assert alive(tapes) == 0  # as torch frees saved tensors, though the graph itself is still there
+        with pytest.raises(RuntimeError, match="second time"):
+            output.sum().backward()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpoint_holds_no_tape_and_draws_the_same_masks(reentrant: bool, tapes: list[Any]) -> None:
+    module = rt.LSTM(IN, 32, 3, dropout=0.5)
+    inputs = torch.randn(T, B, IN, requires_grad=True)
+    torch.manual_seed(3)
+    plain = torch.autograd.grad(module(inputs)[0].square().sum(), [inputs, *module.parameters()])
+    tapes.clear()
+    torch.manual_seed(3)
+    output = checkpoint(lambda value: module(value)[0], inputs, use_reentrant=reentrant)
+    assert alive(tapes) == 0
+    output.square().sum().backward()
+    got = [inputs.grad, *(parameter.grad for parameter in module.parameters())]
+    assert all(torch.equal(a, b) for a, b in zip(got, plain, strict=True))
+
+
+def test_saved_tensor_hooks_that_copy_lead_to_the_same_gradients(tapes: list[Any]) -> None:
+    module = rt.GRU(IN, H, 2, dropout=0.5)
+    inputs = torch.randn(T, B, IN)
+    torch.manual_seed(3)
+    plain = torch.autograd.grad(module(inputs)[0].sum(), list(module.parameters()))
+    tapes.clear()
+    torch.manual_seed(3)
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved.clone(), lambda saved: saved):
+        output = module(inputs)[0]
+    assert alive(tapes) == 0
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(torch.autograd.grad(output.sum(), list(module.parameters())), plain, strict=True)
+    )
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_backward_twice_gives_the_same_bits(steps: int) -> None:
+    module = rt.LSTM(IN, H, 2, bidirectional=True)
+    output = module(torch.randn(steps, B, IN))[0]
+    first = torch.autograd.grad(output.sum(), list(module.parameters()), retain_graph=True)
+    second = torch.autograd.grad(output.sum(), list(module.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+# Nothing silently wrong -----------------------------------------------------------------------------------------------
+
+
+def change_input(module: Any, inputs: Any, output: Any) -> None:
+    inputs.mul_(2)
+
+
+def change_output(module: Any, inputs: Any, output: Any) -> None:
+    output.detach().mul_(2)
+
+
+def change_weight(module: Any, inputs: Any, output: Any) -> None:
+    module.weight_hh_l0.mul_(2)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("change", [change_input, change_output, change_weight])
+def test_in_place_changes_before_backward_raise(change: Callable[..., None], steps: int) -> None:
+    module = rt.LSTM(IN, H)
+    inputs = torch.randn(steps, B, IN)
+    output = module(inputs)[0]
+    with torch.no_grad():
+        change(module, inputs, output)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+def test_outputs_may_be_written_to_when_nothing_is_recorded() -> None:
+    module = rt.LSTM(IN, H, batch_first=True).requires_grad_(False)
+    output, (h_n, c_n) = module(torch.randn(B, T, IN))
+    assert output.is_contiguous()
+    for value in (output, h_n, c_n):
+        value.add_(1)
+
+
+@pytest.mark.parametrize("loss", [torch.sum, lambda value: value.square().sum()], ids=["linear", "square"])
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_second_derivatives_raise(name: str, loss: Any) -> None:
+    """With a linear loss dy needs no gradient: the case that torch's once_differentiable lets through as a constant."""
+    module = getattr(rt, name)(IN, H)
+    inputs = torch.randn(T, B, IN, requires_grad=True)
+    output = module(inputs)[0]
+    (gradient,) = torch.autograd.grad(loss(output), inputs, create_graph=True)
+    (plain,) = torch.autograd.grad(loss(module(inputs)[0]), inputs)
+    assert torch.equal(gradient, plain)
+    with pytest.raises(NotImplementedError, match="second derivatives"):
+        (output.sum() + gradient.square().sum()).backward()
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRUCell"])
+@pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad])
+def test_forward_mode_raises(name: str, context: Callable[[], Any]) -> None:
+    module = getattr(rt, name)(IN, H)
+    inputs = torch.randn(T, B, IN) if name == "LSTM" else torch.randn(B, IN)
+    with forward_ad.dual_level(), context():
+        dual = forward_ad.make_dual(inputs, torch.ones_like(inputs))
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            module(dual)
+    with pytest.raises(NotImplementedError, match="forward-mode"):
+        torch.func.jvp(lambda value: module(value)[0], (inputs,), (inputs,))
+
+
+@pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad])
+def test_vmap_raises(context: Callable[[], Any]) -> None:
+    module = rt.LSTM(IN, H)
+    with context(), pytest.raises(NotImplementedError, match="vmap"):
+        torch.func.vmap(lambda value: module(value)[0])(torch.randn(3, T, B, IN))
+    inputs = torch.randn(T, B, IN, requires_grad=True)
+    output = module(inputs)[0].sum(dim=(1, 2))
+    with pytest.raises(NotImplementedError, match="vmap"):
+        torch.func.jacrev(lambda value: module(value)[0])(inputs.detach())
+    with pytest.raises(RuntimeError, match="Batching rule not implemented"):  # torch's older vmap, in torch's words
+        torch.autograd.grad(output, inputs, torch.eye(T), is_grads_batched=True)
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU", "LSTMCell"])
+def test_functorch_gradients_agree_with_autograd(name: str) -> None:
+    module = getattr(rt, name)(IN, H)
+    inputs = torch.randn(T, B, IN) if name != "LSTMCell" else torch.randn(B, IN)
+    params = dict(module.named_parameters())
+
+    def loss(params: dict[str, torch.Tensor], value: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(module, params, (value,))[0].square().sum()
+
+    detached = {name: parameter.detach() for name, parameter in params.items()}
+    got_params, got_inputs = torch.func.grad(loss, argnums=(0, 1))(detached, inputs)
+    leaf = inputs.clone().requires_grad_()
+    wanted = torch.autograd.grad(loss(params, leaf), [leaf, *params.values()])
+    assert torch.equal(got_inputs, wanted[0])
+    assert all(torch.equal(got_params[name], value) for name, value in zip(params, wanted[1:], strict=True))
+    with pytest.raises(NotImplementedError):
+        torch.func.hessian(loss, argnums=1)(detached, inputs)
+
+
+def test_lazy_negation_is_seen() -> None:
+    """The imaginary part of a conjugate is a view with a sign bit that DLPack does not carry."""
+    module = rt.LSTM(IN, H)
+    numbers = torch.complex(torch.randn(T, B, IN), torch.randn(T, B, IN))
+    lazy = numbers.conj().imag
+    assert lazy.is_neg()
+    assert torch.equal(module(lazy)[0], module(lazy.clone())[0])
+
+
+@pytest.mark.parametrize("layout", ["transposed", "every other", "broadcast"])
+def test_strided_inputs_and_gradients(layout: str) -> None:
+    module = rt.GRU(IN, H, 2, bidirectional=True)
+    shape, view = {
+        "transposed": ((IN, B, T), lambda base: base.permute(2, 1, 0)),
+        "every other": ((2 * T, B, 2 * IN), lambda base: base[::2, :, ::2]),
+        "broadcast": ((1, B, IN), lambda base: base.expand(T, B, IN)),
+    }[layout]
+    base = torch.randn(shape, requires_grad=True)
+    given = view(base)
+    assert not given.is_contiguous()
+    leaves = [base, *module.parameters()]
+    dy = torch.randn(B, 2 * H, T).permute(2, 0, 1)
+    strided, dense = module(given)[0], module(given.contiguous())[0]
+    assert torch.equal(strided, dense)
+    got = torch.autograd.grad(strided, leaves, dy, retain_graph=True)
+    wanted = torch.autograd.grad(dense, leaves, dy.contiguous())
+    assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+    got = torch.autograd.grad(strided.sum(), leaves, retain_graph=True)  # dy with strides of zero
+    wanted = torch.autograd.grad(strided, leaves, torch.ones_like(strided))
+    assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+def test_tied_weights_get_the_sum_of_their_gradients() -> None:
+    module = rt.RNN(H, H, dtype=torch.float64)
+    inputs = torch.randn(T, B, H, dtype=torch.float64)
+    module.weight_hh_l0 = module.weight_ih_l0
+    module(inputs)[0].sum().backward()
+    tied = module.weight_ih_l0.grad
+    apart = rt.RNN(H, H, dtype=torch.float64)
+    apart.load_state_dict(module.state_dict())
+    apart(inputs)[0].sum().backward()
+    assert torch.equal(tied, apart.weight_ih_l0.grad + apart.weight_hh_l0.grad)

@@ -1,0 +1,166 @@
+"""rnnkern.torch.replace swaps the modules of a model in place, and back."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.utils import parametrizations
+
+import rnnkern.torch as rt
+
+IN, H = 3, 4
+NAMES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
+
+
+class Subclass(torch.nn.LSTM):
+    pass
+
+
+class Model(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = torch.nn.LSTM(IN, H, 2, bidirectional=True, batch_first=True)
+        self.same = self.lstm
+        self.nested = torch.nn.ModuleDict({"deep": torch.nn.Sequential(torch.nn.GRU(2 * H, H), torch.nn.Identity())})
+        self.rnn = torch.nn.RNN(H, H, nonlinearity="relu")
+        self.cell = torch.nn.LSTMCell(H, H, bias=False)
+        self.unlisted = [self.rnn]  # a reference no walk over modules finds
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.same(x)[0].transpose(0, 1)
+        y = self.unlisted[0](self.nested["deep"][0](y)[0])[0]
+        return self.cell(y[-1])[0]
+
+
+def step(model: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    model.zero_grad()
+    output = model(x)
+    output.square().sum().backward()
+    return [output.detach(), *(parameter.grad.clone() for parameter in model.parameters())]
+
+
+def assert_close(got: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
+    """Two float64 results of a chain of some 20 sums of 10 to 30 terms each: 64 eps of the largest magnitude."""
+    for a, b in zip(got, wanted, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=64 * torch.finfo(torch.float64).eps * float(b.abs().max()))
+
+
+def test_a_whole_model_and_back() -> None:
+    model = Model().double()
+    model.nested.eval()
+    x = torch.randn(2, 5, IN, dtype=torch.float64)
+    wanted = step(model, x)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    modules = list(model.modules())
+    report = rt.replace(model)
+    assert report.swapped == ("lstm", "nested.deep.0", "rnn", "cell")
+    assert report.left == {}
+    assert str(report) == "swapped 4: lstm, nested.deep.0, rnn, cell"
+    assert type(model.lstm) is rt.LSTM
+    assert model.same is model.lstm
+    assert type(model.unlisted[0]) is rt.RNN
+    assert not isinstance(model.lstm, torch.nn.LSTM)
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert all(a is b for a, b in zip(model.modules(), modules, strict=True))
+    assert model.lstm.training
+    assert not model.nested["deep"][0].training
+    assert_close(step(model, x), wanted)
+
+    optimizer.step()
+    stepped = step(model, x)
+    assert not torch.equal(stepped[0], wanted[0])
+    again = copy.deepcopy(model)
+    assert rt.replace(again).swapped == ()
+    assert all(torch.equal(a, b) for a, b in zip(step(pickle.loads(pickle.dumps(model)), x), stepped, strict=True))
+
+    report.undo()
+    report.undo()
+    assert type(model.lstm) is torch.nn.LSTM
+    assert type(model.cell) is torch.nn.LSTMCell
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert_close(step(model, x), stepped)
+    assert_close(step(pickle.loads(pickle.dumps(model)), x), stepped)
+    optimizer.step()
+    assert not torch.equal(step(model, x)[0], stepped[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_that_is_itself_such_a_module(name: str) -> None:
+    module = getattr(torch.nn, name)(IN, H)
+    keys, text = list(module.state_dict()), repr(module)
+    report = rt.replace(module)
+    assert report.swapped == ("",)
+    assert str(report) == "swapped 1: (the model)"
+    assert type(module) is getattr(rt, name)
+    assert list(module.state_dict()) == keys
+    assert repr(module) == text
+    module.freeze()
+    report.undo()
+    assert type(module) is getattr(torch.nn, name)
+    assert vars(module).keys() == vars(getattr(torch.nn, name)(IN, H)).keys()
+
+
+def test_hooks_are_carried() -> None:
+    module = torch.nn.GRU(IN, H)
+    calls: list[str] = []
+    module.register_forward_pre_hook(lambda *args: calls.append("before"))
+    module.register_forward_hook(lambda *args: calls.append("after"))
+    module.weight_ih_l0.register_hook(lambda grad: calls.append("grad"))
+    rt.replace(module)
+    module(torch.randn(5, 2, IN))[0].sum().backward()
+    assert calls == ["before", "after", "grad"]
+
+
+def test_what_is_left_says_why() -> None:
+    patched = torch.nn.GRU(IN, H)
+    patched.forward = lambda *args: args  # type: ignore[method-assign]
+    strange = torch.nn.RNNCell(IN, H)
+    strange.nonlinearity = "sine"
+    kept: dict[str, Any] = {
+        "subclass": Subclass(IN, H),
+        "projection": torch.nn.LSTM(IN, H, proj_size=2),
+        "parametrized": parametrizations.weight_norm(torch.nn.LSTM(IN, H), "weight_hh_l0"),
+        "patched": patched,
+        "complex": torch.nn.GRUCell(IN, H, dtype=torch.complex64),
+        "strange": strange,
+        "empty": torch.nn.GRUCell(IN, 0),
+    }
+    model = torch.nn.ModuleDict({**kept, "plain": torch.nn.LSTM(IN, H), "linear": torch.nn.Linear(IN, H)})
+    classes = {name: type(module) for name, module in kept.items()}
+    report = rt.replace(model)
+    assert report.swapped == ("plain",)
+    assert {name: type(module) for name, module in kept.items()} == classes
+    reasons = {
+        "subclass": "Subclass is a subclass",
+        "projection": "proj_size=2",
+        "parametrized": "ParametrizedLSTM is a subclass",
+        "patched": "forward was replaced",
+        "complex": "weight_ih has dtype torch.complex64",
+        "strange": "'sine'",
+        "empty": "hidden_size 0",
+    }
+    assert report.left.keys() == reasons.keys()
+    assert all(reason in report.left[name] for name, reason in reasons.items())
+    assert "left projection: proj_size=2" in str(report)
+
+
+def test_undo_leaves_alone_what_was_changed_since() -> None:
+    model = torch.nn.Sequential(torch.nn.LSTM(IN, H))
+    report = rt.replace(model)
+    swapped = model[0]
+    model[0] = torch.nn.GRU(IN, H)
+    parametrizations.weight_norm(swapped, "weight_hh_l0")
+    kind = type(swapped)
+    report.undo()
+    assert type(swapped) is kind
+    assert type(model[0]) is torch.nn.GRU
+
+
+def test_only_modules_can_be_replaced() -> None:
+    with pytest.raises(TypeError, match=r"model: expected a torch\.nn\.Module, got list"):
+        rt.replace([torch.nn.LSTM(IN, H)])  # type: ignore[arg-type]
