@@ -4,21 +4,20 @@
 //   exp      2 ulp for x in [-87, 88] (float), [-708, 709] (double); clamped outside, NaN stays NaN
 //   sigmoid  4 ulp where the result is at least 1e-37 (float), 1e-307 (double)
 //   tanh     4 ulp
-// Coefficients: Cephes (S. Moshier, netlib), expf, tanhf and tanh; the double exp is the Taylor sum to degree 13, whose
-// remainder on |r| <= ln(2)/2 is 4e-18.
+// Coefficients: Cephes (S. Moshier, netlib), expf; the double one is the Taylor sum to degree 13, whose remainder on
+// |r| <= ln(2)/2 is 4e-18.
 #pragma once
 #include "cells/hd.h"
 
 namespace rnnk {
 
+// x = n ln 2 + r with |r| <= ln(2) / 2 and n an integer value; returns exp(r) - 1, to 1 ulp.
 template <class V>
-RNNK_HD V exp(V x) {
+RNNK_HD V exp_fraction_minus_1(V x, V& n) {
   using T = typename V::T;
   constexpr bool single = sizeof(T) == 4;
-  // Beyond these the result under- or overflows; scale2 must not leave its range.
-  x = fmin(V::set1(T(single ? 88.37626 : 709.4)), fmax(V::set1(T(single ? -87.33654 : -708.3)), x));
-  const V n = rint(x * V::set1(T(1.44269504088896340736)));
-  // x - n ln 2, with ln 2 in two parts so that the first product is exact
+  n = rint(x * V::set1(T(1.44269504088896340736)));
+  // ln 2 in two parts, so that the first product is exact
   V r = fma(n, V::set1(T(single ? -0.693359375 : -6.93145751953125e-1)), x);
   r = fma(n, V::set1(T(single ? 2.12194440e-4 : -1.42860682030941723212e-6)), r);
   V q;
@@ -43,38 +42,39 @@ RNNK_HD V exp(V x) {
     q = fma(q, r, V::set1(T(1.0 / 6.0)));
     q = fma(q, r, V::set1(T(0.5)));
   }
-  return scale2(fma(q, r * r, r) + V::set1(T(1)), n);
+  return fma(q, r * r, r);
+}
+
+template <class V>
+RNNK_HD V exp(V x) {
+  using T = typename V::T;
+  constexpr bool single = sizeof(T) == 4;
+  // Beyond these the result under- or overflows; scale2 must not leave its range.
+  x = fmin(V::set1(T(single ? 88.37626 : 709.4)), fmax(V::set1(T(single ? -87.33654 : -708.3)), x));
+  V n;
+  const V fraction = exp_fraction_minus_1(x, n);
+  return scale2(fraction + V::set1(T(1)), n);
 }
 
 template <class V>
 RNNK_HD V sigmoid(V x) {
   const V one = V::set1(1);
-  return one / (one + exp(-x));
+  return reciprocal(one + exp(-x));
 }
 
+// With e = exp(2|x|) - 1 = 2^n (e^r - 1) + (2^n - 1), which loses nothing near zero: e / (e + 2) below 1/2, and
+// 1 - 2 / (e + 2) above, where it is within an ulp of half: 1 - tanh^2, which BPTT forms, would magnify more.
 template <class V>
 RNNK_HD V tanh(V x) {
   using T = typename V::T;
-  const V one = V::set1(1), two = V::set1(2), size = abs(x), z = x * x;
-  V near;  // |x| < 0.625: no cancellation against 1
-  if constexpr (sizeof(T) == 4) {
-    V q = V::set1(T(-5.70498872745e-3));
-    q = fma(q, z, V::set1(T(2.06390887954e-2)));
-    q = fma(q, z, V::set1(T(-5.37397155531e-2)));
-    q = fma(q, z, V::set1(T(1.33314422036e-1)));
-    q = fma(q, z, V::set1(T(-3.33332819422e-1)));
-    near = fma(q * z, x, x);
-  } else {
-    V p = V::set1(T(-9.64399179425052238628e-1));
-    p = fma(p, z, V::set1(T(-9.92877231001918586564e1)));
-    p = fma(p, z, V::set1(T(-1.61468768441708447952e3)));
-    V q = z + V::set1(T(1.12811678491632931402e2));
-    q = fma(q, z, V::set1(T(2.23548839060100448583e3)));
-    q = fma(q, z, V::set1(T(4.84406305325125486048e3)));
-    near = fma(p / q * z, x, x);
-  }
-  const V far = one - two / (exp(size + size) + one);
-  return select(less(size, V::set1(T(0.625))), near, select(less(x, V::set1(0)), -far, far));
+  const V one = V::set1(1), two = V::set1(2);
+  const V bound = V::set1(T(sizeof(T) == 4 ? 10 : 20));  // 1 to the last bit from 9.1 (float), 19.1 (double) on
+  const V size = fmin(bound, fmax(-x, x));
+  V n;
+  const V fraction = exp_fraction_minus_1(size + size, n);
+  const V power = scale2(one, n), e = fma(power, fraction, power - one), y = reciprocal(e + two);
+  const V h = select(less(e, two), e * y, fma(-two, y, one));
+  return select(less(x, V::set1(0)), -h, h);
 }
 
 template <class V>

@@ -165,7 +165,18 @@ double estimate_of(const Problem& problem, int64_t seq_len, int64_t batch, bool 
 
 template <class V, class Cell>
 void pack_of(const Problem& problem, const rnnk_weights& w, bool backward, void* packed) {
-  pack<V, Cell>(problem, {w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh}, backward, packed);
+  struct Job {
+    const Problem& problem;
+    Parameters from;
+    bool backward;
+    void* packed;
+  } const job{problem, {w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh}, backward, packed};
+  // Below 64 Ki weights (some 30 us) waking a worker costs more than it saves.
+  const int64_t weights = Cell::kGates * problem.hidden_size * (problem.input_size + problem.output_size);
+  team_run(weights < (1 << 16) ? 1 : team_size(), 1, [](const void* p, int64_t, int task, int tasks) {
+    const Job& job = *static_cast<const Job*>(p);
+    pack<V, Cell>(job.problem, job.from, job.backward, job.packed, Part{0, 0, task, tasks});
+  }, &job);
 }
 
 // Calls Fn::run<V, Cell>(args...) for the problem's cell and compute type.

@@ -22,36 +22,62 @@ RNNK_HD Column column(int64_t c, int gates, int64_t units) {
   return {c / W % gates, unit < units ? unit : -1};
 }
 
+// Element i of a matrix in its storage type, as T.
+template <class T, int dtype>
+struct Source {
+  const void* data;
+  RNNK_HD T operator()(int64_t i) const { return read<T>(data, dtype, i); }
+};
+
 // source [gates of `units` rows each, K], its first gate being `first`.
 //   forward:  out [panel of units][k][gates][W]
 //   backward: out [panel of K][column in panel order][W]
-template <class V>
-void pack_matrix(const void* source, int dtype, int gates, int first, int64_t units, int64_t K, typename V::T* forward,
-                 typename V::T* backward) {
+template <class V, class From>
+void pack_matrix(const From& from, int gates, int first, int64_t units, int64_t K, typename V::T* forward,
+                 typename V::T* backward, const Part& part) {
   using T = typename V::T;
   constexpr int W = V::lanes;
-  const int64_t columns = gates * round_up(units, W), width = int64_t{gates} * W;
-  for (int64_t c = 0; c < columns; ++c) {
-    const Column at = column<W>(c, gates, units);
-    T* out = forward + c / width * width * K + c % width;
-    if (at.unit < 0) {
-      for (int64_t k = 0; k < K; ++k) out[k * width] = 0;
-      continue;
-    }
-    const int64_t from = ((first + at.gate) * units + at.unit) * K;
-    for (int64_t k = 0; k < K; ++k) out[k * width] = read<T>(source, dtype, from + k);
-  }
-  if (!backward) return;
-  for (int64_t c = 0; c < columns; ++c) {
-    const Column at = column<W>(c, gates, units);
-    const int64_t from = ((first + at.gate) * units + at.unit) * K;
-    for (int64_t p = 0; p * W < K; ++p) {
-      T* out = backward + (p * columns + c) * W;
-      for (int i = 0; i < W; ++i) {
-        const int64_t k = p * W + i;
-        out[i] = at.unit >= 0 && k < K ? read<T>(source, dtype, from + k) : T(0);
+  const int64_t columns = gates * round_up(units, W), width = int64_t{gates} * W, panels = ceil_div(units, W);
+  for (int64_t panel = part.first(panels); panel < part.last(panels); ++panel) {
+    const int64_t valid = smaller<int64_t>(W, units - panel * W);
+    for (int gate = 0; gate < gates; ++gate) {
+      const int64_t row = ((first + gate) * units + panel * W) * K;
+      T* out = forward + panel * width * K + gate * W;
+      for (int64_t k = 0; k < K; ++k) {
+        for (int64_t i = 0; i < valid; ++i) out[k * width + i] = from(row + i * K + k);
+        for (int64_t i = valid; i < W; ++i) out[k * width + i] = 0;
       }
     }
+  }
+  if (!backward) return;
+  const int64_t across = ceil_div(K, W);
+  for (int64_t p = part.first(across); p < part.last(across); ++p) {
+    const int64_t valid = smaller<int64_t>(W, K - p * W);
+    for (int64_t c = 0; c < columns; ++c) {
+      const Column at = column<W>(c, gates, units);
+      T* out = backward + (p * columns + c) * W;
+      const int64_t row = ((first + at.gate) * units + at.unit) * K + p * W;
+      if (at.unit >= 0 && valid == W) {
+        for (int i = 0; i < W; ++i) out[i] = from(row + i);
+      } else {
+        for (int i = 0; i < W; ++i) out[i] = at.unit >= 0 && i < valid ? from(row + i) : T(0);
+      }
+    }
+  }
+}
+
+template <class V>
+void pack_matrix(const void* source, int dtype, int gates, int first, int64_t units, int64_t K, typename V::T* forward,
+                 typename V::T* backward, const Part& part) {
+  using T = typename V::T;
+  if constexpr (sizeof(T) == 8) {
+    pack_matrix<V>(Source<T, RNNK_FLOAT64>{source}, gates, first, units, K, forward, backward, part);
+  } else if (dtype == RNNK_FLOAT32) {
+    pack_matrix<V>(Source<T, RNNK_FLOAT32>{source}, gates, first, units, K, forward, backward, part);
+  } else if (dtype == RNNK_BFLOAT16) {
+    pack_matrix<V>(Source<T, RNNK_BFLOAT16>{source}, gates, first, units, K, forward, backward, part);
+  } else {
+    pack_matrix<V>(Source<T, RNNK_FLOAT16>{source}, gates, first, units, K, forward, backward, part);
   }
 }
 
@@ -64,26 +90,29 @@ void pack_vector(const void* source, int dtype, int gates, int64_t units, typena
   }
 }
 
+// One task's share of the whole pack.
 template <class V, class Cell>
-void pack(const Problem& problem, const Parameters& from, bool backward, void* base) {
+void pack(const Problem& problem, const Parameters& from, bool backward, void* base, const Part& part) {
   using L = Layout<V, Cell>;
+  using T = typename V::T;
   const L d(problem);
   const Packed<V, Cell> to(d, base);
   const int dtype = problem.dtype;
-  pack_matrix<V>(from.weight_ih, dtype, L::G, 0, d.H, d.I, to.w_ih, backward ? to.w_ih_back : nullptr);
-  pack_vector<V>(from.bias_ih, dtype, L::G, d.H, to.b_ih);
-  pack_vector<V>(from.bias_hh, dtype, L::G, d.H, to.b_hh);
-  for (int i = 0; i < Cell::kParams; ++i) {  // plain rows, not interleaved: one vector each per panel
-    for (int64_t u = 0; u < d.padded(d.H); ++u) {
-      to.params[i * d.padded(d.H) + u] = u < d.H ? read<typename V::T>(from.params, dtype, i * d.H + u) : 0;
-    }
-  }
+  pack_matrix<V>(from.weight_ih, dtype, L::G, 0, d.H, d.I, to.w_ih, backward ? to.w_ih_back : nullptr, part);
   for (int k = 0; k < L::S; ++k) {
     const Stage& stage = L::stage(k);
     if (stage.product == Product::identity) continue;
     const void* source = stage.product == Product::weight_hr ? from.weight_hr : from.weight_hh;
     pack_matrix<V>(source, dtype, stage.gates, stage.first_gate, d.units(k), d.operand(k), to.w[k],
-                   backward ? to.w_back[k] : nullptr);
+                   backward ? to.w_back[k] : nullptr, part);
+  }
+  if (part.share != 0) return;
+  pack_vector<V>(from.bias_ih, dtype, L::G, d.H, to.b_ih);
+  pack_vector<V>(from.bias_hh, dtype, L::G, d.H, to.b_hh);
+  for (int i = 0; i < Cell::kParams; ++i) {  // plain rows, not interleaved: one vector each per panel
+    for (int64_t u = 0; u < d.padded(d.H); ++u) {
+      to.params[i * d.padded(d.H) + u] = u < d.H ? read<T>(from.params, dtype, i * d.H + u) : T(0);
+    }
   }
 }
 

@@ -31,9 +31,9 @@ struct VecF {
   friend RNNK_HD VecF operator/(VecF a, VecF b) { return {_mm256_div_ps(a.v, b.v)}; }
   friend RNNK_HD VecF operator-(VecF a) { return {_mm256_xor_ps(a.v, _mm256_set1_ps(-0.0f))}; }
   friend RNNK_HD VecF fma(VecF a, VecF b, VecF c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+  friend RNNK_HD VecF reciprocal(VecF a) { return set1(1) / a; }
   friend RNNK_HD VecF fmin(VecF a, VecF b) { return {_mm256_min_ps(a.v, b.v)}; }
   friend RNNK_HD VecF fmax(VecF a, VecF b) { return {_mm256_max_ps(a.v, b.v)}; }
-  friend RNNK_HD VecF abs(VecF a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
   friend RNNK_HD VecF rint(VecF a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
   friend RNNK_HD VecF scale2(VecF x, VecF n) {
     const __m256i bits = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127)), 23);
@@ -62,9 +62,9 @@ struct VecD {
   friend RNNK_HD VecD operator/(VecD a, VecD b) { return {_mm256_div_pd(a.v, b.v)}; }
   friend RNNK_HD VecD operator-(VecD a) { return {_mm256_xor_pd(a.v, _mm256_set1_pd(-0.0))}; }
   friend RNNK_HD VecD fma(VecD a, VecD b, VecD c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
+  friend RNNK_HD VecD reciprocal(VecD a) { return set1(1) / a; }
   friend RNNK_HD VecD fmin(VecD a, VecD b) { return {_mm256_min_pd(a.v, b.v)}; }
   friend RNNK_HD VecD fmax(VecD a, VecD b) { return {_mm256_max_pd(a.v, b.v)}; }
-  friend RNNK_HD VecD abs(VecD a) { return {_mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v)}; }
   friend RNNK_HD VecD rint(VecD a) { return {_mm256_round_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
   friend RNNK_HD VecD scale2(VecD x, VecD n) {
     const __m256i wide = _mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(n.v));

@@ -37,9 +37,9 @@ struct VecF {
   friend RNNK_HD VecF operator/(VecF a, VecF b) { return {vdivq_f32(a.v, b.v)}; }
   friend RNNK_HD VecF operator-(VecF a) { return {vnegq_f32(a.v)}; }
   friend RNNK_HD VecF fma(VecF a, VecF b, VecF c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
+  friend RNNK_HD VecF reciprocal(VecF a) { return set1(1) / a; }
   friend RNNK_HD VecF fmin(VecF a, VecF b) { return {vbslq_f32(vcltq_f32(a.v, b.v), a.v, b.v)}; }
   friend RNNK_HD VecF fmax(VecF a, VecF b) { return {vbslq_f32(vcgtq_f32(a.v, b.v), a.v, b.v)}; }
-  friend RNNK_HD VecF abs(VecF a) { return {vabsq_f32(a.v)}; }
   friend RNNK_HD VecF rint(VecF a) { return {vrndnq_f32(a.v)}; }
   friend RNNK_HD VecF scale2(VecF x, VecF n) {
     const int32x4_t bits = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n.v), vdupq_n_s32(127)), 23);
@@ -78,9 +78,9 @@ struct VecD {
   friend RNNK_HD VecD operator/(VecD a, VecD b) { return {vdivq_f64(a.v, b.v)}; }
   friend RNNK_HD VecD operator-(VecD a) { return {vnegq_f64(a.v)}; }
   friend RNNK_HD VecD fma(VecD a, VecD b, VecD c) { return {vfmaq_f64(c.v, a.v, b.v)}; }
+  friend RNNK_HD VecD reciprocal(VecD a) { return set1(1) / a; }
   friend RNNK_HD VecD fmin(VecD a, VecD b) { return {vbslq_f64(vcltq_f64(a.v, b.v), a.v, b.v)}; }
   friend RNNK_HD VecD fmax(VecD a, VecD b) { return {vbslq_f64(vcgtq_f64(a.v, b.v), a.v, b.v)}; }
-  friend RNNK_HD VecD abs(VecD a) { return {vabsq_f64(a.v)}; }
   friend RNNK_HD VecD rint(VecD a) { return {vrndnq_f64(a.v)}; }
   friend RNNK_HD VecD scale2(VecD x, VecD n) {
     const int64x2_t bits = vshlq_n_s64(vaddq_s64(vcvtq_s64_f64(n.v), vdupq_n_s64(1023)), 52);
