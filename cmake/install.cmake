@@ -7,10 +7,14 @@ file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/rnnkern-config.cmake
      "include(\${CMAKE_CURRENT_LIST_DIR}/rnnkern-targets.cmake)\n")
 write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/rnnkern-config-version.cmake
                                  COMPATIBILITY SameMinorVersion)
+# The paths in it are relative to the file itself, so that an installed tree can be moved.
+file(RELATIVE_PATH rnnk_prefix ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
+file(RELATIVE_PATH rnnk_libdir ${CMAKE_INSTALL_PREFIX} ${CMAKE_INSTALL_FULL_LIBDIR})
+file(RELATIVE_PATH rnnk_includedir ${CMAKE_INSTALL_PREFIX} ${CMAKE_INSTALL_FULL_INCLUDEDIR})
 file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/rnnkern.pc @ONLY CONTENT
-"prefix=@CMAKE_INSTALL_PREFIX@
-includedir=\${prefix}/@CMAKE_INSTALL_INCLUDEDIR@
-libdir=\${prefix}/@CMAKE_INSTALL_LIBDIR@
+"prefix=\${pcfiledir}/@rnnk_prefix@
+includedir=\${prefix}/@rnnk_includedir@
+libdir=\${prefix}/@rnnk_libdir@
 
 Name: rnnkern
 Description: Fused LSTM, GRU and Elman kernels, forward and back-propagation through time

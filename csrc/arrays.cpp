@@ -118,24 +118,30 @@ int dtype_of(const dlpack::DataType& t) {
   return -1;
 }
 
-ArrayView view_dlpack(const py::handle& array, const char* name) {
-  Imported from = import_dlpack(array, name);
+[[noreturn]] void bad_dtype(const char* name, const dlpack::DataType& t) {
+  bad_dtype(name, "DLPack type code " + std::to_string(t.code) + " with " + std::to_string(t.bits) + " bits");
+}
+
+void shape_of(const Imported& from, const py::handle& array, ArrayView& v) {
   const dlpack::Tensor& t = *from.tensor;
-  ArrayView v;
-  v.tensor.dtype = dtype_of(t.dtype);
-  if (v.tensor.dtype < 0) {
-    bad_dtype(name, "DLPack type code " + std::to_string(t.dtype.code) + " with " + std::to_string(t.dtype.bits) + " bits");
-  }
   v.tensor.data = static_cast<char*>(t.data) + t.byte_offset;
   v.writable = !from.read_only;
   v.shape.assign(t.shape, t.shape + t.ndim);
   v.strides.resize(v.shape.size());
   int64_t step = 1;
-  for (int i = t.ndim - 1; i >= 0; --i) {
+  for (size_t i = v.shape.size(); i-- > 0;) {
     v.strides[i] = t.strides ? t.strides[i] : step;
     step *= t.shape[i];
   }
   v.owner = py::make_tuple(from.owner, array);
+}
+
+ArrayView view_dlpack(const py::handle& array, const char* name) {
+  const Imported from = import_dlpack(array, name);
+  ArrayView v;
+  v.tensor.dtype = dtype_of(from.tensor->dtype);
+  if (v.tensor.dtype < 0) bad_dtype(name, from.tensor->dtype);
+  shape_of(from, array, v);
   return v;
 }
 
@@ -182,8 +188,15 @@ py::dtype numpy_dtype(int dtype) {
 py::object as_numpy(const py::object& array) {
   if (py::isinstance<py::array>(array)) return array;
   if (!py::hasattr(array, "__dlpack__")) type_error("array: expected __dlpack__, got " + type_name(array));
-  ArrayView v = view_dlpack(array, "array");
-  const py::dtype dtype = numpy_dtype(v.tensor.dtype);
+  ArrayView v;
+  Imported from = import_dlpack(array, "array");
+  const dlpack::DataType type = from.tensor->dtype;
+  const bool integer = (type.code == dlpack::kInt || type.code == dlpack::kUInt) && type.lanes == 1;
+  shape_of(from, array, v);
+  v.tensor.dtype = dtype_of(type);
+  if (!integer && v.tensor.dtype < 0) bad_dtype("array", type);
+  const py::dtype dtype = integer ? py::dtype((type.code == dlpack::kInt ? "int" : "uint") + std::to_string(type.bits))
+                                  : numpy_dtype(v.tensor.dtype);
   std::vector<py::ssize_t> strides;
   for (int64_t s : v.strides) strides.push_back(s * dtype.itemsize());
   py::array out(dtype, std::vector<py::ssize_t>(v.shape.begin(), v.shape.end()), strides, v.tensor.data, v.owner);

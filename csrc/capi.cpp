@@ -1,9 +1,7 @@
 // The bodies of rnnkern.h. The only place where exceptions are caught: inside, a check throws Failure; outside, a status and
 // a sentence in rnnk_last_error().
-#include <cmath>
 #include <cstring>
 #include <new>
-#include <string>
 
 #include "core/check.h"
 #include "core/dropout.h"
@@ -18,9 +16,12 @@ namespace {
 
 using namespace rnnk;
 
-std::string& last_error() {
-  static thread_local std::string text;
-  return text;
+// A plain buffer, so that reporting a failure can never fail; as long as the longest sentence fail() makes.
+thread_local char last_error[512] = "";
+
+rnnk_status report(rnnk_status code, const char* text) {
+  std::strncpy(last_error, text, sizeof last_error - 1);
+  return code;
 }
 
 template <class Fn>
@@ -29,14 +30,11 @@ rnnk_status guarded(const Fn& fn) noexcept {
     fn();
     return RNNK_OK;
   } catch (const Failure& failure) {
-    last_error() = failure.text;
-    return failure.code;
+    return report(failure.code, failure.text.c_str());
   } catch (const std::bad_alloc&) {
-    last_error() = "out of memory";
-    return RNNK_OUT_OF_MEMORY;
+    return report(RNNK_OUT_OF_MEMORY, "out of memory");
   } catch (const std::exception& error) {
-    last_error() = error.what();
-    return RNNK_RUNTIME_ERROR;
+    return report(RNNK_RUNTIME_ERROR, error.what());
   }
 }
 
@@ -83,8 +81,7 @@ rnnk_status rnnk_plan_sizes(const rnnk_plan* plan, int64_t seq_len, int64_t batc
   return guarded([&] {
     required(plan, "plan");
     required_struct(sizes, "sizes");
-    if (seq_len < 0) fail(RNNK_INVALID_VALUE, "seq_len: expected 0 or more, got %lld", static_cast<long long>(seq_len));
-    if (batch < 0) fail(RNNK_INVALID_VALUE, "batch: expected 0 or more, got %lld", static_cast<long long>(batch));
+    check_extent(plan->problem, seq_len, batch);
     const Sizes s = plan->kernel->sizes(plan->problem, seq_len, batch);
     sizes->packed = static_cast<size_t>(s.packed);
     sizes->reserve = static_cast<size_t>(s.reserve);
@@ -94,7 +91,13 @@ rnnk_status rnnk_plan_sizes(const rnnk_plan* plan, int64_t seq_len, int64_t batc
 }
 
 double rnnk_plan_estimate(const rnnk_plan* plan, int64_t seq_len, int64_t batch, int32_t backward) {
-  return plan ? plan->kernel->estimate(plan->problem, seq_len, batch, backward != 0, team_size()) : 0;
+  double us = 0;
+  guarded([&] {
+    required(plan, "plan");
+    check_extent(plan->problem, seq_len, batch);
+    us = plan->kernel->estimate(plan->problem, seq_len, batch, backward != 0, team_size());
+  });
+  return us;
 }
 
 rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights, int32_t backward, void* packed,
@@ -104,9 +107,11 @@ rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights
     const rnnk_weights& w = required_struct(weights, "weights");
     required(static_cast<const char*>(w.weight_ih), "weights.weight_ih");
     required(static_cast<const char*>(w.weight_hh), "weights.weight_hh");
-    for (const void* b : {w.bias_ih, w.bias_hh}) {
-      if (plan->problem.bias && !b) fail(RNNK_INVALID_VALUE, "weights.bias_ih, bias_hh: the problem has biases, got NULL");
-      if (!plan->problem.bias && b) fail(RNNK_INVALID_VALUE, "weights.bias_ih, bias_hh: expected NULL with RNNK_NO_BIAS");
+    for (const bool ih : {true, false}) {
+      const void* bias = ih ? w.bias_ih : w.bias_hh;
+      if (!!bias == plan->problem.bias) continue;
+      fail(RNNK_INVALID_VALUE, "weights.bias_%s: expected %s, got %s", ih ? "ih" : "hh",
+           plan->problem.bias ? "a pointer" : "NULL with RNNK_NO_BIAS", bias ? "a pointer" : "NULL");
     }
     required(static_cast<const char*>(packed), "packed");
     const Sizes sizes = plan->kernel->sizes(plan->problem, 0, 0);
@@ -114,7 +119,9 @@ rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights
       fail(RNNK_INVALID_VALUE, "packed_size: expected at least %lld bytes, got %zu", static_cast<long long>(sizes.packed),
            packed_size);
     }
-    if (reinterpret_cast<uintptr_t>(packed) % 64) fail(RNNK_INVALID_VALUE, "packed: expected a 64-byte aligned pointer");
+    if (reinterpret_cast<uintptr_t>(packed) % 64) {
+      fail(RNNK_INVALID_VALUE, "packed: expected a 64-byte aligned pointer, got %p", packed);
+    }
     plan->kernel->pack(plan->problem, w, backward != 0, packed);
   });
 }
@@ -139,7 +146,13 @@ rnnk_status rnnk_dropout(const rnnk_dropout_args* args) {
   return guarded([&] {
     const rnnk_dropout_args& a = required_struct(args, "args");
     if (!(a.p >= 0 && a.p <= 1)) fail(RNNK_INVALID_VALUE, "p: expected 0 to 1, got %g", a.p);
-    if (a.seq_len < 0 || a.batch < 0 || a.hidden_size < 1) fail(RNNK_INVALID_VALUE, "args: a size is negative");
+    Problem shape;  // for the bounds on sizes that every call has
+    shape.hidden_size = a.hidden_size;
+    if (a.hidden_size < 1 || a.hidden_size > kMostUnits) {
+      fail(RNNK_INVALID_VALUE, "hidden_size: expected 1 to %lld, got %lld", static_cast<long long>(kMostUnits),
+           static_cast<long long>(a.hidden_size));
+    }
+    check_extent(shape, a.seq_len, a.batch);
     check_lengths(a.lengths, a.seq_len, a.batch);
     if (a.seq_len == 0 || a.batch == 0) return;
     required(static_cast<const char*>(a.in.data), "in");
@@ -165,6 +178,7 @@ rnnk_status rnnk_explain(const rnnk_problem* problem, int64_t seq_len, int64_t b
     required_struct(verdict, "verdict");
     const Kernel* kernel = kernel_at(index);
     if (!kernel) fail(RNNK_INVALID_VALUE, "index: there is no kernel number %d", index);
+    check_extent(p, seq_len, batch);
     verdict->forward_us = verdict->backward_us = 0;
     verdict->reason[0] = 0;
     const char* missing = unavailable(*kernel);
@@ -179,13 +193,19 @@ rnnk_status rnnk_explain(const rnnk_problem* problem, int64_t seq_len, int64_t b
 rnnk_status rnnk_set_num_threads(int32_t threads) {
   return guarded([&] {
     if (threads < 1 || threads > 256) fail(RNNK_INVALID_VALUE, "threads: expected 1 to 256, got %d", threads);
-    team_resize(threads);
+    if (!team_resize(threads)) {
+      fail(RNNK_RUNTIME_ERROR, "threads: asked for %d, the system gave %d", threads, team_size());
+    }
   });
 }
-int32_t rnnk_get_num_threads(void) { return team_size(); }
+int32_t rnnk_get_num_threads(void) {
+  int32_t threads = 1;
+  guarded([&] { threads = team_size(); });
+  return threads;
+}
 
 const char* rnnk_version(void) { return RNNK_VERSION; }
 const char* rnnk_cpu_features(void) { return cpu_feature_names(); }
-const char* rnnk_last_error(void) { return last_error().c_str(); }
+const char* rnnk_last_error(void) { return last_error; }
 
 }  // extern "C"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
 from rnnkern import _core
 from runner import KERNELS, UNAVAILABLE
 

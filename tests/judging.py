@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from problems import CELLS, HALF, Array, Data, Problem, eps, make
 from rnnkern import reference
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+
 from rnnkern import _core
 from rnnkern.problems import Problem, parse
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from problems import CELLS, Array, Data, Problem, np_dtype, state_dtype
 from rnnkern import _core
 

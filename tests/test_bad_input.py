@@ -103,6 +103,9 @@ CALLS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"x": None}, TypeError, "x: expected an array .*got NoneType"),
     ({"x": np.ma.masked_array(X)}, TypeError, "x: .*masked"),
     ({"x": torch.zeros(T, B, IN, requires_grad=True)}, TypeError, r"x: .*requires grad.*rnnkern\.torch"),
+    ({"x": torch.zeros(T, B, IN, dtype=torch.complex64).conj().imag}, TypeError, r"x: .*negation bit.*resolve_neg"),
+    ({"x": torch.zeros(T, B, IN, dtype=torch.complex64).conj()}, TypeError, "x: .*conjugate bit"),
+    ({"x": torch._efficientzerotensor((T, B, IN))}, TypeError, "x: .*without memory"),
     ({"x": torch.zeros(T, B, IN).double()}, TypeError, "x: expected dtype float32, got float64"),
     ({"x": torch.zeros(T, B, IN, device="meta")}, TypeError, "x: expected an array that DLPack can carry"),
     ({"x": OnCuda()}, NotImplementedError, "x: expected an array in host memory, got one on cuda:1"),
@@ -163,6 +166,14 @@ def test_overlapping_out() -> None:
     state = zeros(T, B, H)
     with pytest.raises(ValueError, match=r"out: .*overlaps state"):
         layer(x[:T], (state[:1], zeros(1, B, H)), out=state)
+
+
+def test_out_with_torchs_negation_bit() -> None:
+    """Written through DLPack, its values would come out with the wrong sign."""
+    memory = torch.ones(T, B, H, dtype=torch.complex64)
+    with pytest.raises(TypeError, match=r"out: .*negation bit"):
+        rk.LSTM(IN, H, seed=0)(X, out=memory.conj().imag)
+    assert torch.equal(memory, torch.ones_like(memory))
 
 
 def test_unbatched_shapes() -> None:

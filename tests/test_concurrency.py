@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+
 from problems import Array, Problem, expand, make, parse
 from rnnkern import _core
 from runner import plan_of, run, same_bits

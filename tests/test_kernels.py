@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from judging import allowed, draws, error, judge, truth
 from problems import (
     CELLS,

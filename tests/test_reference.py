@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from rnnkern import reference
 
 Array = np.ndarray[Any, Any]

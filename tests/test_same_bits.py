@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from problems import Array, Data, Problem, eps, expand, lay_out, make, parse
 from rnnkern import _core, reference
 from runner import Output, backward, forward, pack, plan_of, run, same_bits

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from numeric import DIFFERENCES, EPS, differences, near
 
 import rnnkern as rk
+from numeric import DIFFERENCES, EPS, differences, near
 from rnnkern import train
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from numeric import DIFFERENCES, EPS, differences, near
 
+from numeric import DIFFERENCES, EPS, differences, near
 from rnnkern import train
 
 

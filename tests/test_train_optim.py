@@ -8,9 +8,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from numeric import EPS, near
 
 import rnnkern as rk
+from numeric import EPS, near
 from rnnkern import train
 
 

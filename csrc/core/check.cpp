@@ -1,5 +1,7 @@
 #include "core/check.h"
 
+#include <algorithm>
+
 namespace rnnk {
 namespace {
 
@@ -31,6 +33,22 @@ void check_tensor(const Problem& problem, const rnnk_tensor& t, const char* name
 
 }  // namespace
 
+void check_extent(const Problem& problem, int64_t seq_len, int64_t batch) {
+  if (seq_len < 0 || seq_len >= int64_t{1} << 40) {
+    fail(RNNK_INVALID_VALUE, "seq_len: expected 0 to 2^40 - 1, got %lld", ll{seq_len});
+  }
+  if (batch < 0 || batch >= int64_t{1} << 31) fail(RNNK_INVALID_VALUE, "batch: expected 0 to 2^31 - 1, got %lld", ll{batch});
+  // Kernels keep up to some 20 numbers of 8 bytes per step, row and unit, with units padded by up to 64: within 2^50 of these
+  // (four million GB) every size stays below 2^63.
+  int64_t total = 0;
+  const int64_t width = std::max(problem.input_size, problem.hidden_size) + 64;
+  if (__builtin_mul_overflow(seq_len, batch, &total) || __builtin_mul_overflow(total, width, &total) ||
+      total > int64_t{1} << 50) {
+    fail(RNNK_INVALID_VALUE, "seq_len, batch: expected at most 2^50 numbers in a tensor, got %lld * %lld * %lld", ll{seq_len},
+         ll{batch}, ll{width - 64});
+  }
+}
+
 void check_lengths(const int64_t* lengths, int64_t seq_len, int64_t batch) {
   for (int64_t i = 0; lengths && i < batch; ++i) {
     if (lengths[i] < 0 || lengths[i] > seq_len) {
@@ -40,13 +58,7 @@ void check_lengths(const int64_t* lengths, int64_t seq_len, int64_t batch) {
 }
 
 void check_args(const Problem& problem, const Kernel& kernel, const rnnk_args& a, Pass pass) {
-  // 2^31 rows and 2^40 steps are beyond any memory; inside them no size computation overflows.
-  if (a.seq_len < 0 || a.seq_len >= int64_t{1} << 40) {
-    fail(RNNK_INVALID_VALUE, "seq_len: expected 0 to 2^40 - 1, got %lld", ll{a.seq_len});
-  }
-  if (a.batch < 0 || a.batch >= int64_t{1} << 31) {
-    fail(RNNK_INVALID_VALUE, "batch: expected 0 to 2^31 - 1, got %lld", ll{a.batch});
-  }
+  check_extent(problem, a.seq_len, a.batch);
   check_lengths(a.lengths, a.seq_len, a.batch);
   const bool backward = pass == Pass::backward, any = a.seq_len > 0 && a.batch > 0;
   const bool cell_state = cell_info(problem.cell)->states > 1;

@@ -8,6 +8,8 @@ namespace rnnk {
 enum class Pass { forward, backward };
 
 void check_args(const Problem&, const Kernel&, const rnnk_args&, Pass);
+// seq_len and batch are in range and so small that no size computed from them overflows.
+void check_extent(const Problem&, int64_t seq_len, int64_t batch);
 void check_lengths(const int64_t* lengths, int64_t seq_len, int64_t batch);
 
 }  // namespace rnnk

@@ -38,12 +38,13 @@ struct Cpu {
     for (const auto& f : features) {
       if (!f.present) continue;
       bits |= f.bit;
-      names += (names.empty() ? "" : " ") + std::string(f.name);
+      if (!names.empty()) names += ' ';
+      names += f.name;
     }
     for (uint32_t set = 1; set < 256; ++set) {
       missing[set] = "this CPU lacks";
       for (const auto& f : features) {
-        if (set & f.bit) missing[set] += std::string(" ") + f.name;
+        if (set & f.bit) missing[set].append(" ").append(f.name);
       }
     }
   }

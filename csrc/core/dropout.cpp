@@ -3,10 +3,11 @@
 // forward, backward and every device draw the same mask however the work is split.
 #include "core/dropout.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "core/storage.h"
 #include "core/team.h"
-#include "cpu/io.h"
 
 namespace rnnk {
 namespace {
@@ -67,8 +68,8 @@ void task(const void* job, int64_t, int index, int tasks) {
 void dropout(const rnnk_dropout_args& a) {
   // Below about 20 us of work (1 ns an element) a second thread does not pay.
   const bool small = a.seq_len * a.batch * a.hidden_size < 20000;
-  const int64_t tasks = smaller<int64_t>(a.seq_len, small ? 1 : team_size());
-  team_run(static_cast<int>(larger<int64_t>(tasks, 1)), 1, task, &a);
+  const int64_t tasks = std::min<int64_t>(a.seq_len, small ? 1 : team_size());
+  team_run(static_cast<int>(std::max<int64_t>(tasks, 1)), 1, task, &a);
 }
 
 }  // namespace rnnk

@@ -54,14 +54,12 @@ Problem check_problem(const rnnk_problem* p) {
   if (p->flags & ~uint32_t{RNNK_NO_BIAS | RNNK_REVERSE}) {
     fail(RNNK_INVALID_VALUE, "problem.flags: unknown bits in 0x%x", p->flags);
   }
-  // 2^24 keeps every size in elements far below 2^63.
-  constexpr int64_t most = 1 << 24;
-  if (p->input_size < 1 || p->input_size > most) {
-    fail(RNNK_INVALID_VALUE, "input_size: expected 1 to %lld, got %lld", static_cast<long long>(most),
+  if (p->input_size < 1 || p->input_size > kMostUnits) {
+    fail(RNNK_INVALID_VALUE, "input_size: expected 1 to %lld, got %lld", static_cast<long long>(kMostUnits),
          static_cast<long long>(p->input_size));
   }
-  if (p->hidden_size < 1 || p->hidden_size > most) {
-    fail(RNNK_INVALID_VALUE, "hidden_size: expected 1 to %lld, got %lld", static_cast<long long>(most),
+  if (p->hidden_size < 1 || p->hidden_size > kMostUnits) {
+    fail(RNNK_INVALID_VALUE, "hidden_size: expected 1 to %lld, got %lld", static_cast<long long>(kMostUnits),
          static_cast<long long>(p->hidden_size));
   }
   Problem q;

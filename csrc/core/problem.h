@@ -7,6 +7,8 @@
 
 namespace rnnk {
 
+constexpr int64_t kMostUnits = 1 << 24;  // of input_size and hidden_size: keeps every size in elements far below 2^63
+
 struct Problem {
   int cell = 0;
   int dtype = RNNK_FLOAT32;

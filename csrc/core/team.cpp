@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -69,14 +70,16 @@ struct Job {
 
 class Team {
  public:
-  explicit Team(int threads) { start(threads); }
-
+  // Born with the caller alone, because two threads may each make one and one of them is thrown away.
   int size() const { return static_cast<int>(size_.load(std::memory_order_relaxed)); }
 
-  void resize(int threads) {
+  // Brings the team to the size last asked for, which may have changed while this waited; false: it came out smaller.
+  bool resize(const std::atomic<int>& wanted) {
     std::lock_guard<std::mutex> busy(busy_);
+    const int threads = wanted.load(std::memory_order_relaxed);
     stop();
     start(threads);
+    return size() == threads;
   }
 
   bool try_run(int tasks, int64_t phases, TaskFn fn, const void* data) {
@@ -102,10 +105,15 @@ class Team {
     alignas(64) std::atomic<int64_t> job{-1};   // first phase of the job that the thread of this index last joined
   };
 
+  // With fewer threads than asked for when the system has no more to give.
   void start(int threads) {
     stopping_ = false;
-    size_.store(threads, std::memory_order_relaxed);
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { serve(i); });
+    workers_.reserve(static_cast<size_t>(threads));
+    try {
+      for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { serve(i); });
+    } catch (const std::system_error&) {
+    }
+    size_.store(static_cast<int64_t>(workers_.size()) + 1, std::memory_order_relaxed);
   }
 
   void stop() {
@@ -203,20 +211,20 @@ int default_threads() {
 // The team is never destroyed: a worker may still be parked at exit. A forked child has none of the parent's threads and
 // perhaps locked mutexes, so it gets a new team at first use; the parent's is left behind untouched.
 std::atomic<Team*> g_team{nullptr};
-std::atomic<int> g_threads{0};
+std::atomic<int> g_threads{0};  // wanted; 0: nobody has asked yet
 
 Team& team() {
   Team* current = g_team.load(std::memory_order_acquire);
   if (current) return *current;
   static const int registered = pthread_atfork(nullptr, nullptr, [] { g_team.store(nullptr, std::memory_order_release); });
   (void)registered;
-  int threads = g_threads.load(std::memory_order_relaxed);
-  if (threads == 0) threads = default_threads();
-  auto fresh = std::make_unique<Team>(1);
+  int unset = 0;
+  g_threads.compare_exchange_strong(unset, default_threads(), std::memory_order_relaxed);
+  auto fresh = std::make_unique<Team>();
   Team* expected = nullptr;
   if (g_team.compare_exchange_strong(expected, fresh.get(), std::memory_order_acq_rel)) {
     current = fresh.release();
-    current->resize(threads);
+    current->resize(g_threads);
     return *current;
   }
   return *expected;
@@ -226,7 +234,7 @@ Team& team() {
 
 void team_run(int tasks, int64_t phases, TaskFn fn, const void* job) {
   if (phases <= 0) return;
-  if (tasks > 1 && team().try_run(tasks, phases, fn, job)) return;
+  if (tasks > 1 && tasks <= kMaxThreads && team().try_run(tasks, phases, fn, job)) return;
   FloatMode mode;
   for (int64_t phase = 0; phase < phases; ++phase) {
     for (int task = 0; task < tasks; ++task) fn(job, phase, task, tasks);
@@ -235,9 +243,9 @@ void team_run(int tasks, int64_t phases, TaskFn fn, const void* job) {
 
 int team_size() { return team().size(); }
 
-void team_resize(int threads) {
+bool team_resize(int threads) {
   g_threads.store(threads, std::memory_order_relaxed);
-  team().resize(threads);
+  return team().resize(g_threads);
 }
 
 void sort_rows(const int64_t* lengths, int64_t batch, int32_t* order, int64_t* sorted_lengths) {

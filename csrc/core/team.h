@@ -15,8 +15,9 @@ using TaskFn = void (*)(const void* job, int64_t phase, int task, int tasks);
 // the caller does everything; the result is the same bits, because a task's work does not depend on who does it.
 void team_run(int tasks, int64_t phases, TaskFn fn, const void* job);
 
-int team_size();                // the caller included
-void team_resize(int threads);  // waits for a running job
+int team_size();  // the caller included
+// Waits for a running job. False when the system gave fewer threads; the team works with those.
+bool team_resize(int threads);
 
 // Sorts rows by length, longest first (equal lengths by index): order[B], sorted_lengths[B]. Allocates nothing.
 void sort_rows(const int64_t* lengths, int64_t batch, int32_t* order, int64_t* sorted_lengths);

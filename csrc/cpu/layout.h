@@ -19,7 +19,9 @@ struct Layout {
 
   int64_t I, H, P;
   bool bias;
-  explicit Layout(const Problem& p) : I(p.input_size), H(p.hidden_size), P(p.output_size), bias(p.bias) {}
+  explicit Layout(const Problem& p) : I(p.input_size), H(p.hidden_size), P(p.output_size), bias(p.bias) {
+    static_assert(fits(), "the driver has no room for a cell with these stages");
+  }
 
   static int64_t panels_of(int64_t units) { return ceil_div(units, W); }
   static int64_t padded(int64_t units) { return round_up(units, W); }
@@ -42,6 +44,18 @@ struct Layout {
   static constexpr bool projects() { return stage(S - 1).projected; }
 
   static constexpr bool same_dg() { return S == 1 && Cell::kSameGrad; }  // dgh is dgx
+
+  // What this driver's buffers have room for; a cell that needs more says so at compile time.
+  static constexpr bool fits() {
+    for (int k = 0; k < S; ++k) {
+      const bool recurrent = stage(k).product == Product::weight_hh;
+      if (stage(k).projected && k < S - 1) return false;                          // h is what the last stage makes
+      if (stage(k).norm && recurrent && stage(k).gates != G) return false;        // gx is normalised beside gh, whole
+      if (stage(k).norm && stage(k).product == Product::weight_hr) return false;  // no gx beside it
+      if (k > 0 && recurrent && projects()) return false;                         // weight_hh has rows of one length
+    }
+    return true;
+  }
 };
 
 // A cursor that hands out pieces of one allocation, each on a cache line. With a null base it only measures.

@@ -1,8 +1,8 @@
 """Type stub of the native binding. Every function here is a thin wrapper of one function of rnnkern.h.
 
-An *array* argument is a NumPy array (bfloat16 as ml_dtypes.bfloat16) or any CPU object with ``__dlpack__`` (a torch tensor
-that does not require grad); strides are respected and outputs are written in place. Errors: ValueError, TypeError,
-NotImplementedError, MemoryError, RuntimeError, raised before any work and naming the argument.
+An *array* argument is a NumPy array (bfloat16 as ml_dtypes.bfloat16) or any CPU object with ``__dlpack__`` (a torch
+tensor that does not require grad); strides are respected and outputs are written in place. Errors: ValueError,
+TypeError, NotImplementedError, MemoryError, RuntimeError, raised before any work and naming the argument.
 """
 
 from typing import Any
@@ -81,7 +81,7 @@ class Plan:
         dbias_hh: Array | None = None,
         lengths: Array | None = None,
     ) -> None:
-        """Writes every output that is not None (dweight_*, dbias_* contiguous, overwritten). Never writes to reserve."""
+        """Writes every output that is not None (dweight_*, dbias_* contiguous, overwritten), never the reserve."""
     def estimate(self, seq_len: int, batch: int, backward: bool = False) -> float:
         """Estimated microseconds."""
     def sizes(self, seq_len: int, batch: int) -> dict[str, int]:
@@ -94,18 +94,14 @@ class Stepper:
     def step(self, x: Array, h: Array, c: Array | None = None) -> None:
         """x [B, I]; h (and c) [B, H] are read and overwritten with the next state."""
 
-def dropout(
-    x: Array, out: Array, p: float, seed: int, call: int, stream: int, lengths: Array | None = None
-) -> None:
+def dropout(x: Array, out: Array, p: float, seed: int, call: int, stream: int, lengths: Array | None = None) -> None:
     """[T, B, H] -> out: the counter-based mask of rnnk_dropout; its gradient is the same call on dy. x may be out."""
 
-def explain(
-    cell: str, dtype: str, input_size: int, hidden_size: int, seq_len: int, batch: int
-) -> list[dict[str, Any]]:
+def explain(cell: str, dtype: str, input_size: int, hidden_size: int, seq_len: int, batch: int) -> list[dict[str, Any]]:
     """One dict per kernel in list order: name, declined (bool), reason (str), forward_us, backward_us."""
 
 def as_numpy(array: Array) -> Any:
-    """A zero-copy NumPy view of any CPU array with ``__dlpack__``, bfloat16 included; read-only if the producer says so."""
+    """A NumPy view, not a copy, of any CPU array with ``__dlpack__``; read-only if the producer says so."""
 
 def cells() -> list[tuple[str, int, int]]:
     """(name, gates, states) of the compiled cells, in list order."""
@@ -117,7 +113,6 @@ def set_num_threads(threads: int) -> None: ...
 def get_num_threads() -> int: ...
 def version() -> str: ...
 def cpu_features() -> str: ...
-
 def probe_fma(threads: int, dtype: int, seconds: float) -> float:
     """GFLOP/s of this machine; dtype 0 float32, 1 float64, 2 bfloat16 pairs (0.0 without the instruction)."""
 

@@ -137,6 +137,11 @@ def _foreign(array: Array, name: str) -> np.ndarray[Any, Any]:
             f"{name}: got a tensor that requires grad; the plain layers record nothing for autograd. "
             "Use rnnkern.torch, or pass a detached tensor"
         )
+    if _is_lazy(array):
+        raise TypeError(
+            f"{name}: expected a tensor whose memory holds its values, got one with torch's negation bit or without "
+            f"memory; pass {name}.resolve_neg().clone()"
+        )
     if hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__"):
         try:
             device_type, index = array.__dlpack_device__()
@@ -156,6 +161,14 @@ def _foreign(array: Array, name: str) -> np.ndarray[Any, Any]:
             f"{name}: expected an array in host memory, got one on a CUDA device, where this build has no kernels"
         )
     raise TypeError(f"{name}: expected an array (NumPy's, or one with __dlpack__), got {_describe(array)}")
+
+
+def _is_lazy(array: Array) -> bool:
+    """Whether torch makes a tensor's values up as they are read: ``z.conj().imag``, or autograd's zeros without memory.
+
+    DLPack does not say so, and hands over whatever the memory holds. (A pending conjugation it refuses itself.)
+    """
+    return any(getattr(array, question, bool)() for question in ("is_neg", "_is_zerotensor"))
 
 
 def _dlpack(array: Array) -> np.ndarray[Any, Any]:

@@ -140,9 +140,10 @@ class Cell(Module):
 
 
 class RNNCell(Cell):
-    """h = f(W_ih x + b_ih + W_hh h' + b_hh), f = tanh or relu (torch.nn.RNNCell; ``rnnkern.RNN`` for one step).
+    """One step of ``rnnkern.RNN``: h = cell(x, h), with h = f(W_ih x + b_ih + W_hh h' + b_hh), f = tanh or relu.
 
-    Arguments as torch.nn.RNNCell; keywords device, dtype, seed and cell options as in ``rnnkern.RNN``.
+    Arguments as torch.nn.RNNCell; keywords and errors as ``rnnkern.RNN``. Parameters, G = 1: weight_ih [G*H, I],
+    weight_hh [G*H, H], bias_ih and bias_hh [G*H].
     """
 
     def __init__(
@@ -172,7 +173,10 @@ class RNNCell(Cell):
 
 
 class GRUCell(Cell):
-    """One step of ``rnnkern.GRU``. Arguments as torch.nn.GRUCell; keywords as ``rnnkern.GRU``."""
+    """One step of ``rnnkern.GRU`` (its equations): h = cell(x, h).
+
+    Arguments as torch.nn.GRUCell; keywords and errors as ``rnnkern.GRU``; parameters as ``rnnkern.RNNCell``, G = 3.
+    """
 
     def __init__(
         self,
@@ -198,7 +202,10 @@ class GRUCell(Cell):
 
 
 class LSTMCell(Cell):
-    """One step of ``rnnkern.LSTM``: h, c = cell(x, (h, c)). Arguments as torch.nn.LSTMCell; keywords as the layer's."""
+    """One step of ``rnnkern.LSTM`` (its equations): h, c = cell(x, (h, c)).
+
+    Arguments as torch.nn.LSTMCell; keywords and errors as ``rnnkern.LSTM``; parameters as ``rnnkern.RNNCell``, G = 4.
+    """
 
     def __init__(
         self,

@@ -31,8 +31,8 @@ def save(
     for name, value in tensors.items():
         if not isinstance(name, str):
             raise TypeError(f"layer: expected names of type str, got {name!r}")
-        # At least one axis for ascontiguousarray is not wanted: a 0-d array (a step count, say) comes back 0-d.
-        arrays[name] = np.array(as_numpy(value, f"layer[{name!r}]"), order="C", copy=None)
+        # Not ascontiguousarray, which adds an axis: a 0-d array (a step count, say) comes back 0-d.
+        arrays[name] = np.asarray(as_numpy(value, f"layer[{name!r}]"), order="C")
     for key, text in (metadata or {}).items():
         if not isinstance(key, str) or not isinstance(text, str):
             raise TypeError(f"metadata: expected text for text, got {key!r}: {text!r}")

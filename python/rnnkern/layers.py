@@ -259,12 +259,24 @@ def split_state(name: str, state: State, module: Module, gradient: bool = False)
 
 
 class RNN(Layer):
-    """Elman RNN: h = f(W_ih x + b_ih + W_hh h' + b_hh), f = tanh or relu (Elman 1990; torch.nn.RNN).
+    """Elman RNN (Elman 1990; torch.nn.RNN), gates G = 1:
 
-    Arguments, their order and defaults are torch.nn.RNN's, ``nonlinearity`` fourth. Keywords: device (only "cpu"),
-    dtype ("float32", "float64", "bfloat16", "float16", or a library's own object for one), seed (of initial values and
-    dropout; None draws one), and cell options, which are refused by name where they are not there yet.
-    Parameters, with G = 1: weight_ih_l0 [G*H, I], weight_hh_l0 [G*H, H], bias_ih_l0, bias_hh_l0 [G*H], ...
+        h = f(W_ih x + b_ih + W_hh h' + b_hh),  f = tanh or relu
+
+    Arguments, their order and defaults are torch.nn.RNN's; ``nonlinearity``, "tanh" or "relu", is the fourth. Keywords:
+
+    device: only "cpu" or None.
+    dtype: "float32" (the default), "float64", "bfloat16", "float16", or a library's own object for one; the half types
+        are for storage, sums and the cell state are float32. Inputs must have it: nothing is converted silently.
+    seed: of the initial values (torch's distribution) and of dropout's masks; None draws one.
+    The other options are refused by name at any value but the default: they are not there yet.
+
+    Parameters, for each layer k, with the suffix ``_reverse`` for the second direction: weight_ih_l{k} [G*H, I] (above
+    the first layer I is D*H), weight_hh_l{k} [G*H, H], bias_ih_l{k} and bias_hh_l{k} [G*H]. Read them through
+    ``params``, change them through ``update`` and ``load_state_dict`` only.
+
+    Raises ValueError for a size, probability or name out of range, TypeError for an argument of another kind or a dtype
+    that is not among these, NotImplementedError for an option or a device that is not there yet.
     """
 
     def __init__(
@@ -303,10 +315,14 @@ class RNN(Layer):
 
 
 class GRU(Layer):
-    """GRU, reset after the product: r, z = s(gx + gh), n = tanh(gx_n + r * gh_n), h = (1 - z) * n + z * h'.
+    """GRU with the reset gate after the product (Cho et al. 2014, arXiv 1406.1078, in the form of cuDNN and
+    torch.nn.GRU), gates r z n, G = 3:
 
-    gx = W_ih x + b_ih, gh = W_hh h' + b_hh (Cho et al. 2014, arXiv 1406.1078, in the form of cuDNN and torch.nn.GRU).
-    Gate order r z n, G = 3. Arguments as torch.nn.GRU; keywords as ``RNN``, and reset_after (only True for now).
+        gx = W_ih x + b_ih,  gh = W_hh h' + b_hh
+        r, z = sigmoid(gx + gh),  n = tanh(gx_n + r * gh_n),  h = (1 - z) * n + z * h'
+
+    Arguments, their order and defaults are torch.nn.GRU's. Keywords, parameters (with G = 3) and errors are those of
+    ``rnnkern.RNN``, and reset_after, of which only True is there yet.
     """
 
     def __init__(
@@ -340,10 +356,13 @@ class GRU(Layer):
 
 
 class LSTM(Layer):
-    """LSTM: i, f, o = s(gx + gh), g = tanh(gx + gh), c = f * c' + i * g, h = o * tanh(c).
+    """LSTM (Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000; torch.nn.LSTM), gates i f g o, G = 4:
 
-    gx = W_ih x + b_ih, gh = W_hh h' + b_hh (Gers et al. 2000; torch.nn.LSTM). Gate order i f g o, G = 4; the state is
-    (h, c). Arguments as torch.nn.LSTM; keywords as ``RNN``, and proj_size, peephole, coupled (not there yet).
+        gx = W_ih x + b_ih,  gh = W_hh h' + b_hh
+        i, f, o = sigmoid(gx + gh),  g = tanh(gx + gh),  c = f * c' + i * g,  h = o * tanh(c)
+
+    The state is the tuple (h, c). Arguments, their order and defaults are torch.nn.LSTM's. Keywords, parameters (with
+    G = 4) and errors are those of ``rnnkern.RNN``; proj_size, peephole and coupled are not there yet either.
     """
 
     def __init__(

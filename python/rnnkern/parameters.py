@@ -67,7 +67,7 @@ class Module:
     """Base of layers and cells: the spec, the parameters under their public names, and the count of training calls."""
 
     def __init__(self, spec: ops.Spec, names: tuple[str, ...], seed: int | None) -> None:
-        """names: the public names of ``spec.param_names``. seed: of the initial values and of the random masks."""
+        # names: the public names of spec.param_names. (No docstring: help() of every layer would inherit it.)
         if seed is None:
             seed = int(np.random.SeedSequence().entropy) & 0xFFFF_FFFF_FFFF_FFFF  # type: ignore[arg-type]
         self._seed = check_int("seed", seed, 0, 2**64 - 1)

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-# Sources: the systems' own documentation and code, collected in ARCHITECTURE.md. Only orders whose gates are whole
-# blocks stand here: Chainer's links.LSTM interleaves a i f o per unit, and TensorFlow's BlockLSTM and DyNet add a
-# forget bias at run time that must be folded into the bias besides.
+# Sources: each system's own documentation or code (torch/nn/modules/rnn.py, cudnnGetRNNWeightParams, keras' and flax'
+# recurrent layers, onnx/defs/rnn/defs.cc, oneDNN's rnn.md, the WebNN and OpenVINO operator specifications, ...). Only
+# orders whose gates are whole blocks stand here: Chainer's links.LSTM interleaves a i f o per unit, and TensorFlow's
+# BlockLSTM and DyNet add a forget bias at run time that must be folded into the bias besides.
 ORDER: dict[str, dict[str, str]] = {
     "lstm": {
         "torch": "ifgo",

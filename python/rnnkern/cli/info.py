@@ -31,7 +31,7 @@ def info(
     console = Console()
     machine = Table("", "", title="build and machine", show_header=False)
     for name, value in _rows({key: value for key, value in facts.items() if key != "kernels"}):
-        machine.add_row(name, Text(value))  # Text: brackets in a value are no markup
+        machine.add_row(name, Text(value, overflow="fold"))  # Text: brackets in a value are no markup
     console.print(machine)
     table = Table("kernel", "here", title="kernels, in order of preference")
     for name, reason in kernels.items():

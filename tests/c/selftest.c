@@ -1,0 +1,400 @@
+/* Every kernel against cpu_scalar, by the C ABI alone: runs wherever the library does, under an emulator and sanitizers too.
+ *
+ *     selftest [KERNEL...]        default: every kernel this machine can run
+ *
+ * The judge of a case is cpu_scalar in float64 on the same data (values that float32 can hold). Cells without transcendental
+ * functions get small integers and must be exact. Each run also checks that outputs do not depend on threads, on the
+ * reserve being kept or on a concurrent caller, and that nothing is written outside the outputs or into the reserve.
+ * The sequences' padding holds NaN throughout; scratch and outputs begin as NaN.
+ */
+#include <float.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "rnnkern/rnnkern.h"
+
+enum { W_IH, W_HH, B_IH, B_HH, X, H_0, C_0, DY, DH_N, DC_N, INPUTS };
+enum { Y, H_N, C_N, DX, DH_0, DC_0, DW_IH, DW_HH, DB_IH, DB_HH, OUTPUTS };
+static const char* const output_names[OUTPUTS] = {"y",    "h_n",        "c_n",        "dx",       "dh_0",
+                                                  "dc_0", "dweight_ih", "dweight_hh", "dbias_ih", "dbias_hh"};
+
+enum { LENGTHS = 4 }; /* beside the problem flags RNNK_NO_BIAS and RNNK_REVERSE */
+typedef struct shape {
+  int64_t T, B, I, H;
+  uint32_t flags;
+} shape;
+
+/* Hidden and input sizes below, at and past the vectors of 2, 4, 8 and 16 lanes; batches around the tiles of 6 and 12 rows. */
+static const shape shapes[] = {
+    {1, 1, 1, 1, 0},
+    {2, 1, 2, 2, 0},
+    {3, 2, 1, 3, LENGTHS},
+    {2, 2, 3, 4, RNNK_REVERSE},
+    {5, 5, 3, 5, LENGTHS | RNNK_REVERSE},
+    {3, 6, 1, 7, RNNK_NO_BIAS},
+    {7, 3, 5, 8, LENGTHS},
+    {5, 7, 4, 9, LENGTHS | RNNK_REVERSE},
+    {3, 1, 16, 15, 0},
+    {2, 7, 9, 16, RNNK_NO_BIAS | RNNK_REVERSE},
+    {3, 2, 4, 17, LENGTHS},
+    {3, 9, 31, 32, 0},
+    {4, 13, 17, 33, LENGTHS | RNNK_NO_BIAS},
+    {70, 3, 4, 9, LENGTHS | RNNK_REVERSE}, /* several blocks of time */
+    {2, 70, 17, 65, LENGTHS},              /* several tiles each way */
+    {12, 24, 33, 64, 0},                   /* large enough to be split over threads: by rows */
+    {12, 1, 64, 130, RNNK_REVERSE},        /* and by units */
+    {0, 2, 3, 4, 0},
+    {3, 0, 3, 4, 0},
+};
+
+typedef struct test_case {
+  shape s;
+  int32_t cell;
+  int exact;
+  const double* inputs[INPUTS]; /* NULL: absent */
+  const int64_t* lengths;
+} test_case;
+
+static int failures;
+
+static void* allocate(size_t bytes) {
+  void* p = aligned_alloc(64, bytes ? (bytes + 63) / 64 * 64 : 64);
+  if (!p) {
+    fprintf(stderr, "out of memory\n");
+    exit(2);
+  }
+  return p;
+}
+
+static void need(rnnk_status status, const char* what) {
+  if (status == RNNK_OK) return;
+  fprintf(stderr, "%s: status %d: %s\n", what, (int)status, rnnk_last_error());
+  exit(2);
+}
+
+static int64_t input_count(const shape* s, int64_t gates, int which) {
+  const int64_t state = s->B * s->H;
+  switch (which) {
+    case W_IH: return gates * s->H * s->I;
+    case W_HH: return gates * s->H * s->H;
+    case B_IH:
+    case B_HH: return gates * s->H;
+    case X: return s->T * s->B * s->I;
+    case DY: return s->T * s->B * s->H;
+    default: return state;
+  }
+}
+
+/* The input that has the shape of an output. */
+static int64_t output_count(const shape* s, int64_t gates, int which) {
+  static const int twin[OUTPUTS] = {DY, H_0, C_0, X, H_0, C_0, W_IH, W_HH, B_IH, B_HH};
+  return input_count(s, gates, twin[which]);
+}
+
+/* --- data ----------------------------------------------------------------------------------------------------------------- */
+
+static uint64_t random_state;
+static uint32_t random_bits(void) { /* a 64-bit linear congruential generator (D. Knuth's MMIX), upper half */
+  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+  return (uint32_t)(random_state >> 32);
+}
+static double uniform(double scale) { return (float)(scale * (random_bits() / 2147483648.0 - 1)); }
+static double sparse(void) { return (double)(random_bits() % 4 == 0) - (double)(random_bits() % 4 == 0); }
+
+/* Weights of exact cases have one +-1 in a row, those of W_hh in distinct columns: nothing grows faster than T. */
+static void fill(double* v, const test_case* c, int which, int64_t count) {
+  const int64_t row = which == W_IH ? c->s.I : which == W_HH ? c->s.H : 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (!c->exact) v[i] = uniform(which <= B_HH ? 1 / sqrt((double)c->s.H) : 1.5);
+    else if (!row) v[i] = sparse();
+    else v[i] = i % row == (which == W_HH ? (i / row * 7 + 3) % row : 5 * i / row % row) ? (i / row % 3 ? 1 : -1) : 0;
+  }
+  if ((which == X || which == DY) && c->lengths) {
+    const int64_t width = which == X ? c->s.I : c->s.H;
+    for (int64_t t = 0; t < c->s.T; ++t) {
+      for (int64_t b = 0; b < c->s.B; ++b) {
+        for (int64_t i = 0; t >= c->lengths[b] && i < width; ++i) v[(t * c->s.B + b) * width + i] = NAN;
+      }
+    }
+  }
+}
+
+static test_case make_case(const shape* s, int32_t cell, uint64_t seed) {
+  test_case c;
+  const char* name = rnnk_cell_name(cell);
+  memset(&c, 0, sizeof c);
+  c.s = *s;
+  c.cell = cell;
+  c.exact = !strcmp(name, "linear") || !strcmp(name, "rnn_relu");
+  random_state = seed;
+  if (s->flags & LENGTHS) {
+    int64_t* lengths = allocate((size_t)s->B * sizeof *lengths);
+    for (int64_t b = 0; b < s->B; ++b) lengths[b] = b == 0 ? s->T : b == 1 ? 0 : random_bits() % (uint32_t)(s->T + 1);
+    c.lengths = lengths;
+  }
+  for (int i = 0; i < INPUTS; ++i) {
+    const int64_t count = input_count(s, rnnk_cell_gates(cell), i);
+    double* v;
+    if ((i == B_IH || i == B_HH) && (s->flags & RNNK_NO_BIAS)) continue;
+    if ((i == C_0 || i == DC_N) && rnnk_cell_states(cell) < 2) continue;
+    v = allocate((size_t)count * sizeof *v);
+    fill(v, &c, i, count);
+    c.inputs[i] = v;
+  }
+  return c;
+}
+
+static void free_case(test_case* c) {
+  for (int i = 0; i < INPUTS; ++i) free((void*)c->inputs[i]);
+  free((void*)c->lengths);
+}
+
+/* --- one run -------------------------------------------------------------------------------------------------------------- */
+
+/* Under AddressSanitizer a buffer ends where it ends; elsewhere a pattern follows it. */
+#if defined(__SANITIZE_ADDRESS__)
+enum { GUARD = 0 };
+#else
+enum { GUARD = 64 };
+#endif
+
+typedef struct run {
+  const test_case* c;
+  const char* kernel;
+  int dtype;
+  unsigned char* outputs[OUTPUTS];
+  size_t bytes[OUTPUTS];
+} run;
+
+static size_t item(int dtype) { return dtype == RNNK_FLOAT64 ? 8 : 4; }
+
+static void complain(const run* r, const char* what, const char* detail) {
+  const shape* s = &r->c->s;
+  printf("FAILED %s %s %s t%lldb%lldi%lldh%lld flags %u: %s %s\n", r->kernel, rnnk_cell_name(r->c->cell),
+         r->dtype == RNNK_FLOAT64 ? "f64" : "f32", (long long)s->T, (long long)s->B, (long long)s->I, (long long)s->H,
+         (unsigned)s->flags, what, detail);
+  ++failures;
+}
+
+static rnnk_tensor view(void* data, int64_t width, int64_t batch, int dtype, int dims) {
+  rnnk_tensor t;
+  memset(&t, 0, sizeof t);
+  t.data = data;
+  t.dtype = dtype;
+  t.stride[0] = dims == 3 ? batch * width : width;
+  t.stride[1] = dims == 3 ? width : 1;
+  t.stride[2] = 1;
+  return t;
+}
+
+/* Forward for inference, forward for training, backward; outputs are left in r->outputs. */
+static void execute(run* r) {
+  const test_case* c = r->c;
+  const shape* s = &c->s;
+  const int64_t gates = rnnk_cell_gates(c->cell), B = s->B, H = s->H;
+  const int dtype = r->dtype;
+  void* in[INPUTS];
+  rnnk_problem problem;
+  rnnk_plan* plan;
+  rnnk_sizes sizes;
+  rnnk_weights weights;
+  rnnk_args a;
+
+  memset(&problem, 0, sizeof problem);
+  problem.struct_size = sizeof problem;
+  problem.cell = c->cell;
+  problem.dtype = dtype;
+  problem.flags = s->flags & (RNNK_NO_BIAS | RNNK_REVERSE);
+  problem.input_size = s->I;
+  problem.hidden_size = H;
+  need(rnnk_plan_create(&problem, r->kernel, &plan), "rnnk_plan_create");
+  memset(&sizes, 0, sizeof sizes);
+  sizes.struct_size = sizeof sizes;
+  need(rnnk_plan_sizes(plan, s->T, B, &sizes), "rnnk_plan_sizes");
+
+  for (int i = 0; i < INPUTS; ++i) {
+    const int64_t count = input_count(s, gates, i);
+    in[i] = c->inputs[i] ? malloc((size_t)count * item(dtype) + 1) : NULL; /* + 1: never an empty block */
+    for (int64_t k = 0; in[i] && k < count; ++k) {
+      if (dtype == RNNK_FLOAT64) ((double*)in[i])[k] = c->inputs[i][k];
+      else ((float*)in[i])[k] = (float)c->inputs[i][k];
+    }
+  }
+  for (int i = 0; i < OUTPUTS; ++i) {
+    const int absent = ((i == C_N || i == DC_0) && !c->inputs[C_0]) || (i >= DB_IH && !c->inputs[B_IH]);
+    r->bytes[i] = absent ? 0 : (size_t)output_count(s, gates, i) * item(dtype);
+    r->outputs[i] = absent ? NULL : malloc(r->bytes[i] + GUARD + (GUARD == 0 && r->bytes[i] == 0));
+    if (!absent) memset(r->outputs[i], 0xff, r->bytes[i] + GUARD);
+  }
+
+  memset(&weights, 0, sizeof weights);
+  weights.struct_size = sizeof weights;
+  weights.weight_ih = in[W_IH];
+  weights.weight_hh = in[W_HH];
+  weights.bias_ih = in[B_IH];
+  weights.bias_hh = in[B_HH];
+  void *packed = allocate(sizes.packed), *reserve = allocate(sizes.reserve), *kept = allocate(sizes.reserve);
+  void *forward_scratch = allocate(sizes.workspace_forward), *backward_scratch = allocate(sizes.workspace_backward);
+  memset(packed, 0xff, sizes.packed);
+  memset(reserve, 0xff, sizes.reserve);
+  memset(forward_scratch, 0xff, sizes.workspace_forward);
+  memset(backward_scratch, 0xff, sizes.workspace_backward);
+  need(rnnk_pack_weights(plan, &weights, 1, packed, sizes.packed), "rnnk_pack_weights");
+
+  memset(&a, 0, sizeof a);
+  a.struct_size = sizeof a;
+  a.seq_len = s->T;
+  a.batch = B;
+  a.lengths = c->lengths;
+  a.packed = packed;
+  a.x = view(in[X], s->I, B, dtype, 3);
+  a.y = view(r->outputs[Y], H, B, dtype, 3);
+  a.h_0 = view(in[H_0], H, B, dtype, 2);
+  a.c_0 = view(in[C_0], H, B, dtype, 2);
+  a.h_n = view(r->outputs[H_N], H, B, dtype, 2);
+  a.c_n = view(r->outputs[C_N], H, B, dtype, 2);
+  a.workspace = forward_scratch;
+  a.workspace_size = sizes.workspace_forward;
+  need(rnnk_forward(plan, &a), "rnnk_forward for inference");
+  unsigned char* inferred = malloc(r->bytes[Y] + 1);
+  memcpy(inferred, r->outputs[Y], r->bytes[Y]);
+  a.reserve = reserve;
+  a.reserve_size = sizes.reserve;
+  need(rnnk_forward(plan, &a), "rnnk_forward");
+  if (memcmp(inferred, r->outputs[Y], r->bytes[Y])) complain(r, "y", "depends on the reserve being kept");
+  memcpy(kept, reserve, sizes.reserve);
+
+  a.workspace = backward_scratch;
+  a.workspace_size = sizes.workspace_backward;
+  a.dy = view(in[DY], H, B, dtype, 3);
+  a.dh_n = view(in[DH_N], H, B, dtype, 2);
+  a.dc_n = view(in[DC_N], H, B, dtype, 2);
+  a.dx = view(r->outputs[DX], s->I, B, dtype, 3);
+  a.dh_0 = view(r->outputs[DH_0], H, B, dtype, 2);
+  a.dc_0 = view(r->outputs[DC_0], H, B, dtype, 2);
+  a.dweight_ih = r->outputs[DW_IH];
+  a.dweight_hh = r->outputs[DW_HH];
+  a.dbias_ih = r->outputs[DB_IH];
+  a.dbias_hh = r->outputs[DB_HH];
+  need(rnnk_backward(plan, &a), "rnnk_backward");
+  if (memcmp(kept, reserve, sizes.reserve)) complain(r, "reserve", "was written by backward");
+  for (int i = 0; i < OUTPUTS; ++i) {
+    for (int k = 0; r->outputs[i] && k < GUARD; ++k) {
+      if (r->outputs[i][r->bytes[i] + (size_t)k] != 0xff) {
+        complain(r, output_names[i], "was written past its end");
+        break;
+      }
+    }
+  }
+  for (int i = 0; i < INPUTS; ++i) free(in[i]);
+  free(inferred);
+  free(packed);
+  free(reserve);
+  free(kept);
+  free(forward_scratch);
+  free(backward_scratch);
+  rnnk_plan_destroy(plan);
+}
+
+static void free_run(run* r) {
+  for (int i = 0; i < OUTPUTS; ++i) free(r->outputs[i]);
+}
+
+static double get(const run* r, int output, int64_t i) {
+  return r->dtype == RNNK_FLOAT64 ? ((const double*)r->outputs[output])[i] : ((const float*)r->outputs[output])[i];
+}
+
+/* --- the comparison ------------------------------------------------------------------------------------------------------- */
+
+static double worst_ratio; /* of all errors to what was allowed */
+
+/* Errors relative to the largest entry. A pre-activation is a sum of n = I + H + 2 terms, whose rounding grows as sqrt(n), and
+ * so do the errors of T steps. 8: the roundings of the pointwise part, whose 1 - f loses up to two bits. */
+static void compare(const run* got, const run* judge) {
+  const shape* s = &got->c->s;
+  const double eps = got->dtype == RNNK_FLOAT64 ? DBL_EPSILON : FLT_EPSILON;
+  const double bound = got->c->exact ? 0 : 8 * eps * sqrt((double)(s->I + s->H + 2)) * sqrt((double)s->T + 1);
+  for (int i = 0; i < OUTPUTS; ++i) {
+    double scale = DBL_MIN, error = 0;
+    char detail[120];
+    const int64_t count = (int64_t)(got->bytes[i] / item(got->dtype));
+    for (int64_t k = 0; k < count; ++k) {
+      const double want = get(judge, i, k), off = fabs(get(got, i, k) - want);
+      scale = fmax(scale, fabs(want));
+      error = off <= error ? error : off; /* NaN stays */
+    }
+    if (error > 0 && bound > 0) worst_ratio = fmax(worst_ratio, error / (bound * scale));
+    if (error <= bound * scale) continue;
+    snprintf(detail, sizeof detail, "is off by %.3g, allowed %.3g", error, bound * scale);
+    complain(got, output_names[i], detail);
+  }
+}
+
+static void same_bits(const run* a, const run* b, const char* what) {
+  for (int i = 0; i < OUTPUTS; ++i) {
+    if (a->bytes[i] && memcmp(a->outputs[i], b->outputs[i], a->bytes[i])) complain(b, output_names[i], what);
+  }
+}
+
+static void* execute_on_thread(void* r) {
+  execute(r);
+  return NULL;
+}
+
+static void test_kernel(const test_case* c, const char* kernel, const run* judge) {
+  for (int dtype = RNNK_FLOAT32; dtype <= RNNK_FLOAT64; ++dtype) {
+    run alone = {c, kernel, dtype, {NULL}, {0}}, team = alone, beside = alone;
+    pthread_t other;
+    need(rnnk_set_num_threads(1), "rnnk_set_num_threads");
+    execute(&alone);
+    compare(&alone, judge);
+    need(rnnk_set_num_threads(3), "rnnk_set_num_threads");
+    if (pthread_create(&other, NULL, execute_on_thread, &beside)) exit(2);
+    execute(&team);
+    pthread_join(other, NULL);
+    same_bits(&alone, &team, "depends on the number of threads");
+    same_bits(&alone, &beside, "depends on a concurrent caller");
+    free_run(&alone);
+    free_run(&team);
+    free_run(&beside);
+  }
+}
+
+static int wanted(const char* kernel, int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    if (!strcmp(argv[i], kernel)) return 1;
+  }
+  return argc == 1;
+}
+
+int main(int argc, char** argv) {
+  int kernels = 0, cases = 0;
+  for (int32_t k = 0; rnnk_kernel_name(k); ++k) {
+    const char *kernel = rnnk_kernel_name(k), *reason = rnnk_kernel_unavailable(k);
+    const int failed_before = failures;
+    if (!wanted(kernel, argc, argv)) continue;
+    if (*reason) {
+      printf("%s: skipped: %s\n", kernel, reason);
+      continue;
+    }
+    ++kernels;
+    worst_ratio = 0;
+    for (int32_t cell = 0; rnnk_cell_name(cell); ++cell) {
+      for (size_t i = 0; i < sizeof shapes / sizeof *shapes; ++i, ++cases) {
+        test_case c = make_case(&shapes[i], cell, 1000 * (uint64_t)cell + i);
+        run judge = {&c, "cpu_scalar", RNNK_FLOAT64, {NULL}, {0}};
+        execute(&judge);
+        test_kernel(&c, kernel, &judge);
+        free_run(&judge);
+        free_case(&c);
+      }
+    }
+    printf("%s: %s; largest error %.2f of what is allowed\n", kernel, failures == failed_before ? "ok" : "FAILED",
+           worst_ratio);
+  }
+  printf("%d kernels, %d cases, %d failures\n", kernels, cases, failures);
+  return failures || !kernels;
+}

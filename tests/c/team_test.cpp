@@ -1,0 +1,130 @@
+// Hammers the thread team (csrc/core/team.h): every task of every phase runs once, phases in order, whatever the number of
+// threads, callers and resizes. The bookkeeping is plain memory on purpose: under -fsanitize=thread a missing barrier or a
+// task done twice is a reported race, not only a wrong count.
+#include "core/team.h"
+
+#include <cfenv>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <thread>
+#include <vector>
+
+using namespace rnnk;
+
+namespace {
+
+[[noreturn]] void fail(const char* what) {
+  std::fprintf(stderr, "FAILED: %s\n", what);
+  std::_Exit(1);
+}
+void expect(bool ok, const char* what) {
+  if (!ok) fail(what);
+}
+
+// done[phase * tasks + task] counts runs. A task reads what every task of the phase before wrote.
+struct Ledger {
+  int tasks;
+  int64_t phases;
+  std::vector<int> done;
+
+  Ledger(int tasks, int64_t phases) : tasks(tasks), phases(phases), done(static_cast<size_t>(tasks * phases)) {}
+
+  static void task(const void* job, int64_t phase, int task, int tasks) {
+    auto& self = *static_cast<Ledger*>(const_cast<void*>(job));
+    if (tasks != self.tasks || task < 0 || task >= tasks || phase < 0 || phase >= self.phases) fail("a task out of range");
+    for (int i = 0; phase > 0 && i < tasks; ++i) {
+      if (self.done[static_cast<size_t>((phase - 1) * tasks + i)] != 1) fail("a phase began before the one before it ended");
+    }
+    ++self.done[static_cast<size_t>(phase * tasks + task)];
+  }
+  void run() {
+    team_run(tasks, phases, task, this);
+    for (const int n : done) expect(n == 1, "a task did not run exactly once");
+  }
+};
+
+void pause(int microseconds) { std::this_thread::sleep_for(std::chrono::microseconds(microseconds)); }
+
+void shapes_of_jobs() {
+  for (const int threads : {1, 2, 3, 8}) {
+    expect(team_resize(threads) && team_size() == threads, "team_resize");
+    for (const int tasks : {1, 2, 3, 7, 8, 40, 256, 300}) {  // more tasks than threads, and than a team can have
+      for (const int64_t phases : {0, 1, 2, 33}) Ledger(tasks, phases).run();
+    }
+  }
+}
+
+// Jobs that follow at once, within the time workers spin, and after they have parked.
+void many_jobs() {
+  team_resize(3);
+  for (int i = 0; i < 20000; ++i) {
+    Ledger(1 + i % 5, 1 + i % 4).run();
+    if (i % 100 == 0) pause(i % 300 ? 90 : 400);
+  }
+}
+
+void several_callers(bool resizing) {
+  team_resize(3);
+  std::vector<std::thread> callers;
+  for (int c = 0; c < 3; ++c) {
+    callers.emplace_back([c] {
+      for (int i = 0; i < 4000; ++i) {
+        Ledger(1 + (i + c) % 6, 1 + i % 7).run();
+        if (i % 50 == c) pause(150);
+      }
+    });
+  }
+  for (int i = 0; resizing && i < 300; ++i) {
+    expect(team_resize(1 + i % 5), "team_resize beside running jobs");
+    pause(200);
+  }
+  for (auto& caller : callers) caller.join();
+}
+
+// By arithmetic, because fegetround() may look at another unit than the one that computes.
+bool rounds_up() {
+  volatile float one = 1, little = 1e-20f;
+  return one + little > 1;
+}
+
+// Kernels compute in round-to-nearest with subnormals flushed, and leave the caller's mode as it was.
+void floating_point_mode() {
+  team_resize(3);
+  const int before = std::fegetround();
+  std::fesetround(FE_UPWARD);
+  for (const int tasks : {1, 6}) {
+    team_run(
+        tasks, 3,
+        [](const void*, int64_t, int, int) {
+          if (rounds_up()) fail("a task ran in the caller's rounding mode");
+          volatile float least = std::numeric_limits<float>::min();
+          if (least * 0.5f != 0) fail("a subnormal was not flushed");
+        },
+        nullptr);
+    expect(rounds_up(), "the caller's rounding mode was not restored");
+  }
+  std::fesetround(before);
+}
+
+void sorting() {
+  const int64_t lengths[] = {2, 5, 0, 5, 3};
+  const int32_t expected[] = {1, 3, 4, 0, 2};
+  int32_t order[5];
+  int64_t sorted[5];
+  sort_rows(lengths, 5, order, sorted);
+  for (int i = 0; i < 5; ++i) expect(order[i] == expected[i] && sorted[i] == lengths[expected[i]], "sort_rows");
+}
+
+}  // namespace
+
+int main() {
+  shapes_of_jobs();
+  many_jobs();
+  several_callers(false);
+  several_callers(true);
+  floating_point_mode();
+  sorting();
+  std::printf("team: ok\n");
+}

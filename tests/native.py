@@ -1,0 +1,109 @@
+"""Compiling C and C++ in tests: the installed C library, built once per session, and single files by hand."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CSRC = ROOT / "csrc"
+# A compiler or cmake may come with the system or lie beside this interpreter.
+_PATH = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
+
+
+def tool(name: str) -> str:
+    """The program's path; skips the test where it is not installed."""
+    found = shutil.which(name, path=_PATH)
+    if not found:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: int = 900) -> str:
+    """What the command prints; fails the test, with that text, when it fails."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, "PATH": _PATH, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, f"{shlex.join(map(str, command))}: exit status {done.returncode}\n{done.stdout}"
+    return done.stdout
+
+
+@functools.cache
+def scratch() -> Path:
+    """A directory of this session's own, removed at its end."""
+    path = Path(tempfile.mkdtemp(prefix="rnnkern-tests-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+@functools.cache
+def configured() -> Path:
+    """CMake's build directory of the C library, with the generated headers in generated/."""
+    build = scratch() / "library"
+    run(
+        tool("cmake"), "-S", ROOT, "-B", build, "-DRNNKERN_PYTHON=OFF",
+        f"-DCMAKE_INSTALL_PREFIX={prefix()}", "-DCMAKE_INSTALL_LIBDIR=lib",
+    )  # fmt: skip
+    return build
+
+
+def prefix() -> Path:
+    return scratch() / "installed"
+
+
+@functools.cache
+def installed() -> Path:
+    """Where the C library, its header, CMake package and pkg-config file have been installed."""
+    build = configured()
+    run(tool("cmake"), "--build", build, "--parallel", str(os.cpu_count() or 1))
+    run(tool("cmake"), "--install", build)
+    return prefix()
+
+
+@dataclass(frozen=True)
+class KernelFile:
+    """One line of the kernel list."""
+
+    name: str
+    source: Path
+    flags: tuple[str, ...]
+
+    @property
+    def machine(self) -> str:
+        """The architecture it is for."""
+        here = {"AMD64": "x86_64", "arm64": "aarch64"}.get(os.uname().machine, os.uname().machine)
+        return "aarch64" if self.name == "cpu_neon" else here if self.name == "cpu_scalar" else "x86_64"
+
+    @property
+    def compiler(self) -> str:
+        """The C++ compiler that can make code for it: Debian's cross compiler for another architecture's."""
+        native = KernelFile("cpu_scalar", self.source, ()).machine
+        return tool("g++" if self.machine == native else f"{self.machine}-linux-gnu-g++")
+
+
+def kernel_files() -> list[KernelFile]:
+    """The list as CMakeLists.txt has it, every architecture's."""
+    text = (ROOT / "CMakeLists.txt").read_text()
+    found = re.findall(r"^\s*rnnk_add_kernel\((\w+) (\S+?)(?: FLAGS ([^)]*))?\)", text, re.M)
+    return [KernelFile(name, ROOT / source, tuple(flags.split())) for name, source, flags in found]
+
+
+CPU_FILES = [k for k in kernel_files() if k.source.suffix == ".cpp"]
+INCLUDES = ("-I", str(CSRC), "-I", str(CSRC / "include"))
