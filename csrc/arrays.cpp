@@ -45,7 +45,8 @@ ArrayView view_numpy(const py::array& array, const char* name) {
   const int code = dtype_of(dtype);
   if (code < 0) bad_dtype(name, py::str(static_cast<py::object>(dtype)).cast<std::string>());
   if (dtype.byteorder() != '=' && dtype.byteorder() != '|') {
-    type_error(std::string(name) + ": expected native byte order, got " + py::str(static_cast<py::object>(dtype.attr("str"))).cast<std::string>());
+    type_error(std::string(name) + ": expected native byte order, got " +
+               py::str(static_cast<py::object>(dtype.attr("str"))).cast<std::string>());
   }
   v.tensor.data = const_cast<void*>(array.data());
   v.tensor.dtype = code;
@@ -60,7 +61,8 @@ ArrayView view_numpy(const py::array& array, const char* name) {
     v.strides.push_back(array.strides(i) / item);
   }
   if (reinterpret_cast<uintptr_t>(v.tensor.data) % static_cast<size_t>(item)) {
-    throw py::value_error(std::string(name) + ": expected aligned data, got an address that is no multiple of the item size");
+    throw py::value_error(std::string(name) +
+                          ": expected aligned data, got an address that is no multiple of the item size");
   }
   v.owner = array;
   return v;
@@ -86,7 +88,8 @@ Imported import_dlpack(const py::handle& array, const char* name) {
   if (device[0].cast<int>() != dlpack::kCPU && device[0].cast<int>() != dlpack::kCUDAHost) {
     PyErr_SetString(PyExc_NotImplementedError,
                     (std::string(name) + ": expected an array in CPU memory, got DLPack device type " +
-                     std::to_string(device[0].cast<int>()) + "; nothing is moved between devices silently").c_str());
+                     std::to_string(device[0].cast<int>()) + "; nothing is moved between devices silently")
+                        .c_str());
     throw py::error_already_set();
   }
   py::object capsule;
@@ -213,8 +216,7 @@ class Export {
 
   py::capsule dlpack(const py::object& max_version) const {
     const bool versioned = !max_version.is_none() && py::cast<py::tuple>(max_version)[0].cast<int>() >= 1;
-    return versioned ? make<dlpack::ManagedTensorVersioned>("dltensor_versioned")
-                     : make<dlpack::ManagedTensor>("dltensor");
+    return versioned ? make<dlpack::ManagedTensorVersioned>("dltensor_versioned") : make<dlpack::ManagedTensor>("dltensor");
   }
 
  private:

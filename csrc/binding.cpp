@@ -61,9 +61,7 @@ class Buffer {
 // One per thread, kept between calls while small: a call then allocates nothing. Larger ones go back at once.
 class Workspace {
  public:
-  explicit Workspace(size_t size) {
-    kept().reserve(size);
-  }
+  explicit Workspace(size_t size) { kept().reserve(size); }
   ~Workspace() {
     if (kept().size() > kKeep) kept() = Buffer();
   }
@@ -251,7 +249,8 @@ class Plan {
       args.lengths = array.data();
     }
 
-    void tensor(const py::object& array, const char* name, std::initializer_list<int64_t> shape, rnnk_tensor& to, bool write) {
+    void tensor(const py::object& array, const char* name, std::initializer_list<int64_t> shape, rnnk_tensor& to,
+                bool write) {
       if (array.is_none()) return;
       views.push_back(view(array, name, shape, write));
       to = views.back().tensor;
@@ -396,7 +395,8 @@ PYBIND11_MODULE(_core, m) {
   });
   const auto none = py::none();
   py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan")
-      .def(py::init<const std::string&, const std::string&, int64_t, int64_t, bool, bool, const std::optional<std::string>&>(),
+      .def(py::init<const std::string&, const std::string&, int64_t, int64_t, bool, bool,
+                    const std::optional<std::string>&>(),
            py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::kw_only(),
            py::arg("bias") = true, py::arg("reverse") = false, py::arg("kernel") = none)
       .def_property_readonly("kernel", &Plan::kernel)
@@ -411,19 +411,22 @@ PYBIND11_MODULE(_core, m) {
            py::arg("dh_0") = none, py::arg("dc_0") = none, py::arg("dweight_ih") = none, py::arg("dweight_hh") = none,
            py::arg("dbias_ih") = none, py::arg("dbias_hh") = none, py::arg("lengths") = none)
       .def("estimate", &Plan::estimate, py::arg("seq_len"), py::arg("batch"), py::arg("backward") = false)
-      .def("sizes", [](const Plan& p, int64_t seq_len, int64_t batch) {
-        const rnnk_sizes s = p.sizes(seq_len, batch);
-        py::dict out;
-        out["packed"] = s.packed, out["reserve"] = s.reserve;
-        out["workspace_forward"] = s.workspace_forward, out["workspace_backward"] = s.workspace_backward;
-        return out;
-      }, py::arg("seq_len"), py::arg("batch"));
+      .def(
+          "sizes",
+          [](const Plan& p, int64_t seq_len, int64_t batch) {
+            const rnnk_sizes s = p.sizes(seq_len, batch);
+            py::dict out;
+            out["packed"] = s.packed, out["reserve"] = s.reserve;
+            out["workspace_forward"] = s.workspace_forward, out["workspace_backward"] = s.workspace_backward;
+            return out;
+          },
+          py::arg("seq_len"), py::arg("batch"));
   py::class_<Stepper>(m, "Stepper")
       .def(py::init<std::shared_ptr<Plan>, std::shared_ptr<Packed>, int64_t>(), py::arg("plan"), py::arg("packed"),
            py::arg("batch"))
       .def("step", &Stepper::step, py::arg("x"), py::arg("h"), py::arg("c") = none);
-  m.def("dropout", &dropout, py::arg("x"), py::arg("out"), py::arg("p"), py::arg("seed"), py::arg("call"),
-        py::arg("stream"), py::arg("lengths") = none);
+  m.def("dropout", &dropout, py::arg("x"), py::arg("out"), py::arg("p"), py::arg("seed"), py::arg("call"), py::arg("stream"),
+        py::arg("lengths") = none);
   m.def("explain", &explain, py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"),
         py::arg("seq_len"), py::arg("batch"));
   m.def("cells", [] {
@@ -435,17 +438,21 @@ PYBIND11_MODULE(_core, m) {
   });
   m.def("kernels", [] {
     py::list out;
-    for (int32_t i = 0; rnnk_kernel_name(i); ++i) out.append(py::make_tuple(rnnk_kernel_name(i), rnnk_kernel_unavailable(i)));
+    for (int32_t i = 0; rnnk_kernel_name(i); ++i)
+      out.append(py::make_tuple(rnnk_kernel_name(i), rnnk_kernel_unavailable(i)));
     return out;
   });
-  m.def("set_num_threads", [](int32_t threads) {
-    rnnk_status status;
-    {
-      py::gil_scoped_release release;
-      status = rnnk_set_num_threads(threads);
-    }
-    check(status);
-  }, py::arg("threads"));
+  m.def(
+      "set_num_threads",
+      [](int32_t threads) {
+        rnnk_status status;
+        {
+          py::gil_scoped_release release;
+          status = rnnk_set_num_threads(threads);
+        }
+        check(status);
+      },
+      py::arg("threads"));
   m.def("get_num_threads", &rnnk_get_num_threads);
   m.def("version", &rnnk_version);
   m.def("cpu_features", &rnnk_cpu_features);

@@ -38,25 +38,25 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 
 // Defines `double NAME(long turns)`: `turns` steps of `a = a * m + c` on every chain. m = 1 - 2^-10 and c = 2^-10 keep each
 // chain on its way to 1: no overflow and no denormals, however long it runs.
-#define DEFINE_FMA(NAME, TARGET, CHAINS, COUNT, VECTOR, SPLAT, FMA, FIRST)   \
-  TARGET __attribute__((noinline)) double NAME(long turns) {                 \
-    const VECTOR m = SPLAT(1 - 0x1p-10), c = SPLAT(0x1p-10);                 \
-    CHAINS(FMA##_DECLARE)                                                    \
-    for (long turn = 0; turn < turns; ++turn) {                              \
-      CHAINS(FMA##_STEP)                                                     \
-    }                                                                        \
-    double fold[COUNT];                                                      \
-    CHAINS(FIRST)                                                            \
-    return 0.0 CHAINS(PLUS);                                                 \
+#define DEFINE_FMA(NAME, TARGET, CHAINS, COUNT, VECTOR, SPLAT, FMA, FIRST) \
+  TARGET __attribute__((noinline)) double NAME(long turns) {               \
+    const VECTOR m = SPLAT(1 - 0x1p-10), c = SPLAT(0x1p-10);               \
+    CHAINS(FMA##_DECLARE)                                                  \
+    for (long turn = 0; turn < turns; ++turn) {                            \
+      CHAINS(FMA##_STEP)                                                   \
+    }                                                                      \
+    double fold[COUNT];                                                    \
+    CHAINS(FIRST)                                                          \
+    return 0.0 CHAINS(PLUS);                                               \
   }
 
 struct Fma {
   double (*run)(long);
-  double flops; // of one turn
+  double flops;  // of one turn
 };
 
 struct Read {
-  void (*pass)(const void *, size_t, long); // buffer, bytes (a multiple of 1024), passes
+  void (*pass)(const void*, size_t, long);  // buffer, bytes (a multiple of 1024), passes
 };
 
 #if PROBE_X86
@@ -134,14 +134,14 @@ DEFINE_FMA(fma_plain_f64, PLAIN, CHAINS_12, 12, double, SAME, P64, P_FIRST)
 
 // Reading: 8 vectors a turn, each loaded into a register by an empty volatile asm that asks for it there.
 #define LANES_8(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-#define DEFINE_READ(NAME, TARGET, VECTOR, LOAD)                                                   \
-  TARGET __attribute__((noinline)) void NAME(const void *buffer, size_t bytes, long passes) {     \
-    const VECTOR *const end = static_cast<const VECTOR *>(buffer) + bytes / sizeof(VECTOR);       \
-    for (long pass = 0; pass < passes; ++pass) {                                                  \
-      for (const VECTOR *p = static_cast<const VECTOR *>(buffer); p != end; p += 8) {             \
-        LANES_8(LOAD)                                                                             \
-      }                                                                                           \
-    }                                                                                             \
+#define DEFINE_READ(NAME, TARGET, VECTOR, LOAD)                                               \
+  TARGET __attribute__((noinline)) void NAME(const void* buffer, size_t bytes, long passes) { \
+    const VECTOR* const end = static_cast<const VECTOR*>(buffer) + bytes / sizeof(VECTOR);    \
+    for (long pass = 0; pass < passes; ++pass) {                                              \
+      for (const VECTOR* p = static_cast<const VECTOR*>(buffer); p != end; p += 8) {          \
+        LANES_8(LOAD)                                                                         \
+      }                                                                                       \
+    }                                                                                         \
   }
 
 #if PROBE_X86
@@ -195,17 +195,17 @@ class Buffer {
     data_ = std::aligned_alloc(align, bytes_);
     if (!data_) throw std::bad_alloc();
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (align == huge) (void)madvise(data_, bytes_, MADV_HUGEPAGE); // refused: small pages, still a valid measurement
+    if (align == huge) (void)madvise(data_, bytes_, MADV_HUGEPAGE);  // refused: small pages, still a valid measurement
 #endif
     std::memset(data_, 1, bytes_);
   }
   ~Buffer() { std::free(data_); }
-  Buffer(const Buffer &) = delete;
-  Buffer &operator=(const Buffer &) = delete;
-  const void *data() const { return data_; }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  const void* data() const { return data_; }
 
  private:
-  void *data_;
+  void* data_;
   size_t bytes_;
 };
 
@@ -218,9 +218,9 @@ double run_threads(int threads, double seconds, Body body) {
   std::vector<double> rates(static_cast<size_t>(threads), 0.0);
   auto work = [&](size_t index) {
     try {
-      auto turn = body();                    // allocates and touches what it needs on its own thread
+      auto turn = body();  // allocates and touches what it needs on its own thread
       const auto warm = Clock::now();
-      while (seconds_since(warm) < seconds / 4) turn(); // clocks up, caches filled
+      while (seconds_since(warm) < seconds / 4) turn();  // clocks up, caches filled
       waiting.fetch_sub(1);
       while (waiting.load() > 0) std::this_thread::yield();
       double done = 0;
@@ -231,7 +231,7 @@ double run_threads(int threads, double seconds, Body body) {
         elapsed = seconds_since(start);
       } while (elapsed < seconds);
       rates[index] = done / elapsed;
-    } catch (...) { // no memory: the others must not wait for this thread
+    } catch (...) {  // no memory: the others must not wait for this thread
       failed = true;
       waiting.fetch_sub(1);
     }
@@ -240,12 +240,12 @@ double run_threads(int threads, double seconds, Body body) {
   try {
     others.reserve(static_cast<size_t>(threads));
     for (size_t index = 1; index < static_cast<size_t>(threads); ++index) others.emplace_back(work, index);
-  } catch (...) { // no more threads: count the missing ones out, and wait for those that run
+  } catch (...) {  // no more threads: count the missing ones out, and wait for those that run
     failed = true;
     waiting.fetch_sub(threads - 1 - static_cast<int>(others.size()));
   }
   work(0);
-  for (auto &other : others) other.join();
+  for (auto& other : others) other.join();
   if (failed) return RNNK_PROBE_FAILED;
   double sum = 0;
   for (double rate : rates) sum += rate;
@@ -254,9 +254,9 @@ double run_threads(int threads, double seconds, Body body) {
 
 bool valid(int threads, double seconds) { return threads >= 1 && threads <= 4096 && seconds > 0 && seconds <= 60; }
 
-std::atomic<double> sink; // where results go that only exist to be computed
+std::atomic<double> sink;  // where results go that only exist to be computed
 
-} // namespace
+}  // namespace
 
 extern "C" double rnnk_probe_fma(int threads, int dtype, double seconds) {
   if (!valid(threads, seconds) || dtype < 0 || dtype > 2) return RNNK_PROBE_INVALID;
@@ -265,7 +265,7 @@ extern "C" double rnnk_probe_fma(int threads, int dtype, double seconds) {
   try {
     const double rate = run_threads(threads, seconds, [fma] {
       return [fma] {
-        constexpr long turns = 4096; // about 10 us: the clock's cost does not show
+        constexpr long turns = 4096;  // about 10 us: the clock's cost does not show
         sink.store(fma.run(turns), std::memory_order_relaxed);
         return turns * fma.flops;
       };
@@ -277,7 +277,7 @@ extern "C" double rnnk_probe_fma(int threads, int dtype, double seconds) {
 }
 
 extern "C" double rnnk_probe_read(int threads, size_t bytes_per_thread, double seconds) {
-  constexpr size_t block = 1024; // 8 vectors of the widest kind, twice
+  constexpr size_t block = 1024;  // 8 vectors of the widest kind, twice
   if (!valid(threads, seconds) || bytes_per_thread > (size_t(1) << 40)) return RNNK_PROBE_INVALID;
   const size_t bytes = bytes_per_thread < block ? block : bytes_per_thread / block * block;
   const Read read = choose_read();

@@ -8,7 +8,8 @@ namespace {
 using ll = long long;
 
 void check_aligned(const void* p, const char* name) {
-  if (reinterpret_cast<uintptr_t>(p) % 64) fail(RNNK_INVALID_VALUE, "%s: expected a 64-byte aligned pointer, got %p", name, p);
+  if (reinterpret_cast<uintptr_t>(p) % 64)
+    fail(RNNK_INVALID_VALUE, "%s: expected a 64-byte aligned pointer, got %p", name, p);
 }
 
 void check_size(const char* name, const void* p, size_t size, int64_t needed) {
@@ -44,8 +45,8 @@ void check_extent(const Problem& problem, int64_t seq_len, int64_t batch) {
   const int64_t width = std::max(problem.input_size, problem.hidden_size) + 64;
   if (__builtin_mul_overflow(seq_len, batch, &total) || __builtin_mul_overflow(total, width, &total) ||
       total > int64_t{1} << 50) {
-    fail(RNNK_INVALID_VALUE, "seq_len, batch: expected at most 2^50 numbers in a tensor, got %lld * %lld * %lld", ll{seq_len},
-         ll{batch}, ll{width - 64});
+    fail(RNNK_INVALID_VALUE, "seq_len, batch: expected at most 2^50 numbers in a tensor, got %lld * %lld * %lld",
+         ll{seq_len}, ll{batch}, ll{width - 64});
   }
 }
 

@@ -6,7 +6,14 @@ namespace rnnk {
 
 // CPU features a kernel's object file was compiled for, as bits; see core/cpu.cpp.
 enum Feature : uint32_t {
-  kAvx2 = 1, kFma = 2, kF16c = 4, kAvx512f = 8, kAvx512bw = 16, kAvx512vl = 32, kAvx512dq = 64, kNeon = 128
+  kAvx2 = 1,
+  kFma = 2,
+  kF16c = 4,
+  kAvx512f = 8,
+  kAvx512bw = 16,
+  kAvx512vl = 32,
+  kAvx512dq = 64,
+  kNeon = 128
 };
 
 struct Sizes {

@@ -18,10 +18,10 @@ void fail(rnnk_status code, const char* format, ...) {
 
 const CellInfo* cell_info(int cell) {
   switch (cell) {
-#define RNNK_CELL(value, name, type)                                \
-  case value: {                                                     \
+#define RNNK_CELL(value, name, type)                                    \
+  case value: {                                                         \
     static constexpr CellInfo info{#name, type::kGates, type::kStates}; \
-    return &info;                                                   \
+    return &info;                                                       \
   }
 #include "rnnkern/cells.inc"
 #undef RNNK_CELL
@@ -48,7 +48,8 @@ Problem check_problem(const rnnk_problem* p) {
     fail(RNNK_INVALID_VALUE, "problem.struct_size: expected at least %zu, got %u", sizeof(rnnk_problem), p->struct_size);
   }
   if (!cell_info(p->cell)) fail(RNNK_INVALID_VALUE, "problem.cell: no cell has the number %d", p->cell);
-  if (p->dtype < 0 || p->dtype > RNNK_FLOAT16) fail(RNNK_INVALID_TYPE, "problem.dtype: no dtype has the number %d", p->dtype);
+  if (p->dtype < 0 || p->dtype > RNNK_FLOAT16)
+    fail(RNNK_INVALID_TYPE, "problem.dtype: no dtype has the number %d", p->dtype);
   if (p->device != RNNK_CPU) fail(RNNK_NOT_SUPPORTED, "problem.device: only RNNK_CPU (0) is built in, got %d", p->device);
   if (p->device_index != 0) fail(RNNK_INVALID_VALUE, "problem.device_index: the CPU is 0, got %d", p->device_index);
   if (p->flags & ~uint32_t{RNNK_NO_BIAS | RNNK_REVERSE}) {

@@ -250,9 +250,8 @@ bool team_resize(int threads) {
 
 void sort_rows(const int64_t* lengths, int64_t batch, int32_t* order, int64_t* sorted_lengths) {
   for (int64_t i = 0; i < batch; ++i) order[i] = static_cast<int32_t>(i);
-  std::sort(order, order + batch, [lengths](int32_t a, int32_t b) {
-    return lengths[a] != lengths[b] ? lengths[a] > lengths[b] : a < b;
-  });
+  std::sort(order, order + batch,
+            [lengths](int32_t a, int32_t b) { return lengths[a] != lengths[b] ? lengths[a] > lengths[b] : a < b; });
   for (int64_t i = 0; i < batch; ++i) sorted_lengths[i] = lengths[order[i]];
 }
 

@@ -223,7 +223,8 @@ struct Backward {
   template <int K>
   void norm(int64_t u, const Part& part) const {
     constexpr Stage stage = Cell::kStage[K];
-    const int64_t s = rows.steps - 1 - u, t = rows.time(s), n = larger<int64_t>(0, smaller(part.r1, rows.alive(s)) - part.r0);
+    const int64_t s = rows.steps - 1 - u, t = rows.time(s),
+                  n = larger<int64_t>(0, smaller(part.r1, rows.alive(s)) - part.r0);
     const int64_t columns = d.stage_columns(K), units = d.units(K);
     for (int64_t r = part.r0 + part.first(n); r < part.r0 + part.last(n); ++r) {
       for (int i = stage.product == Product::identity ? 1 : 0; i < 2; ++i) {

@@ -37,20 +37,20 @@ struct Forward {
   Packed<V, Cell> weights;
   Reserve<V, Cell> reserve;
   Rows rows;
-  bool keep;     // training: write the reserve
-  bool convert;  // x needs a copy in T with unit stride
+  bool keep;      // training: write the reserve
+  bool convert;   // x needs a copy in T with unit stride
   int64_t block;  // steps per block
 
   // Workspace. h is double-buffered because every unit of a step reads all of h'; the other states are updated in place.
   int32_t* order;
   int64_t* sorted_lengths;
-  T* h[2];                           // [B][leading(P)]
+  T* h[2];                              // [B][leading(P)]
   T* state[at_least_1(Cell::kStates)];  // [B][padded H]; entry 0 unused
-  T* x;                              // [block][B][leading(I)]
-  T* gx;                             // [block][B][gate_columns]
-  T* emit[S];                        // stage k's operand, k >= 1: [B][leading(operand(k))]
-  T* carry;                          // [B][panel][kCarry][W]
-  T* raw[S];                         // gh of a normalised stage: [B][stage_columns]
+  T* x;                                 // [block][B][leading(I)]
+  T* gx;                                // [block][B][gate_columns]
+  T* emit[S];                           // stage k's operand, k >= 1: [B][leading(operand(k))]
+  T* carry;                             // [B][panel][kCarry][W]
+  T* raw[S];                            // gh of a normalised stage: [B][stage_columns]
   int64_t bytes;
 
   // 192 rows fill the tiles evenly (a multiple of 6 and 4) and keep gx of a usual layer within the second-level cache.
@@ -163,7 +163,8 @@ struct Forward {
     for (int64_t s = first; s < end; ++s) {
       for (int64_t r = part.r0; r < smaller(part.r1, rows.alive(s)); ++r) {
         const int64_t i = (s - first) * rows.batch + r;
-        from[n] = convert ? x + i * d.leading(d.I) : reinterpret_cast<const T*>(row3(args.x, rows.time(s), rows.row(r)).data);
+        from[n] =
+            convert ? x + i * d.leading(d.I) : reinterpret_cast<const T*>(row3(args.x, rows.time(s), rows.row(r)).data);
         to[n] = gx + i * d.gate_columns();
         if (++n == kChunk) flush();
       }

@@ -31,8 +31,8 @@ struct Blocks {
   L d;
   int64_t batch, steps, slots;
   T *dgx, *dgh[S], *dp;
-  T *dgx_t, *dgh_t[S];   // transposed: [gates * units][kTransposed]
-  T *x, *operand[S];     // [panel][kChain][W]
+  T *dgx_t, *dgh_t[S];  // transposed: [gates * units][kTransposed]
+  T *x, *operand[S];    // [panel][kChain][W]
 
   // A block has about kChain rows.
   static int64_t block_steps(int64_t steps, int64_t batch) {
@@ -117,32 +117,38 @@ struct Blocks {
     transpose(G, d.H, n, part, [&](int64_t j) { return dgx_row(list[j].u, list[j].row); }, dgx_t);
     const auto step = [&](int64_t j) { return rows.steps - 1 - list[j].u; };
     if (to.weight_ih) {
-      panels(d.I, n, part, [&](int64_t j, int64_t unit, int64_t valid) {
-        return load_units<V>(row3(args.x, rows.time(step(j)), rows.row(list[j].row)), unit, valid);
-      }, x);
+      panels(
+          d.I, n, part,
+          [&](int64_t j, int64_t unit, int64_t valid) {
+            return load_units<V>(row3(args.x, rows.time(step(j)), rows.row(list[j].row)), unit, valid);
+          },
+          x);
     }
     for (int k = 0; k < S; ++k) {
       if (!L::same_dg()) {
-        transpose(L::stage(k).gates, d.units(k), n, part, [&](int64_t j) { return dgh_row(k, list[j].u, list[j].row); },
-                  dgh_t[k]);
+        transpose(
+            L::stage(k).gates, d.units(k), n, part, [&](int64_t j) { return dgh_row(k, list[j].u, list[j].row); }, dgh_t[k]);
       }
       if (!(L::stage(k).product == Product::weight_hr ? to.weight_hr : to.weight_hh)) continue;
       if (L::stage(k).product == Product::identity) continue;
-      panels(d.operand(k), n, part, [&](int64_t j, int64_t unit, int64_t valid) {
-        const int64_t s = step(j), row = list[j].row;
-        if (k > 0) {
-          return V::load_n(reserve.emitted[k] + (rows.time(s) * batch + row) * d.padded(d.operand(k)) + unit, valid);
-        }
-        if (row < rows.alive(s - 1)) return load_units<V>(row3(args.y, rows.time(s - 1), rows.row(row)), unit, valid);
-        return args.h_0.data ? load_units<V>(row2(args.h_0, rows.row(row)), unit, valid) : V::set1(0);
-      }, operand[k]);
+      panels(
+          d.operand(k), n, part,
+          [&](int64_t j, int64_t unit, int64_t valid) {
+            const int64_t s = step(j), row = list[j].row;
+            if (k > 0) {
+              return V::load_n(reserve.emitted[k] + (rows.time(s) * batch + row) * d.padded(d.operand(k)) + unit, valid);
+            }
+            if (row < rows.alive(s - 1)) return load_units<V>(row3(args.y, rows.time(s - 1), rows.row(row)), unit, valid);
+            return args.h_0.data ? load_units<V>(row2(args.h_0, rows.row(row)), unit, valid) : V::set1(0);
+          },
+          operand[k]);
     }
   }
 
   // --- parameter gradients --------------------------------------------------------------------------------------------------------
   struct WeightTile {
     const T* dg_t;
-    T* to;         // [rows, columns]
+    T* to;  // [rows, columns]
     int64_t columns;
     const T* operand(int64_t row) const { return dg_t + row * kTransposed; }
     V start(int64_t, int64_t, int) const { return V::set1(0); }
@@ -198,7 +204,9 @@ struct Blocks {
     const Rows& rows;
     const Entry* list;
     const T* operand(int64_t j) const { return f.dgx_row(list[j].u, list[j].row); }
-    RNNK_HD Row row(int64_t j) const { return row3(f.args.dx, rows.time(rows.steps - 1 - list[j].u), rows.row(list[j].row)); }
+    RNNK_HD Row row(int64_t j) const {
+      return row3(f.args.dx, rows.time(rows.steps - 1 - list[j].u), rows.row(list[j].row));
+    }
     int64_t valid(int64_t panel) const { return smaller<int64_t>(W, f.d.I - panel * W); }
     RNNK_HD V start(int64_t j, int64_t panel, int) const {
       if (f.args.flags & RNNK_ACCUMULATE_DX) return load_units<V>(row(j), panel * W, valid(panel));
@@ -208,7 +216,8 @@ struct Blocks {
       store_units(row(j), panel * W, valid(panel), sum[0]);
     }
   };
-  void input_gradient(const Rows& rows, const Packed<V, Cell>& weights, const Entry* list, int64_t n, const Part& part) const {
+  void input_gradient(const Rows& rows, const Packed<V, Cell>& weights, const Entry* list, int64_t n,
+                      const Part& part) const {
     const int64_t K = d.gate_columns();
     for_tiles<V, 1>(InputTile{*this, rows, list}, part.first(n), part.last(n), 0, d.panels_of(d.I), K, weights.w_ih_back,
                     K * W);

@@ -18,7 +18,9 @@ inline int64_t row_boundary(const Rows& rows, int i, int n) {
   while (r < rows.batch && sum < total * i / n) sum += rows.lengths[r++];
   return r;
 }
-inline Part row_share(const Rows& rows, int i, int n) { return {row_boundary(rows, i, n), row_boundary(rows, i + 1, n), 0, 1}; }
+inline Part row_share(const Rows& rows, int i, int n) {
+  return {row_boundary(rows, i, n), row_boundary(rows, i + 1, n), 0, 1};
+}
 inline Part unit_share(const Rows& rows, int i, int n) { return {0, rows.batch, i, n}; }
 
 template <class Driver>
@@ -36,16 +38,22 @@ void run_forward(const Problem& problem, const rnnk_args& args) {
   set_rows(f, args);
   const Schedule plan = Cost<V, Cell>{f.d, false}.choose(args.seq_len, args.batch, team_size());
   if (plan.by_rows) {
-    team_run(plan.tasks, 1, [](const void* job, int64_t, int task, int tasks) {
-      const F& f = *static_cast<const F*>(job);
-      const Part part = row_share(f.rows, task, tasks);
-      for (int64_t n = 0; n < f.phases(); ++n) f.phase(n, part);
-    }, &f);
+    team_run(
+        plan.tasks, 1,
+        [](const void* job, int64_t, int task, int tasks) {
+          const F& f = *static_cast<const F*>(job);
+          const Part part = row_share(f.rows, task, tasks);
+          for (int64_t n = 0; n < f.phases(); ++n) f.phase(n, part);
+        },
+        &f);
   } else {
-    team_run(plan.tasks, f.phases(), [](const void* job, int64_t phase, int task, int tasks) {
-      const F& f = *static_cast<const F*>(job);
-      f.phase(phase, unit_share(f.rows, task, tasks));
-    }, &f);
+    team_run(
+        plan.tasks, f.phases(),
+        [](const void* job, int64_t phase, int task, int tasks) {
+          const F& f = *static_cast<const F*>(job);
+          f.phase(phase, unit_share(f.rows, task, tasks));
+        },
+        &f);
   }
 }
 
@@ -134,13 +142,17 @@ void run_backward(const Problem& problem, const rnnk_args& args) {
   set_rows(job.f, args);
   const Schedule plan = Cost<V, Cell>{job.f.d, true}.choose(args.seq_len, args.batch, team_size());
   if (plan.by_rows) {
-    team_run(plan.tasks, job.phases(true), [](const void* j, int64_t phase, int task, int tasks) {
-      static_cast<const J*>(j)->phase(phase, true, task, tasks);
-    }, &job);
+    team_run(
+        plan.tasks, job.phases(true),
+        [](const void* j, int64_t phase, int task, int tasks) { static_cast<const J*>(j)->phase(phase, true, task, tasks); },
+        &job);
   } else {
-    team_run(plan.tasks, job.phases(false), [](const void* j, int64_t phase, int task, int tasks) {
-      static_cast<const J*>(j)->phase(phase, false, task, tasks);
-    }, &job);
+    team_run(
+        plan.tasks, job.phases(false),
+        [](const void* j, int64_t phase, int task, int tasks) {
+          static_cast<const J*>(j)->phase(phase, false, task, tasks);
+        },
+        &job);
   }
 }
 
@@ -173,18 +185,21 @@ void pack_of(const Problem& problem, const rnnk_weights& w, bool backward, void*
   } const job{problem, {w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh}, backward, packed};
   // Below 64 Ki weights (some 30 us) waking a worker costs more than it saves.
   const int64_t weights = Cell::kGates * problem.hidden_size * (problem.input_size + problem.output_size);
-  team_run(weights < (1 << 16) ? 1 : team_size(), 1, [](const void* p, int64_t, int task, int tasks) {
-    const Job& job = *static_cast<const Job*>(p);
-    pack<V, Cell>(job.problem, job.from, job.backward, job.packed, Part{0, 0, task, tasks});
-  }, &job);
+  team_run(
+      weights < (1 << 16) ? 1 : team_size(), 1,
+      [](const void* p, int64_t, int task, int tasks) {
+        const Job& job = *static_cast<const Job*>(p);
+        pack<V, Cell>(job.problem, job.from, job.backward, job.packed, Part{0, 0, task, tasks});
+      },
+      &job);
 }
 
 // Calls Fn::run<V, Cell>(args...) for the problem's cell and compute type.
 template <class VF, class VD, template <class, class> class Fn, class... Args>
 auto dispatch(const Problem& p, Args&&... args) {
   switch (p.cell * 2 + (p.dtype == RNNK_FLOAT64)) {
-#define RNNK_CELL(value, name, type)                                      \
-  case (value) * 2: return Fn<VF, type>::run(p, args...);                 \
+#define RNNK_CELL(value, name, type)                      \
+  case (value) * 2: return Fn<VF, type>::run(p, args...); \
   case (value) * 2 + 1: return Fn<VD, type>::run(p, args...);
 #include "rnnkern/cells.inc"
 #undef RNNK_CELL
@@ -192,11 +207,13 @@ auto dispatch(const Problem& p, Args&&... args) {
   return decltype(Fn<VF, Linear>::run(p, args...))();
 }
 
-#define RNNK_OPERATION(Name, function)                                          \
-  template <class V, class Cell>                                                \
-  struct Name {                                                                 \
-    template <class... Args>                                                    \
-    static auto run(const Problem& p, Args&&... args) { return function<V, Cell>(p, args...); } \
+#define RNNK_OPERATION(Name, function)                  \
+  template <class V, class Cell>                        \
+  struct Name {                                         \
+    template <class... Args>                            \
+    static auto run(const Problem& p, Args&&... args) { \
+      return function<V, Cell>(p, args...);             \
+    }                                                   \
   };
 RNNK_OPERATION(SizesOf, sizes_of)
 RNNK_OPERATION(EstimateOf, estimate_of)

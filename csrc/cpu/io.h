@@ -57,9 +57,13 @@ RNNK_HD V quantize(V v, int dtype) {
 }
 
 template <class I>
-constexpr RNNK_HD I smaller(I a, I b) { return a < b ? a : b; }
+constexpr RNNK_HD I smaller(I a, I b) {
+  return a < b ? a : b;
+}
 template <class I>
-constexpr RNNK_HD I larger(I a, I b) { return a < b ? b : a; }
+constexpr RNNK_HD I larger(I a, I b) {
+  return a < b ? b : a;
+}
 RNNK_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 RNNK_HD int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 

@@ -25,10 +25,10 @@ struct Layout {
 
   static int64_t panels_of(int64_t units) { return ceil_div(units, W); }
   static int64_t padded(int64_t units) { return round_up(units, W); }
-  int64_t units(int k) const { return stage(k).projected ? P : H; }         // of stage k's result
-  int64_t operand(int k) const { return k == 0 ? P : units(k - 1); }        // of what stage k multiplies
-  int64_t state_units(int s) const { return s == 0 ? P : H; }               // h has P entries, every other state H
-  int64_t gate_columns() const { return G * padded(H); }                    // gx, dgx: one row
+  int64_t units(int k) const { return stage(k).projected ? P : H; }                 // of stage k's result
+  int64_t operand(int k) const { return k == 0 ? P : units(k - 1); }                // of what stage k multiplies
+  int64_t state_units(int s) const { return s == 0 ? P : H; }                       // h has P entries, every other state H
+  int64_t gate_columns() const { return G * padded(H); }                            // gx, dgx: one row
   int64_t stage_columns(int k) const { return stage(k).gates * padded(units(k)); }  // gh, dgh of stage k: one row
   // Rows of buffers that are operands of a product are one line apart from a power of two, or the rows of a tile would meet
   // in one set of the first-level cache.

@@ -53,7 +53,8 @@ struct Cost {
     const double many = larger(rows, 64.0);
     return cycles + product_cycles<V, 1>(rows, d.gate_columns(), H) +
            (product_cycles<V, 1>(many, d.gate_columns(), d.panels_of(d.I)) * 2 +
-            product_cycles<V, 1>(many, d.gate_columns(), H)) * rows / many;
+            product_cycles<V, 1>(many, d.gate_columns(), H)) *
+               rows / many;
   }
 
   Schedule choose(int64_t steps, int64_t batch, int threads) const {

@@ -37,18 +37,18 @@ extern "C" {
 
 typedef enum rnnk_status {
   RNNK_OK = 0,
-  RNNK_INVALID_VALUE = 1,   /* ValueError: a size, pointer, length or name does not fit */
-  RNNK_INVALID_TYPE = 2,    /* TypeError: a dtype does not fit */
-  RNNK_NOT_SUPPORTED = 3,   /* NotImplementedError: no kernel does this; the reason names the fact */
-  RNNK_OUT_OF_MEMORY = 4,   /* MemoryError */
-  RNNK_RUNTIME_ERROR = 5    /* RuntimeError: anything else, named */
+  RNNK_INVALID_VALUE = 1, /* ValueError: a size, pointer, length or name does not fit */
+  RNNK_INVALID_TYPE = 2,  /* TypeError: a dtype does not fit */
+  RNNK_NOT_SUPPORTED = 3, /* NotImplementedError: no kernel does this; the reason names the fact */
+  RNNK_OUT_OF_MEMORY = 4, /* MemoryError */
+  RNNK_RUNTIME_ERROR = 5  /* RuntimeError: anything else, named */
 } rnnk_status;
 
 typedef enum rnnk_dtype {
   RNNK_FLOAT32 = 0,
   RNNK_FLOAT64 = 1,
-  RNNK_BFLOAT16 = 2,  /* storage only: computed in float32 */
-  RNNK_FLOAT16 = 3    /* storage only: computed in float32 */
+  RNNK_BFLOAT16 = 2, /* storage only: computed in float32 */
+  RNNK_FLOAT16 = 3   /* storage only: computed in float32 */
 } rnnk_dtype;
 
 typedef enum rnnk_device { RNNK_CPU = 0, RNNK_CUDA = 1 } rnnk_device;
@@ -62,8 +62,8 @@ typedef enum rnnk_cell {
 } rnnk_cell;
 
 enum {
-  RNNK_NO_BIAS = 1,  /* problem flag: b_ih and b_hh are absent (zero) */
-  RNNK_REVERSE = 2   /* problem flag: walk each row from its last valid step to step 0 */
+  RNNK_NO_BIAS = 1, /* problem flag: b_ih and b_hh are absent (zero) */
+  RNNK_REVERSE = 2  /* problem flag: walk each row from its last valid step to step 0 */
 };
 
 /* What is computed: one layer, one direction. */
@@ -89,41 +89,41 @@ typedef struct rnnk_sizes {
 
 /* A strided view. data == NULL means absent. Inputs are never written to. */
 typedef struct rnnk_tensor {
-  void *data;
+  void* data;
   int64_t stride[3]; /* elements; [B,H] tensors use the first two */
-  int32_t dtype;     /* rnnk_dtype; c and every gradient of a state may be float32 where the problem's dtype is a half type */
+  int32_t dtype; /* rnnk_dtype; c and every gradient of a state may be float32 where the problem's dtype is a half type */
 } rnnk_tensor;
 
 /* One layer's parameters, contiguous, in the problem's dtype, PyTorch's layout. */
 typedef struct rnnk_weights {
   uint32_t struct_size;
-  const void *weight_ih; /* [G*H, I] */
-  const void *weight_hh; /* [G*H, H] */
-  const void *bias_ih;   /* [G*H], NULL with RNNK_NO_BIAS */
-  const void *bias_hh;   /* [G*H], NULL with RNNK_NO_BIAS */
+  const void* weight_ih; /* [G*H, I] */
+  const void* weight_hh; /* [G*H, H] */
+  const void* bias_ih;   /* [G*H], NULL with RNNK_NO_BIAS */
+  const void* bias_hh;   /* [G*H], NULL with RNNK_NO_BIAS */
 } rnnk_weights;
 
 /* The tensors of one call. Absent h_0, c_0, dy, dh_n, dc_n count as zero; absent outputs are not computed. */
 typedef struct rnnk_args {
   uint32_t struct_size;
-  uint32_t flags;          /* RNNK_ACCUMULATE_DX */
-  int64_t seq_len;         /* T >= 0 */
-  int64_t batch;           /* B >= 0 */
-  const int64_t *lengths;  /* [B] each in [0, T], any order, or NULL for T everywhere */
-  const void *packed;      /* from rnnk_pack_weights; 64-byte aligned */
-  rnnk_tensor x;           /* [T, B, I] */
-  rnnk_tensor h_0, c_0;    /* [B, H]; c_0 only where the cell has a cell state */
-  rnnk_tensor y;           /* [T, B, H]; written by forward (zero past each row's length), read by backward */
-  rnnk_tensor h_n, c_n;    /* [B, H] out */
-  void *reserve;           /* forward: NULL for inference; backward: as forward left it, not written; 64-byte aligned */
+  uint32_t flags;         /* RNNK_ACCUMULATE_DX */
+  int64_t seq_len;        /* T >= 0 */
+  int64_t batch;          /* B >= 0 */
+  const int64_t* lengths; /* [B] each in [0, T], any order, or NULL for T everywhere */
+  const void* packed;     /* from rnnk_pack_weights; 64-byte aligned */
+  rnnk_tensor x;          /* [T, B, I] */
+  rnnk_tensor h_0, c_0;   /* [B, H]; c_0 only where the cell has a cell state */
+  rnnk_tensor y;          /* [T, B, H]; written by forward (zero past each row's length), read by backward */
+  rnnk_tensor h_n, c_n;   /* [B, H] out */
+  void* reserve;          /* forward: NULL for inference; backward: as forward left it, not written; 64-byte aligned */
   size_t reserve_size;
-  void *workspace;         /* scratch, contents irrelevant; 64-byte aligned */
+  void* workspace; /* scratch, contents irrelevant; 64-byte aligned */
   size_t workspace_size;
   /* rnnk_backward only */
-  rnnk_tensor dy;          /* [T, B, H] */
-  rnnk_tensor dh_n, dc_n;  /* [B, H] */
-  rnnk_tensor dx;          /* [T, B, I] out; zero past each row's length */
-  rnnk_tensor dh_0, dc_0;  /* [B, H] out */
+  rnnk_tensor dy;                /* [T, B, H] */
+  rnnk_tensor dh_n, dc_n;        /* [B, H] */
+  rnnk_tensor dx;                /* [T, B, I] out; zero past each row's length */
+  rnnk_tensor dh_0, dc_0;        /* [B, H] out */
   void *dweight_ih, *dweight_hh; /* out, contiguous, shapes and dtype of the weights; overwritten */
   void *dbias_ih, *dbias_hh;     /* out */
 } rnnk_args;
@@ -133,18 +133,18 @@ enum { RNNK_ACCUMULATE_DX = 1 /* dx += instead of dx = : the second direction of
 typedef struct rnnk_plan rnnk_plan;
 
 /* kernel: a name from rnnk_kernel_name to force one, or NULL: RNNKERN_KERNEL if set, else the smallest estimate. */
-RNNK_API rnnk_status rnnk_plan_create(const rnnk_problem *problem, const char *kernel, rnnk_plan **plan);
-RNNK_API void rnnk_plan_destroy(rnnk_plan *plan);
-RNNK_API const char *rnnk_plan_kernel(const rnnk_plan *plan);
-RNNK_API rnnk_status rnnk_plan_sizes(const rnnk_plan *plan, int64_t seq_len, int64_t batch, rnnk_sizes *sizes);
+RNNK_API rnnk_status rnnk_plan_create(const rnnk_problem* problem, const char* kernel, rnnk_plan** plan);
+RNNK_API void rnnk_plan_destroy(rnnk_plan* plan);
+RNNK_API const char* rnnk_plan_kernel(const rnnk_plan* plan);
+RNNK_API rnnk_status rnnk_plan_sizes(const rnnk_plan* plan, int64_t seq_len, int64_t batch, rnnk_sizes* sizes);
 /* Estimated microseconds of a forward (backward != 0: of a backward) call; what decides whether a lock is worth releasing. */
-RNNK_API double rnnk_plan_estimate(const rnnk_plan *plan, int64_t seq_len, int64_t batch, int32_t backward);
+RNNK_API double rnnk_plan_estimate(const rnnk_plan* plan, int64_t seq_len, int64_t batch, int32_t backward);
 
 /* packed: rnnk_sizes.packed bytes, 64-byte aligned. backward == 0 packs for rnnk_forward alone (cheaper). */
-RNNK_API rnnk_status rnnk_pack_weights(const rnnk_plan *plan, const rnnk_weights *weights, int32_t backward, void *packed,
+RNNK_API rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights, int32_t backward, void* packed,
                                        size_t packed_size);
-RNNK_API rnnk_status rnnk_forward(const rnnk_plan *plan, const rnnk_args *args);
-RNNK_API rnnk_status rnnk_backward(const rnnk_plan *plan, const rnnk_args *args);
+RNNK_API rnnk_status rnnk_forward(const rnnk_plan* plan, const rnnk_args* args);
+RNNK_API rnnk_status rnnk_backward(const rnnk_plan* plan, const rnnk_args* args);
 
 /* out = keep ? in / (1 - p) : 0 with the counter-based mask of ARCHITECTURE.md: Philox4x32-10, key seed,
  * counter (call, stream, t, row * H + unit). in, out: [T, B, H], may be the same; its gradient is the same call on dy.
@@ -156,40 +156,40 @@ typedef struct rnnk_dropout_args {
   double p;        /* in [0, 1] */
   uint64_t seed;
   int64_t seq_len, batch, hidden_size;
-  const int64_t *lengths;
+  const int64_t* lengths;
   rnnk_tensor in, out;
 } rnnk_dropout_args;
-RNNK_API rnnk_status rnnk_dropout(const rnnk_dropout_args *args);
+RNNK_API rnnk_status rnnk_dropout(const rnnk_dropout_args* args);
 
 /* Cells: gates G, states (1: h, 2: h and c). Negative for an unknown cell. rnnk_cell_name(i) is NULL past the last. */
-RNNK_API const char *rnnk_cell_name(int32_t cell);
+RNNK_API const char* rnnk_cell_name(int32_t cell);
 RNNK_API int32_t rnnk_cell_gates(int32_t cell);
 RNNK_API int32_t rnnk_cell_states(int32_t cell);
 
 /* The compiled kernels, in list order; NULL past the last. rnnk_kernel_unavailable says why this machine cannot run it, or
  * is an empty string. */
-RNNK_API const char *rnnk_kernel_name(int32_t index);
-RNNK_API const char *rnnk_kernel_unavailable(int32_t index);
+RNNK_API const char* rnnk_kernel_name(int32_t index);
+RNNK_API const char* rnnk_kernel_unavailable(int32_t index);
 
 /* What kernel `index` says of a problem at this size. */
 typedef struct rnnk_verdict {
   uint32_t struct_size;
-  int32_t declined;       /* 1: reason says why, with the numbers */
-  double forward_us;      /* estimates; 0 when declined */
+  int32_t declined;  /* 1: reason says why, with the numbers */
+  double forward_us; /* estimates; 0 when declined */
   double backward_us;
   char reason[240];
 } rnnk_verdict;
-RNNK_API rnnk_status rnnk_explain(const rnnk_problem *problem, int64_t seq_len, int64_t batch, int32_t index,
-                                  rnnk_verdict *verdict);
+RNNK_API rnnk_status rnnk_explain(const rnnk_problem* problem, int64_t seq_len, int64_t batch, int32_t index,
+                                  rnnk_verdict* verdict);
 
 /* Threads of the library's own team, the caller's included. Default: RNNKERN_NUM_THREADS, else the CPUs this process may
  * use. Waits for a running kernel to finish. */
 RNNK_API rnnk_status rnnk_set_num_threads(int32_t threads);
 RNNK_API int32_t rnnk_get_num_threads(void);
 
-RNNK_API const char *rnnk_version(void);      /* "0.1.0" */
-RNNK_API const char *rnnk_cpu_features(void); /* "avx2 fma avx512f ..." */
-RNNK_API const char *rnnk_last_error(void);   /* of this thread; valid until its next failing call */
+RNNK_API const char* rnnk_version(void);      /* "0.1.0" */
+RNNK_API const char* rnnk_cpu_features(void); /* "avx2 fma avx512f ..." */
+RNNK_API const char* rnnk_last_error(void);   /* of this thread; valid until its next failing call */
 
 #ifdef __cplusplus
 }
