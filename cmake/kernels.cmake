@@ -1,22 +1,25 @@
 # rnnk_add_kernel(NAME SOURCE [FLAGS ...])  compiles one kernel file with its own flags and puts NAME on the list.
 # rnnk_write_lists()                        writes the two generated headers: the kernel list and the cells' includes.
 set(RNNK_GENERATED ${CMAKE_CURRENT_BINARY_DIR}/generated)
+set(RNNKERN_KERNELS "" CACHE STRING "Only these kernels of the list, semicolons between them; empty: all")
 set(RNNK_KERNEL_NAMES "")
 set(RNNK_KERNEL_OBJECTS "")
 
 function(rnnk_add_kernel name source)
+  if(RNNKERN_KERNELS AND NOT name IN_LIST RNNKERN_KERNELS)
+    return()
+  endif()
   cmake_parse_arguments(arg "" "" "FLAGS" ${ARGN})
   add_library(${name} OBJECT ${source})
   target_include_directories(${name} PRIVATE csrc csrc/include ${RNNK_GENERATED})
   # -ffp-contract=off: an a * b + c in the text must round the same in every kernel and at every optimisation level.
   # -fno-exceptions: kernels throw nothing (and GCC 12 fails to compile the tiles with them).
   # The warnings switched off are false alarms from GCC 12's own AVX-512 header and from unrolled loops.
-  target_compile_options(${name} PRIVATE ${arg_FLAGS} -O3 -ffp-contract=off -fno-math-errno -fno-exceptions -Wall -Wextra
+  # Under a sanitizer the level is the build's -O1, or GCC 12 takes ten times as long.
+  target_compile_options(${name} PRIVATE ${arg_FLAGS} $<$<NOT:$<BOOL:${RNNKERN_SANITIZE}>>:-O3>
+    -ffp-contract=off -fno-math-errno -fno-exceptions -Wall -Wextra
     $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>
     $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds>)
-  if(RNNKERN_SANITIZE)
-    target_compile_options(${name} PRIVATE -O1)
-  endif()
   set(RNNK_KERNEL_NAMES ${RNNK_KERNEL_NAMES} ${name} PARENT_SCOPE)
   set(RNNK_KERNEL_OBJECTS ${RNNK_KERNEL_OBJECTS} $<TARGET_OBJECTS:${name}> PARENT_SCOPE)
 endfunction()

@@ -297,6 +297,30 @@ def test_padding_never_matters(kernel: str, problem: Problem) -> None:
     same_bits(run(problem, plan, replace(data, x=x, dy=dy)), run(problem, plan, data), "NaN in the padding")
 
 
+def test_an_infinite_state_leaves_padding_units_out_of_the_gradients(kernel: str) -> None:
+    """H = 17 pads every vector but the one-lane one. An infinite h saturates the gates, whose gradients are then plain
+    zeros; in the padding its product with the zero weights there is NaN, which must not reach the sums over units.
+    """
+    rng = np.random.default_rng(5)
+    steps, rows, inputs, units = 2, 3, 4, 17
+    plan = _core.Plan("lstm", "float32", inputs, units, kernel=kernel)
+    weights = [
+        (rng.uniform(0.1, 0.2, shape)).astype(np.float32)
+        for shape in ((4 * units, inputs), (4 * units, units), (4 * units,), (4 * units,))
+    ]
+    packed = plan.pack(*weights)
+    x = rng.standard_normal((steps, rows, inputs)).astype(np.float32)
+    h_0, c_0 = np.zeros((2, rows, units), np.float32)
+    h_0[0, 0] = np.inf
+    y, h_n, c_n = np.empty((steps, rows, units), np.float32), np.empty_like(h_0), np.empty_like(h_0)
+    reserve = plan.forward(packed, x, h_0, c_0, y, h_n, c_n, None, True)
+    assert np.isfinite(y).all()
+    dx, dh_0, dc_0 = np.empty_like(x), np.empty_like(h_0), np.empty_like(h_0)
+    plan.backward(packed, reserve, x, h_0, c_0, y, np.ones_like(y), None, None, dx=dx, dh_0=dh_0, dc_0=dc_0)
+    for name, value in (("dx", dx), ("dh_0", dh_0), ("dc_0", dc_0)):
+        assert np.isfinite(value).all(), name
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize(
     "problem", expand(["t5b4i3h17 state", "t5b4i3h17 reverse"], dtypes=["f32", "f64", "bf16"]), ids=str
