@@ -171,6 +171,24 @@ ArrayView view(const py::handle& array, const char* name, std::initializer_list<
   return v;
 }
 
+bool plain_rows(const py::handle& array, int64_t rows, int64_t columns, bool write, rnnk_tensor& to) {
+  const auto& numpy = py::detail::npy_api::get();
+  if (Py_TYPE(array.ptr()) != numpy.PyArray_Type_) return false;
+  const auto* a = py::detail::array_proxy(array.ptr());
+  const int wanted = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_ |
+                     (write ? py::detail::npy_api::NPY_ARRAY_WRITEABLE_ : 0);
+  if ((a->flags & wanted) != wanted || a->nd < 1 || a->nd > 2) return false;
+  if (a->dimensions[a->nd - 1] != columns || (a->nd == 2 ? a->dimensions[0] : 1) != rows) return false;
+  const py::dtype dtype = py::reinterpret_borrow<py::dtype>(a->descr);
+  const int code = dtype_of(dtype);
+  if (code < 0 || (dtype.byteorder() != '=' && dtype.byteorder() != '|')) return false;
+  to = {};
+  to.data = a->data;
+  to.dtype = code;
+  to.stride[0] = columns, to.stride[1] = 1;
+  return columns > 0 && rows > 0;
+}
+
 int dtype_from_name(const std::string& name) {
   static const char* const names[] = {"float32", "float64", "bfloat16", "float16"};
   for (int i = 0; i < 4; ++i) {

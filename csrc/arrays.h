@@ -27,6 +27,10 @@ ArrayView view(const py::handle& array, const char* name);
 // The same with a check of the shape (-1: any), and of writability.
 ArrayView view(const py::handle& array, const char* name, std::initializer_list<int64_t> shape, bool write);
 
+// Whether an array is a plain matrix [rows, columns] (or, of one row, [columns]): NumPy's own, contiguous, aligned, native,
+// of a dtype of ours and writable where asked. Allocates nothing; says no rather than why.
+bool plain_rows(const py::handle& array, int64_t rows, int64_t columns, bool write, rnnk_tensor& to);
+
 int dtype_from_name(const std::string& name);  // TypeError when unknown
 py::dtype numpy_dtype(int dtype);
 

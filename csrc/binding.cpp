@@ -303,17 +303,50 @@ class Stepper {
     if (c.is_none() == plan_->cell_state_) {
       throw py::value_error(plan_->cell_state_ ? "c: expected an array, got None" : "c: this cell has no cell state");
     }
+    if (plan_->cell_state_) vc = view(c, "c", {batch_, H}, true);
+    run(vx.tensor, vh.tensor, vc.tensor);
+  }
+
+  // The same for the usual case, told by a glance: contiguous NumPy arrays apart from each other. False: something is
+  // unusual and nothing was done; step() then finds out what, or converts.
+  bool try_step(const py::handle& x, const py::handle& state) {
+    const bool pair = plan_->cell_state_;
+    if (pair && !(PyTuple_CheckExact(state.ptr()) && PyTuple_GET_SIZE(state.ptr()) == 2)) return false;
+    const py::handle h = pair ? PyTuple_GET_ITEM(state.ptr(), 0) : state.ptr();
+    const py::handle c = pair ? PyTuple_GET_ITEM(state.ptr(), 1) : nullptr;
+    const int64_t H = plan_->problem_.hidden_size;
+    rnnk_tensor vx, vh, vc{};
+    if (!plain_rows(x, batch_, plan_->problem_.input_size, false, vx) || !plain_rows(h, batch_, H, true, vh) ||
+        vx.dtype != plan_->problem_.dtype || vh.dtype != plan_->problem_.dtype || overlap(vx, vh)) {
+      return false;
+    }
+    if (pair &&
+        (!plain_rows(c, batch_, H, true, vc) || vc.dtype != plan_->problem_.dtype || overlap(vx, vc) || overlap(vh, vc))) {
+      return false;
+    }
+    run(vx, vh, vc);
+    return true;
+  }
+
+ private:
+  bool overlap(const rnnk_tensor& a, const rnnk_tensor& b) const {  // of plain rows
+    const auto end = [this](const rnnk_tensor& t) {
+      const int64_t item = t.dtype == RNNK_FLOAT64 ? 8 : t.dtype == RNNK_FLOAT32 ? 4 : 2;
+      return static_cast<const char*>(t.data) + batch_ * t.stride[0] * item;
+    };
+    return static_cast<const char*>(a.data) < end(b) && static_cast<const char*>(b.data) < end(a);
+  }
+
+  // [B, X] tensors.
+  void run(const rnnk_tensor& x, const rnnk_tensor& h, const rnnk_tensor& c) {
     const Workspace workspace(workspace_size_);  // the thread's own: two threads may step one cell at once
     rnnk_args args = args_;
     args.workspace = workspace.data();
     args.workspace_size = workspace.size();
-    args.x = sequence(vx);
-    args.y = sequence(vh);
-    args.h_0 = vh.tensor;
-    if (plan_->cell_state_) {
-      vc = view(c, "c", {batch_, H}, true);
-      args.c_0 = args.c_n = vc.tensor;
-    }
+    args.x = sequence(x);
+    args.y = sequence(h);
+    args.h_0 = h;
+    if (plan_->cell_state_) args.c_0 = args.c_n = c;
     rnnk_status status;
     if (release_) {
       py::gil_scoped_release release;
@@ -324,9 +357,7 @@ class Stepper {
     check(status);
   }
 
- private:
-  static rnnk_tensor sequence(const ArrayView& v) {  // [B, X] as [1, B, X]
-    rnnk_tensor t = v.tensor;
+  static rnnk_tensor sequence(rnnk_tensor t) {  // [B, X] as [1, B, X]
     t.stride[2] = t.stride[1], t.stride[1] = t.stride[0], t.stride[0] = 0;
     return t;
   }
@@ -424,7 +455,8 @@ PYBIND11_MODULE(_core, m) {
   py::class_<Stepper>(m, "Stepper")
       .def(py::init<std::shared_ptr<Plan>, std::shared_ptr<Packed>, int64_t>(), py::arg("plan"), py::arg("packed"),
            py::arg("batch"))
-      .def("step", &Stepper::step, py::arg("x"), py::arg("h"), py::arg("c") = none);
+      .def("step", &Stepper::step, py::arg("x"), py::arg("h"), py::arg("c") = none)
+      .def("try_step", &Stepper::try_step, py::arg("x"), py::arg("state"));
   m.def("dropout", &dropout, py::arg("x"), py::arg("out"), py::arg("p"), py::arg("seed"), py::arg("call"), py::arg("stream"),
         py::arg("lengths") = none);
   m.def("explain", &explain, py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"),

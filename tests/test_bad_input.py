@@ -299,6 +299,34 @@ def test_steps(x: Any, state: Any, kind: type[Exception], words: str) -> None:
         cell.step_(x, state)
 
 
+def frozen(*shape: int) -> np.ndarray[Any, Any]:
+    array = zeros(*shape)
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize(
+    ("x", "h", "c", "kind", "words"),
+    [
+        (zeros(B, IN + 1), zeros(B, H), zeros(B, H), ValueError, "x: expected shape"),
+        (zeros(B, IN).astype("f8"), zeros(B, H), zeros(B, H), TypeError, "x: expected dtype"),
+        (zeros(B, IN), zeros(B, H).astype("f2"), zeros(B, H), TypeError, r"\(h\): expected dtype"),
+        (zeros(B, IN), zeros(B, H), zeros(B + 1, H), ValueError, r"\(c\): expected shape"),
+        (zeros(B, IN), frozen(B, H), zeros(B, H), ValueError, r"\(h\): .*writable"),
+        (np.ma.masked_array(zeros(B, IN)), zeros(B, H), zeros(B, H), TypeError, "x: .*mask"),
+    ],
+)
+def test_steps_after_a_good_one(x: Any, h: Any, c: Any, kind: type[Exception], words: str) -> None:
+    """The short way of later steps (Stepper.try_step) takes nothing that the first step would refuse."""
+    cell = rk.LSTMCell(IN, H, seed=0)
+    cell.step_(zeros(B, IN), (zeros(B, H), zeros(B, H)))
+    with pytest.raises(kind, match=words):
+        cell.step_(x, (h, c))
+    both = zeros(B, H)
+    with pytest.raises(ValueError, match="overlaps"):
+        cell.step_(zeros(B, IN), (both, both))
+
+
 def test_steps_on_shared_memory() -> None:
     cell = rk.RNNCell(H, H, seed=0)
     both = zeros(B, H)

@@ -71,7 +71,7 @@ FILES = {
     "dlpack_abi.h": set(),
 }
 # Headers of the compiler and the system that the CPU files may name.
-SYSTEM = {"immintrin.h", "arm_neon.h", "pthread.h", "sched.h", "sys/mman.h", "stddef.h", "stdint.h"}
+SYSTEM = {"immintrin.h", "arm_neon.h", "pthread.h", "sched.h", "sys/mman.h", "unistd.h", "stddef.h", "stdint.h"}
 
 
 def includes(path: Path) -> list[str]:

@@ -107,6 +107,10 @@ _EXACT = (
     "t2b17i33h49 state lengths reverse strided",
     "t3b1i8h64 state",
     "t7b16i2h8 lengths",
+    # Products in several passes over their terms (tile.h, Walk): more terms, and more rows, than one pass takes.
+    "t2b7i3h1100 state lengths",
+    "t2b2i1100h5 state",
+    "t1b197i3h33 state",
 )
 
 

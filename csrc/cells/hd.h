@@ -9,7 +9,7 @@
 //   scale2(x, n)          x * 2^n, n an integer value in [-126, 127] (float) or [-1022, 1023] (double)
 //   reciprocal(a)         1 / a for a in [1, infinity), to 1 ulp
 //   less(a, b), select(less(a, b), x, y)
-// (memory access belongs to the drivers). Each ISA file defines its V in an anonymous namespace, which gives every template
+// (memory access, and zip on the CPU, belong to the drivers). Each ISA file defines its V in an anonymous namespace, which gives every template
 // instantiated over it internal linkage: objects compiled with different flags can never be merged by the linker.
 #pragma once
 

@@ -1,4 +1,6 @@
 // What this CPU can do, as the bits of Feature. __builtin_cpu_supports also asks whether the OS saves the registers.
+#include <unistd.h>
+
 #include <string>
 
 #include "core/kernel.h"
@@ -59,6 +61,17 @@ const Cpu& cpu() {
 
 uint32_t cpu_features() { return cpu().bits; }
 const char* cpu_feature_names() { return cpu().names.c_str(); }
+
+int64_t near_bytes() {
+  static const int64_t bytes = [] {
+    long l2 = 0;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return l2 > 0 ? int64_t{l2} / 2 : int64_t{512} << 10;
+  }();
+  return bytes;
+}
 
 const char* unavailable(const Kernel& kernel) {
   const uint32_t lacking = kernel.features & ~cpu().bits;

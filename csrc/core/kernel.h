@@ -40,6 +40,9 @@ const char* unavailable(const Kernel&);
 uint32_t cpu_features();
 const char* cpu_feature_names();
 
+// Data of this size read again and again stay near a core: half of its second-level cache, 512 KiB where that is not known.
+int64_t near_bytes();
+
 // The kernel called `name` (Failure when there is none, or it declines), or with null: RNNKERN_KERNEL if set, else the
 // smallest estimate; list order breaks ties.
 const Kernel& choose_kernel(const Problem&, const char* name);

@@ -92,6 +92,7 @@ struct Backward {
     const Backward& f;
     int64_t u;
     const T* operand(int64_t row) const { return f.blocks.dgh_row(0, u, row); }
+    void prepare(int64_t, int64_t) const {}
     V start(int64_t, int64_t, int) const { return V::set1(0); }
     void finish(int64_t row, int64_t panel, const V (&sum)[1]) const {
       T* direct = f.dstate[0] + row * f.d.padded(f.d.P) + panel * W;
@@ -116,6 +117,12 @@ struct Backward {
         : f(f), u(u), s(f.rows.steps - 1 - u), t(f.rows.time(s)), alive_before(f.rows.alive(s - 1)) {}
 
     const T* operand(int64_t row) const { return f.blocks.dgh_row(last ? 0 : K + 1, last ? u - 1 : u, row); }
+    // Saved values were written long ago.
+    RNNK_HD void prepare(int64_t row, int64_t panel) const {
+      constexpr int64_t width = Cell::kSaved * W;
+      if (!stage.projected)
+        fetch(f.reserve.saved + (t * f.rows.batch + row) * f.reserve.saved_columns + panel * width, width);
+    }
     // From zero, not from the direct part: that is often the larger, and every term of the chain would round at its size.
     V start(int64_t, int64_t, int) const { return V::set1(0); }
 

@@ -143,6 +143,7 @@ struct Forward {
     T* const* to;
     const T* bias;
     const T* operand(int64_t row) const { return from[row]; }
+    void prepare(int64_t, int64_t) const {}
     V start(int64_t, int64_t panel, int g) const { return V::load(bias + (panel * G + g) * W); }
     void finish(int64_t row, int64_t panel, const V (&gates)[G]) const {
       RNNK_UNROLL for (int g = 0; g < G; ++g) gates[g].store(to[row] + (panel * G + g) * W);
@@ -190,21 +191,36 @@ struct Forward {
     static constexpr Stage stage = Cell::kStage[K];
     static constexpr int gates = stage.gates;
     const Forward& f;
-    int64_t s, t, first;
+    int64_t s, t;
     const T* h_from;
     T* h_to;
-    int64_t ld_h, ld_operand;
+    const T *from, *gx_from, *bias;  // row 0 of this step's operand and of gx
+    T *saved_to, *carry_to;
+    int64_t ld_h, ld_from, ld_gx, ld_saved, ld_carry, ld_state;
+    Row y;         // row 0 of this step
+    int64_t ld_y;  // elements
+    bool plain;    // y needs no conversion, and its rows are in order
+    bool keep;
 
     Point(const Forward& f, int64_t first, int64_t s)
-        : f(f), s(s), t(f.rows.time(s)), first(first), h_from(f.h[s & 1]), h_to(f.h[(s + 1) & 1]), ld_h(f.d.leading(f.d.P)),
-          ld_operand(K == 0 ? ld_h : f.emit_leading(K)) {}
+        : f(f), s(s), t(f.rows.time(s)), h_from(f.h[s & 1]), h_to(f.h[(s + 1) & 1]), from(K == 0 ? h_from : f.emit[K]),
+          gx_from(f.gx + (s - first) * f.rows.batch * f.d.gate_columns()), bias(f.weights.b_hh + stage.first_gate * W),
+          saved_to(f.reserve.saved + t * f.rows.batch * f.reserve.saved_columns), carry_to(f.carry),
+          ld_h(f.d.leading(f.d.P)), ld_from(K == 0 ? ld_h : f.emit_leading(K)), ld_gx(f.d.gate_columns()),
+          ld_saved(f.reserve.saved_columns), ld_carry(Cell::kCarry * f.d.padded(f.d.H)), ld_state(f.d.padded(f.d.H)),
+          y(row3(f.args.y, t, 0)), ld_y(f.args.y.stride[1]),
+          plain(y.dtype == native_dtype<T>() && f.problem.dtype == y.dtype && y.stride == 1 && !f.rows.order), keep(f.keep) {
+    }
 
-    const T* operand(int64_t row) const { return (K == 0 ? h_from : f.emit[K]) + row * ld_operand; }
+    const T* operand(int64_t row) const { return from + row * ld_from; }
+    RNNK_HD void prepare(int64_t row, int64_t panel) const {
+      if (keep && !stage.projected) fetch(saved_to + row * ld_saved + panel * (Cell::kSaved * W), Cell::kSaved * W);
+    }
     V start(int64_t, int64_t panel, int g) const {
       if constexpr (stage.product != Product::weight_hh) return V::set1(0);
-      return V::load(f.weights.b_hh + (panel * G + stage.first_gate + g) * W);
+      return V::load(bias + (panel * G + g) * W);
     }
-    const T* gx(int64_t row) const { return f.gx + ((s - first) * f.rows.batch + row) * f.d.gate_columns(); }
+    const T* gx(int64_t row) const { return gx_from + row * ld_gx; }
 
     void finish(int64_t row, int64_t panel, const V (&gh)[gates]) const {
       if constexpr (stage.norm) {  // the row is not complete yet
@@ -249,39 +265,48 @@ struct Forward {
     }
 
     RNNK_HD void pointwise(Q& q, int64_t row, int64_t panel) const {
-      const L& d = f.d;
-      const int64_t at = t * f.rows.batch + row, H = d.padded(d.H);
-      T* saved = f.reserve.saved + at * f.reserve.saved_columns + panel * (Cell::kSaved * W);
-      T* carry = f.carry + (row * d.panels_of(d.H) + panel) * (Cell::kCarry * W);
+      // Addresses first: the compiler must assume that a vector store changes them where they are kept.
+      const bool keep = this->keep, plain = this->plain;
+      const int64_t unit = panel * W, valid = f.d.P - unit;
+      T* const saved = saved_to + row * ld_saved + unit * Cell::kSaved;
+      T* const carry = carry_to + row * ld_carry + unit * Cell::kCarry;
+      T* const h_new = h_to + row * ld_h + unit;
+      T* const y_new = plain ? reinterpret_cast<T*>(y.data) + row * ld_y + unit : nullptr;
+      T* state[Cell::kStates];
+      RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) state[i] = f.state[i] + row * ld_state + unit;
       if constexpr (!stage.projected) {
-        RNNK_UNROLL for (int i = 0; i < Cell::kParams; ++i) q.p[i] = V::load(f.weights.params + i * H + panel * W);
-        if constexpr (!L::projects()) q.s[0] = V::load(h_from + row * ld_h + panel * W);
-        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s[i] = V::load(f.state[i] + row * H + panel * W);
+        RNNK_UNROLL for (int i = 0; i < Cell::kParams; ++i) q.p[i] = V::load(f.weights.params + i * ld_state + unit);
+        if constexpr (!L::projects()) q.s[0] = V::load(h_from + row * ld_h + unit);
+        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s[i] = V::load(state[i]);
         if constexpr (K > 0) {  // what earlier stages left; the states are already the new ones
           RNNK_UNROLL for (int i = 0; i < Cell::kCarry; ++i) q.carry[i] = V::load(carry + i * W);
           RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s_new[i] = q.s[i];
-          if (f.keep) {
+          if (keep) {
             RNNK_UNROLL for (int i = 0; i < Cell::kSaved; ++i) q.saved[i] = V::load(saved + i * W);
           }
         }
       }
       Cell::template forward<K>(q);
       if constexpr (!stage.projected) {
-        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s_new[i].store(f.state[i] + row * H + panel * W);
+        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s_new[i].store(state[i]);
         RNNK_UNROLL for (int i = 0; i < Cell::kCarry; ++i) q.carry[i].store(carry + i * W);
-        if (f.keep) {
+        if (keep) {
           RNNK_UNROLL for (int i = 0; i < Cell::kSaved; ++i) q.saved[i].store(saved + i * W);
         }
       }
       if constexpr (K + 1 < S) {
-        q.emit.store(f.emit[K + 1] + row * f.emit_leading(K + 1) + panel * W);
-        if (f.keep && Packed<V, Cell>::product(K + 1)) {
-          q.emit.store(f.reserve.emitted[K + 1] + at * d.padded(d.operand(K + 1)) + panel * W);
+        const int64_t at = t * f.rows.batch + row;
+        q.emit.store(f.emit[K + 1] + row * f.emit_leading(K + 1) + unit);
+        if (keep && Packed<V, Cell>::product(K + 1)) {
+          q.emit.store(f.reserve.emitted[K + 1] + at * f.d.padded(f.d.operand(K + 1)) + unit);
         }
+      } else if (plain && valid >= W) {
+        q.s_new[0].store(h_new);
+        q.s_new[0].store(y_new);
       } else {
         const V out = quantize(q.s_new[0], f.problem.dtype);
-        out.store(h_to + row * ld_h + panel * W);
-        store_units(row3(f.args.y, t, f.rows.row(row)), panel * W, smaller<int64_t>(W, d.P - panel * W), out);
+        out.store(h_new);
+        store_units(row3(f.args.y, t, f.rows.row(row)), unit, smaller<int64_t>(W, valid), out);
       }
     }
   };

@@ -24,6 +24,7 @@ struct Blocks {
   using L = Layout<V, Cell>;
   static constexpr int W = V::lanes, G = Cell::kGates, S = Cell::kStages;
   static constexpr int64_t kChain = 512, kTransposed = kChain + L::kLine;  // a line more: see Layout::leading
+  static constexpr int64_t kPanel = (kChain + 1) * W;                      // the same between panels
 
   const Problem& problem;
   const rnnk_args& args;
@@ -32,7 +33,7 @@ struct Blocks {
   int64_t batch, steps, slots;
   T *dgx, *dgh[S], *dp;
   T *dgx_t, *dgh_t[S];  // transposed: [gates * units][kTransposed]
-  T *x, *operand[S];    // [panel][kChain][W]
+  T *x, *operand[S];    // [panel][kPanel]
 
   // A block has about kChain rows.
   static int64_t block_steps(int64_t steps, int64_t batch) {
@@ -46,11 +47,11 @@ struct Blocks {
     dgx = c.take<T>(slots * batch * L::leading(d.gate_columns()));
     dp = c.take<T>(slots * batch * Cell::kParams * d.padded(d.H));
     dgx_t = c.take<T>(G * d.H * kTransposed);
-    x = c.take<T>(d.padded(d.I) * kChain);
+    x = c.take<T>(d.panels_of(d.I) * kPanel);
     for (int k = 0; k < S; ++k) {
       dgh[k] = L::same_dg() ? dgx : c.take<T>(slots * batch * L::leading(d.stage_columns(k)));
       dgh_t[k] = L::same_dg() ? dgx_t : c.take<T>(L::stage(k).gates * d.units(k) * kTransposed);
-      operand[k] = c.take<T>(d.padded(d.operand(k)) * kChain);
+      operand[k] = c.take<T>(d.panels_of(d.operand(k)) * kPanel);
     }
   }
 
@@ -99,17 +100,36 @@ struct Blocks {
     for (int64_t item = part.first(items); item < part.last(items); ++item) {
       const int64_t unit = item / gates * W, gate = item % gates, valid = smaller<int64_t>(W, units - unit);
       T* to_row = out + (gate * units + unit) * kTransposed;
-      for (int64_t j = 0; j < n; ++j) {
-        const T* from = row_of(j) + item * W;
-        for (int64_t i = 0; i < valid; ++i) to_row[i * kTransposed + j] = from[i];
+      for (int64_t j = 0; j < n; j += W) {
+        V block[W];
+        RNNK_UNROLL for (int i = 0; i < W; ++i) { block[i] = j + i < n ? V::load(row_of(j + i) + item * W) : V::set1(0); }
+        transpose(block);
+        RNNK_UNROLL for (int i = 0; i < W; ++i) {
+          if (i < valid) block[i].store(to_row + i * kTransposed + j);
+        }
       }
     }
   }
-  template <class Load>
-  void panels(int64_t units, int64_t n, const Part& part, const Load& load, T* out) const {
-    for (int64_t p = part.first(d.panels_of(units)); p < part.last(d.panels_of(units)); ++p) {
-      const int64_t valid = smaller<int64_t>(W, units - p * W);
-      for (int64_t j = 0; j < n; ++j) load(j, p * W, valid).store(out + (p * kChain + j) * W);
+  // A perfect shuffle of the rows, log2(W) times over.
+  static RNNK_HD void transpose(V (&rows)[W]) {
+    if constexpr (W > 1) {
+      RNNK_UNROLL for (int round = 1; round < W; round *= 2) {
+        V next[W];
+        RNNK_UNROLL for (int i = 0; i < W / 2; ++i) zip(rows[i], rows[i + W / 2], next[2 * i], next[2 * i + 1]);
+        RNNK_UNROLL for (int i = 0; i < W; ++i) rows[i] = next[i];
+      }
+    }
+  }
+
+  // Rows of `units` entries into panels; a row without data is zero.
+  template <class RowOf>
+  void panels(int64_t units, int64_t n, const Part& part, const RowOf& row_of, T* out) const {
+    for (int64_t j = 0; j < n; ++j) {
+      const Row row = row_of(j);
+      for (int64_t p = part.first(d.panels_of(units)); p < part.last(d.panels_of(units)); ++p) {
+        const V v = row.data ? load_units<V>(row, p * W, smaller<int64_t>(W, units - p * W)) : V::set1(0);
+        v.store(out + p * kPanel + j * W);
+      }
     }
   }
 
@@ -117,12 +137,7 @@ struct Blocks {
     transpose(G, d.H, n, part, [&](int64_t j) { return dgx_row(list[j].u, list[j].row); }, dgx_t);
     const auto step = [&](int64_t j) { return rows.steps - 1 - list[j].u; };
     if (to.weight_ih) {
-      panels(
-          d.I, n, part,
-          [&](int64_t j, int64_t unit, int64_t valid) {
-            return load_units<V>(row3(args.x, rows.time(step(j)), rows.row(list[j].row)), unit, valid);
-          },
-          x);
+      panels(d.I, n, part, [&](int64_t j) { return row3(args.x, rows.time(step(j)), rows.row(list[j].row)); }, x);
     }
     for (int k = 0; k < S; ++k) {
       if (!L::same_dg()) {
@@ -133,13 +148,14 @@ struct Blocks {
       if (L::stage(k).product == Product::identity) continue;
       panels(
           d.operand(k), n, part,
-          [&](int64_t j, int64_t unit, int64_t valid) {
+          [&](int64_t j) {
             const int64_t s = step(j), row = list[j].row;
             if (k > 0) {
-              return V::load_n(reserve.emitted[k] + (rows.time(s) * batch + row) * d.padded(d.operand(k)) + unit, valid);
+              T* emitted = reserve.emitted[k] + (rows.time(s) * batch + row) * d.padded(d.operand(k));
+              return Row{reinterpret_cast<char*>(emitted), 1, native_dtype<T>()};
             }
-            if (row < rows.alive(s - 1)) return load_units<V>(row3(args.y, rows.time(s - 1), rows.row(row)), unit, valid);
-            return args.h_0.data ? load_units<V>(row2(args.h_0, rows.row(row)), unit, valid) : V::set1(0);
+            if (row < rows.alive(s - 1)) return row3(args.y, rows.time(s - 1), rows.row(row));
+            return args.h_0.data ? row2(args.h_0, rows.row(row)) : Row{nullptr, 1, native_dtype<T>()};
           },
           operand[k]);
     }
@@ -151,6 +167,7 @@ struct Blocks {
     T* to;  // [rows, columns]
     int64_t columns;
     const T* operand(int64_t row) const { return dg_t + row * kTransposed; }
+    RNNK_HD void prepare(int64_t row, int64_t panel) const { fetch(to + row * columns + panel * W, W); }
     V start(int64_t, int64_t, int) const { return V::set1(0); }
     void finish(int64_t row, int64_t panel, const V (&sum)[1]) const {
       const int64_t n = smaller<int64_t>(W, columns - panel * W);
@@ -159,8 +176,7 @@ struct Blocks {
     }
   };
   void weight_gradient(const T* dg_t, const T* b, T* to, int64_t rows, int64_t columns, int64_t n, const Part& part) const {
-    for_tiles<V, 1>(WeightTile{dg_t, to, columns}, part.first(rows), part.last(rows), 0, d.panels_of(columns), n, b,
-                    kChain * W);
+    for_tiles<V, 1>(WeightTile{dg_t, to, columns}, part.first(rows), part.last(rows), 0, d.panels_of(columns), n, b, kPanel);
   }
 
   // Sums in W interleaved chains over the chunk, then over the lanes in order.
@@ -204,6 +220,7 @@ struct Blocks {
     const Rows& rows;
     const Entry* list;
     const T* operand(int64_t j) const { return f.dgx_row(list[j].u, list[j].row); }
+    void prepare(int64_t, int64_t) const {}
     RNNK_HD Row row(int64_t j) const {
       return row3(f.args.dx, rows.time(rows.steps - 1 - list[j].u), rows.row(list[j].row));
     }

@@ -14,21 +14,21 @@ namespace {
 // A model of a core, good to tens of percent; only ratios matter. Cycles at 3 GHz.
 struct Core {
   static constexpr double cycles_per_us = 3000, barrier_us = 0.6, task_us = 4;
-  static constexpr double near_bytes = 40, far_bytes = 10;  // read per cycle within the second-level cache, and beyond it
-  static constexpr double near_size = 1 << 20;
+  static constexpr double near_rate = 40,
+                          far_rate = 10;  // bytes read per cycle within the second-level cache, and beyond it
 };
 
-// Cycles for `rows` rows of a product of K terms and `vectors` vectors of columns.
+// Cycles for `rows` rows of a product of K terms and `vectors` vectors of columns. Each tile reads its weights from the
+// second-level cache; the first of a column brings them there, while the others compute (tile.h).
 template <class V, int G>
 double product_cycles(double rows, double K, double vectors) {
   using S = Shape<V, G>;
   if (rows < 1) return 0;
   const double tiles = rows <= S::rows ? 1 : ceil_div(static_cast<int64_t>(rows), S::rows);
   const double bytes = V::lanes * sizeof(typename V::T), steps = K * vectors;
-  const double near = bytes / Core::near_bytes, far = bytes / Core::far_bytes;
-  const double first = steps * bytes > Core::near_size ? far : near;
-  const double fma = rows / tiles * V::cycles_per_fma;
-  return steps * (larger(fma, first) + (tiles - 1) * larger(fma, near));
+  const double read = tiles * bytes / Core::near_rate;
+  const double fetch = steps * bytes > near_bytes() ? bytes / Core::far_rate : 0;
+  return steps * larger(rows * V::cycles_per_fma, larger(read, fetch));
 }
 
 struct Schedule {
@@ -37,36 +37,36 @@ struct Schedule {
   double us = 0;
 };
 
-// work: cycles per step of the recurrence (with its share of the input product) on `rows` rows.
 template <class V, class Cell>
 struct Cost {
   Layout<V, Cell> d;
   bool backward;
 
-  double step_cycles(double rows) const {
-    const double gates = d.gate_columns() / V::lanes, H = d.panels_of(d.P), pointwise = backward ? 30 : 60;
-    double cycles = rows * gates * pointwise * V::cycles_per_fma * 0.5;
+  // Cycles per step of the recurrence, with its share of the input product and of dW and dx, on `rows` rows and one of
+  // `shares` equal shares of the columns.
+  double step_cycles(double rows, double shares) const {
+    const double gates = d.gate_columns() / V::lanes / shares, H = d.panels_of(d.P) / shares, I = d.panels_of(d.I) / shares;
+    const double pointwise = rows * gates * (backward ? 15 : 30) * V::cycles_per_fma;
     if (!backward) {
-      return cycles + product_cycles<V, Cell::kGates>(rows, d.P, gates) +
-             product_cycles<V, Cell::kGates>(larger(rows, 16.0), d.I, gates) * rows / larger(rows, 16.0);
+      const double many = larger(rows, 16.0);
+      return pointwise + product_cycles<V, Cell::kGates>(rows, d.P, gates) +
+             product_cycles<V, Cell::kGates>(many, d.I, gates) * rows / many;
     }
-    const double many = larger(rows, 64.0);
-    return cycles + product_cycles<V, 1>(rows, d.gate_columns(), H) +
-           (product_cycles<V, 1>(many, d.gate_columns(), d.panels_of(d.I)) * 2 +
-            product_cycles<V, 1>(many, d.gate_columns(), H)) *
-               rows / many;
+    const double many = larger(rows, 64.0), K = d.gate_columns();
+    return pointwise + product_cycles<V, 1>(rows, K, H) +
+           (product_cycles<V, 1>(many, K, I) * 2 + product_cycles<V, 1>(many, K, H)) * rows / many;
   }
 
   Schedule choose(int64_t steps, int64_t batch, int threads) const {
     Schedule best;
-    best.us = steps * step_cycles(batch) / Core::cycles_per_us;
+    best.us = steps * step_cycles(batch, 1) / Core::cycles_per_us;
     for (int n = threads; n > 1; n = n > 8 ? n / 2 : n - 1) {
       if (batch >= n) {
-        const double us = Core::task_us + steps * step_cycles(ceil_div(batch, n)) / Core::cycles_per_us;
+        const double us = Core::task_us + steps * step_cycles(ceil_div(batch, n), 1) / Core::cycles_per_us;
         if (us < best.us) best = {n, true, us};
       }
       if (d.panels_of(d.H) >= n) {
-        const double us = Core::task_us + steps * (step_cycles(batch) / n / Core::cycles_per_us + Core::barrier_us);
+        const double us = Core::task_us + steps * (step_cycles(batch, n) / Core::cycles_per_us + Core::barrier_us);
         if (us < best.us) best = {n, false, us};
       }
     }

@@ -5,6 +5,7 @@
 //   acc = start; for k: acc = fma(a[k], w[k], acc)
 // whatever the tile, the number of rows or the thread: the promise "same bits" is kept here.
 #pragma once
+#include "core/kernel.h"
 #include "cpu/io.h"
 
 namespace rnnk {
@@ -23,79 +24,174 @@ struct Shape {
   static constexpr int flat_panels = larger(panels, (wide ? 9 : 8) / G);
 };
 
+// What bounds a walk over weights that do not stay in the second-level cache: its first reading of each panel, which stalls a
+// tile for several times its own duration. So while the tiles of a column of panels compute, they fetch the column after it.
+//
+// Ahead is one tile's share: `bytes` with every kTerms terms, in segments (one per panel) of `segment` bytes, `stride` apart.
+struct Ahead {
+  const char *from = nullptr, *end = nullptr;  // end: of the segment
+  int64_t bytes = 0, segment = 0, stride = 0;
+
+  RNNK_HD void fetch() {
+    for (const char* stop = from + bytes; from < stop; from += 64) __builtin_prefetch(from, 0, 2);
+    if (from >= end) from = end + (stride - segment), end += stride;
+  }
+  // What `times` calls of fetch() do to the position.
+  RNNK_HD void skip(int64_t times) {
+    for (; bytes && times > 0;) {
+      const int64_t here = smaller(times, ceil_div(end - from, bytes));
+      from += here * bytes, times -= here;
+      if (from >= end) from = end + (stride - segment), end += stride;
+    }
+  }
+};
+constexpr int kTerms = 4;  // of the chains, unrolled: counters and pointers would take the FMA units' issue slots
+
 template <class V, int R, int N, int P, int G>
-RNNK_HD void product(const typename V::T* const (&a)[R], int64_t K, const typename V::T* w, int64_t panel_stride,
-                     V (&acc)[R][N]) {
+RNNK_HD void product_term(const typename V::T* const (&a)[R], int64_t k, const typename V::T* w, int64_t panel_stride,
+                          V (&acc)[R][N]) {
   static_assert(N == P * G);
-  for (int64_t k = 0; k < K; ++k, w += G * V::lanes) {
-    if constexpr (R < N) {  // hold the smaller side in registers, stream the other
-      V x[R];
-      RNNK_UNROLL for (int r = 0; r < R; ++r) x[r] = V::set1(a[r][k]);
-      RNNK_UNROLL for (int i = 0; i < N; ++i) {
-        const V b = V::load(w + (i / G) * panel_stride + (i % G) * V::lanes);
-        RNNK_UNROLL for (int r = 0; r < R; ++r) acc[r][i] = fma(x[r], b, acc[r][i]);
-      }
-    } else {
-      V b[N];
-      RNNK_UNROLL for (int i = 0; i < N; ++i) b[i] = V::load(w + (i / G) * panel_stride + (i % G) * V::lanes);
-      RNNK_UNROLL for (int r = 0; r < R; ++r) {
-        const V x = V::set1(a[r][k]);
-        RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i] = fma(x, b[i], acc[r][i]);
-      }
+  if constexpr (R < N) {  // hold the smaller side in registers, stream the other
+    V x[R];
+    RNNK_UNROLL for (int r = 0; r < R; ++r) x[r] = V::set1(a[r][k]);
+    RNNK_UNROLL for (int i = 0; i < N; ++i) {
+      const V b = V::load(w + (i / G) * panel_stride + (i % G) * V::lanes);
+      RNNK_UNROLL for (int r = 0; r < R; ++r) acc[r][i] = fma(x[r], b, acc[r][i]);
+    }
+  } else {
+    V b[N];
+    RNNK_UNROLL for (int i = 0; i < N; ++i) b[i] = V::load(w + (i / G) * panel_stride + (i % G) * V::lanes);
+    RNNK_UNROLL for (int r = 0; r < R; ++r) {
+      const V x = V::set1(a[r][k]);
+      RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i] = fma(x, b[i], acc[r][i]);
     }
   }
 }
 
+template <class V, int R, int N, int P, int G>
+RNNK_HD void product(const typename V::T* const (&a)[R], int64_t K, const typename V::T* w, int64_t panel_stride, Ahead next,
+                     V (&acc)[R][N]) {
+  constexpr int64_t width = G * V::lanes;
+  int64_t k = 0;
+  for (; k + kTerms <= K; k += kTerms, w += kTerms * width) {
+    RNNK_UNROLL for (int j = 0; j < kTerms; ++j) product_term<V, R, N, P, G>(a, k + j, w + j * width, panel_stride, acc);
+    next.fetch();
+  }
+  for (; k < K; ++k, w += width) product_term<V, R, N, P, G>(a, k, w, panel_stride, acc);
+}
+
+// Into the second-level cache: the lines that hold `count` elements.
+template <class T>
+RNNK_HD void fetch(const T* from, int64_t count) {
+  const char* line = reinterpret_cast<const char*>(from);
+  for (const char* end = line + count * sizeof(T); line < end; line += 64) __builtin_prefetch(line, 0, 2);
+}
+
+// Terms [k, k + count) of a product; where there are more before or after, the sums wait in `partial` meanwhile.
+template <class V>
+struct Terms {
+  int64_t k, count;
+  bool first, last;
+  typename V::T* partial;  // [row][vector][lanes] of this column of panels
+};
+
 // One tile. Fn offers
 //   const T* operand(row)            the row of A; K entries are read
+//   void prepare(row, panel)         fetches what finish() will meet, if that may be far away
 //   V start(row, panel, g)           the accumulator's first value
 //   void finish(row, panel, const V (&gates)[G])
 template <class V, int G, int R, int P, class Fn>
-__attribute__((noinline)) void tile(const Fn& fn, int64_t row, int64_t panel, int64_t K, const typename V::T* w,
-                                    int64_t panel_stride) {
+__attribute__((noinline)) void tile(const Fn& fn, int64_t row, int64_t panel, const Terms<V>& terms, const typename V::T* w,
+                                    int64_t panel_stride, const Ahead& next) {
+  constexpr int N = P * G;
   const typename V::T* a[R];
-  V acc[R][P * G];
-  RNNK_UNROLL for (int r = 0; r < R; ++r) {
-    a[r] = fn.operand(row + r);
-    RNNK_UNROLL for (int i = 0; i < P * G; ++i) acc[r][i] = fn.start(row + r, panel + i / G, i % G);
+  V acc[R][N];
+  if (terms.last) {
+    for (int j = 0; j < R * P; ++j) fn.prepare(row + j / P, panel + j % P);
   }
-  product<V, R, P * G, P, G>(a, K, w + panel * panel_stride, panel_stride, acc);
+  RNNK_UNROLL for (int r = 0; r < R; ++r) {
+    a[r] = fn.operand(row + r) + terms.k;
+    RNNK_UNROLL for (int i = 0; i < N; ++i) {
+      acc[r][i] = terms.first ? fn.start(row + r, panel + i / G, i % G) : V::load(terms.partial + (r * N + i) * V::lanes);
+    }
+  }
+  product<V, R, N, P, G>(a, terms.count, w + panel * panel_stride + terms.k * (G * V::lanes), panel_stride, next, acc);
+  if (!terms.last) {
+    RNNK_UNROLL for (int r = 0; r < R; ++r) {
+      RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i].store(terms.partial + (r * N + i) * V::lanes);
+    }
+    return;
+  }
   // The pointwise part runs in a rolled loop, or its code would stand R * P times; the copy is at most 24 vectors of stack.
   V out[R * P][G];
-  RNNK_UNROLL for (int r = 0; r < R; ++r) {
-    RNNK_UNROLL for (int i = 0; i < P * G; ++i) out[r * P + i / G][i % G] = acc[r][i];
-  }
+  RNNK_UNROLL for (int r = 0; r < R; ++r) { RNNK_UNROLL for (int i = 0; i < N; ++i) out[r * P + i / G][i % G] = acc[r][i]; }
   for (int j = 0; j < R * P; ++j) fn.finish(row + j / P, panel + j % P, out[j]);
 }
 
 template <class V, int G, int P, int R, class Fn>
-RNNK_HD void tile_of(int64_t rows, const Fn& fn, int64_t row, int64_t panel, int64_t K, const typename V::T* w,
-                     int64_t panel_stride) {
+RNNK_HD void tile_of(int64_t rows, const Fn& fn, int64_t row, int64_t panel, const Terms<V>& terms, const typename V::T* w,
+                     int64_t panel_stride, const Ahead& next) {
   if constexpr (R > 0) {
-    if (rows == R) return tile<V, G, R, P>(fn, row, panel, K, w, panel_stride);
-    tile_of<V, G, P, R - 1>(rows, fn, row, panel, K, w, panel_stride);
+    if (rows == R) return tile<V, G, R, P>(fn, row, panel, terms, w, panel_stride, next);
+    tile_of<V, G, P, R - 1>(rows, fn, row, panel, terms, w, panel_stride, next);
   }
 }
 
-// All rows [r0, r1) of panels [panel, panel + P); rows are dealt evenly over the tiles (8 = 4 + 4, not 6 + 2).
+// How a product is cut into passes. Nothing here touches the bits: the chains are only interrupted.
+template <class V>
+struct Walk {
+  int64_t K;
+  const typename V::T* w;
+  int64_t panel_stride;
+  int64_t first;  // panel of the walk, or -1: nothing is fetched ahead
+
+  static constexpr int64_t kRows = 96;               // whose partial sums fit the stack
+  static constexpr int64_t kBlockBytes = 256 << 10;  // of weights: this column's and the next one's stay in a cache of 1 MiB
+  // Terms per pass, the same number in each.
+  int64_t block(int vectors) const {
+    const int64_t most = kBlockBytes / (vectors * int64_t{sizeof(V)});
+    return K <= most ? larger<int64_t>(K, 1) : round_up(ceil_div(K, ceil_div(K, most)), kTerms);
+  }
+};
+
+// Rows [r0, r1) of panels [panel, panel + P); rows are dealt evenly over the tiles (8 = 4 + 4, not 6 + 2).
 template <class V, int G, int P, int R, class Fn>
-RNNK_HD void tile_column(const Fn& fn, int64_t r0, int64_t r1, int64_t panel, int64_t K, const typename V::T* w,
-                         int64_t panel_stride) {
-  const int64_t n = r1 - r0, tiles = ceil_div(n, R), base = n / tiles, extra = n % tiles;
-  for (int64_t i = 0, row = r0; i < tiles; ++i) {
-    const int64_t rows = base + (i < extra);
-    tile_of<V, G, P, R>(rows, fn, row, panel, K, w, panel_stride);
-    row += rows;
+RNNK_HD void tile_column(const Fn& fn, int64_t r0, int64_t r1, int64_t panel, int64_t next_panel, const Walk<V>& walk) {
+  using T = typename V::T;
+  constexpr int64_t width = G * V::lanes, term_bytes = width * sizeof(T);
+  const int64_t block = walk.block(P * G), n = r1 - r0, tiles = ceil_div(n, R), base = n / tiles, extra = n % tiles;
+  alignas(64) T partial[(R > 2 ? Walk<V>::kRows : R) * P * width];
+  for (int64_t k = 0; k == 0 || k < walk.K; k += block) {
+    Terms<V> terms{k, smaller(block, walk.K - k), k == 0, k + block >= walk.K, partial};
+    Ahead next;
+    if (walk.first >= 0 && tiles > 1 && walk.K > 0) {
+      const int64_t then = terms.last ? 0 : k + block;
+      next.segment = smaller(block, walk.K - then) * term_bytes;
+      next.stride = walk.panel_stride * sizeof(T);
+      next.bytes = round_up(ceil_div(P * kTerms * term_bytes, tiles), 64);
+      next.from =
+          reinterpret_cast<const char*>(walk.w + (terms.last ? next_panel : panel) * walk.panel_stride + then * width);
+      next.end = next.from + next.segment;
+    }
+    for (int64_t i = 0, row = r0; i < tiles; ++i) {
+      const int64_t rows = base + (i < extra);
+      tile_of<V, G, P, R>(rows, fn, row, panel, terms, walk.w, walk.panel_stride, next);
+      row += rows;
+      terms.partial += rows * P * width;
+      next.skip(terms.count / kTerms);
+    }
   }
 }
 
 template <class V, int G, int P, int R, class Fn>
-RNNK_HD void tile_columns(const Fn& fn, int64_t r0, int64_t r1, int64_t p0, int64_t p1, int64_t K, const typename V::T* w,
-                          int64_t panel_stride) {
-  for (; p0 + P <= p1; p0 += P) tile_column<V, G, P, R>(fn, r0, r1, p0, K, w, panel_stride);
+RNNK_HD void tile_columns(const Fn& fn, int64_t r0, int64_t r1, int64_t p0, int64_t p1, const Walk<V>& walk) {
+  for (; p0 + P <= p1; p0 += P) {
+    const int64_t next = p0 + P < p1 ? p0 + P : walk.first;  // round again: the next step begins there
+    tile_column<V, G, P, R>(fn, r0, r1, p0, next, walk);
+  }
   if constexpr (P > 1) {  // what is left over, in narrower tiles
     constexpr int Less = P > 4 ? 4 : P > 2 ? 2 : 1;
-    tile_columns<V, G, Less, R>(fn, r0, r1, p0, p1, K, w, panel_stride);
+    tile_columns<V, G, Less, R>(fn, r0, r1, p0, p1, walk);
   }
 }
 
@@ -105,10 +201,12 @@ void for_tiles(const Fn& fn, int64_t r0, int64_t r1, int64_t p0, int64_t p1, int
                int64_t panel_stride) {
   using S = Shape<V, G>;
   if (r1 <= r0 || p1 <= p0) return;
-  if (r1 - r0 <= S::flat_rows) {
-    tile_columns<V, G, S::flat_panels, S::flat_rows>(fn, r0, r1, p0, p1, K, w, panel_stride);
-  } else {
-    tile_columns<V, G, S::panels, S::rows>(fn, r0, r1, p0, p1, K, w, panel_stride);
+  // Less than this many bytes are still in the second-level cache when the walk is repeated.
+  const bool far = (p1 - p0) * panel_stride * int64_t{sizeof(typename V::T)} > near_bytes();
+  const Walk<V> walk{K, w, panel_stride, far ? p0 : -1};
+  if (r1 - r0 <= S::flat_rows) return tile_columns<V, G, S::flat_panels, S::flat_rows>(fn, r0, r1, p0, p1, walk);
+  for (; r0 < r1; r0 += Walk<V>::kRows) {
+    tile_columns<V, G, S::panels, S::rows>(fn, r0, smaller(r1, r0 + Walk<V>::kRows), p0, p1, walk);
   }
 }
 

@@ -88,11 +88,14 @@ class Plan:
         """Bytes: packed, reserve, workspace_forward, workspace_backward."""
 
 class Stepper:
-    """One step of a cell on bound buffers, for streaming: no allocation, no lookups."""
+    """One step of a cell in place, for streaming: no allocation, no lookups. Threads may share one."""
 
     def __init__(self, plan: Plan, packed: Packed, batch: int) -> None: ...
     def step(self, x: Array, h: Array, c: Array | None = None) -> None:
         """x [B, I]; h (and c) [B, H] are read and overwritten with the next state."""
+
+    def try_step(self, x: Any, state: Any) -> bool:
+        """``step`` for contiguous NumPy arrays apart from each other; False, and nothing done, for anything else."""
 
 def dropout(x: Array, out: Array, p: float, seed: int, call: int, stream: int, lengths: Array | None = None) -> None:
     """[T, B, H] -> out: the counter-based mask of rnnk_dropout; its gradient is the same call on dy. x may be out."""

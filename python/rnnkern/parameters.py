@@ -41,7 +41,8 @@ class Weights:
         self.spec = spec
         self.arrays: Mapping[str, np.ndarray[Any, Any]] = MappingProxyType(arrays)
         self._packed: tuple[_core.Packed, ...] | None = None
-        self._local = threading.local()
+        self._steppers: dict[int, _core.Stepper] = {}
+        self.last: _core.Stepper | None = None  # the stepper used last; most callers need no other
 
     def packed(self, backward: bool) -> tuple[_core.Packed, ...]:
         """[L*D]. Two threads may pack at once; the packs are equal, so the last to be kept is as good as the first."""
@@ -51,15 +52,16 @@ class Weights:
         return packed
 
     def stepper(self, batch: int) -> _core.Stepper:
-        """This thread's stepper for a batch size (a stepper owns scratch, so threads do not share one)."""
-        steppers: dict[int, _core.Stepper] | None = getattr(self._local, "steppers", None)
-        if steppers is None:
-            steppers = self._local.steppers = {}
-        stepper = steppers.get(batch)
+        """The stepper for a batch size. Steppers hold no scratch (a thread has its own), so threads share them."""
+        stepper = self._steppers.get(batch)
         if stepper is None:
-            if len(steppers) >= 8:  # streaming uses one or two batch sizes; a caller that sweeps them must not leak
-                steppers.clear()
-            stepper = steppers[batch] = _core.Stepper(ops.plans(self.spec)[0], self.packed(False)[0], batch)
+            if (
+                len(self._steppers) >= 8
+            ):  # a caller that sweeps batch sizes must not leak
+                self._steppers.clear()
+            stepper = _core.Stepper(ops.plans(self.spec)[0], self.packed(False)[0], batch)
+            self._steppers[batch] = stepper
+        self.last = stepper
         return stepper
 
 

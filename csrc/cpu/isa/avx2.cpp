@@ -29,7 +29,7 @@ struct VecF {
   friend RNNK_HD VecF operator-(VecF a, VecF b) { return {_mm256_sub_ps(a.v, b.v)}; }
   friend RNNK_HD VecF operator*(VecF a, VecF b) { return {_mm256_mul_ps(a.v, b.v)}; }
   friend RNNK_HD VecF operator/(VecF a, VecF b) { return {_mm256_div_ps(a.v, b.v)}; }
-  friend RNNK_HD VecF operator-(VecF a) { return {_mm256_xor_ps(a.v, _mm256_set1_ps(-0.0f))}; }
+  friend RNNK_HD VecF operator-(VecF a) { return {-a.v}; }
   friend RNNK_HD VecF fma(VecF a, VecF b, VecF c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
   friend RNNK_HD VecF reciprocal(VecF a) { return set1(1) / a; }
   friend RNNK_HD VecF fmin(VecF a, VecF b) { return {_mm256_min_ps(a.v, b.v)}; }
@@ -41,6 +41,12 @@ struct VecF {
   }
   friend RNNK_HD __m256 less(VecF a, VecF b) { return _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ); }
   friend RNNK_HD VecF select(__m256 m, VecF a, VecF b) { return {_mm256_blendv_ps(b.v, a.v, m)}; }
+  // lo = a0 b0 a1 b1 ... of the lower halves, hi of the upper ones
+  friend RNNK_HD void zip(VecF a, VecF b, VecF& lo, VecF& hi) {
+    const __m256 even = _mm256_unpacklo_ps(a.v, b.v), odd = _mm256_unpackhi_ps(a.v, b.v);
+    lo = {_mm256_permute2f128_ps(even, odd, 0x20)};
+    hi = {_mm256_permute2f128_ps(even, odd, 0x31)};
+  }
 };
 
 struct VecD {
@@ -60,7 +66,7 @@ struct VecD {
   friend RNNK_HD VecD operator-(VecD a, VecD b) { return {_mm256_sub_pd(a.v, b.v)}; }
   friend RNNK_HD VecD operator*(VecD a, VecD b) { return {_mm256_mul_pd(a.v, b.v)}; }
   friend RNNK_HD VecD operator/(VecD a, VecD b) { return {_mm256_div_pd(a.v, b.v)}; }
-  friend RNNK_HD VecD operator-(VecD a) { return {_mm256_xor_pd(a.v, _mm256_set1_pd(-0.0))}; }
+  friend RNNK_HD VecD operator-(VecD a) { return {-a.v}; }
   friend RNNK_HD VecD fma(VecD a, VecD b, VecD c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
   friend RNNK_HD VecD reciprocal(VecD a) { return set1(1) / a; }
   friend RNNK_HD VecD fmin(VecD a, VecD b) { return {_mm256_min_pd(a.v, b.v)}; }
@@ -73,6 +79,11 @@ struct VecD {
   }
   friend RNNK_HD __m256d less(VecD a, VecD b) { return _mm256_cmp_pd(a.v, b.v, _CMP_LT_OQ); }
   friend RNNK_HD VecD select(__m256d m, VecD a, VecD b) { return {_mm256_blendv_pd(b.v, a.v, m)}; }
+  friend RNNK_HD void zip(VecD a, VecD b, VecD& lo, VecD& hi) {
+    const __m256d even = _mm256_unpacklo_pd(a.v, b.v), odd = _mm256_unpackhi_pd(a.v, b.v);
+    lo = {_mm256_permute2f128_pd(even, odd, 0x20)};
+    hi = {_mm256_permute2f128_pd(even, odd, 0x31)};
+  }
 };
 
 }  // namespace

@@ -24,9 +24,7 @@ struct VecF {
   friend RNNK_HD VecF operator-(VecF a, VecF b) { return {_mm512_sub_ps(a.v, b.v)}; }
   friend RNNK_HD VecF operator*(VecF a, VecF b) { return {_mm512_mul_ps(a.v, b.v)}; }
   friend RNNK_HD VecF operator/(VecF a, VecF b) { return {_mm512_div_ps(a.v, b.v)}; }
-  friend RNNK_HD VecF operator-(VecF a) {
-    return {_mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(INT32_MIN)))};
-  }
+  friend RNNK_HD VecF operator-(VecF a) { return {-a.v}; }
   friend RNNK_HD VecF fma(VecF a, VecF b, VecF c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
   // 14 bits doubled by one Newton step: a division takes four times as long.
   friend RNNK_HD VecF reciprocal(VecF a) {
@@ -39,6 +37,12 @@ struct VecF {
   friend RNNK_HD VecF scale2(VecF x, VecF n) { return {_mm512_scalef_ps(x.v, n.v)}; }
   friend RNNK_HD __mmask16 less(VecF a, VecF b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
   friend RNNK_HD VecF select(__mmask16 m, VecF a, VecF b) { return {_mm512_mask_blend_ps(m, b.v, a.v)}; }
+  // lo = a0 b0 a1 b1 ... of the lower halves, hi of the upper ones
+  friend RNNK_HD void zip(VecF a, VecF b, VecF& lo, VecF& hi) {
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    lo = {_mm512_permutex2var_ps(a.v, low, b.v)};
+    hi = {_mm512_permutex2var_ps(a.v, _mm512_add_epi32(low, _mm512_set1_epi32(8)), b.v)};
+  }
 };
 
 struct VecD {
@@ -59,9 +63,7 @@ struct VecD {
   friend RNNK_HD VecD operator-(VecD a, VecD b) { return {_mm512_sub_pd(a.v, b.v)}; }
   friend RNNK_HD VecD operator*(VecD a, VecD b) { return {_mm512_mul_pd(a.v, b.v)}; }
   friend RNNK_HD VecD operator/(VecD a, VecD b) { return {_mm512_div_pd(a.v, b.v)}; }
-  friend RNNK_HD VecD operator-(VecD a) {
-    return {_mm512_castsi512_pd(_mm512_xor_si512(_mm512_castpd_si512(a.v), _mm512_set1_epi64(INT64_MIN)))};
-  }
+  friend RNNK_HD VecD operator-(VecD a) { return {-a.v}; }
   friend RNNK_HD VecD fma(VecD a, VecD b, VecD c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
   friend RNNK_HD VecD reciprocal(VecD a) { return set1(1) / a; }
   friend RNNK_HD VecD fmin(VecD a, VecD b) { return {_mm512_min_pd(a.v, b.v)}; }
@@ -70,6 +72,11 @@ struct VecD {
   friend RNNK_HD VecD scale2(VecD x, VecD n) { return {_mm512_scalef_pd(x.v, n.v)}; }
   friend RNNK_HD __mmask8 less(VecD a, VecD b) { return _mm512_cmp_pd_mask(a.v, b.v, _CMP_LT_OQ); }
   friend RNNK_HD VecD select(__mmask8 m, VecD a, VecD b) { return {_mm512_mask_blend_pd(m, b.v, a.v)}; }
+  friend RNNK_HD void zip(VecD a, VecD b, VecD& lo, VecD& hi) {
+    const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+    lo = {_mm512_permutex2var_pd(a.v, low, b.v)};
+    hi = {_mm512_permutex2var_pd(a.v, _mm512_add_epi64(low, _mm512_set1_epi64(4)), b.v)};
+  }
 };
 
 }  // namespace

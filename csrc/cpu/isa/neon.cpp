@@ -47,6 +47,8 @@ struct VecF {
   }
   friend RNNK_HD uint32x4_t less(VecF a, VecF b) { return vcltq_f32(a.v, b.v); }
   friend RNNK_HD VecF select(uint32x4_t m, VecF a, VecF b) { return {vbslq_f32(m, a.v, b.v)}; }
+  // lo = a0 b0 a1 b1 ... of the lower halves, hi of the upper ones
+  friend RNNK_HD void zip(VecF a, VecF b, VecF& lo, VecF& hi) { lo = {vzip1q_f32(a.v, b.v)}, hi = {vzip2q_f32(a.v, b.v)}; }
 };
 
 struct VecD {
@@ -88,6 +90,7 @@ struct VecD {
   }
   friend RNNK_HD uint64x2_t less(VecD a, VecD b) { return vcltq_f64(a.v, b.v); }
   friend RNNK_HD VecD select(uint64x2_t m, VecD a, VecD b) { return {vbslq_f64(m, a.v, b.v)}; }
+  friend RNNK_HD void zip(VecD a, VecD b, VecD& lo, VecD& hi) { lo = {vzip1q_f64(a.v, b.v)}, hi = {vzip2q_f64(a.v, b.v)}; }
 };
 
 }  // namespace
