@@ -55,9 +55,7 @@ class Weights:
         """The stepper for a batch size. Steppers hold no scratch (a thread has its own), so threads share them."""
         stepper = self._steppers.get(batch)
         if stepper is None:
-            if (
-                len(self._steppers) >= 8
-            ):  # a caller that sweeps batch sizes must not leak
+            if len(self._steppers) >= 8:  # a caller that sweeps batch sizes must not leak
                 self._steppers.clear()
             stepper = _core.Stepper(ops.plans(self.spec)[0], self.packed(False)[0], batch)
             self._steppers[batch] = stepper
