@@ -67,7 +67,14 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     flags = ["-fno-math-errno", "-fno-exceptions", "-c", str(ROOT / "tests/witness/witness.cpp"), "-o", str(driver)]
     for command in (
         common + flags,
-        [*common, "-shared", str(ROOT / "csrc/core/team.cpp"), str(driver), "-o", str(shared)],
+        [
+            *common,
+            "-shared",
+            *(str(ROOT / f"csrc/core/{name}.cpp") for name in ("team", "cpu")),
+            str(driver),
+            "-o",
+            str(shared),
+        ],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

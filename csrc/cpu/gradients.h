@@ -112,6 +112,7 @@ struct Blocks {
   }
   // A perfect shuffle of the rows, log2(W) times over.
   static RNNK_HD void transpose(V (&rows)[W]) {
+    static_assert((W & (W - 1)) == 0);
     if constexpr (W > 1) {
       RNNK_UNROLL for (int round = 1; round < W; round *= 2) {
         V next[W];

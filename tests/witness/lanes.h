@@ -54,6 +54,10 @@ struct Lanes {
   friend RNNK_HD Lanes select(Mask m, Lanes a, Lanes b) {
     return each([&](int i) { return select(m.v[i], a.v[i], b.v[i]); });
   }
+  friend RNNK_HD void zip(Lanes a, Lanes b, Lanes& lo, Lanes& hi) {
+    lo = each([&](int i) { return (i % 2 ? b : a).v[i / 2]; });
+    hi = each([&](int i) { return (i % 2 ? b : a).v[(N + i) / 2]; });
+  }
 };
 
 }  // namespace
