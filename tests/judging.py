@@ -3,7 +3,8 @@
     4 * (the error torch.nn itself makes in the same dtype on the same problem) + 4 eps
 
 where the error of a tensor is its largest absolute difference from the judge over the judge's largest magnitude. For
-cells torch does not have the bound is 4 eps times ``growth``. A float64 problem is judged in numpy.longdouble.
+cells torch does not have the bound is 4 eps times ``growth``, in half types relative to at least 1. A float64 problem
+is judged in numpy.longdouble.
 
 A tensor of a few elements can be lucky: its sums cancel or they do not. Small problems are therefore drawn several
 times, and the worst error of the kernel is held against the worst error of torch.
@@ -93,7 +94,14 @@ def allowed(problem: Problem) -> dict[str, float]:
     """The bound for each result."""
     names = truth(problem, 0).keys()
     if problem.cell not in _TORCH:
-        return {name: 4 * eps(problem) * growth(problem) for name in names}
+        bound = 4 * eps(problem) * growth(problem)
+        if problem.dtype not in HALF:
+            return dict.fromkeys(names, bound)
+        # A kernel may round the gradients of pre-activations, which are of size 1, before it sums them: where they
+        # cancel, the error is relative to them, not to their sum.
+        sizes = [truth(problem, draw) for draw in range(draws(problem))]
+        least = {name: min(float(np.max(np.abs(t[name]), initial=0.0)) for t in sizes) for name in names}
+        return {name: bound / min(1.0, least[name]) if least[name] > 0 else bound for name in names}
     worst = dict.fromkeys(names, 0.0)
     for draw in range(draws(problem)):
         got = run_torch(problem, make(problem, draw))

@@ -40,6 +40,17 @@ def plan_of(problem: Problem, kernel: str) -> Any:
         pytest.skip(f"{kernel}: {declined}")
 
 
+def dtype_of(kernel: str) -> str:
+    """float32, or what the kernel has instead."""
+    if UNAVAILABLE[kernel]:
+        pytest.skip(f"{kernel}: {UNAVAILABLE[kernel]}")
+    try:
+        _core.Plan("lstm", "float32", 1, 1, kernel=kernel)
+    except NotImplementedError:
+        return "bfloat16"
+    return "float32"
+
+
 def pack(plan: Any, data: Data, backward: bool = True) -> Any:
     p = data.params
     return plan.pack(p["weight_ih_l0"], p["weight_hh_l0"], p.get("bias_ih_l0"), p.get("bias_hh_l0"), backward=backward)

@@ -31,7 +31,19 @@ from problems import (
     state_dtype,
 )
 from rnnkern import _core, reference
-from runner import KERNELS, UNAVAILABLE, Output, backward, forward, gradients_of, pack, plan_of, run, same_bits
+from runner import (
+    KERNELS,
+    UNAVAILABLE,
+    Output,
+    backward,
+    dtype_of,
+    forward,
+    gradients_of,
+    pack,
+    plan_of,
+    run,
+    same_bits,
+)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -307,22 +319,23 @@ def test_an_infinite_state_leaves_padding_units_out_of_the_gradients(kernel: str
     """
     rng = np.random.default_rng(5)
     steps, rows, inputs, units = 2, 3, 4, 17
-    plan = _core.Plan("lstm", "float32", inputs, units, kernel=kernel)
+    dtype = DTYPES[dtype_of(kernel)]
+    plan = _core.Plan("lstm", dtype_of(kernel), inputs, units, kernel=kernel)
     weights = [
-        (rng.uniform(0.1, 0.2, shape)).astype(np.float32)
+        (rng.uniform(0.1, 0.2, shape)).astype(dtype)
         for shape in ((4 * units, inputs), (4 * units, units), (4 * units,), (4 * units,))
     ]
     packed = plan.pack(*weights)
-    x = rng.standard_normal((steps, rows, inputs)).astype(np.float32)
-    h_0, c_0 = np.zeros((2, rows, units), np.float32)
+    x = rng.standard_normal((steps, rows, inputs)).astype(dtype)
+    h_0, c_0 = np.zeros((rows, units), dtype), np.zeros((rows, units), np.float32)
     h_0[0, 0] = np.inf
-    y, h_n, c_n = np.empty((steps, rows, units), np.float32), np.empty_like(h_0), np.empty_like(h_0)
+    y, h_n, c_n = np.empty((steps, rows, units), dtype), np.empty_like(h_0), np.empty_like(c_0)
     reserve = plan.forward(packed, x, h_0, c_0, y, h_n, c_n, None, True)
-    assert np.isfinite(y).all()
-    dx, dh_0, dc_0 = np.empty_like(x), np.empty_like(h_0), np.empty_like(h_0)
+    assert np.isfinite(y.astype(np.float32)).all()
+    dx, dh_0, dc_0 = np.empty_like(x), np.empty_like(c_0), np.empty_like(c_0)
     plan.backward(packed, reserve, x, h_0, c_0, y, np.ones_like(y), None, None, dx=dx, dh_0=dh_0, dc_0=dc_0)
     for name, value in (("dx", dx), ("dh_0", dh_0), ("dc_0", dc_0)):
-        assert np.isfinite(value).all(), name
+        assert np.isfinite(value.astype(np.float32)).all(), name
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=str)
@@ -397,7 +410,7 @@ def test_free_choice_is_the_smallest_estimate() -> None:
 
 
 def test_environment_forces_a_kernel(kernel: str) -> None:
-    code = "from rnnkern import _core; print(_core.Plan('gru', 'float32', 3, 4).kernel)"
+    code = f"from rnnkern import _core; print(_core.Plan('gru', '{dtype_of(kernel)}', 3, 4).kernel)"
     env = os.environ | {"RNNKERN_KERNEL": kernel}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == kernel

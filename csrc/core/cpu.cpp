@@ -1,7 +1,15 @@
 // What this CPU can do, as the bits of Feature. __builtin_cpu_supports also asks whether the OS saves the registers.
 #include <unistd.h>
 
+#include <map>
+#include <mutex>
 #include <string>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 
 #include "core/kernel.h"
 
@@ -20,11 +28,35 @@ struct Named {
 #define RNNK_X86(bit, name) {bit, name, false}
 #endif
 
+// Linux gives a process the matrix unit's 8 KiB of registers when it asks for them, once for all its threads.
+bool amx_bf16() {
+#if defined(__x86_64__) && defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr unsigned bf16 = 1u << 22, tile = 1u << 24;
+  constexpr long request_permission = 0x1023, tile_data = 18;
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & bf16) || !(d & tile)) return false;
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+
 struct Cpu {
-  Named features[8] = {
-      RNNK_X86(kAvx2, "avx2"),         RNNK_X86(kFma, "fma"),           RNNK_X86(kF16c, "f16c"),
-      RNNK_X86(kAvx512f, "avx512f"),   RNNK_X86(kAvx512bw, "avx512bw"), RNNK_X86(kAvx512vl, "avx512vl"),
+  Named features[11] = {
+      RNNK_X86(kAvx2, "avx2"),
+      RNNK_X86(kFma, "fma"),
+      RNNK_X86(kF16c, "f16c"),
+      RNNK_X86(kAvx512f, "avx512f"),
+      RNNK_X86(kAvx512bw, "avx512bw"),
+      RNNK_X86(kAvx512vl, "avx512vl"),
       RNNK_X86(kAvx512dq, "avx512dq"),
+      RNNK_X86(kAvx512bf16, "avx512bf16"),
+      {kAmxBf16, "amx_bf16", amx_bf16()},
+#if defined(__x86_64__)
+      {kAmd, "amd", __builtin_cpu_is("amd") != 0},
+#else
+      {kAmd, "amd", false},
+#endif
 #if defined(__aarch64__)
       {kNeon, "neon", true},  // part of the base architecture
 #else
@@ -33,8 +65,6 @@ struct Cpu {
   };
   uint32_t bits = 0;
   std::string names;
-  // Sentences for every set of missing features a kernel may meet are built once, so that they can be returned as static text.
-  std::string missing[256];
 
   Cpu() {
     for (const auto& f : features) {
@@ -42,12 +72,6 @@ struct Cpu {
       bits |= f.bit;
       if (!names.empty()) names += ' ';
       names += f.name;
-    }
-    for (uint32_t set = 1; set < 256; ++set) {
-      missing[set] = "this CPU lacks";
-      for (const auto& f : features) {
-        if (set & f.bit) missing[set].append(" ").append(f.name);
-      }
     }
   }
 };
@@ -75,7 +99,18 @@ int64_t near_bytes() {
 
 const char* unavailable(const Kernel& kernel) {
   const uint32_t lacking = kernel.features & ~cpu().bits;
-  return lacking ? cpu().missing[lacking].c_str() : "";
+  if (!lacking) return "";
+  static std::mutex mutex;
+  static std::map<uint32_t, std::string> sentences;  // kept, so that callers may
+  const std::lock_guard<std::mutex> lock(mutex);
+  std::string& sentence = sentences[lacking];
+  if (sentence.empty()) {
+    sentence = "this CPU lacks";
+    for (const auto& f : cpu().features) {
+      if (lacking & f.bit) sentence.append(" ").append(f.name);
+    }
+  }
+  return sentence.c_str();
 }
 
 }  // namespace rnnk

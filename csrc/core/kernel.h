@@ -13,7 +13,10 @@ enum Feature : uint32_t {
   kAvx512bw = 16,
   kAvx512vl = 32,
   kAvx512dq = 64,
-  kNeon = 128
+  kNeon = 128,
+  kAvx512bf16 = 256,
+  kAmxBf16 = 512,  // and the OS lets this process use it
+  kAmd = 1024      // who made it, for estimates
 };
 
 struct Sizes {

@@ -7,19 +7,21 @@
 namespace rnnk {
 namespace {
 
-template <class V, class Cell>
+template <class A, class Cell>
 struct Backward {
+  using V = typename A::V;
   using T = typename V::T;
-  using L = Layout<V, Cell>;
+  using Operand = typename A::Operand;
+  using L = Layout<A, Cell>;
   using Q = Step<Cell, V>;
   static constexpr int W = V::lanes, G = Cell::kGates, S = Cell::kStages;
 
   const Problem& problem;
   const rnnk_args& args;
-  Blocks<V, Cell> blocks;  // the ring of dgx, dgh, dp and the products over it
+  Blocks<A, Cell> blocks;  // the ring of dgx, dgh, dp and the products over it
   const L& d;
-  Packed<V, Cell> weights;
-  Reserve<V, Cell> reserve;
+  Packed<A, Cell> weights;
+  Reserve<A, Cell> reserve;
   Rows rows;
   int32_t* order;
   int64_t* sorted_lengths;
@@ -64,8 +66,16 @@ struct Backward {
       const int64_t n = d.state_units(s);
       for (int64_t r = part.r0; r < part.r1; ++r) {
         for (int64_t p = part.first(d.panels_of(n)); p < part.last(d.panels_of(n)); ++p) {
-          const V v = from.data ? load_units<V>(row2(from, rows.row(r)), p * W, smaller<int64_t>(W, n - p * W)) : V::set1(0);
+          const V v = from.data ? load_units<A>(row2(from, rows.row(r)), p * W, smaller<int64_t>(W, n - p * W)) : V::set1(0);
           v.store(dstate[s] + r * d.padded(n) + p * W);
+        }
+      }
+    }
+    if (A::depth > W && part.share == part.shares - 1) {
+      for (int64_t u = 0; u < blocks.slots; ++u) {
+        for (int64_t r = part.r0; r < part.r1; ++r) {
+          zero_tail<A>(blocks.dgx_row(u, r), d.gate_columns());
+          for (int k = 0; k < S; ++k) zero_tail<A>(blocks.dgh_row(k, u, r), d.stage_columns(k));
         }
       }
     }
@@ -80,7 +90,7 @@ struct Backward {
       for (int64_t r = part.r0; r < part.r1; ++r) {
         for (int64_t p = part.first(d.panels_of(n)); p < part.last(d.panels_of(n)); ++p) {
           const V v = V::load(dstate[s] + r * d.padded(n) + p * W);
-          store_units(row2(to, rows.row(r)), p * W, smaller<int64_t>(W, n - p * W), v);
+          store_units<A>(row2(to, rows.row(r)), p * W, smaller<int64_t>(W, n - p * W), v);
         }
       }
     }
@@ -91,7 +101,7 @@ struct Backward {
   struct StateTile {
     const Backward& f;
     int64_t u;
-    const T* operand(int64_t row) const { return f.blocks.dgh_row(0, u, row); }
+    const Operand* operand(int64_t row) const { return f.blocks.dgh_row(0, u, row); }
     void prepare(int64_t, int64_t) const {}
     V start(int64_t, int64_t, int) const { return V::set1(0); }
     void finish(int64_t row, int64_t panel, const V (&sum)[1]) const {
@@ -101,7 +111,7 @@ struct Backward {
   };
   void initial_state(int64_t u, int64_t r0, int64_t r1, const Part& part) const {
     const int64_t panels = d.panels_of(d.P), K = d.stage_columns(0);
-    for_tiles<V, 1>(StateTile{*this, u}, r0, r1, part.first(panels), part.last(panels), K, weights.w_back[0], K * W);
+    for_tiles<A, 1>(StateTile{*this, u}, r0, r1, part.first(panels), part.last(panels), K, weights.w_back[0], d.panel(K, 1));
   }
 
   // Stage K of walk step u (step s of the forward walk): the tile's sum is the gradient of h (last stage; from the step
@@ -116,7 +126,7 @@ struct Backward {
     Point(const Backward& f, int64_t u)
         : f(f), u(u), s(f.rows.steps - 1 - u), t(f.rows.time(s)), alive_before(f.rows.alive(s - 1)) {}
 
-    const T* operand(int64_t row) const { return f.blocks.dgh_row(last ? 0 : K + 1, last ? u - 1 : u, row); }
+    const Operand* operand(int64_t row) const { return f.blocks.dgh_row(last ? 0 : K + 1, last ? u - 1 : u, row); }
     // Saved values were written long ago.
     RNNK_HD void prepare(int64_t row, int64_t panel) const {
       constexpr int64_t width = Cell::kSaved * W;
@@ -133,7 +143,7 @@ struct Backward {
       const int64_t at = t * f.rows.batch + row, caller_row = f.rows.row(row);
       if constexpr (last) {
         q.ds[0] = sum[0] + V::load(f.dstate[0] + row * d.padded(d.P) + panel * W);
-        if (f.args.dy.data) q.ds[0] = q.ds[0] + load_units<V>(row3(f.args.dy, t, caller_row), panel * W, n);
+        if (f.args.dy.data) q.ds[0] = q.ds[0] + load_units<A>(row3(f.args.dy, t, caller_row), panel * W, n);
       } else {
         q.demit = sum[0];
         if constexpr (!L::projects()) q.ds_prev[0] = V::load(f.dstate[0] + row * H + panel * W);
@@ -171,11 +181,11 @@ struct Backward {
         const int gate = stage.first_gate + g;
         if constexpr (stage.product == Product::weight_hh) {
           const V v = n < W ? q.dgx[gate].first_n(n) : q.dgx[gate];
-          v.store(f.blocks.dgx_row(u, row) + (panel * G + gate) * W);
+          A::store(v, f.blocks.dgx_row(u, row) + (panel * G + gate) * W);
         }
         if constexpr (!L::same_dg()) {
           const V v = n < W ? q.dgh[gate].first_n(n) : q.dgh[gate];
-          v.store(f.blocks.dgh_row(K, u, row) + (panel * stage.gates + g) * W);
+          A::store(v, f.blocks.dgh_row(K, u, row) + (panel * stage.gates + g) * W);
         }
       }
     }
@@ -185,8 +195,8 @@ struct Backward {
       const V zero = V::set1(0);
       if constexpr (Cell::kReadsH) {
         const rnnk_tensor& h_0 = f.args.h_0;
-        q.s[0] = !first     ? load_units<V>(row3(f.args.y, f.rows.time(s - 1), caller_row), panel * W, n)
-                 : h_0.data ? load_units<V>(row2(h_0, caller_row), panel * W, n)
+        q.s[0] = !first     ? load_units<A>(row3(f.args.y, f.rows.time(s - 1), caller_row), panel * W, n)
+                 : h_0.data ? load_units<A>(row2(h_0, caller_row), panel * W, n)
                             : zero;
       }
       RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
@@ -194,7 +204,7 @@ struct Backward {
         const int64_t before = f.rows.time(s - 1) * f.rows.batch + row;
         const T* saved = f.reserve.saved + before * f.reserve.saved_columns + panel * (Cell::kSaved * W);
         q.s[i] = !first     ? V::load(saved + Cell::kSavedState[i] * W)
-                 : c_0.data ? load_units<V>(row2(c_0, caller_row), panel * W, n)
+                 : c_0.data ? load_units<A>(row2(c_0, caller_row), panel * W, n)
                             : zero;
       }
     }
@@ -209,19 +219,19 @@ struct Backward {
       // Rows alive in the step done before this one have a product to add; the others begin here, or have just ended.
       const int64_t done = rows.alive(point.s + 1), columns = d.stage_columns(0);
       const int64_t both = larger(part.r0, smaller(r1, done));
-      for_tiles<V, 1>(point, part.r0, both, p0, p1, columns, weights.w_back[0], columns * W);
-      for_tiles<V, 1>(point, both, r1, p0, p1, 0, weights.w_back[0], columns * W);
+      for_tiles<A, 1>(point, part.r0, both, p0, p1, columns, weights.w_back[0], d.panel(columns, 1));
+      for_tiles<A, 1>(point, both, r1, p0, p1, 0, weights.w_back[0], d.panel(columns, 1));
       if (done > now) initial_state(u - 1, larger(part.r0, now), smaller(part.r1, done), part);
     } else if constexpr (Cell::kStage[K + 1].product == Product::identity) {
       for (int64_t r = part.r0; r < r1; ++r) {
         for (int64_t p = p0; p < p1; ++p) {
-          const V sum[1] = {V::load(point.operand(r) + p * W)};
+          const V sum[1] = {A::load(point.operand(r) + p * W)};
           point.finish(r, p, sum);
         }
       }
     } else {
       const int64_t columns = d.stage_columns(K + 1);
-      for_tiles<V, 1>(point, part.r0, r1, p0, p1, columns, weights.w_back[K + 1], columns * W);
+      for_tiles<A, 1>(point, part.r0, r1, p0, p1, columns, weights.w_back[K + 1], d.panel(columns, 1));
     }
   }
 
@@ -237,15 +247,15 @@ struct Backward {
       for (int i = stage.product == Product::identity ? 1 : 0; i < 2; ++i) {
         const int64_t at = (t * rows.batch + r) * 2 + i;
         const T* normed = reserve.normed[K] + at * columns;
-        T* dv = i == 0 ? blocks.dgx_row(u, r) : blocks.dgh_row(K, u, r);
+        Operand* dv = i == 0 ? blocks.dgx_row(u, r) : blocks.dgh_row(K, u, r);
         T sum = 0, dot = 0;
         for (int64_t c = 0; c < columns; ++c) {
-          if (column<W>(c, stage.gates, units).unit >= 0) sum += dv[c], dot += dv[c] * normed[c];
+          if (column<W>(c, stage.gates, units).unit >= 0) sum += value(dv[c]), dot += value(dv[c]) * normed[c];
         }
         sum /= T(stage.gates * units), dot /= T(stage.gates * units);
         for (int64_t c = 0; c < columns; ++c) {
           const bool valid = column<W>(c, stage.gates, units).unit >= 0;
-          dv[c] = valid ? reserve.scale[K][at] * (dv[c] - sum - normed[c] * dot) : T(0);
+          assign(dv[c], valid ? reserve.scale[K][at] * (value(dv[c]) - sum - normed[c] * dot) : T(0));
         }
       }
     }

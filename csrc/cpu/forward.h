@@ -24,33 +24,35 @@ void row_moments(const typename V::T* v, int gates, int64_t units, typename V::T
   scale = T(1) / static_cast<T>(__builtin_sqrt(static_cast<double>(squares / T(n) + T(1e-5))));
 }
 
-template <class V, class Cell>
+template <class A, class Cell>
 struct Forward {
+  using V = typename A::V;
   using T = typename V::T;
-  using L = Layout<V, Cell>;
+  using Operand = typename A::Operand;
+  using L = Layout<A, Cell>;
   using Q = Step<Cell, V>;
   static constexpr int W = V::lanes, G = Cell::kGates, S = Cell::kStages;
 
   const Problem& problem;
   const rnnk_args& args;
   L d;
-  Packed<V, Cell> weights;
-  Reserve<V, Cell> reserve;
+  Packed<A, Cell> weights;
+  Reserve<A, Cell> reserve;
   Rows rows;
   bool keep;      // training: write the reserve
-  bool convert;   // x needs a copy in T with unit stride
+  bool convert;   // x needs a copy as operands with unit stride
   int64_t block;  // steps per block
 
   // Workspace. h is double-buffered because every unit of a step reads all of h'; the other states are updated in place.
   int32_t* order;
   int64_t* sorted_lengths;
-  T* h[2];                              // [B][leading(P)]
+  Operand* h[2];                        // [B][leading(P)]
   T* state[at_least_1(Cell::kStates)];  // [B][padded H]; entry 0 unused
-  T* x;                                 // [block][B][leading(I)]
+  Operand* x;                           // [block][B][leading(I)]
   T* gx;                                // [block][B][gate_columns]
-  T* emit[S];                           // stage k's operand, k >= 1: [B][leading(operand(k))]
+  Operand* emit[S];                     // stage k's operand, k >= 1: [B][leading(operand(k))]
   T* carry;                             // [B][panel][kCarry][W]
-  T* raw[S];                            // gh of a normalised stage: [B][stage_columns]
+  T* raw[S];                            // gh of a stage that has it in memory first: [B][stage_columns]
   int64_t bytes;
 
   // 192 rows fill the tiles evenly (a multiple of 6 and 4) and keep gx of a usual layer within the second-level cache.
@@ -61,19 +63,22 @@ struct Forward {
   Forward(const Problem& p, const rnnk_args& a)
       : problem(p), args(a), d(p), weights(d, a.packed), reserve(d, a.seq_len, a.batch, a.reserve),
         rows{a.seq_len, a.batch, p.reverse, nullptr, nullptr}, keep(a.reserve != nullptr),
-        convert(a.x.stride[2] != 1 || a.x.dtype != native_dtype<T>()), block(block_steps(a.seq_len, a.batch)) {
+        convert(a.x.stride[2] != 1 || a.x.dtype != A::storage || !std::is_same_v<Operand, typename A::Stored> ||
+                d.I % A::depth != 0),
+        block(block_steps(a.seq_len, a.batch)) {
     Carver c(a.workspace);
     const int64_t B = a.batch;
     order = c.take<int32_t>(B);
     sorted_lengths = c.take<int64_t>(B);
-    for (auto& buffer : h) buffer = c.take<T>(B * d.leading(d.P));
+    for (auto& buffer : h) buffer = c.take<Operand>(B * d.leading(d.P));
     state[0] = nullptr;
     for (int s = 1; s < Cell::kStates; ++s) state[s] = c.take<T>(B * d.padded(d.H));
-    x = c.take<T>(block * B * d.leading(d.I));
+    x = c.take<Operand>(block * B * d.leading(d.I));
     gx = c.take<T>(block * B * d.gate_columns());
     for (int k = 0; k < S; ++k) {
-      emit[k] = c.take<T>(k > 0 ? B * emit_leading(k) : 0);
-      raw[k] = c.take<T>(L::stage(k).norm ? B * d.stage_columns(k) : 0);
+      const bool product = Packed<A, Cell>::product(k);
+      emit[k] = c.take<Operand>(k > 0 && product ? B * emit_leading(k) : 0);
+      raw[k] = c.take<T>(L::stage(k).norm || !product ? B * d.stage_columns(k) : 0);
     }
     carry = c.take<T>(B * Cell::kCarry * d.padded(d.H));
     bytes = c.used();
@@ -100,10 +105,19 @@ struct Forward {
       const int64_t n = d.state_units(s), ld = s == 0 ? d.leading(d.P) : d.padded(d.H);
       for (int64_t p = part.first(d.panels_of(n)); p < part.last(d.panels_of(n)); ++p) {
         for (int64_t r = part.r0; r < part.r1; ++r) {
-          const V v = from.data ? load_units<V>(row2(from, rows.row(r)), p * W, smaller<int64_t>(W, n - p * W)) : V::set1(0);
+          const V v = from.data ? load_units<A>(row2(from, rows.row(r)), p * W, smaller<int64_t>(W, n - p * W)) : V::set1(0);
+          const int64_t at = r * ld + p * W;
           // A row of the reverse direction may begin in any step, so both buffers of h hold its initial state.
-          v.store((s == 0 ? h[0] : state[s]) + r * ld + p * W);
-          if (s == 0) v.store(h[1] + r * ld + p * W);
+          if (s == 0) A::store(v, h[0] + at), A::store(v, h[1] + at);
+          else v.store(state[s] + at);
+        }
+      }
+    }
+    if (A::depth > W && part.share == part.shares - 1) {  // operands are zero up to a multiple of depth
+      for (int64_t r = part.r0; r < part.r1; ++r) {
+        for (auto buffer : h) zero_tail<A>(buffer + r * d.leading(d.P), d.padded(d.P));
+        for (int k = 1; k < S; ++k) {
+          if (Packed<A, Cell>::product(k)) zero_tail<A>(emit[k] + r * emit_leading(k), d.padded(d.operand(k)));
         }
       }
     }
@@ -117,9 +131,10 @@ struct Forward {
       for (int64_t r = part.r0; r < part.r1; ++r) {
         // h of step s went into buffer (s + 1) % 2; a forward row stops at its length, a reverse row at step T - 1.
         const int64_t last = rows.reverse || !rows.lengths ? rows.steps : rows.lengths[r];
-        const T* from = s == 0 ? h[last & 1] : state[s];
         for (int64_t p = part.first(d.panels_of(n)); p < part.last(d.panels_of(n)); ++p) {
-          store_units(row2(to, rows.row(r)), p * W, smaller<int64_t>(W, n - p * W), V::load(from + r * ld + p * W));
+          const int64_t at = r * ld + p * W;
+          store_units<A>(row2(to, rows.row(r)), p * W, smaller<int64_t>(W, n - p * W),
+                         s == 0 ? A::load(h[last & 1] + at) : V::load(state[s] + at));
         }
       }
     }
@@ -132,17 +147,18 @@ struct Forward {
     for (int64_t s = first + part.first(end - first); s < first + part.last(end - first); ++s) {
       for (int64_t r = part.r0; r < smaller(part.r1, rows.alive(s)); ++r) {
         const Row from = row3(args.x, rows.time(s), rows.row(r));
-        T* to = x + ((s - first) * rows.batch + r) * d.leading(d.I);
-        for (int64_t i = 0; i < d.I; ++i) to[i] = read<T>(from.data, from.dtype, i * from.stride);
+        Operand* to = x + ((s - first) * rows.batch + r) * d.leading(d.I);
+        const int64_t columns = round_up(d.I, A::depth);
+        for (int64_t i = 0; i < columns; i += W) A::store(load_units<A>(from, i, smaller<int64_t>(W, d.I - i)), to + i);
       }
     }
   }
 
   struct InputTile {
-    const T* const* from;
+    const Operand* const* from;
     T* const* to;
     const T* bias;
-    const T* operand(int64_t row) const { return from[row]; }
+    const Operand* operand(int64_t row) const { return from[row]; }
     void prepare(int64_t, int64_t) const {}
     V start(int64_t, int64_t panel, int g) const { return V::load(bias + (panel * G + g) * W); }
     void finish(int64_t row, int64_t panel, const V (&gates)[G]) const {
@@ -152,20 +168,20 @@ struct Forward {
 
   void input_product(int64_t first, const Part& part) const {
     constexpr int kChunk = 240;  // rows per pass over the weights: 1 KiB pointers each, a multiple of every tile height
-    const T* from[kChunk];
+    const Operand* from[kChunk];
     T* to[kChunk];
     int n = 0;
     const int64_t end = smaller(first + block, rows.steps), panels = d.panels_of(d.H);
     const auto flush = [&] {
-      for_tiles<V, G>(InputTile{from, to, weights.b_ih}, 0, n, part.first(panels), part.last(panels), d.I, weights.w_ih,
-                      d.I * G * W);
+      for_tiles<A, G>(InputTile{from, to, weights.b_ih}, 0, n, part.first(panels), part.last(panels), d.I, weights.w_ih,
+                      d.panel(d.I, G));
       n = 0;
     };
     for (int64_t s = first; s < end; ++s) {
       for (int64_t r = part.r0; r < smaller(part.r1, rows.alive(s)); ++r) {
         const int64_t i = (s - first) * rows.batch + r;
-        from[n] =
-            convert ? x + i * d.leading(d.I) : reinterpret_cast<const T*>(row3(args.x, rows.time(s), rows.row(r)).data);
+        from[n] = convert ? x + i * d.leading(d.I)
+                          : reinterpret_cast<const Operand*>(row3(args.x, rows.time(s), rows.row(r)).data);
         to[n] = gx + i * d.gate_columns();
         if (++n == kChunk) flush();
       }
@@ -192,9 +208,10 @@ struct Forward {
     static constexpr int gates = stage.gates;
     const Forward& f;
     int64_t s, t;
-    const T* h_from;
-    T* h_to;
-    const T *from, *gx_from, *bias;  // row 0 of this step's operand and of gx
+    const Operand* h_from;
+    Operand* h_to;
+    const Operand* from;      // row 0 of this step's operand
+    const T *gx_from, *bias;  // row 0 of this step's gx
     T *saved_to, *carry_to;
     int64_t ld_h, ld_from, ld_gx, ld_saved, ld_carry, ld_state;
     Row y;         // row 0 of this step
@@ -209,10 +226,9 @@ struct Forward {
           ld_h(f.d.leading(f.d.P)), ld_from(K == 0 ? ld_h : f.emit_leading(K)), ld_gx(f.d.gate_columns()),
           ld_saved(f.reserve.saved_columns), ld_carry(Cell::kCarry * f.d.padded(f.d.H)), ld_state(f.d.padded(f.d.H)),
           y(row3(f.args.y, t, 0)), ld_y(f.args.y.stride[1]),
-          plain(y.dtype == native_dtype<T>() && f.problem.dtype == y.dtype && y.stride == 1 && !f.rows.order), keep(f.keep) {
-    }
+          plain(y.dtype == A::storage && f.problem.dtype == y.dtype && y.stride == 1 && !f.rows.order), keep(f.keep) {}
 
-    const T* operand(int64_t row) const { return from + row * ld_from; }
+    const Operand* operand(int64_t row) const { return from + row * ld_from; }
     RNNK_HD void prepare(int64_t row, int64_t panel) const {
       if (keep && !stage.projected) fetch(saved_to + row * ld_saved + panel * (Cell::kSaved * W), Cell::kSaved * W);
     }
@@ -241,8 +257,7 @@ struct Forward {
 
     // Panels [p0, p1) of one row whose product stands complete in memory, normalised over the whole row where the stage asks.
     void finish_row(int64_t row, int64_t p0, int64_t p1, bool first_share) const {
-      const T* sources[2] = {stage.product == Product::identity ? nullptr : gx(row),
-                             stage.product == Product::identity ? operand(row) : f.raw[K] + row * f.d.stage_columns(K)};
+      const T* sources[2] = {stage.product == Product::identity ? nullptr : gx(row), f.raw[K] + row * f.d.stage_columns(K)};
       const int64_t at = t * f.rows.batch + row, columns = f.d.stage_columns(K);
       T mean[2] = {0, 0}, scale[2] = {1, 1};
       for (int i = 0; stage.norm && i < 2; ++i) {
@@ -270,13 +285,13 @@ struct Forward {
       const int64_t unit = panel * W, valid = f.d.P - unit;
       T* const saved = saved_to + row * ld_saved + unit * Cell::kSaved;
       T* const carry = carry_to + row * ld_carry + unit * Cell::kCarry;
-      T* const h_new = h_to + row * ld_h + unit;
-      T* const y_new = plain ? reinterpret_cast<T*>(y.data) + row * ld_y + unit : nullptr;
+      Operand* const h_new = h_to + row * ld_h + unit;
+      auto* const y_new = plain ? reinterpret_cast<typename A::Stored*>(y.data) + row * ld_y + unit : nullptr;
       T* state[Cell::kStates];
       RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) state[i] = f.state[i] + row * ld_state + unit;
       if constexpr (!stage.projected) {
         RNNK_UNROLL for (int i = 0; i < Cell::kParams; ++i) q.p[i] = V::load(f.weights.params + i * ld_state + unit);
-        if constexpr (!L::projects()) q.s[0] = V::load(h_from + row * ld_h + unit);
+        if constexpr (!L::projects()) q.s[0] = A::load(h_from + row * ld_h + unit);
         RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s[i] = V::load(state[i]);
         if constexpr (K > 0) {  // what earlier stages left; the states are already the new ones
           RNNK_UNROLL for (int i = 0; i < Cell::kCarry; ++i) q.carry[i] = V::load(carry + i * W);
@@ -296,17 +311,22 @@ struct Forward {
       }
       if constexpr (K + 1 < S) {
         const int64_t at = t * f.rows.batch + row;
-        q.emit.store(f.emit[K + 1] + row * f.emit_leading(K + 1) + unit);
-        if (keep && Packed<V, Cell>::product(K + 1)) {
-          q.emit.store(f.reserve.emitted[K + 1] + at * f.d.padded(f.d.operand(K + 1)) + unit);
+        if constexpr (Packed<A, Cell>::product(K + 1)) {
+          const int64_t n = smaller<int64_t>(W, f.d.operand(K + 1) - unit);
+          A::store(A::depth > 1 ? q.emit.first_n(n) : q.emit, f.emit[K + 1] + row * f.emit_leading(K + 1) + unit);
+          if (keep) q.emit.store(f.reserve.emitted[K + 1] + at * f.d.padded(f.d.operand(K + 1)) + unit);
+        } else {
+          q.emit.store(f.raw[K + 1] + row * f.d.stage_columns(K + 1) + unit);
         }
       } else if (plain && valid >= W) {
-        q.s_new[0].store(h_new);
-        q.s_new[0].store(y_new);
+        const V out = A::round(q.s_new[0]);
+        A::store(out, h_new);
+        A::store_stored(out, y_new);
       } else {
-        const V out = quantize(q.s_new[0], f.problem.dtype);
-        out.store(h_new);
-        store_units(row3(f.args.y, t, f.rows.row(row)), unit, smaller<int64_t>(W, valid), out);
+        const int64_t n = smaller<int64_t>(W, valid);
+        const V out = quantize<A>(q.s_new[0], f.problem.dtype);
+        A::store(A::depth > 1 ? out.first_n(n) : out, h_new);
+        store_units<A>(row3(f.args.y, t, f.rows.row(row)), unit, n, out);
       }
     }
   };
@@ -319,7 +339,7 @@ struct Forward {
     const int64_t panels = d.panels_of(d.units(K)), p0 = part.first(panels), p1 = part.last(panels);
     if constexpr (kind.product != Product::identity) {
       if (!kind.norm || !last_sub_phase) {
-        for_tiles<V, kind.gates>(point, part.r0, r1, p0, p1, d.operand(K), weights.w[K], d.operand(K) * kind.gates * W);
+        for_tiles<A, kind.gates>(point, part.r0, r1, p0, p1, d.operand(K), weights.w[K], d.panel(d.operand(K), kind.gates));
       }
     }
     if constexpr (kind.norm || kind.product == Product::identity) {
@@ -328,7 +348,7 @@ struct Forward {
     if constexpr (K == S - 1) {  // rows that are over: y is zero there
       for (int64_t r = larger(part.r0, alive); r < part.r1; ++r) {
         for (int64_t p = p0; p < p1; ++p) {
-          store_units(row3(args.y, point.t, rows.row(r)), p * W, smaller<int64_t>(W, d.P - p * W), V::set1(0));
+          store_units<A>(row3(args.y, point.t, rows.row(r)), p * W, smaller<int64_t>(W, d.P - p * W), V::set1(0));
         }
       }
     }

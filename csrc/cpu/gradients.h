@@ -18,22 +18,26 @@ struct Gradients {
   bool any() const { return weight_ih || weight_hh || bias_ih || bias_hh || weight_hr || params; }
 };
 
-template <class V, class Cell>
+template <class A, class Cell>
 struct Blocks {
+  using V = typename A::V;
   using T = typename V::T;
-  using L = Layout<V, Cell>;
+  using Operand = typename A::Operand;
+  using Weight = typename A::Weight;
+  using L = Layout<A, Cell>;
   static constexpr int W = V::lanes, G = Cell::kGates, S = Cell::kStages;
   static constexpr int64_t kChain = 512, kTransposed = kChain + L::kLine;  // a line more: see Layout::leading
-  static constexpr int64_t kPanel = (kChain + 1) * W;                      // the same between panels
+  static constexpr int64_t kPanel = (kChain + A::pair) * W;                // the same between panels
 
   const Problem& problem;
   const rnnk_args& args;
   Gradients<T> to;
   L d;
   int64_t batch, steps, slots;
-  T *dgx, *dgh[S], *dp;
-  T *dgx_t, *dgh_t[S];  // transposed: [gates * units][kTransposed]
-  T *x, *operand[S];    // [panel][kPanel]
+  Operand *dgx, *dgh[S];
+  T* dp;
+  Operand *dgx_t, *dgh_t[S];  // transposed: [gates * units][kTransposed]
+  Weight *x, *operand[S];     // [panel][kPanel]
 
   // A block has about kChain rows.
   static int64_t block_steps(int64_t steps, int64_t batch) {
@@ -44,19 +48,19 @@ struct Blocks {
       : problem(p), args(a), to(g), d(p), batch(a.batch), steps(block_steps(a.seq_len, a.batch)), slots(steps + 1) {}
 
   void carve(Carver& c) {
-    dgx = c.take<T>(slots * batch * L::leading(d.gate_columns()));
+    dgx = c.take<Operand>(slots * batch * L::leading(d.gate_columns()));
     dp = c.take<T>(slots * batch * Cell::kParams * d.padded(d.H));
-    dgx_t = c.take<T>(G * d.H * kTransposed);
-    x = c.take<T>(d.panels_of(d.I) * kPanel);
+    dgx_t = c.take<Operand>(G * d.H * kTransposed);
+    x = c.take<Weight>(d.panels_of(d.I) * kPanel);
     for (int k = 0; k < S; ++k) {
-      dgh[k] = L::same_dg() ? dgx : c.take<T>(slots * batch * L::leading(d.stage_columns(k)));
-      dgh_t[k] = L::same_dg() ? dgx_t : c.take<T>(L::stage(k).gates * d.units(k) * kTransposed);
-      operand[k] = c.take<T>(d.panels_of(d.operand(k)) * kPanel);
+      dgh[k] = L::same_dg() ? dgx : c.take<Operand>(slots * batch * L::leading(d.stage_columns(k)));
+      dgh_t[k] = L::same_dg() ? dgx_t : c.take<Operand>(L::stage(k).gates * d.units(k) * kTransposed);
+      operand[k] = c.take<Weight>(d.panels_of(d.operand(k)) * kPanel);
     }
   }
 
-  T* dgx_row(int64_t u, int64_t row) const { return dgx + (u % slots * batch + row) * L::leading(d.gate_columns()); }
-  T* dgh_row(int k, int64_t u, int64_t row) const {
+  Operand* dgx_row(int64_t u, int64_t row) const { return dgx + (u % slots * batch + row) * L::leading(d.gate_columns()); }
+  Operand* dgh_row(int k, int64_t u, int64_t row) const {
     return dgh[k] + (u % slots * batch + row) * L::leading(d.stage_columns(k));
   }
   T* dp_row(int64_t u, int64_t row) const { return dp + (u % slots * batch + row) * (Cell::kParams * d.padded(d.H)); }
@@ -80,7 +84,7 @@ struct Blocks {
     return n;
   }
 
-  void phase(const Rows& rows, const Reserve<V, Cell>& reserve, const Packed<V, Cell>& weights, int64_t first, int64_t i,
+  void phase(const Rows& rows, const Reserve<A, Cell>& reserve, const Packed<A, Cell>& weights, int64_t first, int64_t i,
              const Part& part) const {
     Entry list[kChain];
     const int64_t n = entries(rows, first, i / 2, list);
@@ -95,17 +99,17 @@ struct Blocks {
 
   // --- transposition and packing -------------------------------------------------------------------------------------------------
   template <class RowOf>
-  void transpose(int gates, int64_t units, int64_t n, const Part& part, const RowOf& row_of, T* out) const {
+  void transpose(int gates, int64_t units, int64_t n, const Part& part, const RowOf& row_of, Operand* out) const {
     const int64_t items = d.panels_of(units) * gates;
     for (int64_t item = part.first(items); item < part.last(items); ++item) {
       const int64_t unit = item / gates * W, gate = item % gates, valid = smaller<int64_t>(W, units - unit);
-      T* to_row = out + (gate * units + unit) * kTransposed;
-      for (int64_t j = 0; j < n; j += W) {
+      Operand* to_row = out + (gate * units + unit) * kTransposed;
+      for (int64_t j = 0; j < round_up(n, A::depth); j += W) {
         V block[W];
-        RNNK_UNROLL for (int i = 0; i < W; ++i) { block[i] = j + i < n ? V::load(row_of(j + i) + item * W) : V::set1(0); }
+        RNNK_UNROLL for (int i = 0; i < W; ++i) { block[i] = j + i < n ? A::load(row_of(j + i) + item * W) : V::set1(0); }
         transpose(block);
         RNNK_UNROLL for (int i = 0; i < W; ++i) {
-          if (i < valid) block[i].store(to_row + i * kTransposed + j);
+          if (i < valid) A::store(block[i], to_row + i * kTransposed + j);
         }
       }
     }
@@ -122,19 +126,24 @@ struct Blocks {
     }
   }
 
-  // Rows of `units` entries into panels; a row without data is zero.
+  // Rows of `units` entries into panels; a row without data is zero, and so are those from n to the next multiple of depth.
   template <class RowOf>
-  void panels(int64_t units, int64_t n, const Part& part, const RowOf& row_of, T* out) const {
-    for (int64_t j = 0; j < n; ++j) {
-      const Row row = row_of(j);
-      for (int64_t p = part.first(d.panels_of(units)); p < part.last(d.panels_of(units)); ++p) {
-        const V v = row.data ? load_units<V>(row, p * W, smaller<int64_t>(W, units - p * W)) : V::set1(0);
-        v.store(out + p * kPanel + j * W);
+  void panels(int64_t units, int64_t n, const Part& part, const RowOf& row_of, Weight* out) const {
+    const int64_t first = part.first(d.panels_of(units)), last = part.last(d.panels_of(units));
+    for (int64_t j = 0; j < round_up(n, larger(A::depth, A::pair)); j += A::pair) {
+      Row row[A::pair];
+      for (int i = 0; i < A::pair; ++i) row[i] = j + i < n ? row_of(j + i) : Row{nullptr, 1, A::storage};
+      for (int64_t p = first; p < last; ++p) {
+        V v[A::pair];
+        RNNK_UNROLL for (int i = 0; i < A::pair; ++i) {
+          v[i] = row[i].data ? load_units<A>(row[i], p * W, smaller<int64_t>(W, units - p * W)) : V::set1(0);
+        }
+        A::store_weights(v, out + p * kPanel + j * W);
       }
     }
   }
 
-  void pack_rows(const Rows& rows, const Reserve<V, Cell>& reserve, const Entry* list, int64_t n, const Part& part) const {
+  void pack_rows(const Rows& rows, const Reserve<A, Cell>& reserve, const Entry* list, int64_t n, const Part& part) const {
     transpose(G, d.H, n, part, [&](int64_t j) { return dgx_row(list[j].u, list[j].row); }, dgx_t);
     const auto step = [&](int64_t j) { return rows.steps - 1 - list[j].u; };
     if (to.weight_ih) {
@@ -156,7 +165,7 @@ struct Blocks {
               return Row{reinterpret_cast<char*>(emitted), 1, native_dtype<T>()};
             }
             if (row < rows.alive(s - 1)) return row3(args.y, rows.time(s - 1), rows.row(row));
-            return args.h_0.data ? row2(args.h_0, rows.row(row)) : Row{nullptr, 1, native_dtype<T>()};
+            return args.h_0.data ? row2(args.h_0, rows.row(row)) : Row{nullptr, 1, A::storage};
           },
           operand[k]);
     }
@@ -164,10 +173,10 @@ struct Blocks {
 
   // --- parameter gradients --------------------------------------------------------------------------------------------------------
   struct WeightTile {
-    const T* dg_t;
+    const Operand* dg_t;
     T* to;  // [rows, columns]
     int64_t columns;
-    const T* operand(int64_t row) const { return dg_t + row * kTransposed; }
+    const Operand* operand(int64_t row) const { return dg_t + row * kTransposed; }
     RNNK_HD void prepare(int64_t row, int64_t panel) const { fetch(to + row * columns + panel * W, W); }
     V start(int64_t, int64_t, int) const { return V::set1(0); }
     void finish(int64_t row, int64_t panel, const V (&sum)[1]) const {
@@ -176,15 +185,16 @@ struct Blocks {
       (V::load_n(at, n) + sum[0]).store_n(at, n);
     }
   };
-  void weight_gradient(const T* dg_t, const T* b, T* to, int64_t rows, int64_t columns, int64_t n, const Part& part) const {
-    for_tiles<V, 1>(WeightTile{dg_t, to, columns}, part.first(rows), part.last(rows), 0, d.panels_of(columns), n, b, kPanel);
+  void weight_gradient(const Operand* dg_t, const Weight* b, T* to, int64_t rows, int64_t columns, int64_t n,
+                       const Part& part) const {
+    for_tiles<A, 1>(WeightTile{dg_t, to, columns}, part.first(rows), part.last(rows), 0, d.panels_of(columns), n, b, kPanel);
   }
 
   // Sums in W interleaved chains over the chunk, then over the lanes in order.
-  void bias_gradient(const T* dg_t, T* to, int64_t rows, int64_t n, const Part& part) const {
+  void bias_gradient(const Operand* dg_t, T* to, int64_t rows, int64_t n, const Part& part) const {
     for (int64_t row = part.first(rows); row < part.last(rows); ++row) {
       V sum = V::set1(0);
-      for (int64_t j = 0; j < n; j += W) sum = sum + V::load_n(dg_t + row * kTransposed + j, smaller<int64_t>(W, n - j));
+      for (int64_t j = 0; j < n; j += W) sum = sum + A::load(dg_t + row * kTransposed + j);  // zero from n on
       T lanes[W], total = 0;
       sum.store(lanes);
       for (T lane : lanes) total += lane;
@@ -220,25 +230,25 @@ struct Blocks {
     const Blocks& f;
     const Rows& rows;
     const Entry* list;
-    const T* operand(int64_t j) const { return f.dgx_row(list[j].u, list[j].row); }
+    const Operand* operand(int64_t j) const { return f.dgx_row(list[j].u, list[j].row); }
     void prepare(int64_t, int64_t) const {}
     RNNK_HD Row row(int64_t j) const {
       return row3(f.args.dx, rows.time(rows.steps - 1 - list[j].u), rows.row(list[j].row));
     }
     int64_t valid(int64_t panel) const { return smaller<int64_t>(W, f.d.I - panel * W); }
     RNNK_HD V start(int64_t j, int64_t panel, int) const {
-      if (f.args.flags & RNNK_ACCUMULATE_DX) return load_units<V>(row(j), panel * W, valid(panel));
+      if (f.args.flags & RNNK_ACCUMULATE_DX) return load_units<A>(row(j), panel * W, valid(panel));
       return V::set1(0);
     }
     RNNK_HD void finish(int64_t j, int64_t panel, const V (&sum)[1]) const {
-      store_units(row(j), panel * W, valid(panel), sum[0]);
+      store_units<A>(row(j), panel * W, valid(panel), sum[0]);
     }
   };
-  void input_gradient(const Rows& rows, const Packed<V, Cell>& weights, const Entry* list, int64_t n,
+  void input_gradient(const Rows& rows, const Packed<A, Cell>& weights, const Entry* list, int64_t n,
                       const Part& part) const {
     const int64_t K = d.gate_columns();
-    for_tiles<V, 1>(InputTile{*this, rows, list}, part.first(n), part.last(n), 0, d.panels_of(d.I), K, weights.w_ih_back,
-                    K * W);
+    for_tiles<A, 1>(InputTile{*this, rows, list}, part.first(n), part.last(n), 0, d.panels_of(d.I), K, weights.w_ih_back,
+                    d.panel(K, 1));
   }
   void zero_padding(const Rows& rows, int64_t first, const Part& part) const {
     for (int64_t u = first; u < smaller(first + steps, rows.steps); ++u) {

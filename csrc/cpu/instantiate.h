@@ -1,4 +1,4 @@
-// From templates to a kernel record: every cell of the list, in float and double, over the V of one ISA file.
+// From templates to a kernel record: every cell of the list, in float and double, over the arithmetics of one ISA file.
 #pragma once
 #include "core/cells.generated.h"
 #include "core/kernel.h"
@@ -31,12 +31,12 @@ void set_rows(Driver& f, const rnnk_args& args) {
   f.rows.lengths = f.sorted_lengths;
 }
 
-template <class V, class Cell>
+template <class A, class Cell>
 void run_forward(const Problem& problem, const rnnk_args& args) {
-  using F = Forward<V, Cell>;
+  using F = Forward<A, Cell>;
   F f(problem, args);
   set_rows(f, args);
-  const Schedule plan = Cost<V, Cell>{f.d, false}.choose(args.seq_len, args.batch, team_size());
+  const Schedule plan = Cost<A, Cell>{f.d, false}.choose(args.seq_len, args.batch, team_size());
   if (plan.by_rows) {
     team_run(
         plan.tasks, 1,
@@ -58,10 +58,10 @@ void run_forward(const Problem& problem, const rnnk_args& args) {
 }
 
 // Half types: parameter gradients are summed in float here and rounded once at the end.
-template <class V, class Cell>
+template <class A, class Cell>
 struct BackwardJob {
-  using T = typename V::T;
-  using F = Backward<V, Cell>;
+  using T = typename A::T;
+  using F = Backward<A, Cell>;
   const Problem& problem;
   const rnnk_args& args;
   struct Target {
@@ -107,8 +107,10 @@ struct BackwardJob {
     const Part share = unit_share(f.rows, task, tasks);
     for (const auto& target : targets) {
       if (!target.sum || problem.dtype == native_dtype<T>()) continue;
-      for (int64_t i = share.first(target.count); i < share.last(target.count); ++i) {
-        write<T>(target.to, problem.dtype, i, target.sum[i]);
+      const Row row{static_cast<char*>(target.to), 1, problem.dtype};
+      for (int64_t i = share.first(target.count), end = share.last(target.count); i < end; i += A::V::lanes) {
+        const int64_t n = smaller<int64_t>(A::V::lanes, end - i);
+        store_units<A>(row, i, n, A::V::load_n(target.sum + i, n));
       }
     }
   }
@@ -135,12 +137,12 @@ struct BackwardJob {
   }
 };
 
-template <class V, class Cell>
+template <class A, class Cell>
 void run_backward(const Problem& problem, const rnnk_args& args) {
-  using J = BackwardJob<V, Cell>;
+  using J = BackwardJob<A, Cell>;
   J job(problem, args);
   set_rows(job.f, args);
-  const Schedule plan = Cost<V, Cell>{job.f.d, true}.choose(args.seq_len, args.batch, team_size());
+  const Schedule plan = Cost<A, Cell>{job.f.d, true}.choose(args.seq_len, args.batch, team_size());
   if (plan.by_rows) {
     team_run(
         plan.tasks, job.phases(true),
@@ -156,26 +158,26 @@ void run_backward(const Problem& problem, const rnnk_args& args) {
   }
 }
 
-template <class V, class Cell>
+template <class A, class Cell>
 Sizes sizes_of(const Problem& problem, int64_t seq_len, int64_t batch) {
   rnnk_args args{};
   args.seq_len = seq_len;
   args.batch = batch;
-  const Layout<V, Cell> d(problem);
+  const Layout<A, Cell> d(problem);
   Sizes out{};
-  out.packed = Packed<V, Cell>(d, nullptr).bytes;
-  out.reserve = Reserve<V, Cell>(d, seq_len, batch, nullptr).bytes;
-  out.workspace_forward = Forward<V, Cell>(problem, args).bytes;
-  out.workspace_backward = BackwardJob<V, Cell>(problem, args).bytes;
+  out.packed = Packed<A, Cell>(d, nullptr).bytes;
+  out.reserve = Reserve<A, Cell>(d, seq_len, batch, nullptr).bytes;
+  out.workspace_forward = Forward<A, Cell>(problem, args).bytes;
+  out.workspace_backward = BackwardJob<A, Cell>(problem, args).bytes;
   return out;
 }
 
-template <class V, class Cell>
+template <class A, class Cell>
 double estimate_of(const Problem& problem, int64_t seq_len, int64_t batch, bool backward, int threads) {
-  return Cost<V, Cell>{Layout<V, Cell>(problem), backward}.choose(seq_len, batch, threads).us;
+  return Cost<A, Cell>{Layout<A, Cell>(problem), backward}.choose(seq_len, batch, threads).us;
 }
 
-template <class V, class Cell>
+template <class A, class Cell>
 void pack_of(const Problem& problem, const rnnk_weights& w, bool backward, void* packed) {
   struct Job {
     const Problem& problem;
@@ -189,30 +191,44 @@ void pack_of(const Problem& problem, const rnnk_weights& w, bool backward, void*
       weights < (1 << 16) ? 1 : team_size(), 1,
       [](const void* p, int64_t, int task, int tasks) {
         const Job& job = *static_cast<const Job*>(p);
-        pack<V, Cell>(job.problem, job.from, job.backward, job.packed, Part{0, 0, task, tasks});
+        pack<A, Cell>(job.problem, job.from, job.backward, job.packed, Part{0, 0, task, tasks});
       },
       &job);
 }
 
-// Calls Fn::run<V, Cell>(args...) for the problem's cell and compute type.
-template <class VF, class VD, template <class, class> class Fn, class... Args>
+// The arithmetics of one kernel, by the caller's dtype; void: it does not take that dtype.
+template <class Float, class Double, class BFloat16>
+struct Arithmetics {
+  using F = Float;  // float16 too: converted at the border
+  using D = Double;
+  using B = BFloat16;
+};
+
+// Calls Fn::run<A, Cell>(args...) for the problem's cell and dtype; accepts() has refused those that are void.
+template <class List, template <class, class> class Fn, class... Args>
 auto dispatch(const Problem& p, Args&&... args) {
-  switch (p.cell * 2 + (p.dtype == RNNK_FLOAT64)) {
-#define RNNK_CELL(value, name, type)                      \
-  case (value) * 2: return Fn<VF, type>::run(p, args...); \
-  case (value) * 2 + 1: return Fn<VD, type>::run(p, args...);
+  using Result = decltype(Fn<typename List::B, Linear>::run(p, args...));
+  switch (p.cell) {
+#define RNNK_CELL(value, name, type)                                                                     \
+  case value:                                                                                            \
+    if (p.dtype == RNNK_BFLOAT16) return Fn<typename List::B, type>::run(p, args...);                    \
+    if constexpr (!std::is_void_v<typename List::D>) {                                                   \
+      if (p.dtype == RNNK_FLOAT64) return Fn<typename List::D, type>::run(p, args...);                   \
+    }                                                                                                    \
+    if constexpr (!std::is_void_v<typename List::F>) return Fn<typename List::F, type>::run(p, args...); \
+    break;
 #include "rnnkern/cells.inc"
 #undef RNNK_CELL
   }
-  return decltype(Fn<VF, Linear>::run(p, args...))();
+  return Result();
 }
 
 #define RNNK_OPERATION(Name, function)                  \
-  template <class V, class Cell>                        \
+  template <class A, class Cell>                        \
   struct Name {                                         \
     template <class... Args>                            \
     static auto run(const Problem& p, Args&&... args) { \
-      return function<V, Cell>(p, args...);             \
+      return function<A, Cell>(p, args...);             \
     }                                                   \
   };
 RNNK_OPERATION(SizesOf, sizes_of)
@@ -222,21 +238,31 @@ RNNK_OPERATION(ForwardOf, run_forward)
 RNNK_OPERATION(BackwardOf, run_backward)
 #undef RNNK_OPERATION
 
-inline bool accepts_all(const Problem&, char*, int64_t) { return true; }
+// Writes why not into reason (with the numbers) and returns false, or returns true.
+template <class List>
+bool accepts(const Problem& p, char* reason, int64_t size) {
+  if (std::is_void_v<typename List::F> && p.dtype != RNNK_BFLOAT16) {
+    static const char text[] = "it computes bfloat16 alone";
+    for (int64_t i = 0; i < size && i < static_cast<int64_t>(sizeof text); ++i) reason[i] = text[i];
+    if (size > 0) reason[size - 1] = 0;
+    return false;
+  }
+  return true;
+}
 
-template <class VF, class VD>
+template <class List>
 constexpr Kernel cpu_kernel(const char* name, uint32_t features) {
   return {name,
           RNNK_CPU,
           features,
-          accepts_all,
+          accepts<List>,
           [](const Problem& p, int64_t t, int64_t b, bool back, int threads) {
-            return dispatch<VF, VD, EstimateOf>(p, t, b, back, threads);
+            return dispatch<List, EstimateOf>(p, t, b, back, threads);
           },
-          [](const Problem& p, int64_t t, int64_t b) { return dispatch<VF, VD, SizesOf>(p, t, b); },
-          [](const Problem& p, const rnnk_weights& w, bool back, void* to) { dispatch<VF, VD, PackOf>(p, w, back, to); },
-          [](const Problem& p, const rnnk_args& a) { dispatch<VF, VD, ForwardOf>(p, a); },
-          [](const Problem& p, const rnnk_args& a) { dispatch<VF, VD, BackwardOf>(p, a); }};
+          [](const Problem& p, int64_t t, int64_t b) { return dispatch<List, SizesOf>(p, t, b); },
+          [](const Problem& p, const rnnk_weights& w, bool back, void* to) { dispatch<List, PackOf>(p, w, back, to); },
+          [](const Problem& p, const rnnk_args& a) { dispatch<List, ForwardOf>(p, a); },
+          [](const Problem& p, const rnnk_args& a) { dispatch<List, BackwardOf>(p, a); }};
 }
 
 }  // namespace

@@ -1,20 +1,19 @@
-// Where everything lies: packed weights, the reserve of a training forward, workspaces. Sizes in elements of T unless said.
+// Where everything lies: packed weights, the reserve of a training forward, workspaces. Sizes in elements unless said.
 //
 // Units are padded to whole panels of `lanes` units; the G gate vectors of one panel of units stand side by side
 // ("panel order": [panel][gate][lane]) in weights, biases, gx, dgx and dgh alike, so the product's result is what the
 // pointwise part reads, and what it writes is what the next product multiplies.
 #pragma once
 #include "core/problem.h"
-#include "cpu/io.h"
+#include "cpu/arithmetic.h"
 
 namespace rnnk {
 namespace {
 
-template <class V, class Cell>
+template <class A, class Cell>
 struct Layout {
-  using T = typename V::T;
-  static constexpr int W = V::lanes, G = Cell::kGates, S = Cell::kStages;
-  static constexpr int kLine = 64 / sizeof(T);
+  static constexpr int W = A::V::lanes, G = Cell::kGates, S = Cell::kStages;
+  static constexpr int kLine = 64 / sizeof(typename A::Operand);
   static constexpr Stage stage(int k) { return Cell::kStage[k]; }
 
   int64_t I, H, P;
@@ -30,6 +29,8 @@ struct Layout {
   int64_t state_units(int s) const { return s == 0 ? P : H; }                       // h has P entries, every other state H
   int64_t gate_columns() const { return G * padded(H); }                            // gx, dgx: one row
   int64_t stage_columns(int k) const { return stage(k).gates * padded(units(k)); }  // gh, dgh of stage k: one row
+  // Weights of one panel of `gates` vectors over K terms.
+  static int64_t panel(int64_t K, int gates) { return round_up(K, larger(A::depth, A::pair)) * gates * W; }
   // Rows of buffers that are operands of a product are one line apart from a power of two, or the rows of a tile would meet
   // in one set of the first-level cache.
   static int64_t leading(int64_t columns) { return round_up(columns, kLine) + kLine; }
@@ -76,38 +77,43 @@ class Carver {
 };
 
 // Packed weights. The backward half is absent from a forward-only pack (its bytes are still part of the buffer).
-template <class V, class Cell>
+template <class A, class Cell>
 struct Packed {
-  using T = typename V::T;
-  using L = Layout<V, Cell>;
-  T* w_ih;          // [panel][k = I][G][W]
-  T* b_ih;          // [panel][G][W]
-  T* b_hh;          // the same
-  T* params;        // [kParams][padded H]
-  T* w[L::S];       // stage k: [panel of units(k)][k = operand(k)][gates][W]
-  T* w_ih_back;     // [panel of I][k = gate_columns][W]
-  T* w_back[L::S];  // stage k: [panel of operand(k)][k = stage_columns(k)][W]
+  using T = typename A::T;
+  using Weight = typename A::Weight;
+  using L = Layout<A, Cell>;
+  Weight* w_ih;          // [panel][k = I][G][W], terms in pairs where A has them, as everywhere
+  T* b_ih;               // [panel][G][W]
+  T* b_hh;               // the same
+  T* params;             // [kParams][padded H]
+  Weight* w[L::S];       // stage k: [panel of units(k)][k = operand(k)][gates][W]
+  Weight* w_ih_back;     // [panel of I][k = gate_columns][W]
+  Weight* w_back[L::S];  // stage k: [panel of operand(k)][k = stage_columns(k)][W]
   int64_t bytes;
 
   Packed(const L& d, const void* base) {
     Carver c(base);
-    w_ih = c.take<T>(d.I * d.gate_columns());
+    w_ih = c.take<Weight>(d.panels_of(d.H) * d.panel(d.I, L::G));
     b_ih = c.take<T>(d.gate_columns());
     b_hh = c.take<T>(d.gate_columns());
     params = c.take<T>(Cell::kParams * d.padded(d.H));
-    for (int k = 0; k < L::S; ++k) w[k] = c.take<T>(product(k) ? d.operand(k) * d.stage_columns(k) : 0);
-    w_ih_back = c.take<T>(d.padded(d.I) * d.gate_columns());
-    for (int k = 0; k < L::S; ++k) w_back[k] = c.take<T>(product(k) ? d.padded(d.operand(k)) * d.stage_columns(k) : 0);
+    for (int k = 0; k < L::S; ++k) {
+      w[k] = c.take<Weight>(product(k) ? d.panels_of(d.units(k)) * d.panel(d.operand(k), L::stage(k).gates) : 0);
+    }
+    w_ih_back = c.take<Weight>(d.panels_of(d.I) * d.panel(d.gate_columns(), 1));
+    for (int k = 0; k < L::S; ++k) {
+      w_back[k] = c.take<Weight>(product(k) ? d.panels_of(d.operand(k)) * d.panel(d.stage_columns(k), 1) : 0);
+    }
     bytes = c.used();
   }
-  static bool product(int k) { return L::stage(k).product != Product::identity; }
+  static constexpr bool product(int k) { return L::stage(k).product != Product::identity; }
 };
 
 // What a training forward keeps, all in T: [t][sorted row][...].
-template <class V, class Cell>
+template <class A, class Cell>
 struct Reserve {
-  using T = typename V::T;
-  using L = Layout<V, Cell>;
+  using T = typename A::T;
+  using L = Layout<A, Cell>;
   T* saved;          // [T][B][panel][kSaved][W]
   T* emitted[L::S];  // stage k's operand where a later product needs it for dR: [T][B][padded operand(k)]; k >= 1
   T* normed[L::S];   // gx and gh of a normalised stage: [T][B][2][stage_columns]
@@ -121,7 +127,7 @@ struct Reserve {
     saved = c.take<T>(rows * saved_columns);
     for (int k = 0; k < L::S; ++k) {
       const bool norm = L::stage(k).norm;
-      emitted[k] = c.take<T>(k > 0 && Packed<V, Cell>::product(k) ? rows * d.padded(d.operand(k)) : 0);
+      emitted[k] = c.take<T>(k > 0 && Packed<A, Cell>::product(k) ? rows * d.padded(d.operand(k)) : 0);
       normed[k] = c.take<T>(norm ? rows * 2 * d.stage_columns(k) : 0);
       scale[k] = c.take<T>(norm ? rows * 2 : 0);
     }

@@ -1,6 +1,7 @@
 // From PyTorch's weight layout (any storage type) to panels, forward and transposed.
 #pragma once
 #include "cpu/layout.h"
+#include "cpu/tile.h"
 
 namespace rnnk {
 namespace {
@@ -22,62 +23,84 @@ RNNK_HD Column column(int64_t c, int gates, int64_t units) {
   return {c / W % gates, unit < units ? unit : -1};
 }
 
-// Element i of a matrix in its storage type, as T.
-template <class T, int dtype>
+// Element i of a matrix in its storage type, as what is packed: T, or bfloat16 untouched.
+template <class Weight, int dtype>
 struct Source {
   const void* data;
-  RNNK_HD T operator()(int64_t i) const { return read<T>(data, dtype, i); }
+  RNNK_HD Weight operator()(int64_t i) const {
+    if constexpr (sizeof(Weight) == 2) {
+      static_assert(dtype == RNNK_BFLOAT16);
+      return static_cast<const Weight*>(data)[i];
+    } else {
+      return read<Weight>(data, dtype, i);
+    }
+  }
 };
 
-// source [gates of `units` rows each, K], its first gate being `first`.
-//   forward:  out [panel of units][k][gates][W]
-//   backward: out [panel of K][column in panel order][W]
-template <class V, class From>
-void pack_matrix(const From& from, int gates, int first, int64_t units, int64_t K, typename V::T* forward,
-                 typename V::T* backward, const Part& part) {
-  using T = typename V::T;
-  constexpr int W = V::lanes;
-  const int64_t columns = gates * round_up(units, W), width = int64_t{gates} * W, panels = ceil_div(units, W);
+// source [gates of `units` rows each, K], its first gate being `first`. With terms in pairs:
+//   forward:  out [panel of units][k / pair][gates][W][pair]
+//   backward: out [panel of K][column in panel order / pair][W][pair]
+template <class A, class From>
+void pack_matrix(const From& from, int gates, int first, int64_t units, int64_t K, typename A::Weight* forward,
+                 typename A::Weight* backward, const Part& part) {
+  using Weight = typename A::Weight;
+  constexpr int W = A::V::lanes, pair = A::pair;
+  constexpr int64_t depth = larger(A::depth, pair);
+  const int64_t columns = gates * round_up(units, W), terms = round_up(K, depth), panels = ceil_div(units, W);
   for (int64_t panel = part.first(panels); panel < part.last(panels); ++panel) {
     const int64_t valid = smaller<int64_t>(W, units - panel * W);
     for (int gate = 0; gate < gates; ++gate) {
       const int64_t row = ((first + gate) * units + panel * W) * K;
-      T* out = forward + panel * width * K + gate * W;
-      for (int64_t k = 0; k < K; ++k) {
-        for (int64_t i = 0; i < valid; ++i) out[k * width + i] = from(row + i * K + k);
-        for (int64_t i = valid; i < W; ++i) out[k * width + i] = 0;
+      Weight* out = forward + panel * (terms * gates * W) + gate * (W * pair);
+      for (int64_t k = 0; k < terms; k += pair, out += gates * W * pair) {
+        if (valid == W && k + pair <= K) {
+          for (int i = 0; i < W; ++i)
+            RNNK_UNROLL for (int j = 0; j < pair; ++j) out[i * pair + j] = from(row + i * K + k + j);
+        } else {
+          for (int i = 0; i < W * pair; ++i) {
+            const int64_t unit = i / pair, term = k + i % pair;
+            out[i] = unit < valid && term < K ? from(row + unit * K + term) : Weight(0);
+          }
+        }
       }
     }
   }
   if (!backward) return;
-  const int64_t across = ceil_div(K, W);
+  const int64_t across = ceil_div(K, W), down = round_up(columns, depth);
   for (int64_t p = part.first(across); p < part.last(across); ++p) {
     const int64_t valid = smaller<int64_t>(W, K - p * W);
-    for (int64_t c = 0; c < columns; ++c) {
-      const Column at = column<W>(c, gates, units);
-      T* out = backward + (p * columns + c) * W;
-      const int64_t row = ((first + at.gate) * units + at.unit) * K + p * W;
-      if (at.unit >= 0 && valid == W) {
-        for (int i = 0; i < W; ++i) out[i] = from(row + i);
+    for (int64_t c = 0; c < down; c += pair) {
+      Weight* out = backward + (p * down + c) * W;
+      int64_t row[pair];
+      bool whole = valid == W;
+      for (int j = 0; j < pair; ++j) {
+        const Column at = column<W>(c + j, gates, units);
+        row[j] = c + j < columns && at.unit >= 0 ? ((first + at.gate) * units + at.unit) * K + p * W : -1;
+        whole = whole && row[j] >= 0;
+      }
+      if (whole) {
+        for (int i = 0; i < W; ++i) RNNK_UNROLL for (int j = 0; j < pair; ++j) out[i * pair + j] = from(row[j] + i);
       } else {
-        for (int i = 0; i < W; ++i) out[i] = at.unit >= 0 && i < valid ? from(row + i) : T(0);
+        for (int i = 0; i < W * pair; ++i) {
+          out[i] = row[i % pair] >= 0 && i / pair < valid ? from(row[i % pair] + i / pair) : Weight(0);
+        }
       }
     }
   }
 }
 
-template <class V>
-void pack_matrix(const void* source, int dtype, int gates, int first, int64_t units, int64_t K, typename V::T* forward,
-                 typename V::T* backward, const Part& part) {
-  using T = typename V::T;
-  if constexpr (sizeof(T) == 8) {
-    pack_matrix<V>(Source<T, RNNK_FLOAT64>{source}, gates, first, units, K, forward, backward, part);
+template <class A>
+void pack_matrix(const void* source, int dtype, int gates, int first, int64_t units, int64_t K, typename A::Weight* forward,
+                 typename A::Weight* backward, const Part& part) {
+  using W = typename A::Weight;
+  if constexpr (sizeof(W) == 2) {
+    pack_matrix<A>(Source<W, RNNK_BFLOAT16>{source}, gates, first, units, K, forward, backward, part);
+  } else if constexpr (sizeof(W) == 8) {
+    pack_matrix<A>(Source<W, RNNK_FLOAT64>{source}, gates, first, units, K, forward, backward, part);
   } else if (dtype == RNNK_FLOAT32) {
-    pack_matrix<V>(Source<T, RNNK_FLOAT32>{source}, gates, first, units, K, forward, backward, part);
-  } else if (dtype == RNNK_BFLOAT16) {
-    pack_matrix<V>(Source<T, RNNK_BFLOAT16>{source}, gates, first, units, K, forward, backward, part);
+    pack_matrix<A>(Source<W, RNNK_FLOAT32>{source}, gates, first, units, K, forward, backward, part);
   } else {
-    pack_matrix<V>(Source<T, RNNK_FLOAT16>{source}, gates, first, units, K, forward, backward, part);
+    pack_matrix<A>(Source<W, RNNK_FLOAT16>{source}, gates, first, units, K, forward, backward, part);
   }
 }
 
@@ -91,19 +114,20 @@ void pack_vector(const void* source, int dtype, int gates, int64_t units, typena
 }
 
 // One task's share of the whole pack.
-template <class V, class Cell>
+template <class A, class Cell>
 void pack(const Problem& problem, const Parameters& from, bool backward, void* base, const Part& part) {
-  using L = Layout<V, Cell>;
+  using L = Layout<A, Cell>;
+  using V = typename A::V;
   using T = typename V::T;
   const L d(problem);
-  const Packed<V, Cell> to(d, base);
+  const Packed<A, Cell> to(d, base);
   const int dtype = problem.dtype;
-  pack_matrix<V>(from.weight_ih, dtype, L::G, 0, d.H, d.I, to.w_ih, backward ? to.w_ih_back : nullptr, part);
+  pack_matrix<A>(from.weight_ih, dtype, L::G, 0, d.H, d.I, to.w_ih, backward ? to.w_ih_back : nullptr, part);
   for (int k = 0; k < L::S; ++k) {
     const Stage& stage = L::stage(k);
     if (stage.product == Product::identity) continue;
     const void* source = stage.product == Product::weight_hr ? from.weight_hr : from.weight_hh;
-    pack_matrix<V>(source, dtype, stage.gates, stage.first_gate, d.units(k), d.operand(k), to.w[k],
+    pack_matrix<A>(source, dtype, stage.gates, stage.first_gate, d.units(k), d.operand(k), to.w[k],
                    backward ? to.w_back[k] : nullptr, part);
   }
   if (part.share != 0) return;

@@ -20,15 +20,16 @@ struct Core {
 
 // Cycles for `rows` rows of a product of K terms and `vectors` vectors of columns. Each tile reads its weights from the
 // second-level cache; the first of a column brings them there, while the others compute (tile.h).
-template <class V, int G>
+template <class A, int G>
 double product_cycles(double rows, double K, double vectors) {
-  using S = Shape<V, G>;
   if (rows < 1) return 0;
-  const double tiles = rows <= S::rows ? 1 : ceil_div(static_cast<int64_t>(rows), S::rows);
-  const double bytes = V::lanes * sizeof(typename V::T), steps = K * vectors;
+  int64_t height = Shape<typename A::V, G>::rows;
+  if constexpr (A::matrix) height = A::rows, rows = larger<double>(rows, A::least_rows);
+  const double tiles = rows <= height ? 1 : ceil_div(static_cast<int64_t>(rows), height);
+  const double bytes = A::V::lanes * sizeof(typename A::Weight), steps = K * vectors;
   const double read = tiles * bytes / Core::near_rate;
   const double fetch = steps * bytes > near_bytes() ? bytes / Core::far_rate : 0;
-  return steps * larger(rows * V::cycles_per_fma, larger(read, fetch));
+  return steps * larger(rows * A::cycles_per_fma(), larger(read, fetch));
 }
 
 struct Schedule {
@@ -37,9 +38,10 @@ struct Schedule {
   double us = 0;
 };
 
-template <class V, class Cell>
+template <class A, class Cell>
 struct Cost {
-  Layout<V, Cell> d;
+  using V = typename A::V;
+  Layout<A, Cell> d;
   bool backward;
 
   // Cycles per step of the recurrence, with its share of the input product and of dW and dx, on `rows` rows and one of
@@ -49,12 +51,12 @@ struct Cost {
     const double pointwise = rows * gates * (backward ? 15 : 30) * V::cycles_per_fma;
     if (!backward) {
       const double many = larger(rows, 16.0);
-      return pointwise + product_cycles<V, Cell::kGates>(rows, d.P, gates) +
-             product_cycles<V, Cell::kGates>(many, d.I, gates) * rows / many;
+      return pointwise + product_cycles<A, Cell::kGates>(rows, d.P, gates) +
+             product_cycles<A, Cell::kGates>(many, d.I, gates) * rows / many;
     }
     const double many = larger(rows, 64.0), K = d.gate_columns();
-    return pointwise + product_cycles<V, 1>(rows, K, H) +
-           (product_cycles<V, 1>(many, K, I) * 2 + product_cycles<V, 1>(many, K, H)) * rows / many;
+    return pointwise + product_cycles<A, 1>(rows, K, H) +
+           (product_cycles<A, 1>(many, K, I) * 2 + product_cycles<A, 1>(many, K, H)) * rows / many;
   }
 
   Schedule choose(int64_t steps, int64_t batch, int threads) const {

@@ -1,12 +1,12 @@
 // The product micro-kernel and the loop over tiles: the one inner loop of the library.
 //
-// A panel is `G` vectors of columns side by side, stored [k][G][lanes]. A tile is R rows x P neighbouring panels, all of
+// A panel is `G` vectors of columns side by side, stored [k][G][lanes] (with pairs: [k / 2][G][lanes][2]). A tile is R rows x P neighbouring panels, all of
 // its R*P*G accumulators in registers, k innermost and sequential. So every element of a result is one chain
 //   acc = start; for k: acc = fma(a[k], w[k], acc)
 // whatever the tile, the number of rows or the thread: the promise "same bits" is kept here.
 #pragma once
 #include "core/kernel.h"
-#include "cpu/io.h"
+#include "cpu/arithmetic.h"
 
 namespace rnnk {
 namespace {
@@ -47,37 +47,46 @@ struct Ahead {
 };
 constexpr int kTerms = 4;  // of the chains, unrolled: counters and pointers would take the FMA units' issue slots
 
-template <class V, int R, int N, int P, int G>
-RNNK_HD void product_term(const typename V::T* const (&a)[R], int64_t k, const typename V::T* w, int64_t panel_stride,
-                          V (&acc)[R][N]) {
+static_assert(kTerms % 2 == 0, "whole pairs");
+
+// Terms [k, k + A::step), the jth of their pair, whose weights stand at w.
+template <class A, int R, int N, int P, int G>
+RNNK_HD void product_term(const typename A::Operand* const (&a)[R], int64_t k, int j, const typename A::Weight* w,
+                          int64_t panel_stride, typename A::V (&acc)[R][N]) {
   static_assert(N == P * G);
+  constexpr int64_t width = A::V::lanes * A::pair;
+  const auto weights = [&](int i) { return A::weights(w + (i / G) * panel_stride + (i % G) * width, j); };
   if constexpr (R < N) {  // hold the smaller side in registers, stream the other
-    V x[R];
-    RNNK_UNROLL for (int r = 0; r < R; ++r) x[r] = V::set1(a[r][k]);
+    decltype(A::broadcast(a[0])) x[R];
+    RNNK_UNROLL for (int r = 0; r < R; ++r) x[r] = A::broadcast(a[r] + k);
     RNNK_UNROLL for (int i = 0; i < N; ++i) {
-      const V b = V::load(w + (i / G) * panel_stride + (i % G) * V::lanes);
-      RNNK_UNROLL for (int r = 0; r < R; ++r) acc[r][i] = fma(x[r], b, acc[r][i]);
+      const auto b = weights(i);
+      RNNK_UNROLL for (int r = 0; r < R; ++r) acc[r][i] = A::mac(x[r], b, acc[r][i]);
     }
   } else {
-    V b[N];
-    RNNK_UNROLL for (int i = 0; i < N; ++i) b[i] = V::load(w + (i / G) * panel_stride + (i % G) * V::lanes);
+    decltype(A::weights(w, 0)) b[N];
+    RNNK_UNROLL for (int i = 0; i < N; ++i) b[i] = weights(i);
     RNNK_UNROLL for (int r = 0; r < R; ++r) {
-      const V x = V::set1(a[r][k]);
-      RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i] = fma(x, b[i], acc[r][i]);
+      const auto x = A::broadcast(a[r] + k);
+      RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i] = A::mac(x, b[i], acc[r][i]);
     }
   }
 }
 
-template <class V, int R, int N, int P, int G>
-RNNK_HD void product(const typename V::T* const (&a)[R], int64_t K, const typename V::T* w, int64_t panel_stride, Ahead next,
-                     V (&acc)[R][N]) {
-  constexpr int64_t width = G * V::lanes;
+template <class A, int R, int N, int P, int G>
+RNNK_HD void product(const typename A::Operand* const (&a)[R], int64_t K, const typename A::Weight* w, int64_t panel_stride,
+                     Ahead next, typename A::V (&acc)[R][N]) {
+  constexpr int64_t width = G * A::V::lanes;  // of one term
+  const auto term = [&](int64_t k, int j) {
+    const int j_of_pair = j % A::pair;
+    product_term<A, R, N, P, G>(a, k + j, j_of_pair, w + (j - j_of_pair) * width, panel_stride, acc);
+  };
   int64_t k = 0;
   for (; k + kTerms <= K; k += kTerms, w += kTerms * width) {
-    RNNK_UNROLL for (int j = 0; j < kTerms; ++j) product_term<V, R, N, P, G>(a, k + j, w + j * width, panel_stride, acc);
+    RNNK_UNROLL for (int j = 0; j < kTerms; j += A::step) term(k, j);
     next.fetch();
   }
-  for (; k < K; ++k, w += width) product_term<V, R, N, P, G>(a, k, w, panel_stride, acc);
+  for (int j = 0; k + j < K; j += A::step) term(k, j);
 }
 
 // Into the second-level cache: the lines that hold `count` elements.
@@ -88,23 +97,24 @@ RNNK_HD void fetch(const T* from, int64_t count) {
 }
 
 // Terms [k, k + count) of a product; where there are more before or after, the sums wait in `partial` meanwhile.
-template <class V>
+template <class A>
 struct Terms {
   int64_t k, count;
   bool first, last;
-  typename V::T* partial;  // [row][vector][lanes] of this column of panels
+  typename A::T* partial;  // [row][vector][lanes] of this column of panels
 };
 
 // One tile. Fn offers
-//   const T* operand(row)            the row of A; K entries are read
+//   const Operand* operand(row)      the row of the left side; K entries are read
 //   void prepare(row, panel)         fetches what finish() will meet, if that may be far away
 //   V start(row, panel, g)           the accumulator's first value
 //   void finish(row, panel, const V (&gates)[G])
-template <class V, int G, int R, int P, class Fn>
-__attribute__((noinline)) void tile(const Fn& fn, int64_t row, int64_t panel, const Terms<V>& terms, const typename V::T* w,
-                                    int64_t panel_stride, const Ahead& next) {
+template <class A, int G, int R, int P, class Fn>
+__attribute__((noinline)) void tile(const Fn& fn, int64_t row, int64_t panel, const Terms<A>& terms,
+                                    const typename A::Weight* w, int64_t panel_stride, const Ahead& next) {
+  using V = typename A::V;
   constexpr int N = P * G;
-  const typename V::T* a[R];
+  const typename A::Operand* a[R];
   V acc[R][N];
   if (terms.last) {
     for (int j = 0; j < R * P; ++j) fn.prepare(row + j / P, panel + j % P);
@@ -115,7 +125,7 @@ __attribute__((noinline)) void tile(const Fn& fn, int64_t row, int64_t panel, co
       acc[r][i] = terms.first ? fn.start(row + r, panel + i / G, i % G) : V::load(terms.partial + (r * N + i) * V::lanes);
     }
   }
-  product<V, R, N, P, G>(a, terms.count, w + panel * panel_stride + terms.k * (G * V::lanes), panel_stride, next, acc);
+  product<A, R, N, P, G>(a, terms.count, w + panel * panel_stride + terms.k * (G * V::lanes), panel_stride, next, acc);
   if (!terms.last) {
     RNNK_UNROLL for (int r = 0; r < R; ++r) {
       RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i].store(terms.partial + (r * N + i) * V::lanes);
@@ -128,20 +138,20 @@ __attribute__((noinline)) void tile(const Fn& fn, int64_t row, int64_t panel, co
   for (int j = 0; j < R * P; ++j) fn.finish(row + j / P, panel + j % P, out[j]);
 }
 
-template <class V, int G, int P, int R, class Fn>
-RNNK_HD void tile_of(int64_t rows, const Fn& fn, int64_t row, int64_t panel, const Terms<V>& terms, const typename V::T* w,
-                     int64_t panel_stride, const Ahead& next) {
+template <class A, int G, int P, int R, class Fn>
+RNNK_HD void tile_of(int64_t rows, const Fn& fn, int64_t row, int64_t panel, const Terms<A>& terms,
+                     const typename A::Weight* w, int64_t panel_stride, const Ahead& next) {
   if constexpr (R > 0) {
-    if (rows == R) return tile<V, G, R, P>(fn, row, panel, terms, w, panel_stride, next);
-    tile_of<V, G, P, R - 1>(rows, fn, row, panel, terms, w, panel_stride, next);
+    if (rows == R) return tile<A, G, R, P>(fn, row, panel, terms, w, panel_stride, next);
+    tile_of<A, G, P, R - 1>(rows, fn, row, panel, terms, w, panel_stride, next);
   }
 }
 
 // How a product is cut into passes. Nothing here touches the bits: the chains are only interrupted.
-template <class V>
+template <class A>
 struct Walk {
   int64_t K;
-  const typename V::T* w;
+  const typename A::Weight* w;
   int64_t panel_stride;
   int64_t first;  // panel of the walk, or -1: nothing is fetched ahead
 
@@ -149,25 +159,24 @@ struct Walk {
   static constexpr int64_t kBlockBytes = 256 << 10;  // of weights: this column's and the next one's stay in a cache of 1 MiB
   // Terms per pass, the same number in each.
   int64_t block(int vectors) const {
-    const int64_t most = kBlockBytes / (vectors * int64_t{sizeof(V)});
+    const int64_t most = kBlockBytes / (vectors * int64_t{A::V::lanes * sizeof(typename A::Weight)});
     return K <= most ? larger<int64_t>(K, 1) : round_up(ceil_div(K, ceil_div(K, most)), kTerms);
   }
 };
 
 // Rows [r0, r1) of panels [panel, panel + P); rows are dealt evenly over the tiles (8 = 4 + 4, not 6 + 2).
-template <class V, int G, int P, int R, class Fn>
-RNNK_HD void tile_column(const Fn& fn, int64_t r0, int64_t r1, int64_t panel, int64_t next_panel, const Walk<V>& walk) {
-  using T = typename V::T;
-  constexpr int64_t width = G * V::lanes, term_bytes = width * sizeof(T);
+template <class A, int G, int P, int R, class Fn>
+RNNK_HD void tile_column(const Fn& fn, int64_t r0, int64_t r1, int64_t panel, int64_t next_panel, const Walk<A>& walk) {
+  constexpr int64_t width = G * A::V::lanes, term_bytes = width * sizeof(typename A::Weight);
   const int64_t block = walk.block(P * G), n = r1 - r0, tiles = ceil_div(n, R), base = n / tiles, extra = n % tiles;
-  alignas(64) T partial[(R > 2 ? Walk<V>::kRows : R) * P * width];
+  alignas(64) typename A::T partial[(R > 2 ? Walk<A>::kRows : R) * P * width];
   for (int64_t k = 0; k == 0 || k < walk.K; k += block) {
-    Terms<V> terms{k, smaller(block, walk.K - k), k == 0, k + block >= walk.K, partial};
+    Terms<A> terms{k, smaller(block, walk.K - k), k == 0, k + block >= walk.K, partial};
     Ahead next;
     if (walk.first >= 0 && tiles > 1 && walk.K > 0) {
       const int64_t then = terms.last ? 0 : k + block;
       next.segment = smaller(block, walk.K - then) * term_bytes;
-      next.stride = walk.panel_stride * sizeof(T);
+      next.stride = walk.panel_stride * sizeof(typename A::Weight);
       next.bytes = round_up(ceil_div(P * kTerms * term_bytes, tiles), 64);
       next.from =
           reinterpret_cast<const char*>(walk.w + (terms.last ? next_panel : panel) * walk.panel_stride + then * width);
@@ -175,7 +184,7 @@ RNNK_HD void tile_column(const Fn& fn, int64_t r0, int64_t r1, int64_t panel, in
     }
     for (int64_t i = 0, row = r0; i < tiles; ++i) {
       const int64_t rows = base + (i < extra);
-      tile_of<V, G, P, R>(rows, fn, row, panel, terms, walk.w, walk.panel_stride, next);
+      tile_of<A, G, P, R>(rows, fn, row, panel, terms, walk.w, walk.panel_stride, next);
       row += rows;
       terms.partial += rows * P * width;
       next.skip(terms.count / kTerms);
@@ -183,30 +192,34 @@ RNNK_HD void tile_column(const Fn& fn, int64_t r0, int64_t r1, int64_t panel, in
   }
 }
 
-template <class V, int G, int P, int R, class Fn>
-RNNK_HD void tile_columns(const Fn& fn, int64_t r0, int64_t r1, int64_t p0, int64_t p1, const Walk<V>& walk) {
+template <class A, int G, int P, int R, class Fn>
+RNNK_HD void tile_columns(const Fn& fn, int64_t r0, int64_t r1, int64_t p0, int64_t p1, const Walk<A>& walk) {
   for (; p0 + P <= p1; p0 += P) {
     const int64_t next = p0 + P < p1 ? p0 + P : walk.first;  // round again: the next step begins there
-    tile_column<V, G, P, R>(fn, r0, r1, p0, next, walk);
+    tile_column<A, G, P, R>(fn, r0, r1, p0, next, walk);
   }
   if constexpr (P > 1) {  // what is left over, in narrower tiles
     constexpr int Less = P > 4 ? 4 : P > 2 ? 2 : 1;
-    tile_columns<V, G, Less, R>(fn, r0, r1, p0, p1, walk);
+    tile_columns<A, G, Less, R>(fn, r0, r1, p0, p1, walk);
   }
 }
 
 // result[r0..r1) x [p0..p1) panels, of operands with K entries and weights w.
-template <class V, int G, class Fn>
-void for_tiles(const Fn& fn, int64_t r0, int64_t r1, int64_t p0, int64_t p1, int64_t K, const typename V::T* w,
+template <class A, int G, class Fn>
+void for_tiles(const Fn& fn, int64_t r0, int64_t r1, int64_t p0, int64_t p1, int64_t K, const typename A::Weight* w,
                int64_t panel_stride) {
-  using S = Shape<V, G>;
   if (r1 <= r0 || p1 <= p0) return;
-  // Less than this many bytes are still in the second-level cache when the walk is repeated.
-  const bool far = (p1 - p0) * panel_stride * int64_t{sizeof(typename V::T)} > near_bytes();
-  const Walk<V> walk{K, w, panel_stride, far ? p0 : -1};
-  if (r1 - r0 <= S::flat_rows) return tile_columns<V, G, S::flat_panels, S::flat_rows>(fn, r0, r1, p0, p1, walk);
-  for (; r0 < r1; r0 += Walk<V>::kRows) {
-    tile_columns<V, G, S::panels, S::rows>(fn, r0, smaller(r1, r0 + Walk<V>::kRows), p0, p1, walk);
+  if constexpr (A::matrix) {
+    A::template walk<G>(fn, r0, r1, p0, p1, K, w, panel_stride);
+  } else {
+    using S = Shape<typename A::V, G>;
+    // Less than this many bytes are still in the second-level cache when the walk is repeated.
+    const bool far = (p1 - p0) * panel_stride * int64_t{sizeof(typename A::Weight)} > near_bytes();
+    const Walk<A> walk{K, w, panel_stride, far ? p0 : -1};
+    if (r1 - r0 <= S::flat_rows) return tile_columns<A, G, S::flat_panels, S::flat_rows>(fn, r0, r1, p0, p1, walk);
+    for (; r0 < r1; r0 += Walk<A>::kRows) {
+      tile_columns<A, G, S::panels, S::rows>(fn, r0, smaller(r1, r0 + Walk<A>::kRows), p0, p1, walk);
+    }
   }
 }
 

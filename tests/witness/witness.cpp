@@ -60,23 +60,23 @@ void run_tasks(const witness_call& c, int64_t phases, TaskFn fn, const void* job
   }
 }
 
-template <class V, class Cell>
+template <class A, class Cell>
 struct Calls {
-  using T = typename V::T;
+  using T = typename A::T;
 
   static void sizes(const witness_call& c, int64_t* out) {
-    const Sizes s = sizes_of<V, Cell>(problem_of(c), c.seq_len, c.batch);
+    const Sizes s = sizes_of<A, Cell>(problem_of(c), c.seq_len, c.batch);
     out[0] = s.packed, out[1] = s.reserve, out[2] = std::max(s.workspace_forward, s.workspace_backward);
   }
 
   static void pack(const witness_call& c, int64_t*) {
     const Parameters from{c.weight_ih, c.weight_hh, c.bias_ih, c.bias_hh, c.weight_hr, c.params};
     const int tasks = static_cast<int>(c.tasks);
-    for (int i = 0; i < tasks; ++i) rnnk::pack<V, Cell>(problem_of(c), from, true, c.packed, Part{0, 0, i, tasks});
+    for (int i = 0; i < tasks; ++i) rnnk::pack<A, Cell>(problem_of(c), from, true, c.packed, Part{0, 0, i, tasks});
   }
 
   static void forward(const witness_call& c, int64_t*) {
-    using F = Forward<V, Cell>;
+    using F = Forward<A, Cell>;
     const Problem problem = problem_of(c);
     const rnnk_args args = args_of(c);
     F f(problem, args);
@@ -93,7 +93,7 @@ struct Calls {
   }
 
   static void backward(const witness_call& c, int64_t*) {
-    using J = BackwardJob<V, Cell>;
+    using J = BackwardJob<A, Cell>;
     const Problem problem = problem_of(c);
     const rnnk_args args = args_of(c);
     J job(problem, args);
@@ -125,8 +125,8 @@ void select(const witness_call& c, int what, int64_t* out) {
 }
 
 void select(const witness_call& c, int what, int64_t* out = nullptr) {
-  if (c.lanes == 1) return select<ScalarF, ScalarD>(c, what, out);
-  return select<Lanes<ScalarF, 4>, Lanes<ScalarD, 4>>(c, what, out);
+  if (c.lanes == 1) return select<Native<ScalarF>, Native<ScalarD>>(c, what, out);
+  return select<Native<Lanes<ScalarF, 4>>, Native<Lanes<ScalarD, 4>>>(c, what, out);
 }
 
 }  // namespace

@@ -23,6 +23,17 @@ struct VecF {
   RNNK_HD void store(T* p) const { _mm256_storeu_ps(p, v); }
   RNNK_HD void store_n(T* p, int64_t n) const { _mm256_maskstore_ps(p, mask32(n), v); }
   RNNK_HD VecF first_n(int64_t n) const { return {_mm256_and_ps(v, _mm256_castsi256_ps(mask32(n)))}; }
+  // 16 bits a lane: the upper half of a float, which is a bfloat16
+  RNNK_HD static VecF load_upper(const uint16_t* p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
+  }
+  RNNK_HD void store_upper(uint16_t* p) const {
+    const __m256i upper = _mm256_srli_epi32(_mm256_castps_si256(v), 16);
+    const __m256i both =
+        _mm256_permute4x64_epi64(_mm256_packus_epi32(upper, upper), 8);  // words of both halves to the lower
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(both));
+  }
   RNNK_HD static VecF set1(T x) { return {_mm256_set1_ps(x)}; }
 
   friend RNNK_HD VecF operator+(VecF a, VecF b) { return {_mm256_add_ps(a.v, b.v)}; }
@@ -89,6 +100,6 @@ struct VecD {
 }  // namespace
 
 extern const Kernel cpu_avx2_kernel;
-const Kernel cpu_avx2_kernel = cpu_kernel<VecF, VecD>("cpu_avx2", kAvx2 | kFma);
+const Kernel cpu_avx2_kernel = cpu_kernel<Arithmetics<Native<VecF>, Native<VecD>, Widened<VecF>>>("cpu_avx2", kAvx2 | kFma);
 
 }  // namespace rnnk

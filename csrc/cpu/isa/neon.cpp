@@ -29,6 +29,9 @@ struct VecF {
     store(lane);
     return load_n(lane, n);
   }
+  // 16 bits a lane: the upper half of a float, which is a bfloat16
+  RNNK_HD static VecF load_upper(const uint16_t* p) { return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))}; }
+  RNNK_HD void store_upper(uint16_t* p) const { vst1_u16(p, vshrn_n_u32(vreinterpretq_u32_f32(v), 16)); }
   RNNK_HD static VecF set1(T x) { return {vdupq_n_f32(x)}; }
 
   friend RNNK_HD VecF operator+(VecF a, VecF b) { return {vaddq_f32(a.v, b.v)}; }
@@ -96,6 +99,6 @@ struct VecD {
 }  // namespace
 
 extern const Kernel cpu_neon_kernel;
-const Kernel cpu_neon_kernel = cpu_kernel<VecF, VecD>("cpu_neon", kNeon);
+const Kernel cpu_neon_kernel = cpu_kernel<Arithmetics<Native<VecF>, Native<VecD>, Widened<VecF>>>("cpu_neon", kNeon);
 
 }  // namespace rnnk

@@ -5,6 +5,7 @@
 namespace rnnk {
 
 extern const Kernel cpu_scalar_kernel;
-const Kernel cpu_scalar_kernel = cpu_kernel<ScalarF, ScalarD>("cpu_scalar", 0);
+const Kernel cpu_scalar_kernel =
+    cpu_kernel<Arithmetics<Native<ScalarF>, Native<ScalarD>, Widened<ScalarF>>>("cpu_scalar", 0);
 
 }  // namespace rnnk

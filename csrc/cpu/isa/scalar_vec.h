@@ -22,6 +22,17 @@ struct Scalar {
     if (n > 0) *p = v;
   }
   RNNK_HD Scalar first_n(int64_t n) const { return {n > 0 ? v : T(0)}; }
+  RNNK_HD static Scalar load_upper(const uint16_t* p) {  // of float alone: the 16 bits of a bfloat16
+    const Bits bits = Bits(*p) << 16;
+    T x;
+    __builtin_memcpy(&x, &bits, sizeof x);
+    return {x};
+  }
+  RNNK_HD void store_upper(uint16_t* p) const {
+    Bits bits;
+    __builtin_memcpy(&bits, &v, sizeof bits);
+    *p = static_cast<uint16_t>(bits >> 16);
+  }
   RNNK_HD static Scalar set1(T x) { return {x}; }
 
   friend RNNK_HD Scalar operator+(Scalar a, Scalar b) { return {a.v + b.v}; }
