@@ -65,6 +65,7 @@ class Entry:
     reason: str = ""
     checked_by: list[str] = field(default_factory=list)  # whose answers agree with it
     timing: timing.Timing | None = None
+    limit: machine.Bound | None = None  # of rnnkern: the least time of a call with its kernel's instructions
 
     @property
     def seconds(self) -> float | None:
@@ -74,12 +75,11 @@ class Entry:
 
 @dataclass
 class Point:
-    """One problem in one mode. limit: the machine's least time for a call; others: CPUs that others used meanwhile."""
+    """One problem in one mode. others: CPUs that others used meanwhile."""
 
     problem: Problem
     mode: str
     flops: float
-    limit: machine.Bound
     entries: list[Entry]
     others: float | None
 
@@ -110,7 +110,7 @@ class Outcome:
 def run(settings: Settings, report: Callable[[int, int, str], None] = lambda done, of, what: None) -> Outcome:
     """The whole benchmark. report(done, of, what comes next) is called before every point, and once at the end."""
     threads = settings.threads or machine.cpus()
-    before = _core.get_num_threads()
+    threads_before = _core.get_num_threads()
     facts = machine.facts(threads)
     _core.set_num_threads(threads)
     try:
@@ -124,14 +124,19 @@ def run(settings: Settings, report: Callable[[int, int, str], None] = lambda don
             data = make(problem)
             for mode in settings.modes:
                 report(len(points), total, f"{problem} {mode}")
-                limit = machine.bound(problem, data, mode, limits)
+                before = limits.refreshed(settings.probe)
                 watch = machine.Watch()
                 entries = run_point(problem, mode, data, [*subjects, *peers], settings.plan)
+                others = watch.others()
+                now = machine.mean(before, limits.refreshed(settings.probe))
+                for entry in entries:
+                    if entry.kernel:
+                        entry.limit = machine.bound(problem, data, mode, now, entry.kernel)
                 work = sum(flops(problem, data)) * (1 if mode == "inference" else 3)
-                points.append(Point(problem, mode, work, limit, entries, watch.others()))
+                points.append(Point(problem, mode, work, entries, others))
         report(total, total, "done")
     finally:
-        _core.set_num_threads(before)
+        _core.set_num_threads(threads_before)
     names = [subject.name for subject in subjects]
     return Outcome(settings, facts, limits, names, {peer.name: peer.version for peer in peers}, missing, points)
 

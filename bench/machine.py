@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,19 +106,38 @@ class Read:
     rate: float  # GB/s of all threads together
 
 
+_FMA: Final = ("float32", "float64", "bfloat16", "float32 of 256 bits")  # in the order of csrc/probe.h
+_NARROW: Final = _FMA[3]
+
+
 @dataclass(frozen=True)
 class Limits:
     """The machine's own measured limits with `threads` threads."""
 
     threads: int
-    fma: dict[str, float]  # GFLOP/s by the dtype computed in; bfloat16 only where the CPU has the instruction
+    fma: dict[str, float]  # GFLOP/s by what is computed in, one of _FMA; those that the CPU has
     levels: list[Read]  # one for each level
     weights: dict[int, Read]  # by bytes per thread: the footprints of the problems' recurrent weights
+    fed: dict[str, float] = field(default_factory=dict)  # the same of float32 with operands from the caches
 
-    def rate(self, dtype: str) -> float:
-        """GFLOP/s for a problem's dtype: half types compute in float32, or in bfloat16 pairs where that is faster."""
+    def rate(self, dtype: str, kernel: str = "") -> float:
+        """GFLOP/s for a problem's dtype: half types compute in float32, or in bfloat16 where that is faster.
+
+        kernel: cpu_avx2 is held against what its own instructions can do.
+        """
+        if kernel == "cpu_avx2" and dtype != "float64" and _NARROW in self.fma:
+            return self.fma[_NARROW]
         plain = self.fma["float64" if dtype == "float64" else "float32"]
         return max(plain, self.fma.get(dtype, 0.0))
+
+    def refreshed(self, seconds: float) -> Limits:
+        """With the multiply-add rates of this moment: a processor's clock moves within minutes."""
+        return replace(self, fma={name: _once(self.threads, name, seconds) for name in self.fma})
+
+
+def mean(one: Limits, other: Limits) -> Limits:
+    """Between two moments."""
+    return replace(one, fma={name: (rate + other.fma[name]) / 2 for name, rate in one.fma.items()})
 
 
 def weight_bytes(problem: Problem) -> int:
@@ -128,10 +147,8 @@ def weight_bytes(problem: Problem) -> int:
 
 def measure(threads: int, problems: Iterable[Problem], seconds: float = 0.1) -> Limits:
     """Best of three of each measurement, `seconds` each: a limit is what was reached once."""
-    fma = {
-        name: _best(_core.probe_fma, threads, code, seconds)
-        for code, name in enumerate(("float32", "float64", "bfloat16"))
-    }
+    fma = {name: _best(_core.probe_fma, threads, code, seconds) for code, name in enumerate(_FMA)}
+    fed = {name: _best(_core.probe_fed, threads, name == _NARROW, seconds) for name in ("float32", _NARROW)}
     sizes = caches()
     last = max(sizes)  # shared by all threads; the levels before it belong to a core
     room = {name: size // threads if name == last and last != "L1" else size for name, size in sizes.items()}
@@ -152,12 +169,17 @@ def measure(threads: int, problems: Iterable[Problem], seconds: float = 0.1) -> 
         {name: rate for name, rate in fma.items() if rate > 0},
         [read(footprint) for footprint in [*inside, beyond]],
         {footprint: read(footprint) for footprint in footprints},
+        {name: rate for name, rate in fed.items() if rate > 0},
     )
 
 
-def _best(probe: Callable[[int, int, float], float], threads: int, what: int, seconds: float) -> float:
-    """Best of three; RuntimeError when the probe got no memory or no threads (below zero, see csrc/probe.h)."""
-    rate = max(probe(threads, what, seconds) for _ in range(3))
+def _once(threads: int, name: str, seconds: float) -> float:
+    return _best(_core.probe_fma, threads, _FMA.index(name), seconds, 1)
+
+
+def _best(probe: Callable[[int, int, float], float], threads: int, what: int, seconds: float, times: int = 3) -> float:
+    """Best of some; RuntimeError when the probe got no memory or no threads (below zero, see csrc/probe.h)."""
+    rate = max(probe(threads, what, seconds) for _ in range(times))
     if rate < 0:
         raise RuntimeError(f"measuring the machine failed: no memory or no threads for {threads} threads of {what}")
     return float(rate)
@@ -171,13 +193,13 @@ class Bound:
     by: str  # "FMA", or the level whose bandwidth bounds the recurrence
 
 
-def bound(problem: Problem, data: Data, mode: str, limits: Limits) -> Bound:
+def bound(problem: Problem, data: Data, mode: str, limits: Limits, kernel: str = "") -> Bound:
     """FLOPs at the FMA rate, but a step of the recurrence is not faster than reading weight_hh from where it sits.
 
     Inference: the input product, then T steps. Training: the input product and the two or three products over time of
     its backward at the FMA rate, then T steps forward and T back. Pointwise work and barriers count as nothing.
     """
-    rate = limits.rate(problem.dtype) * 1e9
+    rate = limits.rate(problem.dtype, kernel) * 1e9
     inputs, recurrent = flops(problem, data)
     read = limits.weights[-(-weight_bytes(problem) // limits.threads)]
     steps = problem.num_layers * problem.directions * problem.seq_len

@@ -17,7 +17,7 @@ from .driver import Entry, Outcome, Point
 from .peers import PUBLISHED
 from .subject import Subject
 
-SCHEMA: Final = 1  # raised when a field changes its meaning or goes; new fields may come at any time
+SCHEMA: Final = 2  # raised when a field changes its meaning or goes; new fields may come at any time
 
 BEST: Final = "best peer"
 
@@ -63,7 +63,7 @@ def _row(point: Point, subject: Entry, outcome: Outcome) -> Row:
         ratios = {name: entry.seconds / subject.seconds for name, entry in peers.items() if entry.seconds is not None}
         if ratios:
             ratios[BEST] = min(ratios.values())
-    share = point.limit.seconds / subject.seconds if subject.seconds is not None else None
+    share = subject.limit.seconds / subject.seconds if subject.seconds is not None and subject.limit else None
     return Row(point, subject, peers, ratios, share)
 
 
@@ -136,6 +136,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "limits": {
             "threads": outcome.limits.threads,
             "fma_gflops": outcome.limits.fma,
+            "fed_fma_gflops": outcome.limits.fed,
             "read": [asdict(read) for read in outcome.limits.levels],
             "weights": [asdict(read) for read in outcome.limits.weights.values()],
         },
@@ -162,8 +163,6 @@ def _point(point: Point) -> dict[str, Any]:
         "problem": str(point.problem),
         "mode": point.mode,
         "flops": point.flops,
-        "limit_us": point.limit.seconds * 1e6,
-        "limited_by": point.limit.by,
         "cpus_used_by_others": point.others,
         "entries": [_entry(entry, point.problem.seq_len) for entry in point.entries],
     }
@@ -172,6 +171,8 @@ def _point(point: Point) -> dict[str, Any]:
 def _entry(entry: Entry, seq_len: int) -> dict[str, Any]:
     said: dict[str, Any] = {"name": entry.name, "kernel": entry.kernel, "status": entry.status, "reason": entry.reason}
     said["checked_by"] = entry.checked_by
+    if entry.limit:
+        said |= {"limit_us": entry.limit.seconds * 1e6, "limited_by": entry.limit.by}
     if entry.timing and entry.seconds is not None:
         timing = entry.timing
         said |= {

@@ -33,11 +33,13 @@ def _machine(outcome: Outcome) -> str:
     facts, limits = outcome.facts, outcome.limits
     sizes = ", ".join(f"{name} {_bytes(size)}" for name, size in facts["caches"].items())
     fma = ", ".join(f"{name} {rate:.0f}" for name, rate in limits.fma.items())
+    fed = ", ".join(f"{name} {rate:.0f}" for name, rate in limits.fed.items())
     read = ", ".join(f"{read.level} {read.rate:.0f}" for read in limits.levels)
     versions = ", ".join(f"{name} {version}" for name, version in outcome.peers.items())
     return (
         f"{facts['cpu']}, {facts['cpus']} CPUs, {limits.threads} threads for everybody; {sizes}\n"
-        f"Measured limits: {fma} GFLOP/s; reading {read} GB/s\n"
+        f"Measured limits: {fma} GFLOP/s in registers; {fed} with weights from the second-level cache;\n"
+        f"  reading {read} GB/s\n"
         f"Peers: {versions or 'none'}\n"
     )
 

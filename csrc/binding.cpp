@@ -1,13 +1,10 @@
 // pybind11 module `_core`: the functions of rnnkern.h over Python arrays; see python/rnnkern/_core.pyi for the contract.
 #include <pybind11/stl.h>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
-#include <cstdlib>
 #include <memory>
 
 #include "arrays.h"
+#include "memory.h"
 #include "probe.h"
 
 namespace rnnk_py {
@@ -28,54 +25,6 @@ void check(rnnk_status status) {
 // Kernels expected to take less keep the GIL: giving it up and taking it back costs more than it frees.
 constexpr double kReleaseAboveUs = 20;
 
-// 64-byte aligned, grows and never shrinks below what was asked for.
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(size_t size) { reserve(size); }
-  void reserve(size_t size) {
-    if (size <= size_) return;
-    // Weights and tapes of megabytes want huge pages: fewer page faults (a fresh pack of H = 1024 spent most of its time in
-    // them) and fewer translation misses while they are streamed.
-    const size_t alignment = size >= kHuge * 2 ? kHuge : 64, rounded = (size + alignment - 1) / alignment * alignment;
-    void* fresh = std::aligned_alloc(alignment, rounded);
-    if (!fresh) throw std::bad_alloc();
-#if defined(__linux__)
-    if (alignment == kHuge) madvise(fresh, rounded, MADV_HUGEPAGE);  // a hint: failing changes nothing
-#endif
-    data_.reset(fresh);
-    size_ = rounded;
-  }
-  void* data() const { return data_.get(); }
-  size_t size() const { return size_; }
-
- private:
-  static constexpr size_t kHuge = size_t{2} << 20;
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
-  std::unique_ptr<void, Free> data_;
-  size_t size_ = 0;
-};
-
-// One per thread, kept between calls while small: a call then allocates nothing. Larger ones go back at once.
-class Workspace {
- public:
-  explicit Workspace(size_t size) { kept().reserve(size); }
-  ~Workspace() {
-    if (kept().size() > kKeep) kept() = Buffer();
-  }
-  void* data() const { return kept().data(); }
-  size_t size() const { return kept().size(); }
-
- private:
-  static constexpr size_t kKeep = size_t{64} << 20;
-  static Buffer& kept() {
-    static thread_local Buffer buffer;
-    return buffer;
-  }
-};
-
 struct Packed {
   Buffer memory;
   bool backward;
@@ -91,9 +40,9 @@ struct PlanDeleter {
 class Plan {
  public:
   Plan(const std::string& cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, bool bias, bool reverse,
-       const std::optional<std::string>& kernel) {
+       bool recompute, const std::optional<std::string>& kernel) {
     problem_ = problem(cell, dtype, input_size, hidden_size);
-    problem_.flags = (bias ? 0u : RNNK_NO_BIAS) | (reverse ? RNNK_REVERSE : 0u);
+    problem_.flags = (bias ? 0u : RNNK_NO_BIAS) | (reverse ? RNNK_REVERSE : 0u) | (recompute ? RNNK_RECOMPUTE : 0u);
     rnnk_plan* raw = nullptr;
     check(rnnk_plan_create(&problem_, kernel ? kernel->c_str() : nullptr, &raw));
     plan_.reset(raw);
@@ -426,10 +375,10 @@ PYBIND11_MODULE(_core, m) {
   });
   const auto none = py::none();
   py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan")
-      .def(py::init<const std::string&, const std::string&, int64_t, int64_t, bool, bool,
+      .def(py::init<const std::string&, const std::string&, int64_t, int64_t, bool, bool, bool,
                     const std::optional<std::string>&>(),
            py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"), py::kw_only(),
-           py::arg("bias") = true, py::arg("reverse") = false, py::arg("kernel") = none)
+           py::arg("bias") = true, py::arg("reverse") = false, py::arg("recompute") = false, py::arg("kernel") = none)
       .def_property_readonly("kernel", &Plan::kernel)
       .def("pack", &Plan::pack, py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih").none(true),
            py::arg("bias_hh").none(true), py::arg("backward") = true)
@@ -486,10 +435,14 @@ PYBIND11_MODULE(_core, m) {
       },
       py::arg("threads"));
   m.def("get_num_threads", &rnnk_get_num_threads);
+  m.def("empty_cache", &empty_cache);
+  m.def("cached_bytes", &cached_bytes);
   m.def("version", &rnnk_version);
   m.def("cpu_features", &rnnk_cpu_features);
   // Measurements of the machine, for the benchmark; see probe.h.
   m.def("probe_fma", &rnnk_probe_fma, py::arg("threads"), py::arg("dtype"), py::arg("seconds"),
+        py::call_guard<py::gil_scoped_release>());
+  m.def("probe_fed", &rnnk_probe_fed, py::arg("threads"), py::arg("narrow"), py::arg("seconds"),
         py::call_guard<py::gil_scoped_release>());
   m.def("probe_read", &rnnk_probe_read, py::arg("threads"), py::arg("bytes_per_thread"), py::arg("seconds"),
         py::call_guard<py::gil_scoped_release>());

@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "core/dropout.h"
+#include "core/recompute.h"
 #include "core/team.h"
 
 struct rnnk_plan {
@@ -82,7 +83,7 @@ rnnk_status rnnk_plan_sizes(const rnnk_plan* plan, int64_t seq_len, int64_t batc
     required(plan, "plan");
     required_struct(sizes, "sizes");
     check_extent(plan->problem, seq_len, batch);
-    const Sizes s = plan->kernel->sizes(plan->problem, seq_len, batch);
+    const Sizes s = plan_sizes(plan->problem, *plan->kernel, seq_len, batch);
     sizes->packed = static_cast<size_t>(s.packed);
     sizes->reserve = static_cast<size_t>(s.reserve);
     sizes->workspace_forward = static_cast<size_t>(s.workspace_forward);
@@ -96,6 +97,7 @@ double rnnk_plan_estimate(const rnnk_plan* plan, int64_t seq_len, int64_t batch,
     required(plan, "plan");
     check_extent(plan->problem, seq_len, batch);
     us = plan->kernel->estimate(plan->problem, seq_len, batch, backward != 0, team_size());
+    if (backward && plan->problem.recompute) us += plan->kernel->estimate(plan->problem, seq_len, batch, false, team_size());
   });
   return us;
 }
@@ -130,7 +132,7 @@ rnnk_status rnnk_forward(const rnnk_plan* plan, const rnnk_args* args) {
   return guarded([&] {
     required(plan, "plan");
     check_args(plan->problem, *plan->kernel, required_struct(args, "args"), Pass::forward);
-    plan->kernel->forward(plan->problem, *args);
+    plan_forward(plan->problem, *plan->kernel, *args);
   });
 }
 
@@ -138,7 +140,7 @@ rnnk_status rnnk_backward(const rnnk_plan* plan, const rnnk_args* args) {
   return guarded([&] {
     required(plan, "plan");
     check_args(plan->problem, *plan->kernel, required_struct(args, "args"), Pass::backward);
-    plan->kernel->backward(plan->problem, *args);
+    plan_backward(plan->problem, *plan->kernel, *args);
   });
 }
 

@@ -5,6 +5,8 @@
 // a value that is stored, and every load feeds a volatile asm: nothing can be optimised away.
 #include "probe.h"
 
+#include "rnnkern/rnnkern.h"
+
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -158,6 +160,70 @@ DEFINE_READ(read_neon, NEON, uint64x2_t, N_LOAD)
 DEFINE_READ(read_plain, PLAIN, size_t, P_LOAD)
 #endif
 
+// Multiply-adds as a product has them: 24 sums, and for every term 6 operands and 4 vectors of weights from memory, the weights
+// 256 KiB and so from the second-level cache. What no product without the matrix unit is faster than.
+struct Fed {
+  void (*run)(const float* operands, const float* weights, long terms, float* out);
+  int lanes, sums;
+};
+constexpr size_t kFedBytes = size_t(256) << 10;
+
+#if PROBE_X86
+#define FED_ROWS(X, v) X(0, v) X(1, v) X(2, v) X(3, v) X(4, v) X(5, v)
+#define DEFINE_FED(NAME, TARGET, VECTOR, LANES, COLUMNS, LOAD, STORE, SPLAT, FMA)                                  \
+  TARGET __attribute__((noinline)) void NAME(const float* a, const float* w, long terms, float* out) {             \
+    VECTOR sum[6][COLUMNS];                                                                                        \
+    _Pragma("GCC unroll 6") for (int r = 0; r < 6; ++r) {                                                          \
+      _Pragma("GCC unroll 4") for (int v = 0; v < COLUMNS; ++v) sum[r][v] = SPLAT(0);                              \
+    }                                                                                                              \
+    for (long k = 0; k < terms; ++k, w += COLUMNS * LANES) {                                                       \
+      VECTOR b[COLUMNS];                                                                                           \
+      _Pragma("GCC unroll 4") for (int v = 0; v < COLUMNS; ++v) b[v] = LOAD(w + v * LANES);                        \
+      _Pragma("GCC unroll 6") for (int r = 0; r < 6; ++r) {                                                        \
+        const VECTOR x = SPLAT(a[r * 1024 + (k & 511)]);                                                           \
+        _Pragma("GCC unroll 4") for (int v = 0; v < COLUMNS; ++v) sum[r][v] = FMA(x, b[v], sum[r][v]);             \
+      }                                                                                                            \
+    }                                                                                                              \
+    _Pragma("GCC unroll 6") for (int r = 0; r < 6; ++r) {                                                          \
+      _Pragma("GCC unroll 4") for (int v = 0; v < COLUMNS; ++v) STORE(out + (r * COLUMNS + v) * LANES, sum[r][v]); \
+    }                                                                                                              \
+  }
+DEFINE_FED(fed_zmm, ZMM, __m512, 16, 4, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps)
+DEFINE_FED(fed_ymm, YMM, __m256, 8, 2, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps)
+
+// The matrix unit: 16 x 16 sums of 32 terms each an instruction, four chains.
+void matrix_turns(long turns) {
+  struct alignas(64) {
+    unsigned char palette = 1, start_row = 0, reserved[14] = {};
+    unsigned short bytes[16] = {};
+    unsigned char rows[16] = {};
+  } config;
+  for (int i = 0; i < 8; ++i) config.bytes[i] = 64, config.rows[i] = 16;
+  __asm__ volatile("ldtilecfg %0" ::"m"(config));  // and zeroes the tiles
+  for (long turn = 0; turn < turns; ++turn) {
+    __asm__ volatile(
+        "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n\ttdpbf16ps %%tmm7, %%tmm4, %%tmm1\n\t"
+        "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n\ttdpbf16ps %%tmm7, %%tmm5, %%tmm3" ::);
+  }
+  __asm__ volatile("tilerelease" ::);
+}
+double matrix(long turns) {
+  matrix_turns(turns);
+  return 0;
+}
+// The library has asked the system for the unit's registers when it says so.
+bool has_matrix_unit() { return std::strstr(rnnk_cpu_features(), "amx_bf16") != nullptr; }
+#endif
+
+Fed choose_fed(bool narrow) {
+#if PROBE_X86
+  if (__builtin_cpu_supports("avx512f") && !narrow) return {fed_zmm, 16, 24};
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {fed_ymm, 8, 12};
+#endif
+  (void)narrow;
+  return {nullptr, 0, 0};
+}
+
 Fma choose_fma(int dtype) {
 #if PROBE_X86
   const bool zmm = __builtin_cpu_supports("avx512f");
@@ -165,7 +231,10 @@ Fma choose_fma(int dtype) {
   switch (dtype) {
     case 0: return zmm ? Fma{fma_zmm_f32, 12 * 32} : ymm ? Fma{fma_ymm_f32, 12 * 16} : Fma{fma_xmm_f32, 12 * 8};
     case 1: return zmm ? Fma{fma_zmm_f64, 12 * 16} : ymm ? Fma{fma_ymm_f64, 12 * 8} : Fma{fma_xmm_f64, 12 * 4};
-    default: return zmm && __builtin_cpu_supports("avx512bf16") ? Fma{fma_zmm_bf16, 24 * 64} : Fma{nullptr, 0};
+    case 3: return ymm ? Fma{fma_ymm_f32, 12 * 16} : Fma{nullptr, 0};
+    default:
+      if (has_matrix_unit()) return {matrix, 4 * 16 * 16 * 32 * 2};
+      return zmm && __builtin_cpu_supports("avx512bf16") ? Fma{fma_zmm_bf16, 24 * 64} : Fma{nullptr, 0};
   }
 #elif defined(__aarch64__)
   return dtype == 0 ? Fma{fma_neon_f32, 24 * 8} : dtype == 1 ? Fma{fma_neon_f64, 24 * 4} : Fma{nullptr, 0};
@@ -259,7 +328,7 @@ std::atomic<double> sink;  // where results go that only exist to be computed
 }  // namespace
 
 extern "C" double rnnk_probe_fma(int threads, int dtype, double seconds) {
-  if (!valid(threads, seconds) || dtype < 0 || dtype > 2) return RNNK_PROBE_INVALID;
+  if (!valid(threads, seconds) || dtype < 0 || dtype > 3) return RNNK_PROBE_INVALID;
   const Fma fma = choose_fma(dtype);
   if (!fma.run) return 0.0;
   try {
@@ -268,6 +337,28 @@ extern "C" double rnnk_probe_fma(int threads, int dtype, double seconds) {
         constexpr long turns = 4096;  // about 10 us: the clock's cost does not show
         sink.store(fma.run(turns), std::memory_order_relaxed);
         return turns * fma.flops;
+      };
+    });
+    return rate < 0 ? rate : rate * 1e-9;
+  } catch (...) {
+    return RNNK_PROBE_FAILED;
+  }
+}
+
+extern "C" double rnnk_probe_fed(int threads, int narrow, double seconds) {
+  if (!valid(threads, seconds)) return RNNK_PROBE_INVALID;
+  const Fed fed = choose_fed(narrow != 0);
+  if (!fed.run) return 0.0;
+  try {
+    const double rate = run_threads(threads, seconds, [fed] {
+      auto operands = std::make_shared<Buffer>(6 * 1024 * sizeof(float)), weights = std::make_shared<Buffer>(kFedBytes);
+      return [fed, operands, weights] {
+        alignas(64) float out[24 * 16];
+        const int columns = fed.sums / 6;
+        const long terms = static_cast<long>(kFedBytes / (sizeof(float) * fed.lanes * columns));
+        fed.run(static_cast<const float*>(operands->data()), static_cast<const float*>(weights->data()), terms, out);
+        sink.store(out[0], std::memory_order_relaxed);
+        return 2.0 * static_cast<double>(terms) * fed.sums * fed.lanes;
       };
     });
     return rate < 0 ? rate : rate * 1e-9;

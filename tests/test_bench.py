@@ -144,6 +144,14 @@ def test_half_types_are_bound_by_the_faster_of_both_instructions() -> None:
     assert [limits.rate(name) for name in data_types()] == [10.0, 5.0, 18.0, 10.0]
 
 
+def test_the_limit_is_that_of_the_kernels_instructions_and_of_the_moment() -> None:
+    one = machine.Limits(1, {"float32": 10.0, "float64": 5.0, "float32 of 256 bits": 6.0}, [], {})
+    assert [one.rate("float32", kernel) for kernel in ("", "cpu_avx512", "cpu_avx2")] == [10.0, 10.0, 6.0]
+    assert one.rate("float64", "cpu_avx2") == 5.0
+    other = machine.Limits(1, {"float32": 20.0, "float64": 5.0, "float32 of 256 bits": 8.0}, [], {})
+    assert machine.mean(one, other).fma == {"float32": 15.0, "float64": 5.0, "float32 of 256 bits": 7.0}
+
+
 def data_types() -> tuple[str, ...]:
     return "float32", "float64", "bfloat16", "float16"
 
@@ -152,6 +160,7 @@ def test_the_probes_measure_something() -> None:
     limits = machine.measure(1, [parse("lstm t1b1i8h64")], seconds=0.005)
     assert limits.fma["float32"] > 0.1 and limits.fma["float64"] > 0.1
     assert limits.weights[4 * 64 * 64 * 4].rate > 0.1
+    assert limits.refreshed(0.005).fma.keys() == limits.fma.keys()
     assert [read.level for read in limits.levels] == [*machine.caches(), "memory"]
 
 
@@ -358,7 +367,8 @@ def test_ratios_and_means_are_of_medians(outcome: driver.Outcome) -> None:
         assert row.subject.seconds is not None
         assert row.ratios["torch"] == pytest.approx(times["torch"] / row.subject.seconds)
         assert row.ratios[report.BEST] == pytest.approx(min(times.values()) / row.subject.seconds)
-        assert row.share == pytest.approx(row.point.limit.seconds / row.subject.seconds)
+        assert row.subject.limit is not None
+        assert row.share == pytest.approx(row.subject.limit.seconds / row.subject.seconds)
     mean = report.means(rows)[0]
     assert (mean.cell, mean.mode, mean.against, mean.points) == ("lstm", "inference", "torch", 1)
     assert mean.ratio == pytest.approx(rows[0].ratios["torch"])
@@ -367,7 +377,7 @@ def test_ratios_and_means_are_of_medians(outcome: driver.Outcome) -> None:
 def test_the_document_holds_facts_versions_and_raw_blocks(outcome: driver.Outcome, tmp_path: Path) -> None:
     report.write_json(outcome, tmp_path / "bench.json")
     found = json.loads((tmp_path / "bench.json").read_text())
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     assert set(found) == {
         *("schema", "rnnkern", "machine", "limits", "settings", "peers", "missing"),
         *("points", "ratios", "geometric_means", "remarks"),

@@ -123,6 +123,10 @@ _EXACT = (
     "t2b7i3h1100 state lengths",
     "t2b2i1100h5 state",
     "t1b197i3h33 state",
+    # Rows in groups of 32, terms in steps of 32 (isa/amx.cpp).
+    "t2b33i33h31 state",
+    "t3b49i64h48 state lengths reverse",
+    "t12b3i40h20 lengths",
 )
 
 

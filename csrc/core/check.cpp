@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/recompute.h"
+
 namespace rnnk {
 namespace {
 
@@ -82,7 +84,7 @@ void check_args(const Problem& problem, const Kernel& kernel, const rnnk_args& a
     check_tensor(problem, a.h_n, "h_n", false, false);
     check_tensor(problem, a.c_n, "c_n", false, true);
   }
-  const Sizes sizes = kernel.sizes(problem, a.seq_len, a.batch);
+  const Sizes sizes = plan_sizes(problem, kernel, a.seq_len, a.batch);
   check_size("packed", a.packed, static_cast<size_t>(sizes.packed), sizes.packed);
   check_size("workspace", a.workspace, a.workspace_size, backward ? sizes.workspace_backward : sizes.workspace_forward);
   if (backward || a.reserve) check_size("reserve", a.reserve, a.reserve_size, sizes.reserve);

@@ -1,7 +1,6 @@
 // What this CPU can do, as the bits of Feature. __builtin_cpu_supports also asks whether the OS saves the registers.
 #include <unistd.h>
 
-#include <map>
 #include <mutex>
 #include <string>
 #if defined(__x86_64__)
@@ -100,17 +99,24 @@ int64_t near_bytes() {
 const char* unavailable(const Kernel& kernel) {
   const uint32_t lacking = kernel.features & ~cpu().bits;
   if (!lacking) return "";
+  // Kept for ever, so that callers may. A list by hand: std::map would put weak symbols into the library's exports.
+  struct Sentence {
+    uint32_t lacking;
+    std::string text;
+    const Sentence* next;
+  };
   static std::mutex mutex;
-  static std::map<uint32_t, std::string> sentences;  // kept, so that callers may
+  static const Sentence* first = nullptr;
   const std::lock_guard<std::mutex> lock(mutex);
-  std::string& sentence = sentences[lacking];
-  if (sentence.empty()) {
-    sentence = "this CPU lacks";
-    for (const auto& f : cpu().features) {
-      if (lacking & f.bit) sentence.append(" ").append(f.name);
-    }
+  for (const Sentence* s = first; s; s = s->next) {
+    if (s->lacking == lacking) return s->text.c_str();
   }
-  return sentence.c_str();
+  std::string text = "this CPU lacks";
+  for (const auto& f : cpu().features) {
+    if (lacking & f.bit) text.append(" ").append(f.name);
+  }
+  first = new Sentence{lacking, text, first};
+  return first->text.c_str();
 }
 
 }  // namespace rnnk

@@ -23,6 +23,12 @@ struct Sizes {
   int64_t packed, reserve, workspace_forward, workspace_backward;  // bytes
 };
 
+// Flags of rnnk_args that callers cannot set (core/recompute.cpp).
+constexpr uint32_t kContinueSums = 1u << 31;  // parameter gradients are sums in the compute type, and are added to
+// The tensors are steps of a longer sequence: lengths are that one's, so that rows keep its order, and lengths[batch] is how
+// many of its steps come before these.
+constexpr uint32_t kPiece = 1u << 30;
+
 struct Kernel {
   const char* name;
   int device;
@@ -31,6 +37,8 @@ struct Kernel {
   bool (*accepts)(const Problem&, char* reason, int64_t reason_size);
   double (*estimate)(const Problem&, int64_t seq_len, int64_t batch, bool backward, int threads);  // microseconds
   Sizes (*sizes)(const Problem&, int64_t seq_len, int64_t batch);
+  // Steps whose sums for parameter gradients backward() adds up at a time, counted from where it starts.
+  int64_t (*gradient_steps)(int64_t seq_len, int64_t batch);
   void (*pack)(const Problem&, const rnnk_weights&, bool backward, void* packed);
   void (*forward)(const Problem&, const rnnk_args&);
   void (*backward)(const Problem&, const rnnk_args&);

@@ -52,7 +52,7 @@ Problem check_problem(const rnnk_problem* p) {
     fail(RNNK_INVALID_TYPE, "problem.dtype: no dtype has the number %d", p->dtype);
   if (p->device != RNNK_CPU) fail(RNNK_NOT_SUPPORTED, "problem.device: only RNNK_CPU (0) is built in, got %d", p->device);
   if (p->device_index != 0) fail(RNNK_INVALID_VALUE, "problem.device_index: the CPU is 0, got %d", p->device_index);
-  if (p->flags & ~uint32_t{RNNK_NO_BIAS | RNNK_REVERSE}) {
+  if (p->flags & ~uint32_t{RNNK_NO_BIAS | RNNK_REVERSE | RNNK_RECOMPUTE}) {
     fail(RNNK_INVALID_VALUE, "problem.flags: unknown bits in 0x%x", p->flags);
   }
   if (p->input_size < 1 || p->input_size > kMostUnits) {
@@ -69,6 +69,7 @@ Problem check_problem(const rnnk_problem* p) {
   q.device = p->device;
   q.bias = !(p->flags & RNNK_NO_BIAS);
   q.reverse = p->flags & RNNK_REVERSE;
+  q.recompute = p->flags & RNNK_RECOMPUTE;
   q.input_size = p->input_size;
   q.hidden_size = q.output_size = p->hidden_size;
   return q;

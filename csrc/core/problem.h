@@ -15,6 +15,7 @@ struct Problem {
   int device = RNNK_CPU;
   bool bias = true;
   bool reverse = false;
+  bool recompute = false;
   int64_t input_size = 0;   // I
   int64_t hidden_size = 0;  // H
   int64_t output_size = 0;  // P: entries of h; H unless the cell projects

@@ -213,11 +213,14 @@ int default_threads() {
 std::atomic<Team*> g_team{nullptr};
 std::atomic<int> g_threads{0};  // wanted; 0: nobody has asked yet
 
+// A child of fork() has no workers: it starts its own team. Registered when the library is loaded, because a fork may come
+// while another thread is in team() for the first time.
+const int g_registered = pthread_atfork(nullptr, nullptr, [] { g_team.store(nullptr, std::memory_order_release); });
+
 Team& team() {
+  (void)g_registered;
   Team* current = g_team.load(std::memory_order_acquire);
   if (current) return *current;
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { g_team.store(nullptr, std::memory_order_release); });
-  (void)registered;
   int unset = 0;
   g_threads.compare_exchange_strong(unset, default_threads(), std::memory_order_relaxed);
   auto fresh = std::make_unique<Team>();

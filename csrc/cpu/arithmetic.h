@@ -9,6 +9,8 @@
 //   cycles_per_fma()      for the choice among kernels: of one term of one vector
 //   storage               the caller's dtype that load_stored and store_stored handle at full speed
 //   broadcast(Operand*), weights(Weight*, j), mac(x, w, sum)   term j of a pair
+//   join(rows)            the bits of a vector of T whose lanes hold an operand of each row, the first in the lower bits
+//   join_stored(rows)     the same of rows in the caller's storage: a vector of weights
 //   matrix                true: walk() does whole products (isa/amx.cpp), and there is no mac(); rows and least_rows say of
 //                         what height
 #pragma once
@@ -51,6 +53,9 @@ struct Bf16 {
     const U u = (rounded(first) >> 16) | rounded(second);
     __builtin_memcpy(p, &u, sizeof u);
   }
+  RNNK_HD static V pair_of(const uint16_t* first, const uint16_t* second) {
+    return bits<V>(U((bits<U>(load(first)) >> 16) | bits<U>(load(second))));
+  }
 };
 
 // Everything in the vector's own type; half types are converted at the border.
@@ -71,6 +76,8 @@ struct Native {
   RNNK_HD static V weights(const Weight* w, int) { return V::load(w); }
   RNNK_HD static V mac(V x, V w, V sum) { return fma(x, w, sum); }
   RNNK_HD static void store_weights(const V (&terms)[1], Weight* p) { terms[0].store(p); }
+  RNNK_HD static V join(const Operand* const (&rows)[1]) { return V::load(rows[0]); }
+  RNNK_HD static V join_stored(const T* const (&rows)[1]) { return V::load(rows[0]); }
 
   using Stored = T;
   RNNK_HD static V load_stored(const Stored* p) { return V::load(p); }
@@ -94,6 +101,7 @@ struct OfBf16 {
   static constexpr int storage = RNNK_BFLOAT16;
 
   RNNK_HD static void store_weights(const V (&terms)[2], Weight* p) { B::store_pair(terms[0], terms[1], p); }
+  RNNK_HD static V join_stored(const Stored* const (&rows)[2]) { return B::pair_of(rows[0], rows[1]); }
   RNNK_HD static V load_stored(const Stored* p) { return B::load(p); }
   RNNK_HD static void store_stored(V v, Stored* p) { B::store(v, p); }
   RNNK_HD static V load_stored(const Stored* p, int64_t n) {
@@ -123,6 +131,7 @@ struct Widened : OfBf16<Vec> {
 
   RNNK_HD static V load(const Operand* p) { return V::load(p); }
   RNNK_HD static void store(V v, Operand* p) { v.store(p); }
+  RNNK_HD static V join(const Operand* const (&rows)[1]) { return V::load(rows[0]); }
   RNNK_HD static V broadcast(const Operand* a) { return V::set1(*a); }
   RNNK_HD static V weights(const uint16_t* w, int j) { return Bf16<V>::of_pair(w, j); }
   RNNK_HD static V mac(V x, V w, V sum) { return fma(x, w, sum); }
@@ -135,6 +144,7 @@ struct Rounded : OfBf16<Vec> {
   using Operand = uint16_t;
   RNNK_HD static V load(const Operand* p) { return Bf16<V>::load(p); }
   RNNK_HD static void store(V v, Operand* p) { Bf16<V>::store(v, p); }
+  RNNK_HD static V join(const Operand* const (&rows)[2]) { return Bf16<V>::pair_of(rows[0], rows[1]); }
 };
 
 // The elements of an operand of n elements, n a multiple of the vector's width, up to a multiple of depth.

@@ -7,6 +7,24 @@
 namespace rnnk {
 namespace {
 
+// What reaches h' of a walk step through the product of stage 0, for rows whose first step that was.
+template <class A>
+struct StateTile {
+  using V = typename A::V;
+  using T = typename V::T;
+  const typename A::Operand* from;  // row 0 of dgh
+  int64_t ld_from;
+  T* to;  // added to
+  int64_t ld_to;
+  const typename A::Operand* operand(int64_t row) const { return from + row * ld_from; }
+  void prepare(int64_t, int64_t) const {}
+  V start(int64_t, int64_t, int) const { return V::set1(0); }
+  void finish(int64_t row, int64_t panel, const V (&sum)[1]) const {
+    T* direct = to + row * ld_to + panel * V::lanes;
+    (sum[0] + V::load(direct)).store(direct);
+  }
+};
+
 template <class A, class Cell>
 struct Backward {
   using V = typename A::V;
@@ -97,21 +115,10 @@ struct Backward {
   }
 
   // --- one step -------------------------------------------------------------------------------------------------------------------
-  // What reaches h' of walk step u through the product of stage 0, for rows whose first step that was.
-  struct StateTile {
-    const Backward& f;
-    int64_t u;
-    const Operand* operand(int64_t row) const { return f.blocks.dgh_row(0, u, row); }
-    void prepare(int64_t, int64_t) const {}
-    V start(int64_t, int64_t, int) const { return V::set1(0); }
-    void finish(int64_t row, int64_t panel, const V (&sum)[1]) const {
-      T* direct = f.dstate[0] + row * f.d.padded(f.d.P) + panel * W;
-      (sum[0] + V::load(direct)).store(direct);
-    }
-  };
   void initial_state(int64_t u, int64_t r0, int64_t r1, const Part& part) const {
     const int64_t panels = d.panels_of(d.P), K = d.stage_columns(0);
-    for_tiles<A, 1>(StateTile{*this, u}, r0, r1, part.first(panels), part.last(panels), K, weights.w_back[0], d.panel(K, 1));
+    const StateTile<A> tile{blocks.dgh_row(0, u, 0), L::leading(K), dstate[0], d.padded(d.P)};
+    for_tiles<A, 1>(tile, r0, r1, part.first(panels), part.last(panels), K, weights.w_back[0], d.panel(K, 1));
   }
 
   // Stage K of walk step u (step s of the forward walk): the tile's sum is the gradient of h (last stage; from the step
@@ -127,11 +134,25 @@ struct Backward {
         : f(f), u(u), s(f.rows.steps - 1 - u), t(f.rows.time(s)), alive_before(f.rows.alive(s - 1)) {}
 
     const Operand* operand(int64_t row) const { return f.blocks.dgh_row(last ? 0 : K + 1, last ? u - 1 : u, row); }
-    // Saved values were written long ago.
+    // What was written long ago: saved values, the states before, dy.
     RNNK_HD void prepare(int64_t row, int64_t panel) const {
       constexpr int64_t width = Cell::kSaved * W;
-      if (!stage.projected)
-        fetch(f.reserve.saved + (t * f.rows.batch + row) * f.reserve.saved_columns + panel * width, width);
+      const int64_t columns = f.reserve.saved_columns;
+      if constexpr (!stage.projected) {
+        fetch(f.reserve.saved + (t * f.rows.batch + row) * columns + panel * width, width);
+        if (!A::matrix) return;  // slower products hide the rest; fetching it cost them 1.5 %
+        if (row < alive_before) {
+          const int64_t t_before = f.rows.time(s - 1);
+          const T* before = f.reserve.saved + (t_before * f.rows.batch + row) * columns + panel * width;
+          RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) fetch(before + Cell::kSavedState[i] * W, W);
+          if constexpr (Cell::kReadsH) fetch_units(f.args.y, t_before, row, panel);
+        }
+      }
+      if (last && f.args.dy.data) fetch_units(f.args.dy, t, row, panel);
+    }
+    RNNK_HD void fetch_units(const rnnk_tensor& from, int64_t t, int64_t row, int64_t panel) const {
+      const Row at = row3(from, t, f.rows.row(row));
+      __builtin_prefetch(at.data + panel * W * at.stride * item_size(at.dtype), 0, 2);
     }
     // From zero, not from the direct part: that is often the larger, and every term of the chain would round at its size.
     V start(int64_t, int64_t, int) const { return V::set1(0); }

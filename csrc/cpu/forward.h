@@ -24,6 +24,23 @@ void row_moments(const typename V::T* v, int gates, int64_t units, typename V::T
   scale = T(1) / static_cast<T>(__builtin_sqrt(static_cast<double>(squares / T(n) + T(1e-5))));
 }
 
+// The tile functors that know nothing of the cell stand outside of the drivers, or each cell would have its own copy of them.
+template <class A, int G>
+struct InputTile {
+  using V = typename A::V;
+  using T = typename V::T;
+  static constexpr int W = V::lanes;
+  const typename A::Operand* const* from;
+  T* const* to;
+  const T* bias;
+  const typename A::Operand* operand(int64_t row) const { return from[row]; }
+  void prepare(int64_t, int64_t) const {}
+  V start(int64_t, int64_t panel, int g) const { return V::load(bias + (panel * G + g) * W); }
+  void finish(int64_t row, int64_t panel, const V (&gates)[G]) const {
+    RNNK_UNROLL for (int g = 0; g < G; ++g) gates[g].store(to[row] + (panel * G + g) * W);
+  }
+};
+
 template <class A, class Cell>
 struct Forward {
   using V = typename A::V;
@@ -154,18 +171,6 @@ struct Forward {
     }
   }
 
-  struct InputTile {
-    const Operand* const* from;
-    T* const* to;
-    const T* bias;
-    const Operand* operand(int64_t row) const { return from[row]; }
-    void prepare(int64_t, int64_t) const {}
-    V start(int64_t, int64_t panel, int g) const { return V::load(bias + (panel * G + g) * W); }
-    void finish(int64_t row, int64_t panel, const V (&gates)[G]) const {
-      RNNK_UNROLL for (int g = 0; g < G; ++g) gates[g].store(to[row] + (panel * G + g) * W);
-    }
-  };
-
   void input_product(int64_t first, const Part& part) const {
     constexpr int kChunk = 240;  // rows per pass over the weights: 1 KiB pointers each, a multiple of every tile height
     const Operand* from[kChunk];
@@ -173,8 +178,8 @@ struct Forward {
     int n = 0;
     const int64_t end = smaller(first + block, rows.steps), panels = d.panels_of(d.H);
     const auto flush = [&] {
-      for_tiles<A, G>(InputTile{from, to, weights.b_ih}, 0, n, part.first(panels), part.last(panels), d.I, weights.w_ih,
-                      d.panel(d.I, G));
+      for_tiles<A, G>(InputTile<A, G>{from, to, weights.b_ih}, 0, n, part.first(panels), part.last(panels), d.I,
+                      weights.w_ih, d.panel(d.I, G));
       n = 0;
     };
     for (int64_t s = first; s < end; ++s) {

@@ -18,6 +18,63 @@ struct Gradients {
   bool any() const { return weight_ih || weight_hh || bias_ih || bias_hh || weight_hr || params; }
 };
 
+constexpr int64_t kChain = 512;  // terms
+
+// Steps of a block, which has about kChain rows.
+inline int64_t gradient_steps(int64_t steps, int64_t batch) {
+  return larger<int64_t>(1, smaller(steps, kChain / larger<int64_t>(batch, 1)));
+}
+
+// A row of a chunk: which walk step and sorted row.
+struct Entry {
+  int64_t u;
+  int64_t row;
+};
+
+// to [rows, columns] += dg_t . b
+template <class A>
+struct WeightTile {
+  using V = typename A::V;
+  using T = typename V::T;
+  static constexpr int W = V::lanes;
+  const typename A::Operand* dg_t;
+  int64_t ld;
+  T* to;
+  int64_t columns;
+  const typename A::Operand* operand(int64_t row) const { return dg_t + row * ld; }
+  RNNK_HD void prepare(int64_t row, int64_t panel) const { fetch(to + row * columns + panel * W, W); }
+  V start(int64_t, int64_t, int) const { return V::set1(0); }
+  void finish(int64_t row, int64_t panel, const V (&sum)[1]) const {
+    const int64_t n = smaller<int64_t>(W, columns - panel * W);
+    T* at = to + row * columns + panel * W;
+    (V::load_n(at, n) + sum[0]).store_n(at, n);
+  }
+};
+
+// dx of the rows of a chunk.
+template <class A>
+struct InputGradientTile {
+  using V = typename A::V;
+  static constexpr int W = V::lanes;
+  const typename A::Operand* dgx;  // the ring
+  int64_t slots, batch, ld;
+  const Rows& rows;
+  const rnnk_args& args;
+  int64_t I;
+  const Entry* list;
+  const typename A::Operand* operand(int64_t j) const { return dgx + (list[j].u % slots * batch + list[j].row) * ld; }
+  void prepare(int64_t, int64_t) const {}
+  RNNK_HD Row row(int64_t j) const { return row3(args.dx, rows.time(rows.steps - 1 - list[j].u), rows.row(list[j].row)); }
+  int64_t valid(int64_t panel) const { return smaller<int64_t>(W, I - panel * W); }
+  RNNK_HD V start(int64_t j, int64_t panel, int) const {
+    if (args.flags & RNNK_ACCUMULATE_DX) return load_units<A>(row(j), panel * W, valid(panel));
+    return V::set1(0);
+  }
+  RNNK_HD void finish(int64_t j, int64_t panel, const V (&sum)[1]) const {
+    store_units<A>(row(j), panel * W, valid(panel), sum[0]);
+  }
+};
+
 template <class A, class Cell>
 struct Blocks {
   using V = typename A::V;
@@ -26,8 +83,8 @@ struct Blocks {
   using Weight = typename A::Weight;
   using L = Layout<A, Cell>;
   static constexpr int W = V::lanes, G = Cell::kGates, S = Cell::kStages;
-  static constexpr int64_t kChain = 512, kTransposed = kChain + L::kLine;  // a line more: see Layout::leading
-  static constexpr int64_t kPanel = (kChain + A::pair) * W;                // the same between panels
+  static constexpr int64_t kTransposed = kChain + L::kLine;  // a line more: see Layout::leading
+  static constexpr int64_t kPanel = (kChain + A::pair) * W;  // the same between panels
 
   const Problem& problem;
   const rnnk_args& args;
@@ -39,13 +96,8 @@ struct Blocks {
   Operand *dgx_t, *dgh_t[S];  // transposed: [gates * units][kTransposed]
   Weight *x, *operand[S];     // [panel][kPanel]
 
-  // A block has about kChain rows.
-  static int64_t block_steps(int64_t steps, int64_t batch) {
-    return larger<int64_t>(1, smaller(steps, kChain / larger<int64_t>(batch, 1)));
-  }
-
   Blocks(const Problem& p, const rnnk_args& a, const Gradients<T>& g)
-      : problem(p), args(a), to(g), d(p), batch(a.batch), steps(block_steps(a.seq_len, a.batch)), slots(steps + 1) {}
+      : problem(p), args(a), to(g), d(p), batch(a.batch), steps(gradient_steps(a.seq_len, a.batch)), slots(steps + 1) {}
 
   void carve(Carver& c) {
     dgx = c.take<Operand>(slots * batch * L::leading(d.gate_columns()));
@@ -69,11 +121,6 @@ struct Blocks {
   int64_t chunks() const { return ceil_div(steps * batch, kChain); }
   int64_t phases() const { return to.any() || args.dx.data ? 2 * chunks() : 0; }
 
-  // A row of the chunk: which walk step and sorted row.
-  struct Entry {
-    int64_t u;
-    int64_t row;
-  };
   int64_t entries(const Rows& rows, int64_t first, int64_t chunk, Entry* out) const {
     int64_t skip = chunk * kChain, n = 0;
     for (int64_t u = first; u < smaller(first + steps, rows.steps); ++u) {
@@ -98,18 +145,27 @@ struct Blocks {
   }
 
   // --- transposition and packing -------------------------------------------------------------------------------------------------
+  static constexpr int kLane = sizeof(T) / sizeof(Operand);  // operands that move as one lane
+  alignas(64) static constexpr Operand kZeros[W] = {};
   template <class RowOf>
   void transpose(int gates, int64_t units, int64_t n, const Part& part, const RowOf& row_of, Operand* out) const {
     const int64_t items = d.panels_of(units) * gates;
     for (int64_t item = part.first(items); item < part.last(items); ++item) {
       const int64_t unit = item / gates * W, gate = item % gates, valid = smaller<int64_t>(W, units - unit);
       Operand* to_row = out + (gate * units + unit) * kTransposed;
-      for (int64_t j = 0; j < round_up(n, A::depth); j += W) {
+      for (int64_t j = 0; j < round_up(n, A::depth); j += W * kLane) {
         V block[W];
-        RNNK_UNROLL for (int i = 0; i < W; ++i) { block[i] = j + i < n ? A::load(row_of(j + i) + item * W) : V::set1(0); }
+        RNNK_UNROLL for (int i = 0; i < W; ++i) {
+          const Operand* lane[kLane];
+          RNNK_UNROLL for (int l = 0; l < kLane; ++l) {
+            const int64_t at = j + i * kLane + l;
+            lane[l] = at < n ? row_of(at) + item * W : kZeros;
+          }
+          block[i] = A::join(lane);
+        }
         transpose(block);
         RNNK_UNROLL for (int i = 0; i < W; ++i) {
-          if (i < valid) A::store(block[i], to_row + i * kTransposed + j);
+          if (i < valid) block[i].store(reinterpret_cast<T*>(to_row + i * kTransposed + j));
         }
       }
     }
@@ -133,7 +189,18 @@ struct Blocks {
     for (int64_t j = 0; j < round_up(n, larger(A::depth, A::pair)); j += A::pair) {
       Row row[A::pair];
       for (int i = 0; i < A::pair; ++i) row[i] = j + i < n ? row_of(j + i) : Row{nullptr, 1, A::storage};
-      for (int64_t p = first; p < last; ++p) {
+      bool stored = true;
+      const typename A::Stored* from[A::pair];
+      for (int i = 0; i < A::pair; ++i) {
+        stored = stored && row[i].data && row[i].stride == 1 && row[i].dtype == A::storage;
+        from[i] = reinterpret_cast<const typename A::Stored*>(row[i].data) + first * W;
+      }
+      int64_t p = first;
+      for (; stored && p < last && (p + 1) * W <= units; ++p) {
+        A::join_stored(from).store(reinterpret_cast<T*>(out + p * kPanel + j * W));
+        for (auto& at : from) at += W;
+      }
+      for (; p < last; ++p) {
         V v[A::pair];
         RNNK_UNROLL for (int i = 0; i < A::pair; ++i) {
           v[i] = row[i].data ? load_units<A>(row[i], p * W, smaller<int64_t>(W, units - p * W)) : V::set1(0);
@@ -172,22 +239,10 @@ struct Blocks {
   }
 
   // --- parameter gradients --------------------------------------------------------------------------------------------------------
-  struct WeightTile {
-    const Operand* dg_t;
-    T* to;  // [rows, columns]
-    int64_t columns;
-    const Operand* operand(int64_t row) const { return dg_t + row * kTransposed; }
-    RNNK_HD void prepare(int64_t row, int64_t panel) const { fetch(to + row * columns + panel * W, W); }
-    V start(int64_t, int64_t, int) const { return V::set1(0); }
-    void finish(int64_t row, int64_t panel, const V (&sum)[1]) const {
-      const int64_t n = smaller<int64_t>(W, columns - panel * W);
-      T* at = to + row * columns + panel * W;
-      (V::load_n(at, n) + sum[0]).store_n(at, n);
-    }
-  };
   void weight_gradient(const Operand* dg_t, const Weight* b, T* to, int64_t rows, int64_t columns, int64_t n,
                        const Part& part) const {
-    for_tiles<A, 1>(WeightTile{dg_t, to, columns}, part.first(rows), part.last(rows), 0, d.panels_of(columns), n, b, kPanel);
+    for_tiles<A, 1>(WeightTile<A>{dg_t, kTransposed, to, columns}, part.first(rows), part.last(rows), 0,
+                    d.panels_of(columns), n, b, kPanel);
   }
 
   // Sums in W interleaved chains over the chunk, then over the lanes in order.
@@ -226,29 +281,11 @@ struct Blocks {
   }
 
   // --- dx -------------------------------------------------------------------------------------------------------------------------
-  struct InputTile {
-    const Blocks& f;
-    const Rows& rows;
-    const Entry* list;
-    const Operand* operand(int64_t j) const { return f.dgx_row(list[j].u, list[j].row); }
-    void prepare(int64_t, int64_t) const {}
-    RNNK_HD Row row(int64_t j) const {
-      return row3(f.args.dx, rows.time(rows.steps - 1 - list[j].u), rows.row(list[j].row));
-    }
-    int64_t valid(int64_t panel) const { return smaller<int64_t>(W, f.d.I - panel * W); }
-    RNNK_HD V start(int64_t j, int64_t panel, int) const {
-      if (f.args.flags & RNNK_ACCUMULATE_DX) return load_units<A>(row(j), panel * W, valid(panel));
-      return V::set1(0);
-    }
-    RNNK_HD void finish(int64_t j, int64_t panel, const V (&sum)[1]) const {
-      store_units<A>(row(j), panel * W, valid(panel), sum[0]);
-    }
-  };
   void input_gradient(const Rows& rows, const Packed<A, Cell>& weights, const Entry* list, int64_t n,
                       const Part& part) const {
     const int64_t K = d.gate_columns();
-    for_tiles<A, 1>(InputTile{*this, rows, list}, part.first(n), part.last(n), 0, d.panels_of(d.I), K, weights.w_ih_back,
-                    d.panel(K, 1));
+    const InputGradientTile<A> tile{dgx, slots, batch, L::leading(K), rows, args, d.I, list};
+    for_tiles<A, 1>(tile, part.first(n), part.last(n), 0, d.panels_of(d.I), K, weights.w_ih_back, d.panel(K, 1));
   }
   void zero_padding(const Rows& rows, int64_t first, const Part& part) const {
     for (int64_t u = first; u < smaller(first + steps, rows.steps); ++u) {

@@ -27,6 +27,9 @@ template <class Driver>
 void set_rows(Driver& f, const rnnk_args& args) {
   if (!args.lengths) return;
   sort_rows(args.lengths, args.batch, f.order, f.sorted_lengths);
+  for (int64_t r = 0; (args.flags & kPiece) && r < args.batch; ++r) {
+    f.sorted_lengths[r] = larger<int64_t>(0, smaller(f.sorted_lengths[r] - args.lengths[args.batch], args.seq_len));
+  }
   f.rows.order = f.order;
   f.rows.lengths = f.sorted_lengths;
 }
@@ -86,7 +89,7 @@ struct BackwardJob {
         f(p, a, gradients(targets)) {
     Carver c(a.workspace ? static_cast<char*>(a.workspace) + f.bytes : nullptr);
     for (auto& target : targets) {
-      if (p.dtype == native_dtype<T>()) continue;
+      if (in_place()) continue;
       T* sum = c.take<T>(target.count);
       target.sum = target.to ? sum : nullptr;
     }
@@ -94,8 +97,12 @@ struct BackwardJob {
     bytes = f.bytes + c.used();
   }
 
+  // The targets are the sums: there is nothing to round.
+  bool in_place() const { return problem.dtype == native_dtype<T>() || (args.flags & kContinueSums); }
+
   void begin(const Part& part, int task, int tasks) const {
     f.begin(part);
+    if (args.flags & kContinueSums) return;
     const Part share = unit_share(f.rows, task, tasks);
     for (const auto& target : targets) {
       if (!target.sum) continue;
@@ -106,7 +113,7 @@ struct BackwardJob {
     f.end(part);
     const Part share = unit_share(f.rows, task, tasks);
     for (const auto& target : targets) {
-      if (!target.sum || problem.dtype == native_dtype<T>()) continue;
+      if (!target.sum || in_place()) continue;
       const Row row{static_cast<char*>(target.to), 1, problem.dtype};
       for (int64_t i = share.first(target.count), end = share.last(target.count); i < end; i += A::V::lanes) {
         const int64_t n = smaller<int64_t>(A::V::lanes, end - i);
@@ -260,6 +267,7 @@ constexpr Kernel cpu_kernel(const char* name, uint32_t features) {
             return dispatch<List, EstimateOf>(p, t, b, back, threads);
           },
           [](const Problem& p, int64_t t, int64_t b) { return dispatch<List, SizesOf>(p, t, b); },
+          gradient_steps,
           [](const Problem& p, const rnnk_weights& w, bool back, void* to) { dispatch<List, PackOf>(p, w, back, to); },
           [](const Problem& p, const rnnk_args& a) { dispatch<List, ForwardOf>(p, a); },
           [](const Problem& p, const rnnk_args& a) { dispatch<List, BackwardOf>(p, a); }};

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _core, ops, weights
 from .cells import GRUCell, LSTMCell, RNNCell
-from .inspect import check, explain, get_num_threads, info, kernels, set_num_threads
+from .inspect import check, empty_cache, explain, get_num_threads, info, kernels, set_num_threads
 from .io import load, save
 from .layers import GRU, LSTM, RNN
 
@@ -37,6 +37,7 @@ __all__ = [
     "LSTMCell",
     "RNNCell",
     "check",
+    "empty_cache",
     "explain",
     "get_num_threads",
     "info",

@@ -35,6 +35,7 @@ class Plan:
         *,
         bias: bool = True,
         reverse: bool = False,
+        recompute: bool = False,
         kernel: str | None = None,
     ) -> None: ...
     kernel: str
@@ -114,10 +115,17 @@ def kernels() -> list[tuple[str, str]]:
 
 def set_num_threads(threads: int) -> None: ...
 def get_num_threads() -> int: ...
+def empty_cache() -> int:
+    """Bytes given back."""
+
+def cached_bytes() -> int: ...
 def version() -> str: ...
 def cpu_features() -> str: ...
 def probe_fma(threads: int, dtype: int, seconds: float) -> float:
-    """GFLOP/s of this machine; dtype 0 float32, 1 float64, 2 bfloat16 pairs (0.0 without the instruction)."""
+    """GFLOP/s of this machine in registers; dtype as in csrc/probe.h. 0.0 without the instruction."""
+
+def probe_fed(threads: int, narrow: bool, seconds: float) -> float:
+    """The same of float32 with operands from the caches; narrow: with 256 bits."""
 
 def probe_read(threads: int, bytes_per_thread: int, seconds: float) -> float:
     """GB/s of this machine, each thread reading its own buffer again and again."""

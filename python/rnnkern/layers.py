@@ -47,6 +47,7 @@ class Layer(Module):
         device: Any,
         dtype: Any,
         seed: int | None,
+        recompute: bool,
     ) -> None:
         if isinstance(dropout, bool) or not isinstance(dropout, (int, float, np.floating)) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout: expected a probability in [0, 1], got {dropout!r}")
@@ -60,6 +61,7 @@ class Layer(Module):
             check_bool("bias", bias),
             check_bool("bidirectional", bidirectional),
             float(dropout),
+            recompute=check_bool("recompute", recompute),
         )
         self._batch_first = check_bool("batch_first", batch_first)
         if dropout > 0 and num_layers == 1:
@@ -85,6 +87,10 @@ class Layer(Module):
     @property
     def bidirectional(self) -> bool:
         return self._spec.bidirectional
+
+    @property
+    def recompute(self) -> bool:
+        return self._spec.recompute
 
     @property
     def proj_size(self) -> int:
@@ -269,6 +275,8 @@ class RNN(Layer):
     dtype: "float32" (the default), "float64", "bfloat16", "float16", or a library's own object for one; the half types
         are for storage, sums and the cell state are float32. Inputs must have it: nothing is converted silently.
     seed: of the initial values (torch's distribution) and of dropout's masks; None draws one.
+    recompute: a training forward keeps y and the states of a few steps instead of every step's gates: memory beside y
+    grows with the square root of T, backward runs the forward again, and the gradients have the same bits.
     The other options are refused by name at any value but the default: they are not there yet.
 
     Parameters, for each layer k, with the suffix ``_reverse`` for the second direction: weight_ih_l{k} [G*H, I] (above
@@ -293,6 +301,7 @@ class RNN(Layer):
         device: Any = None,
         dtype: Any = None,
         seed: int | None = None,
+        recompute: bool = False,
         clip: float | None = None,
         activations: Any = None,
         layer_norm: bool = False,
@@ -306,8 +315,9 @@ class RNN(Layer):
         )  # fmt: skip
         cell = f"rnn_{check_nonlinearity(nonlinearity)}"
         super().__init__(
-            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed
-        )
+            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed,
+            recompute,
+        )  # fmt: skip
 
     @property
     def nonlinearity(self) -> str:
@@ -338,6 +348,7 @@ class GRU(Layer):
         device: Any = None,
         dtype: Any = None,
         seed: int | None = None,
+        recompute: bool = False,
         reset_after: bool = True,
         clip: float | None = None,
         activations: Any = None,
@@ -351,8 +362,9 @@ class GRU(Layer):
             recurrent_dropout=recurrent_dropout, heads=heads,
         )  # fmt: skip
         super().__init__(
-            "gru", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed
-        )
+            "gru", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed,
+            recompute,
+        )  # fmt: skip
 
 
 class LSTM(Layer):
@@ -379,6 +391,7 @@ class LSTM(Layer):
         device: Any = None,
         dtype: Any = None,
         seed: int | None = None,
+        recompute: bool = False,
         peephole: bool = False,
         coupled: bool = False,
         clip: float | None = None,
@@ -393,8 +406,9 @@ class LSTM(Layer):
             layer_norm=layer_norm, zoneout=zoneout, recurrent_dropout=recurrent_dropout, heads=heads,
         )  # fmt: skip
         super().__init__(
-            "lstm", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed
-        )
+            "lstm", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed,
+            recompute,
+        )  # fmt: skip
 
 
 def check_nonlinearity(nonlinearity: Any) -> str:

@@ -35,6 +35,7 @@ _STATE_DTYPE = {"float32": "float32", "float64": "float64", "bfloat16": "float32
 class Spec:
     """A stack of layers of one cell: all that decides plans, parameter shapes and random masks.
 
+    recompute: backward runs the forward again instead of keeping its gates (``rnnk_problem.flags``, RNNK_RECOMPUTE).
     kernel: force one by name. None takes ``RNNKERN_KERNEL`` as it is when the spec is made (so a layer keeps the kernel
     it was built with), else the smallest estimate.
     """
@@ -48,6 +49,7 @@ class Spec:
     bidirectional: bool = False
     dropout: float = 0.0
     kernel: str | None = None
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if self.cell not in _CELLS:
@@ -125,9 +127,18 @@ class Gradients:
 # functools.lru_cache is thread-safe, and holds no lock that a fork could catch taken.
 @lru_cache(maxsize=256)
 def _plan(
-    cell: str, dtype: str, input_size: int, hidden_size: int, bias: bool, reverse: bool, kernel: str | None
+    cell: str,
+    dtype: str,
+    input_size: int,
+    hidden_size: int,
+    bias: bool,
+    reverse: bool,
+    recompute: bool,
+    kernel: str | None,
 ) -> _core.Plan:
-    return _core.Plan(cell, dtype, input_size, hidden_size, bias=bias, reverse=reverse, kernel=kernel)
+    return _core.Plan(
+        cell, dtype, input_size, hidden_size, bias=bias, reverse=reverse, recompute=recompute, kernel=kernel
+    )
 
 
 @lru_cache(maxsize=128)
@@ -141,6 +152,7 @@ def plans(spec: Spec) -> tuple[_core.Plan, ...]:
             spec.hidden_size,
             spec.bias,
             direction == 1,
+            spec.recompute,
             spec.kernel,
         )
         for layer in range(spec.num_layers)

@@ -2,9 +2,10 @@
  *
  *     selftest [KERNEL...]        default: every kernel this machine can run
  *
- * The judge of a case is cpu_scalar in float64 on the same data (values that float32 can hold). Cells without transcendental
+ * The judge of a case is cpu_scalar in float64 on the same data (values that bfloat16 can hold). Cells without transcendental
  * functions get small integers and must be exact. Each run also checks that outputs do not depend on threads, on the
- * reserve being kept or on a concurrent caller, and that nothing is written outside the outputs or into the reserve.
+ * reserve being kept, on recomputation or on a concurrent caller, and that nothing is written outside the outputs or into
+ * the reserve.
  * The sequences' padding holds NaN throughout; scratch and outputs begin as NaN.
  */
 #include <float.h>
@@ -21,7 +22,7 @@ enum { Y, H_N, C_N, DX, DH_0, DC_0, DW_IH, DW_HH, DB_IH, DB_HH, OUTPUTS };
 static const char* const output_names[OUTPUTS] = {"y",    "h_n",        "c_n",        "dx",       "dh_0",
                                                   "dc_0", "dweight_ih", "dweight_hh", "dbias_ih", "dbias_hh"};
 
-enum { LENGTHS = 4 }; /* beside the problem flags RNNK_NO_BIAS and RNNK_REVERSE */
+enum { LENGTHS = 64 }; /* beside the problem flags RNNK_NO_BIAS and RNNK_REVERSE */
 typedef struct shape {
   int64_t T, B, I, H;
   uint32_t flags;
@@ -42,10 +43,11 @@ static const shape shapes[] = {
     {3, 2, 4, 17, LENGTHS},
     {3, 9, 31, 32, 0},
     {4, 13, 17, 33, LENGTHS | RNNK_NO_BIAS},
-    {70, 3, 4, 9, LENGTHS | RNNK_REVERSE}, /* several blocks of time */
-    {2, 70, 17, 65, LENGTHS},              /* several tiles each way */
-    {12, 24, 33, 64, 0},                   /* large enough to be split over threads: by rows */
-    {12, 1, 64, 130, RNNK_REVERSE},        /* and by units */
+    {70, 3, 4, 9, LENGTHS | RNNK_REVERSE},   /* several blocks of time */
+    {2, 70, 17, 65, LENGTHS},                /* several tiles each way */
+    {12, 24, 33, 64, 0},                     /* large enough to be split over threads: by rows */
+    {19, 130, 7, 9, LENGTHS | RNNK_REVERSE}, /* several segments of recomputation */
+    {12, 1, 64, 130, RNNK_REVERSE},          /* and by units */
     {0, 2, 3, 4, 0},
     {3, 0, 3, 4, 0},
 };
@@ -101,7 +103,19 @@ static uint32_t random_bits(void) { /* a 64-bit linear congruential generator (D
   random_state = random_state * 6364136223846793005u + 1442695040888963407u;
   return (uint32_t)(random_state >> 32);
 }
-static double uniform(double scale) { return (float)(scale * (random_bits() / 2147483648.0 - 1)); }
+static double from_bf16(uint16_t half) {
+  const uint32_t bits = (uint32_t)half << 16;
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+static uint16_t to_bf16(double x) { /* of a value that it can hold, or NaN */
+  const float value = (float)x;
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return (uint16_t)(bits >> 16);
+}
+static double uniform(double scale) { return from_bf16(to_bf16(scale * (random_bits() / 2147483648.0 - 1))); }
 static double sparse(void) { return (double)(random_bits() % 4 == 0) - (double)(random_bits() % 4 == 0); }
 
 /* Weights of exact cases have one +-1 in a row, those of W_hh in distinct columns: nothing grows faster than T. */
@@ -165,17 +179,19 @@ typedef struct run {
   const test_case* c;
   const char* kernel;
   int dtype;
+  uint32_t flags; /* RNNK_RECOMPUTE */
   unsigned char* outputs[OUTPUTS];
   size_t bytes[OUTPUTS];
 } run;
 
-static size_t item(int dtype) { return dtype == RNNK_FLOAT64 ? 8 : 4; }
+static size_t item(int dtype) { return dtype == RNNK_FLOAT64 ? 8 : dtype == RNNK_FLOAT32 ? 4 : 2; }
+static const char* dtype_name(int dtype) { return dtype == RNNK_FLOAT64 ? "f64" : dtype == RNNK_FLOAT32 ? "f32" : "bf16"; }
 
 static void complain(const run* r, const char* what, const char* detail) {
   const shape* s = &r->c->s;
   printf("FAILED %s %s %s t%lldb%lldi%lldh%lld flags %u: %s %s\n", r->kernel, rnnk_cell_name(r->c->cell),
-         r->dtype == RNNK_FLOAT64 ? "f64" : "f32", (long long)s->T, (long long)s->B, (long long)s->I, (long long)s->H,
-         (unsigned)s->flags, what, detail);
+         dtype_name(r->dtype), (long long)s->T, (long long)s->B, (long long)s->I, (long long)s->H, (unsigned)s->flags, what,
+         detail);
   ++failures;
 }
 
@@ -207,7 +223,7 @@ static void execute(run* r) {
   problem.struct_size = sizeof problem;
   problem.cell = c->cell;
   problem.dtype = dtype;
-  problem.flags = s->flags & (RNNK_NO_BIAS | RNNK_REVERSE);
+  problem.flags = (s->flags & (RNNK_NO_BIAS | RNNK_REVERSE)) | r->flags;
   problem.input_size = s->I;
   problem.hidden_size = H;
   need(rnnk_plan_create(&problem, r->kernel, &plan), "rnnk_plan_create");
@@ -220,7 +236,8 @@ static void execute(run* r) {
     in[i] = c->inputs[i] ? malloc((size_t)count * item(dtype) + 1) : NULL; /* + 1: never an empty block */
     for (int64_t k = 0; in[i] && k < count; ++k) {
       if (dtype == RNNK_FLOAT64) ((double*)in[i])[k] = c->inputs[i][k];
-      else ((float*)in[i])[k] = (float)c->inputs[i][k];
+      else if (dtype == RNNK_FLOAT32) ((float*)in[i])[k] = (float)c->inputs[i][k];
+      else ((uint16_t*)in[i])[k] = to_bf16(c->inputs[i][k]);
     }
   }
   for (int i = 0; i < OUTPUTS; ++i) {
@@ -304,7 +321,9 @@ static void free_run(run* r) {
 }
 
 static double get(const run* r, int output, int64_t i) {
-  return r->dtype == RNNK_FLOAT64 ? ((const double*)r->outputs[output])[i] : ((const float*)r->outputs[output])[i];
+  if (r->dtype == RNNK_FLOAT64) return ((const double*)r->outputs[output])[i];
+  if (r->dtype == RNNK_FLOAT32) return ((const float*)r->outputs[output])[i];
+  return from_bf16(((const uint16_t*)r->outputs[output])[i]);
 }
 
 /* --- the comparison ------------------------------------------------------------------------------------------------------- */
@@ -315,8 +334,11 @@ static double worst_ratio; /* of all errors to what was allowed */
  * so do the errors of T steps. 8: the roundings of the pointwise part, whose 1 - f loses up to two bits. */
 static void compare(const run* got, const run* judge) {
   const shape* s = &got->c->s;
-  const double eps = got->dtype == RNNK_FLOAT64 ? DBL_EPSILON : FLT_EPSILON;
-  const double bound = got->c->exact ? 0 : 8 * eps * sqrt((double)(s->I + s->H + 2)) * sqrt((double)s->T + 1);
+  const int half =
+      got->dtype == RNNK_BFLOAT16; /* sums are made in float32, of operands that may be rounded: sqrt(T) alone */
+  const double eps = got->dtype == RNNK_FLOAT64 ? DBL_EPSILON : half ? 0x1p-7 : FLT_EPSILON;
+  const double terms = half ? 1 : sqrt((double)(s->I + s->H + 2));
+  const double bound = got->c->exact && !half ? 0 : 8 * eps * terms * sqrt((double)s->T + 1);
   for (int i = 0; i < OUTPUTS; ++i) {
     double scale = DBL_MIN, error = 0;
     char detail[120];
@@ -344,10 +366,26 @@ static void* execute_on_thread(void* r) {
   return NULL;
 }
 
+/* Some kernels are for bfloat16 alone. */
+static int takes(const char* kernel, int dtype) {
+  rnnk_problem problem;
+  rnnk_plan* plan;
+  memset(&problem, 0, sizeof problem);
+  problem.struct_size = sizeof problem;
+  problem.dtype = dtype;
+  problem.input_size = problem.hidden_size = 1;
+  const rnnk_status status = rnnk_plan_create(&problem, kernel, &plan);
+  if (status != RNNK_NOT_SUPPORTED) need(status, "rnnk_plan_create");
+  rnnk_plan_destroy(plan);
+  return status == RNNK_OK;
+}
+
 static void test_kernel(const test_case* c, const char* kernel, const run* judge) {
-  for (int dtype = RNNK_FLOAT32; dtype <= RNNK_FLOAT64; ++dtype) {
-    run alone = {c, kernel, dtype, {NULL}, {0}}, team = alone, beside = alone;
+  for (int dtype = RNNK_FLOAT32; dtype <= RNNK_BFLOAT16; ++dtype) {
+    run alone = {c, kernel, dtype, 0, {NULL}, {0}}, team = alone, beside = alone, again = alone;
     pthread_t other;
+    if (!takes(kernel, dtype)) continue;
+    again.flags = RNNK_RECOMPUTE;
     need(rnnk_set_num_threads(1), "rnnk_set_num_threads");
     execute(&alone);
     compare(&alone, judge);
@@ -355,9 +393,12 @@ static void test_kernel(const test_case* c, const char* kernel, const run* judge
     if (pthread_create(&other, NULL, execute_on_thread, &beside)) exit(2);
     execute(&team);
     pthread_join(other, NULL);
+    execute(&again);
     same_bits(&alone, &team, "depends on the number of threads");
     same_bits(&alone, &beside, "depends on a concurrent caller");
+    same_bits(&alone, &again, "depends on recomputation");
     free_run(&alone);
+    free_run(&again);
     free_run(&team);
     free_run(&beside);
   }
@@ -385,7 +426,7 @@ int main(int argc, char** argv) {
     for (int32_t cell = 0; rnnk_cell_name(cell); ++cell) {
       for (size_t i = 0; i < sizeof shapes / sizeof *shapes; ++i, ++cases) {
         test_case c = make_case(&shapes[i], cell, 1000 * (uint64_t)cell + i);
-        run judge = {&c, "cpu_scalar", RNNK_FLOAT64, {NULL}, {0}};
+        run judge = {&c, "cpu_scalar", RNNK_FLOAT64, 0, {NULL}, {0}};
         execute(&judge);
         test_kernel(&c, kernel, &judge);
         free_run(&judge);

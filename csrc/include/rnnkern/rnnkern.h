@@ -62,8 +62,10 @@ typedef enum rnnk_cell {
 } rnnk_cell;
 
 enum {
-  RNNK_NO_BIAS = 1, /* problem flag: b_ih and b_hh are absent (zero) */
-  RNNK_REVERSE = 2  /* problem flag: walk each row from its last valid step to step 0 */
+  RNNK_NO_BIAS = 1,  /* problem flag: b_ih and b_hh are absent (zero) */
+  RNNK_REVERSE = 2,  /* problem flag: walk each row from its last valid step to step 0 */
+  RNNK_RECOMPUTE = 4 /* problem flag: the reserve keeps the states of some steps alone and grows with sqrt(T); rnnk_backward
+                        runs the forward again, with the same results to the bit. It does not read y then. */
 };
 
 /* What is computed: one layer, one direction. */
@@ -73,7 +75,7 @@ typedef struct rnnk_problem {
   int32_t dtype;        /* rnnk_dtype of x, y, h and the weights */
   int32_t device;       /* rnnk_device */
   int32_t device_index; /* 0 for the CPU */
-  uint32_t flags;       /* RNNK_NO_BIAS | RNNK_REVERSE */
+  uint32_t flags;       /* RNNK_NO_BIAS | RNNK_REVERSE | RNNK_RECOMPUTE */
   int64_t input_size;   /* I >= 1 */
   int64_t hidden_size;  /* H >= 1 */
 } rnnk_problem;

@@ -39,6 +39,7 @@ class Recurrent(Module):
     bidirectional: bool = False
     batch_first: bool = False
     dropout: float = 0.0
+    recompute: bool = False  # set it on a module: backward runs the forward again instead of keeping its gates
     _frozen: Frozen | None = None
 
     def _cell(self) -> str:
@@ -125,6 +126,7 @@ class Recurrent(Module):
             bias=self.bias,
             bidirectional=self.bidirectional,
             dropout=self.dropout,
+            recompute=self.recompute,
         )
 
     def _run(
