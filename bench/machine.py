@@ -148,7 +148,7 @@ def weight_bytes(problem: Problem) -> int:
 def measure(threads: int, problems: Iterable[Problem], seconds: float = 0.1) -> Limits:
     """Best of three of each measurement, `seconds` each: a limit is what was reached once."""
     fma = {name: _best(_core.probe_fma, threads, code, seconds) for code, name in enumerate(_FMA)}
-    fed = {name: _best(_core.probe_fed, threads, name == _NARROW, seconds) for name in ("float32", _NARROW)}
+    fed = {name: _best(_core.probe_fed, threads, int(name == _NARROW), seconds) for name in ("float32", _NARROW)}
     sizes = caches()
     last = max(sizes)  # shared by all threads; the levels before it belong to a core
     room = {name: size // threads if name == last and last != "L1" else size for name, size in sizes.items()}

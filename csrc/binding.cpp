@@ -1,6 +1,7 @@
 // pybind11 module `_core`: the functions of rnnkern.h over Python arrays; see python/rnnkern/_core.pyi for the contract.
 #include <pybind11/stl.h>
 
+#include <array>
 #include <memory>
 
 #include "arrays.h"
@@ -24,6 +25,14 @@ void check(rnnk_status status) {
 
 // Kernels expected to take less keep the GIL: giving it up and taking it back costs more than it frees.
 constexpr double kReleaseAboveUs = 20;
+
+// Without the GIL where that is worth it.
+template <class Fn>
+rnnk_status released(bool release, const Fn& fn) {
+  if (!release) return fn();
+  py::gil_scoped_release scope;
+  return fn();
+}
 
 struct Packed {
   Buffer memory;
@@ -99,20 +108,27 @@ class Plan {
   std::shared_ptr<Reserve> forward(const Packed& packed, const py::object& x, const py::object& h_0, const py::object& c_0,
                                    const py::object& y, const py::object& h_n, const py::object& c_n,
                                    const py::object& lengths, bool reserve) const {
-    Call call(*this, packed, x, y, lengths, true);
-    call.state(h_0, "h_0", call.args.h_0, false);
-    call.state(c_0, "c_0", call.args.c_0, false);
-    call.state(h_n, "h_n", call.args.h_n, true);
-    call.state(c_n, "c_n", call.args.c_n, true);
-    const rnnk_sizes s = sizes(call.args.seq_len, call.args.batch);
-    std::shared_ptr<Reserve> kept;
-    if (reserve) {
-      kept = std::make_shared<Reserve>(Reserve{Buffer(std::max<size_t>(s.reserve, 64))});
-      call.args.reserve = kept->memory.data();
-      call.args.reserve_size = kept->memory.size();
-    }
-    call.run(s.workspace_forward, false);
-    return kept;
+    ForwardCall f(*this, packed, x, h_0, c_0, y, h_n, c_n, lengths, reserve);
+    f.run(f.workspace_size, false);
+    return f.kept;
+  }
+
+  // Every tuple has two entries: of this plan and of the other.
+  using Pair = std::array<py::object, 2>;
+  std::array<std::shared_ptr<Reserve>, 2> forward_both(const Plan& other,
+                                                       const std::array<std::shared_ptr<Packed>, 2>& packed,
+                                                       const py::object& x, const Pair& h_0, const Pair& c_0, const Pair& y,
+                                                       const Pair& h_n, const Pair& c_n, const py::object& lengths,
+                                                       bool reserve) const {
+    ForwardCall one(*this, *packed[0], x, h_0[0], c_0[0], y[0], h_n[0], c_n[0], lengths, reserve);
+    ForwardCall two(other, *packed[1], x, h_0[1], c_0[1], y[1], h_n[1], c_n[1], lengths, reserve);
+    const size_t first = (std::max<size_t>(one.workspace_size, 64) + 63) / 64 * 64;
+    Workspace workspace(first + std::max<size_t>(two.workspace_size, 64));
+    one.args.workspace = workspace.data(), one.args.workspace_size = first;
+    two.args.workspace = static_cast<char*>(workspace.data()) + first, two.args.workspace_size = workspace.size() - first;
+    const bool release = one.us(false) + two.us(false) > kReleaseAboveUs;
+    check(released(release, [&] { return rnnk_forward_both(plan_.get(), &one.args, other.plan_.get(), &two.args); }));
+    return {one.kept, two.kept};
   }
 
   void backward(const Packed& packed, const Reserve& reserve, const py::object& x, const py::object& h_0,
@@ -213,16 +229,27 @@ class Plan {
       args.workspace = workspace.data();
       args.workspace_size = workspace.size();
       const auto fn = backward ? rnnk_backward : rnnk_forward;
-      if (plan.estimate(args.seq_len, args.batch, backward) > kReleaseAboveUs) {
-        rnnk_status status;
-        {
-          py::gil_scoped_release release;
-          status = fn(plan.plan_.get(), &args);
-        }
-        check(status);
-      } else {
-        check(fn(plan.plan_.get(), &args));
-      }
+      check(released(us(backward) > kReleaseAboveUs, [&] { return fn(plan.plan_.get(), &args); }));
+    }
+    double us(bool backward) const { return plan.estimate(args.seq_len, args.batch, backward); }
+  };
+
+  struct ForwardCall : Call {
+    std::shared_ptr<Reserve> kept;
+    size_t workspace_size;
+    ForwardCall(const Plan& plan, const Packed& packed, const py::object& x, const py::object& h_0, const py::object& c_0,
+                const py::object& y, const py::object& h_n, const py::object& c_n, const py::object& lengths, bool reserve)
+        : Call(plan, packed, x, y, lengths, true) {
+      state(h_0, "h_0", args.h_0, false);
+      state(c_0, "c_0", args.c_0, false);
+      state(h_n, "h_n", args.h_n, true);
+      state(c_n, "c_n", args.c_n, true);
+      const rnnk_sizes s = plan.sizes(args.seq_len, args.batch);
+      workspace_size = s.workspace_forward;
+      if (!reserve) return;
+      kept = std::make_shared<Reserve>(Reserve{Buffer(std::max<size_t>(s.reserve, 64))});
+      args.reserve = kept->memory.data();
+      args.reserve_size = kept->memory.size();
     }
   };
 
@@ -385,6 +412,8 @@ PYBIND11_MODULE(_core, m) {
       .def("forward", &Plan::forward, py::arg("packed"), py::arg("x"), py::arg("h_0").none(true), py::arg("c_0").none(true),
            py::arg("y"), py::arg("h_n").none(true), py::arg("c_n").none(true), py::arg("lengths") = none,
            py::arg("reserve") = false)
+      .def("forward_both", &Plan::forward_both, py::arg("other"), py::arg("packed"), py::arg("x"), py::arg("h_0"),
+           py::arg("c_0"), py::arg("y"), py::arg("h_n"), py::arg("c_n"), py::arg("lengths").none(true), py::arg("reserve"))
       .def("backward", &Plan::backward, py::arg("packed"), py::arg("reserve"), py::arg("x"), py::arg("h_0").none(true),
            py::arg("c_0").none(true), py::arg("y"), py::arg("dy").none(true), py::arg("dh_n").none(true),
            py::arg("dc_n").none(true), py::kw_only(), py::arg("dx") = none, py::arg("accumulate_dx") = false,

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <new>
 
+#include "core/beside.h"
 #include "core/check.h"
 #include "core/dropout.h"
 #include "core/recompute.h"
@@ -133,6 +134,17 @@ rnnk_status rnnk_forward(const rnnk_plan* plan, const rnnk_args* args) {
     required(plan, "plan");
     check_args(plan->problem, *plan->kernel, required_struct(args, "args"), Pass::forward);
     plan_forward(plan->problem, *plan->kernel, *args);
+  });
+}
+
+rnnk_status rnnk_forward_both(const rnnk_plan* one, const rnnk_args* one_args, const rnnk_plan* other,
+                              const rnnk_args* other_args) {
+  return guarded([&] {
+    required(one, "one");
+    required(other, "other");
+    check_args(one->problem, *one->kernel, required_struct(one_args, "one_args"), Pass::forward);
+    check_args(other->problem, *other->kernel, required_struct(other_args, "other_args"), Pass::forward);
+    forward_both({one->problem, *one->kernel, *one_args}, {other->problem, *other->kernel, *other_args});
   });
 }
 

@@ -61,6 +61,9 @@ class FloatMode {
   FloatMode(const FloatMode&) = delete;
 };
 
+// Whether this thread is in a task of the team: a job of its own is then for it alone.
+thread_local bool t_in_task = false;
+
 struct Job {
   TaskFn fn = nullptr;
   const void* data = nullptr;
@@ -153,7 +156,9 @@ class Team {
     }
     {
       FloatMode mode;
+      t_in_task = true;
       job.fn(job.data, p - job.first, task, job.tasks);
+      t_in_task = false;
     }
     if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == job.tasks) {
       done_.store(0, std::memory_order_relaxed);
@@ -237,14 +242,14 @@ Team& team() {
 
 void team_run(int tasks, int64_t phases, TaskFn fn, const void* job) {
   if (phases <= 0) return;
-  if (tasks > 1 && tasks <= kMaxThreads && team().try_run(tasks, phases, fn, job)) return;
+  if (tasks > 1 && tasks <= kMaxThreads && !t_in_task && team().try_run(tasks, phases, fn, job)) return;
   FloatMode mode;
   for (int64_t phase = 0; phase < phases; ++phase) {
     for (int task = 0; task < tasks; ++task) fn(job, phase, task, tasks);
   }
 }
 
-int team_size() { return team().size(); }
+int team_size() { return t_in_task ? 1 : team().size(); }
 
 bool team_resize(int threads) {
   g_threads.store(threads, std::memory_order_relaxed);

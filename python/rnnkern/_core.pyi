@@ -5,6 +5,7 @@ tensor that does not require grad); strides are respected and outputs are writte
 TypeError, NotImplementedError, MemoryError, RuntimeError, raised before any work and naming the argument.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 Array = Any
@@ -60,6 +61,21 @@ class Plan:
         lengths: contiguous int64 [B] on the host. reserve=True keeps what backward needs and returns it.
         For bfloat16 and float16, c_0 and c_n may be float32 as well.
         """
+
+    def forward_both(
+        self,
+        other: Plan,
+        packed: Sequence[Packed],
+        x: Array,
+        h_0: Sequence[Array | None],
+        c_0: Sequence[Array | None],
+        y: Sequence[Array],
+        h_n: Sequence[Array | None],
+        c_n: Sequence[Array | None],
+        lengths: Array | None,
+        reserve: bool,
+    ) -> list[Reserve | None]:
+        """forward of this plan and of another on the same x (rnnk_forward_both): every sequence has two entries."""
     def backward(
         self,
         packed: Packed,
@@ -124,8 +140,8 @@ def cpu_features() -> str: ...
 def probe_fma(threads: int, dtype: int, seconds: float) -> float:
     """GFLOP/s of this machine in registers; dtype as in csrc/probe.h. 0.0 without the instruction."""
 
-def probe_fed(threads: int, narrow: bool, seconds: float) -> float:
-    """The same of float32 with operands from the caches; narrow: with 256 bits."""
+def probe_fed(threads: int, narrow: int, seconds: float) -> float:
+    """The same of float32 with operands from the caches; narrow: 1 for 256 bits."""
 
 def probe_read(threads: int, bytes_per_thread: int, seconds: float) -> float:
     """GB/s of this machine, each thread reading its own buffer again and again."""

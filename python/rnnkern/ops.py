@@ -201,26 +201,26 @@ def forward(
     state_shape = (spec.num_layers * directions, batch, hidden)
     h_n = empty(state_shape, spec.dtype)
     c_n = empty(state_shape, spec.state_dtype) if spec.states == 2 else None
-    inputs, outputs, reserves = [], [], []
+    inputs: list[Array] = []
+    outputs: list[Array] = []
+    reserves: list[_core.Reserve] = []
     all_plans = plans(spec)
     for layer in range(spec.num_layers):
         given = layer == last and y is not None
         output = y if given else empty((seq_len, batch, directions * hidden), spec.dtype)
-        for direction in range(directions):
-            index = layer * directions + direction
-            reserve = all_plans[index].forward(
-                packed[index],
-                x,
-                _at(h_0, index),
-                _at(c_0, index),
-                _half(output, direction, hidden, directions),
-                h_n[index],
-                _at(c_n, index),
-                lengths,
-                keep,
+        own = range(layer * directions, (layer + 1) * directions)
+        half = [_half(output, direction, hidden, directions) for direction in range(directions)]
+        states = [(_at(h_0, i), _at(c_0, i), h_n[i], _at(c_n, i)) for i in own]
+        if directions == 2:
+            h0, c0, hn, cn = zip(*states, strict=True)
+            both = all_plans[own[0]].forward_both(
+                all_plans[own[1]], packed[own[0] : own[1] + 1], x, h0, c0, half, hn, cn, lengths, keep
             )
-            if reserve is not None:
-                reserves.append(reserve)
+        else:
+            (state,) = states
+            h, c, *finals = state
+            both = [all_plans[layer].forward(packed[layer], x, h, c, half[0], *finals, lengths, keep)]
+        reserves.extend(reserve for reserve in both if reserve is not None)
         if keep:
             inputs.append(x)
             outputs.append(output)

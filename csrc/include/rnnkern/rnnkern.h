@@ -47,7 +47,7 @@ typedef enum rnnk_status {
 typedef enum rnnk_dtype {
   RNNK_FLOAT32 = 0,
   RNNK_FLOAT64 = 1,
-  RNNK_BFLOAT16 = 2, /* storage only: computed in float32 */
+  RNNK_BFLOAT16 = 2, /* summed in float32 */
   RNNK_FLOAT16 = 3   /* storage only: computed in float32 */
 } rnnk_dtype;
 
@@ -147,6 +147,10 @@ RNNK_API rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights
                                        size_t packed_size);
 RNNK_API rnnk_status rnnk_forward(const rnnk_plan* plan, const rnnk_args* args);
 RNNK_API rnnk_status rnnk_backward(const rnnk_plan* plan, const rnnk_args* args);
+/* Two rnnk_forward calls that need nothing of each other, such as the directions of a layer: the same results, and where it is
+ * faster, at the same time. They must not share outputs, reserves or workspaces. */
+RNNK_API rnnk_status rnnk_forward_both(const rnnk_plan* one, const rnnk_args* one_args, const rnnk_plan* other,
+                                       const rnnk_args* other_args);
 
 /* out = keep ? in / (1 - p) : 0 with the counter-based mask of ARCHITECTURE.md: Philox4x32-10, key seed,
  * counter (call, stream, t, row * H + unit). in, out: [T, B, H], may be the same; its gradient is the same call on dy.
