@@ -217,9 +217,8 @@ def forward(
                 all_plans[own[1]], packed[own[0] : own[1] + 1], x, h0, c0, half, hn, cn, lengths, keep
             )
         else:
-            (state,) = states
-            h, c, *finals = state
-            both = [all_plans[layer].forward(packed[layer], x, h, c, half[0], *finals, lengths, keep)]
+            h, c, hidden_n, cell_n = states[0]
+            both = [all_plans[layer].forward(packed[layer], x, h, c, half[0], hidden_n, cell_n, lengths, keep)]
         reserves.extend(reserve for reserve in both if reserve is not None)
         if keep:
             inputs.append(x)
