@@ -37,6 +37,7 @@ rnnk_status released(bool release, const Fn& fn) {
 struct Packed {
   Buffer memory;
   bool backward;
+  std::string layout;  // of which plans: a pack is of use for those that lay weights out alike
 };
 struct Reserve {
   Buffer memory;
@@ -57,6 +58,7 @@ class Plan {
     plan_.reset(raw);
     gates_ = rnnk_cell_gates(problem_.cell);
     cell_state_ = rnnk_cell_states(problem_.cell) > 1;
+    layout_ = layout();
   }
 
   static rnnk_problem problem(const std::string& cell, const std::string& dtype, int64_t input_size, int64_t hidden_size) {
@@ -74,6 +76,13 @@ class Plan {
   }
 
   const char* kernel() const { return rnnk_plan_kernel(plan_.get()); }
+  std::string layout() const {
+    static const char* const dtypes[] = {"float32", "float64", "bfloat16", "float16"};
+    const rnnk_problem& p = problem_;
+    return std::string(dtypes[p.dtype]) + " " + rnnk_cell_name(p.cell) + " of " + std::to_string(p.input_size) +
+           " inputs and " + std::to_string(p.hidden_size) + " units for " + kernel() +
+           (p.flags & RNNK_NO_BIAS ? " without bias" : "");
+  }
   double estimate(int64_t seq_len, int64_t batch, bool backward) const {
     return rnnk_plan_estimate(plan_.get(), seq_len, batch, backward);
   }
@@ -95,7 +104,7 @@ class Plan {
     if (bias_ih.is_none() != bias_hh.is_none()) throw py::value_error("bias_ih, bias_hh: expected both or neither");
     w.bias_ih = contiguous(bias_ih, "bias_ih", {rows}, false, views);
     w.bias_hh = contiguous(bias_hh, "bias_hh", {rows}, false, views);
-    auto packed = std::make_shared<Packed>(Packed{Buffer(sizes(0, 0).packed), backward});
+    auto packed = std::make_shared<Packed>(Packed{Buffer(sizes(0, 0).packed), backward, layout_});
     rnnk_status status;
     {
       py::gil_scoped_release release;
@@ -120,6 +129,9 @@ class Plan {
                                                        const py::object& x, const Pair& h_0, const Pair& c_0, const Pair& y,
                                                        const Pair& h_n, const Pair& c_n, const py::object& lengths,
                                                        bool reserve) const {
+    for (const auto& p : packed) {
+      if (!p) throw py::type_error("packed: expected two Packed, got None");
+    }
     ForwardCall one(*this, *packed[0], x, h_0[0], c_0[0], y[0], h_n[0], c_n[0], lengths, reserve);
     ForwardCall two(other, *packed[1], x, h_0[1], c_0[1], y[1], h_n[1], c_n[1], lengths, reserve);
     const size_t first = (std::max<size_t>(one.workspace_size, 64) + 63) / 64 * 64;
@@ -195,6 +207,9 @@ class Plan {
     Call(const Plan& plan, const Packed& packed, const py::object& x, const py::object& y, const py::object& lengths,
          bool forward)
         : plan(plan) {
+      if (packed.layout != plan.layout_) {
+        throw py::value_error("packed: expected weights packed for " + plan.layout_ + ", got " + packed.layout);
+      }
       views.reserve(20);
       args.struct_size = sizeof args;
       args.packed = packed.memory.data();
@@ -257,6 +272,7 @@ class Plan {
   std::unique_ptr<rnnk_plan, PlanDeleter> plan_;
   int64_t gates_;
   bool cell_state_;
+  std::string layout_;
 };
 
 // A step in place: y is the caller's h itself, which the kernel reads whole before it writes.

@@ -2,10 +2,12 @@
 
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <cstdlib>
-#include <list>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -15,18 +17,49 @@ namespace {
 
 constexpr size_t kHuge = size_t{2} << 20, kLeast = size_t{1} << 20;  // of a block that is kept
 
-struct Cache {
-  struct Block {
-    void* data;
-    size_t size;
-  };
-  std::mutex mutex;
-  std::list<Block> blocks;  // the last freed first
-  size_t bytes = 0, most = size_t{256} << 20;
+// A kept block begins with its place in the list, so that keeping one allocates nothing and cannot fail.
+struct Block {
+  Block* older;
+  size_t size;
+};
 
-  Cache() {
-    const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    if (pages > 0 && page > 0) most = static_cast<size_t>(pages) / 16 * static_cast<size_t>(page);
+// What this process may use, as the machine and its limits say; a container's own limit is a file.
+size_t memory_limit() {
+  const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+  size_t limit = pages > 0 && page > 0 ? static_cast<size_t>(pages) * static_cast<size_t>(page) : size_t{4} << 30;
+  rlimit space;
+  if (getrlimit(RLIMIT_AS, &space) == 0 && space.rlim_cur != RLIM_INFINITY) {
+    limit = std::min(limit, static_cast<size_t>(space.rlim_cur));
+  }
+  for (const char* name : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+    if (std::FILE* file = std::fopen(name, "r")) {
+      unsigned long long bytes = 0;
+      if (std::fscanf(file, "%llu", &bytes) == 1 && bytes > 0) limit = std::min<size_t>(limit, bytes);
+      std::fclose(file);
+    }
+  }
+  return limit;
+}
+
+struct Cache {
+  std::mutex mutex;
+  Block* newest = nullptr;
+  size_t bytes = 0;
+  const size_t most = memory_limit() / 16;
+
+  void free_after(Block** link) {
+    Block* block = *link;
+    *link = block->older;
+    bytes -= block->size;
+    std::free(block);
+  }
+  // The oldest first, until at most this much is kept.
+  void trim(size_t keep) {
+    while (bytes > keep) {
+      Block** link = &newest;
+      while ((*link)->older) link = &(*link)->older;
+      free_after(link);
+    }
   }
 };
 
@@ -36,20 +69,24 @@ Cache* g_cache = new Cache;
 const int g_registered =
     pthread_atfork([] { g_cache->mutex.lock(); }, [] { g_cache->mutex.unlock(); }, [] { g_cache->mutex.unlock(); });
 
-// The kept block that fits best and wastes at most a quarter; null data: none.
-Cache::Block take(size_t size) {
+// The kept block that fits best and wastes at most a quarter. If none does, as much as is asked for is given back: a series of
+// ever larger sizes must not leave all of them behind.
+Block* take(size_t size) {
   (void)g_registered;
-  if (size < kLeast) return {nullptr, 0};
+  if (size < kLeast) return nullptr;
   const std::lock_guard<std::mutex> lock(g_cache->mutex);
-  auto& blocks = g_cache->blocks;
-  auto best = blocks.end();
-  for (auto b = blocks.begin(); b != blocks.end(); ++b) {
-    if (b->size >= size && b->size - size <= size / 4 && (best == blocks.end() || b->size < best->size)) best = b;
+  Block** best = nullptr;
+  for (Block** link = &g_cache->newest; *link; link = &(*link)->older) {
+    const Block& b = **link;
+    if (b.size >= size && b.size - size <= size / 4 && (!best || b.size < (*best)->size)) best = link;
   }
-  if (best == blocks.end()) return {nullptr, 0};
-  const Cache::Block found = *best;
-  blocks.erase(best);
-  g_cache->bytes -= found.size;
+  if (!best) {
+    g_cache->trim(g_cache->bytes > size ? g_cache->bytes - size : 0);
+    return nullptr;
+  }
+  Block* found = *best;
+  *best = found->older;
+  g_cache->bytes -= found->size;
   return found;
 }
 
@@ -57,14 +94,9 @@ void give(void* data, size_t size) {
   if (!data) return;
   if (size < kLeast) return std::free(data);
   const std::lock_guard<std::mutex> lock(g_cache->mutex);
-  auto& c = *g_cache;
-  c.blocks.push_front({data, size});
-  c.bytes += size;
-  while (c.bytes > c.most) {
-    c.bytes -= c.blocks.back().size;
-    std::free(c.blocks.back().data);
-    c.blocks.pop_back();
-  }
+  g_cache->newest = new (data) Block{g_cache->newest, size};
+  g_cache->bytes += size;
+  g_cache->trim(g_cache->most);
 }
 
 }  // namespace
@@ -76,9 +108,9 @@ size_t cached_bytes() {
 
 size_t empty_cache() {
   const std::lock_guard<std::mutex> lock(g_cache->mutex);
-  for (const auto& block : g_cache->blocks) std::free(block.data);
-  g_cache->blocks.clear();
-  return std::exchange(g_cache->bytes, 0);
+  const size_t bytes = g_cache->bytes;
+  g_cache->trim(0);
+  return bytes;
 }
 
 Buffer::~Buffer() { give(data_, size_); }
@@ -93,8 +125,7 @@ void Buffer::reserve(size_t size) {
   // Megabytes want huge pages: fewer page faults, and fewer translation misses while they are streamed.
   const size_t alignment = size >= kHuge * 2 ? kHuge : 64, rounded = (size + alignment - 1) / alignment * alignment;
   Buffer fresh;
-  const Cache::Block kept = take(rounded);
-  fresh.data_ = kept.data, fresh.size_ = kept.size;
+  if (Block* kept = take(rounded)) fresh.size_ = kept->size, fresh.data_ = kept;
   if (!fresh.data_) {
     fresh.data_ = std::aligned_alloc(alignment, rounded);
     if (!fresh.data_) {

@@ -63,15 +63,20 @@ FOLDERS = {
 # The files on top of csrc, by name.
 FILES = {
     "capi.cpp": {"core/"},
-    "binding.cpp": {"arrays.h", "probe.h", "rnnkern/rnnkern.h", "pybind11/"},
+    "binding.cpp": {"arrays.h", "memory.h", "probe.h", "rnnkern/rnnkern.h", "pybind11/"},
     "arrays.cpp": {"arrays.h", "dlpack_abi.h", "rnnkern/rnnkern.h", "pybind11/"},
     "arrays.h": {"dlpack_abi.h", "rnnkern/rnnkern.h", "pybind11/"},
-    "probe.cpp": {"probe.h"},
+    "memory.cpp": {"memory.h"},
+    "memory.h": set(),
+    "probe.cpp": {"probe.h", "rnnkern/rnnkern.h"},
     "probe.h": set(),
     "dlpack_abi.h": set(),
 }
 # Headers of the compiler and the system that the CPU files may name.
-SYSTEM = {"immintrin.h", "arm_neon.h", "pthread.h", "sched.h", "sys/mman.h", "unistd.h", "stddef.h", "stdint.h"}
+SYSTEM = {
+    *("immintrin.h", "arm_neon.h", "cpuid.h", "pthread.h", "sched.h", "stddef.h", "stdint.h"),
+    *("sys/mman.h", "sys/resource.h", "sys/syscall.h", "unistd.h"),
+}
 
 
 def includes(path: Path) -> list[str]:

@@ -438,3 +438,14 @@ def test_lay_out_is_what_it_says() -> None:
     )
     for layout in ("plain", "strided", "batch_first"):
         assert np.array_equal(lay_out(a, layout), a) and not lay_out(a, layout).flags.writeable
+
+
+def test_a_pack_of_another_layout_is_refused() -> None:
+    zeros = [np.zeros(s, np.float32) for s in ((12, 3), (12, 4), (12,), (12,))]
+    packed = _core.Plan("gru", "float32", 3, 4, kernel="cpu_scalar").pack(*zeros)
+    other = _core.Plan("gru", "float32", 4, 4, kernel="cpu_scalar")
+    x, y = np.zeros((1, 1, 4), np.float32), np.zeros((1, 1, 4), np.float32)
+    with pytest.raises(
+        ValueError, match="packed: expected weights packed for float32 gru of 4 inputs .* got .* 3 inputs"
+    ):
+        other.forward(packed, x, None, None, y, None, None)

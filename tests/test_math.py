@@ -17,8 +17,11 @@ HERE = Path(__file__).parent / "math"
 sys.path.insert(0, str(HERE))
 from contract import bounds, broken  # noqa: E402
 
+# The others' vectors are those of cpu_avx512.
+OWN_VECTORS = [kernel for kernel in CPU_FILES if "Native<" in kernel.source.read_text()]
 
-@pytest.mark.parametrize("kernel", CPU_FILES, ids=lambda k: k.name)
+
+@pytest.mark.parametrize("kernel", OWN_VECTORS, ids=lambda k: k.name)
 def test_stated_errors_hold(kernel: KernelFile, tmp_path: Path) -> None:
     """8.6 million floats and 2.1 million doubles of each function, in all binades and again where they bend.
 

@@ -70,7 +70,7 @@ void check_args(const Problem& problem, const Kernel& kernel, const rnnk_args& a
   }
   if (a.flags & ~uint32_t{RNNK_ACCUMULATE_DX}) fail(RNNK_INVALID_VALUE, "flags: unknown bits in 0x%x", a.flags);
   check_tensor(problem, a.x, "x", any, false);
-  check_tensor(problem, a.y, "y", any, false);
+  check_tensor(problem, a.y, "y", any && !(backward && problem.recompute), false);
   check_tensor(problem, a.h_0, "h_0", false, false);
   check_tensor(problem, a.c_0, "c_0", false, true);
   if (backward) {

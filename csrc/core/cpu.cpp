@@ -1,7 +1,6 @@
 // What this CPU can do, as the bits of Feature. __builtin_cpu_supports also asks whether the OS saves the registers.
 #include <unistd.h>
 
-#include <mutex>
 #include <string>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -64,6 +63,9 @@ struct Cpu {
   };
   uint32_t bits = 0;
   std::string names;
+  // Sentences for every set of missing features a kernel may meet are built once, so that they can be returned as static text
+  // and nothing can fail later.
+  std::string missing[1 << 10];
 
   Cpu() {
     for (const auto& f : features) {
@@ -71,6 +73,12 @@ struct Cpu {
       bits |= f.bit;
       if (!names.empty()) names += ' ';
       names += f.name;
+    }
+    for (uint32_t set = 1; set < 1 << 10; ++set) {
+      missing[set] = "this CPU lacks";
+      for (const auto& f : features) {
+        if (set & f.bit) missing[set].append(" ").append(f.name);
+      }
     }
   }
 };
@@ -98,25 +106,7 @@ int64_t near_bytes() {
 
 const char* unavailable(const Kernel& kernel) {
   const uint32_t lacking = kernel.features & ~cpu().bits;
-  if (!lacking) return "";
-  // Kept for ever, so that callers may. A list by hand: std::map would put weak symbols into the library's exports.
-  struct Sentence {
-    uint32_t lacking;
-    std::string text;
-    const Sentence* next;
-  };
-  static std::mutex mutex;
-  static const Sentence* first = nullptr;
-  const std::lock_guard<std::mutex> lock(mutex);
-  for (const Sentence* s = first; s; s = s->next) {
-    if (s->lacking == lacking) return s->text.c_str();
-  }
-  std::string text = "this CPU lacks";
-  for (const auto& f : cpu().features) {
-    if (lacking & f.bit) text.append(" ").append(f.name);
-  }
-  first = new Sentence{lacking, text, first};
-  return first->text.c_str();
+  return lacking ? cpu().missing[lacking].c_str() : "";
 }
 
 }  // namespace rnnk

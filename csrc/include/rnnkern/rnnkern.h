@@ -86,7 +86,7 @@ typedef struct rnnk_sizes {
   size_t packed;             /* packed weights, for forward and backward; depends on the problem alone */
   size_t reserve;            /* what a training forward keeps for BPTT; grows with T*B */
   size_t workspace_forward;  /* scratch of rnnk_forward; bounded in T */
-  size_t workspace_backward; /* scratch of rnnk_backward; bounded in T */
+  size_t workspace_backward; /* scratch of rnnk_backward; bounded in T, with RNNK_RECOMPUTE in sqrt(T) */
 } rnnk_sizes;
 
 /* A strided view. data == NULL means absent. Inputs are never written to. */

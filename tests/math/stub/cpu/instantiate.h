@@ -7,11 +7,23 @@
 namespace rnnk {
 namespace {
 
-template <class VF, class VD>
+template <class Vec>
+struct Native {
+  using V = Vec;
+};
+template <class Vec>
+struct Widened {};
+template <class Float, class Double, class BFloat16>
+struct Arithmetics {
+  using F = Float;
+  using D = Double;
+};
+
+template <class List>
 Kernel cpu_kernel(const char* name, uint32_t features) {
-  sweep_float = sweep<VF>;
-  sweep_double = sweep<VD>;
-  return {name, RNNK_CPU, features, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+  sweep_float = sweep<typename List::F::V>;
+  sweep_double = sweep<typename List::D::V>;
+  return {name, RNNK_CPU, features, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
 }
 
 }  // namespace
