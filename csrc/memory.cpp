@@ -53,6 +53,18 @@ struct Cache {
     bytes -= block->size;
     std::free(block);
   }
+  // Gives back blocks of this many bytes at most, the oldest first.
+  void make_room(size_t size) {
+    for (Block** oldest = &newest; oldest;) {
+      oldest = nullptr;
+      for (Block** link = &newest; *link; link = &(*link)->older) {
+        if ((*link)->size <= size) oldest = link;
+      }
+      if (!oldest) return;
+      size -= (*oldest)->size;
+      free_after(oldest);
+    }
+  }
   // The oldest first, until at most this much is kept.
   void trim(size_t keep) {
     while (bytes > keep) {
@@ -69,8 +81,8 @@ Cache* g_cache = new Cache;
 const int g_registered =
     pthread_atfork([] { g_cache->mutex.lock(); }, [] { g_cache->mutex.unlock(); }, [] { g_cache->mutex.unlock(); });
 
-// The kept block that fits best and wastes at most a quarter. If none does, as much as is asked for is given back: a series of
-// ever larger sizes must not leave all of them behind.
+// The kept block that fits best and wastes at most a quarter. If none does, smaller ones worth as much are given back: a series
+// of ever larger sizes must not leave all of them behind.
 Block* take(size_t size) {
   (void)g_registered;
   if (size < kLeast) return nullptr;
@@ -81,7 +93,7 @@ Block* take(size_t size) {
     if (b.size >= size && b.size - size <= size / 4 && (!best || b.size < (*best)->size)) best = link;
   }
   if (!best) {
-    g_cache->trim(g_cache->bytes > size ? g_cache->bytes - size : 0);
+    g_cache->make_room(size);
     return nullptr;
   }
   Block* found = *best;

@@ -446,6 +446,6 @@ def test_a_pack_of_another_layout_is_refused() -> None:
     other = _core.Plan("gru", "float32", 4, 4, kernel="cpu_scalar")
     x, y = np.zeros((1, 1, 4), np.float32), np.zeros((1, 1, 4), np.float32)
     with pytest.raises(
-        ValueError, match="packed: expected weights packed for float32 gru of 4 inputs .* got .* 3 inputs"
+        ValueError, match=r"packed: expected weights packed for float32 gru of 4 inputs .* got .* 3 inputs"
     ):
         other.forward(packed, x, None, None, y, None, None)

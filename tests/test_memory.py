@@ -78,3 +78,14 @@ if pid == 0: os._exit(0)
 assert os.waitpid(pid, 0)[1] == 0
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_growing_sizes_do_not_pile_up() -> None:
+    rk.empty_cache()
+    for hidden in range(256, 400, 16):
+        plan = _core.Plan("lstm", "float32", 64, hidden)
+        shapes = ((4 * hidden, 64), (4 * hidden, hidden), (4 * hidden,), (4 * hidden,))
+        packed = plan.pack(*(np.zeros(s, np.float32) for s in shapes))
+        size = plan.sizes(0, 0)["packed"]
+        del packed
+        assert _core.cached_bytes() <= 2 * size + (4 << 20)
