@@ -190,10 +190,10 @@ struct Blocks {
       Row row[A::pair];
       for (int i = 0; i < A::pair; ++i) row[i] = j + i < n ? row_of(j + i) : Row{nullptr, 1, A::storage};
       bool stored = true;
-      const typename A::Stored* from[A::pair];
+      const typename A::Stored* from[A::pair] = {};
       for (int i = 0; i < A::pair; ++i) {
         stored = stored && row[i].data && row[i].stride == 1 && row[i].dtype == A::storage;
-        from[i] = reinterpret_cast<const typename A::Stored*>(row[i].data) + first * W;
+        if (stored) from[i] = reinterpret_cast<const typename A::Stored*>(row[i].data) + first * W;
       }
       int64_t p = first;
       for (; stored && p < last && (p + 1) * W <= units; ++p) {
