@@ -107,6 +107,9 @@ rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights
                               size_t packed_size) {
   return guarded([&] {
     required(plan, "plan");
+    if (backward < RNNK_PACK_FORWARD || backward > RNNK_PACK_BACKWARD) {
+      fail(RNNK_INVALID_VALUE, "backward: expected a value of rnnk_pack, got %d", backward);
+    }
     const rnnk_weights& w = required_struct(weights, "weights");
     required(static_cast<const char*>(w.weight_ih), "weights.weight_ih");
     required(static_cast<const char*>(w.weight_hh), "weights.weight_hh");
@@ -125,7 +128,9 @@ rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights
     if (reinterpret_cast<uintptr_t>(packed) % 64) {
       fail(RNNK_INVALID_VALUE, "packed: expected a 64-byte aligned pointer, got %p", packed);
     }
-    plan->kernel->pack(plan->problem, w, backward != 0, packed);
+    // A recomputing backward runs the forward again.
+    const Halves halves{backward != RNNK_PACK_BACKWARD || plan->problem.recompute, backward != RNNK_PACK_FORWARD};
+    plan->kernel->pack(plan->problem, w, halves, packed);
   });
 }
 

@@ -153,9 +153,9 @@ class Layer:
             if name in dict(Args._fields_) and name not in ("packed", "reserve"):
                 setattr(self.args, name, array.ctypes.data if "weight" in name or "bias" in name else tensor(array))
 
-    def pack(self) -> int:
+    def pack(self, backward: int = 1) -> int:
         size = self.sizes.packed
-        return int(self.lib.rnnk_pack_weights(self.plan, c.byref(self.weights), 1, self.args.packed, size))
+        return int(self.lib.rnnk_pack_weights(self.plan, c.byref(self.weights), backward, self.args.packed, size))
 
     def call(self, which: str) -> int:
         return int(getattr(self.lib, f"rnnk_{which}")(self.plan, c.byref(self.args)))

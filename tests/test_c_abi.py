@@ -356,6 +356,21 @@ def test_bad_weights(lib: Any, layer: Layer) -> None:
     lib.rnnk_plan_destroy(bare)
 
 
+def test_halves_of_a_pack(lib: Any, layer: Layer) -> None:
+    """Forward's half and backward's, in either order, are the whole."""
+    packed = layer.outputs["packed"]
+    packed[:] = 7
+    assert layer.pack(1) == OK
+    whole = packed.copy()
+    for first, second in ((0, 2), (2, 0)):
+        packed[:] = 7
+        assert layer.pack(first) == OK
+        assert not np.array_equal(packed, whole)
+        assert layer.pack(second) == OK
+        assert np.array_equal(packed, whole)
+    refused(lib, layer.pack(3), INVALID_VALUE, "backward: expected a value of rnnk_pack, got 3")
+
+
 def test_dropout(lib: Any) -> None:
     values, out = np.ones((2, 3, 50), np.float32), np.full((2, 3, 50), 7, np.float32)
     lengths = np.array([2, 1, 0], np.int64)

@@ -23,6 +23,11 @@ struct Sizes {
   int64_t packed, reserve, workspace_forward, workspace_backward;  // bytes
 };
 
+// Which halves of a pack are written.
+struct Halves {
+  bool forward, backward;
+};
+
 // Flags of rnnk_args that callers cannot set (core/recompute.cpp).
 constexpr uint32_t kContinueSums = 1u << 31;  // parameter gradients are sums in the compute type, and are added to
 // The tensors are steps of a longer sequence: lengths are that one's, so that rows keep its order, and lengths[batch] is how
@@ -39,7 +44,7 @@ struct Kernel {
   Sizes (*sizes)(const Problem&, int64_t seq_len, int64_t batch);
   // Steps whose sums for parameter gradients backward() adds up at a time, counted from where it starts.
   int64_t (*gradient_steps)(int64_t seq_len, int64_t batch);
-  void (*pack)(const Problem&, const rnnk_weights&, bool backward, void* packed);
+  void (*pack)(const Problem&, const rnnk_weights&, Halves, void* packed);
   void (*forward)(const Problem&, const rnnk_args&);
   void (*backward)(const Problem&, const rnnk_args&);
 };

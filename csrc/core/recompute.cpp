@@ -4,13 +4,12 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/carver.h"
 #include "core/storage.h"
 #include "core/team.h"
 
 namespace rnnk {
 namespace {
-
-int64_t line(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // How T steps are cut, and where what lies between the pieces is. Bytes; a null base only measures.
 struct Segments {
@@ -75,22 +74,6 @@ struct Sums {
   float* sum;  // of half types
 };
 
-// One after the other, at lines; with a null base it only measures.
-class Carver {
- public:
-  explicit Carver(void* base) : base_(static_cast<char*>(base)) {}
-  char* take(int64_t bytes) {
-    char* here = base_ ? base_ + used_ : nullptr;
-    used_ += line(bytes);
-    return here;
-  }
-  int64_t used() const { return used_; }
-
- private:
-  char* base_;
-  int64_t used_ = 0;
-};
-
 // What backward needs beside the kernel's own workspace.
 struct Scratch {
   char *reserve, *y, *dh[2], *dc[2], *kernel;
@@ -108,7 +91,7 @@ struct Scratch {
     reserve = c.take(reserve_size);
     y = c.take(s.y_bytes());
     for (int i = 0; i < 2; ++i) dh[i] = c.take(s.dh_bytes()), dc[i] = c.take(s.c_bytes());
-    lengths = reinterpret_cast<int64_t*>(c.take(s.lengths_bytes()));
+    lengths = c.take<int64_t>(s.B + 1);
     const Sums all[4] = {{a.dweight_ih, gates * p.input_size, nullptr},
                          {a.dweight_hh, gates * p.output_size, nullptr},
                          {a.dbias_ih, gates, nullptr},
@@ -116,8 +99,8 @@ struct Scratch {
     for (int i = 0; i < 4; ++i) {
       sums[i] = all[i];
       if (p.dtype != s.state_dtype) {
-        char* sum = c.take(sums[i].count * int64_t{sizeof(float)});
-        if (sums[i].to) sums[i].sum = reinterpret_cast<float*>(sum);
+        float* const sum = c.take<float>(sums[i].count);
+        if (sums[i].to) sums[i].sum = sum;
       }
     }
     kernel = c.take(kernel_size);
@@ -158,7 +141,7 @@ void plan_forward(const Problem& problem, const Kernel& kernel, const rnnk_args&
   if (!problem.recompute || !args.reserve) return kernel.forward(problem, args);
   const Segments s(problem, kernel, args.seq_len, args.batch);
   Carver carver(args.workspace);
-  auto* lengths = reinterpret_cast<int64_t*>(carver.take(s.lengths_bytes()));
+  auto* lengths = carver.take<int64_t>(s.B + 1);
   for (int64_t i = 0; i < s.count; ++i) {
     rnnk_args a = s.cut(args, i, lengths);
     a.reserve = nullptr, a.reserve_size = 0;

@@ -18,6 +18,8 @@
 
 #include "cpu/io.h"
 
+#define RNNK_UNROLL _Pragma("GCC unroll 32")
+
 namespace rnnk {
 namespace {
 
@@ -146,6 +148,20 @@ struct Rounded : OfBf16<Vec> {
   RNNK_HD static void store(V v, Operand* p) { Bf16<V>::store(v, p); }
   RNNK_HD static V join(const Operand* const (&rows)[2]) { return Bf16<V>::pair_of(rows[0], rows[1]); }
 };
+
+// W rows of W lanes become columns: a perfect shuffle of the rows, log2(W) times over.
+template <class V>
+RNNK_HD void transpose(V (&rows)[V::lanes]) {
+  constexpr int W = V::lanes;
+  static_assert((W & (W - 1)) == 0);
+  if constexpr (W > 1) {
+    RNNK_UNROLL for (int round = 1; round < W; round *= 2) {
+      V next[W];
+      RNNK_UNROLL for (int i = 0; i < W / 2; ++i) zip(rows[i], rows[i + W / 2], next[2 * i], next[2 * i + 1]);
+      RNNK_UNROLL for (int i = 0; i < W; ++i) rows[i] = next[i];
+    }
+  }
+}
 
 // The elements of an operand of n elements, n a multiple of the vector's width, up to a multiple of depth.
 template <class A>

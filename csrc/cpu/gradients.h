@@ -163,25 +163,13 @@ struct Blocks {
           }
           block[i] = A::join(lane);
         }
-        transpose(block);
+        rnnk::transpose<V>(block);
         RNNK_UNROLL for (int i = 0; i < W; ++i) {
           if (i < valid) block[i].store(reinterpret_cast<T*>(to_row + i * kTransposed + j));
         }
       }
     }
   }
-  // A perfect shuffle of the rows, log2(W) times over.
-  static RNNK_HD void transpose(V (&rows)[W]) {
-    static_assert((W & (W - 1)) == 0);
-    if constexpr (W > 1) {
-      RNNK_UNROLL for (int round = 1; round < W; round *= 2) {
-        V next[W];
-        RNNK_UNROLL for (int i = 0; i < W / 2; ++i) zip(rows[i], rows[i + W / 2], next[2 * i], next[2 * i + 1]);
-        RNNK_UNROLL for (int i = 0; i < W; ++i) rows[i] = next[i];
-      }
-    }
-  }
-
   // Rows of `units` entries into panels; a row without data is zero, and so are those from n to the next multiple of depth.
   template <class RowOf>
   void panels(int64_t units, int64_t n, const Part& part, const RowOf& row_of, Weight* out) const {

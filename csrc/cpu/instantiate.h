@@ -185,20 +185,20 @@ double estimate_of(const Problem& problem, int64_t seq_len, int64_t batch, bool 
 }
 
 template <class A, class Cell>
-void pack_of(const Problem& problem, const rnnk_weights& w, bool backward, void* packed) {
+void pack_of(const Problem& problem, const rnnk_weights& w, Halves halves, void* packed) {
   struct Job {
     const Problem& problem;
     Parameters from;
-    bool backward;
+    Halves halves;
     void* packed;
-  } const job{problem, {w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh}, backward, packed};
+  } const job{problem, {w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh}, halves, packed};
   // Below 64 Ki weights (some 30 us) waking a worker costs more than it saves.
   const int64_t weights = Cell::kGates * problem.hidden_size * (problem.input_size + problem.output_size);
   team_run(
       weights < (1 << 16) ? 1 : team_size(), 1,
       [](const void* p, int64_t, int task, int tasks) {
         const Job& job = *static_cast<const Job*>(p);
-        pack<A, Cell>(job.problem, job.from, job.backward, job.packed, Part{0, 0, task, tasks});
+        pack<A, Cell>(job.problem, job.from, job.halves, job.packed, Part{0, 0, task, tasks});
       },
       &job);
 }
@@ -268,7 +268,7 @@ constexpr Kernel cpu_kernel(const char* name, uint32_t features) {
           },
           [](const Problem& p, int64_t t, int64_t b) { return dispatch<List, SizesOf>(p, t, b); },
           gradient_steps,
-          [](const Problem& p, const rnnk_weights& w, bool back, void* to) { dispatch<List, PackOf>(p, w, back, to); },
+          [](const Problem& p, const rnnk_weights& w, Halves halves, void* to) { dispatch<List, PackOf>(p, w, halves, to); },
           [](const Problem& p, const rnnk_args& a) { dispatch<List, ForwardOf>(p, a); },
           [](const Problem& p, const rnnk_args& a) { dispatch<List, BackwardOf>(p, a); }};
 }

@@ -4,6 +4,7 @@
 // ("panel order": [panel][gate][lane]) in weights, biases, gx, dgx and dgh alike, so the product's result is what the
 // pointwise part reads, and what it writes is what the next product multiplies.
 #pragma once
+#include "core/carver.h"
 #include "core/problem.h"
 #include "cpu/arithmetic.h"
 
@@ -57,23 +58,6 @@ struct Layout {
     }
     return true;
   }
-};
-
-// A cursor that hands out pieces of one allocation, each on a cache line. With a null base it only measures.
-class Carver {
- public:
-  explicit Carver(const void* base) : base_(static_cast<char*>(const_cast<void*>(base))) {}
-  template <class T>
-  T* take(int64_t count) {
-    char* here = base_ ? base_ + used_ : nullptr;
-    used_ = round_up(used_ + count * static_cast<int64_t>(sizeof(T)), 64);
-    return reinterpret_cast<T*>(here);
-  }
-  int64_t used() const { return used_; }
-
- private:
-  char* base_;
-  int64_t used_ = 0;
 };
 
 // Packed weights. The backward half is absent from a forward-only pack (its bytes are still part of the buffer).

@@ -11,8 +11,6 @@
 namespace rnnk {
 namespace {
 
-#define RNNK_UNROLL _Pragma("GCC unroll 32")
-
 // How many rows and panels a tile has. 32 registers (AVX-512, NEON): 24 accumulators; 16 (AVX2): 12. With one or two rows
 // there must still be about 8 independent chains to hide the latency of the FMA, so the tile grows sideways.
 template <class V, int G>

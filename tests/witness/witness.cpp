@@ -72,7 +72,8 @@ struct Calls {
   static void pack(const witness_call& c, int64_t*) {
     const Parameters from{c.weight_ih, c.weight_hh, c.bias_ih, c.bias_hh, c.weight_hr, c.params};
     const int tasks = static_cast<int>(c.tasks);
-    for (int i = 0; i < tasks; ++i) rnnk::pack<A, Cell>(problem_of(c), from, true, c.packed, Part{0, 0, i, tasks});
+    for (int i = 0; i < tasks; ++i)
+      rnnk::pack<A, Cell>(problem_of(c), from, rnnk::Halves{true, true}, c.packed, Part{0, 0, i, tasks});
   }
 
   static void forward(const witness_call& c, int64_t*) {

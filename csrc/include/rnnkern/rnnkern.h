@@ -142,7 +142,9 @@ RNNK_API rnnk_status rnnk_plan_sizes(const rnnk_plan* plan, int64_t seq_len, int
 /* Estimated microseconds of a forward (backward != 0: of a backward) call; what decides whether a lock is worth releasing. */
 RNNK_API double rnnk_plan_estimate(const rnnk_plan* plan, int64_t seq_len, int64_t batch, int32_t backward);
 
-/* packed: rnnk_sizes.packed bytes, 64-byte aligned. backward == 0 packs for rnnk_forward alone (cheaper). */
+/* What a pack will be used for. Half of the work, for half of the use; the size is the same. */
+typedef enum rnnk_pack { RNNK_PACK_FORWARD = 0, RNNK_PACK_BOTH = 1, RNNK_PACK_BACKWARD = 2 } rnnk_pack;
+/* packed: rnnk_sizes.packed bytes, 64-byte aligned. backward: a value of rnnk_pack. */
 RNNK_API rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights, int32_t backward, void* packed,
                                        size_t packed_size);
 RNNK_API rnnk_status rnnk_forward(const rnnk_plan* plan, const rnnk_args* args);
