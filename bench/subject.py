@@ -17,12 +17,9 @@ import numpy as np
 import rnnkern
 from rnnkern import _core, ops
 from rnnkern.problems import Problem
+from rnnkern.tape import MEMORY
 
-from .data import Array, Data, Run, numpy_dtype
-
-
-def _empty(shape: tuple[int, ...], dtype: str) -> Array:
-    return np.empty(shape, numpy_dtype(dtype))
+from .data import Array, Data, Run
 
 
 @contextmanager
@@ -113,12 +110,13 @@ class Subject:
 
         def step() -> Any:
             packed = ops.pack(spec, params)
+            reserve = ops.new_reserve(spec, data.x.shape[0], data.x.shape[1], drop=False)
             y, h_n, c_n, tape = ops.forward(
-                spec, packed, data.x, data.h_0, data.c_0, data.lengths, _empty, keep=True, masks=None
+                spec, packed, data.x, data.h_0, data.c_0, data.lengths, MEMORY, reserve=reserve, masks=None
             )
             assert tape is not None
             grads = ops.backward(
-                spec, packed, tape, data.dy, None, None, _empty, need_x=True, need_state=False, need_params=True
+                spec, packed, tape, data.dy, None, None, MEMORY, need_x=True, need_state=False, need_params=True
             )
             return y, h_n, c_n, grads
 

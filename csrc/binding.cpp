@@ -36,10 +36,11 @@ rnnk_status released(bool release, const Fn& fn) {
 
 struct Packed {
   Buffer memory;
-  bool backward;
+  bool forward, backward;
   std::string layout;  // of which plans: a pack is of use for those that lay weights out alike
 };
-struct Reserve {
+// Bytes for whatever a caller keeps, from the memory that is kept between calls.
+struct Block {
   Buffer memory;
 };
 
@@ -94,7 +95,8 @@ class Plan {
   }
 
   std::shared_ptr<Packed> pack(const py::object& weight_ih, const py::object& weight_hh, const py::object& bias_ih,
-                               const py::object& bias_hh, bool backward) const {
+                               const py::object& bias_hh, bool backward, bool forward) const {
+    if (!forward && !backward) throw py::value_error("forward, backward: expected at least one of them");
     const int64_t rows = gates_ * problem_.hidden_size;
     std::vector<ArrayView> views;
     rnnk_weights w{};
@@ -104,51 +106,46 @@ class Plan {
     if (bias_ih.is_none() != bias_hh.is_none()) throw py::value_error("bias_ih, bias_hh: expected both or neither");
     w.bias_ih = contiguous(bias_ih, "bias_ih", {rows}, false, views);
     w.bias_hh = contiguous(bias_hh, "bias_hh", {rows}, false, views);
-    auto packed = std::make_shared<Packed>(Packed{Buffer(sizes(0, 0).packed), backward, layout_});
+    auto packed = std::make_shared<Packed>(Packed{Buffer(sizes(0, 0).packed), forward, backward, layout_});
+    const int32_t halves = !backward ? RNNK_PACK_FORWARD : forward ? RNNK_PACK_BOTH : RNNK_PACK_BACKWARD;
     rnnk_status status;
     {
       py::gil_scoped_release release;
-      status = rnnk_pack_weights(plan_.get(), &w, backward, packed->memory.data(), packed->memory.size());
+      status = rnnk_pack_weights(plan_.get(), &w, halves, packed->memory.data(), packed->memory.size());
     }
     check(status);
     return packed;
   }
 
-  std::shared_ptr<Reserve> forward(const Packed& packed, const py::object& x, const py::object& h_0, const py::object& c_0,
-                                   const py::object& y, const py::object& h_n, const py::object& c_n,
-                                   const py::object& lengths, bool reserve) const {
+  void forward(const Packed& packed, const py::object& x, const py::object& h_0, const py::object& c_0, const py::object& y,
+               const py::object& h_n, const py::object& c_n, const py::object& lengths, const py::object& reserve) const {
     ForwardCall f(*this, packed, x, h_0, c_0, y, h_n, c_n, lengths, reserve);
     f.run(f.workspace_size, false);
-    return f.kept;
   }
 
   // Every tuple has two entries: of this plan and of the other.
   using Pair = std::array<py::object, 2>;
-  std::array<std::shared_ptr<Reserve>, 2> forward_both(const Plan& other,
-                                                       const std::array<std::shared_ptr<Packed>, 2>& packed,
-                                                       const py::object& x, const Pair& h_0, const Pair& c_0, const Pair& y,
-                                                       const Pair& h_n, const Pair& c_n, const py::object& lengths,
-                                                       bool reserve) const {
+  void forward_both(const Plan& other, const std::array<std::shared_ptr<Packed>, 2>& packed, const py::object& x,
+                    const Pair& h_0, const Pair& c_0, const Pair& y, const Pair& h_n, const Pair& c_n,
+                    const py::object& lengths, const Pair& reserve) const {
     for (const auto& p : packed) {
       if (!p) throw py::type_error("packed: expected two Packed, got None");
     }
-    ForwardCall one(*this, *packed[0], x, h_0[0], c_0[0], y[0], h_n[0], c_n[0], lengths, reserve);
-    ForwardCall two(other, *packed[1], x, h_0[1], c_0[1], y[1], h_n[1], c_n[1], lengths, reserve);
+    ForwardCall one(*this, *packed[0], x, h_0[0], c_0[0], y[0], h_n[0], c_n[0], lengths, reserve[0]);
+    ForwardCall two(other, *packed[1], x, h_0[1], c_0[1], y[1], h_n[1], c_n[1], lengths, reserve[1]);
     const size_t first = (std::max<size_t>(one.workspace_size, 64) + 63) / 64 * 64;
     Workspace workspace(first + std::max<size_t>(two.workspace_size, 64));
     one.args.workspace = workspace.data(), one.args.workspace_size = first;
     two.args.workspace = static_cast<char*>(workspace.data()) + first, two.args.workspace_size = workspace.size() - first;
     const bool release = one.us(false) + two.us(false) > kReleaseAboveUs;
     check(released(release, [&] { return rnnk_forward_both(plan_.get(), &one.args, other.plan_.get(), &two.args); }));
-    return {one.kept, two.kept};
   }
 
-  void backward(const Packed& packed, const Reserve& reserve, const py::object& x, const py::object& h_0,
+  void backward(const Packed& packed, const py::object& reserve, const py::object& x, const py::object& h_0,
                 const py::object& c_0, const py::object& y, const py::object& dy, const py::object& dh_n,
                 const py::object& dc_n, const py::object& dx, bool accumulate_dx, const py::object& dh_0,
                 const py::object& dc_0, const py::object& dweight_ih, const py::object& dweight_hh,
                 const py::object& dbias_ih, const py::object& dbias_hh, const py::object& lengths) const {
-    if (!packed.backward) throw py::value_error("packed: expected weights packed with backward=True");
     Call call(*this, packed, x, y, lengths, false);
     rnnk_args& a = call.args;
     const int64_t T = a.seq_len, B = a.batch, rows = gates_ * problem_.hidden_size;
@@ -165,13 +162,22 @@ class Plan {
     a.dbias_ih = contiguous(dbias_ih, "dbias_ih", {rows}, true, call.views);
     a.dbias_hh = contiguous(dbias_hh, "dbias_hh", {rows}, true, call.views);
     if (accumulate_dx) a.flags |= RNNK_ACCUMULATE_DX;
-    a.reserve = reserve.memory.data();
-    a.reserve_size = reserve.memory.size();
+    call.reserve(reserve, false);
     call.run(sizes(T, B).workspace_backward, true);
   }
 
  private:
   friend class Stepper;
+
+  void accept(const Packed& packed, bool forward) const {
+    if (packed.layout != layout_) {
+      throw py::value_error("packed: expected weights packed for " + layout_ + ", got " + packed.layout);
+    }
+    if (!(forward ? packed.forward : packed.backward)) {
+      throw py::value_error(std::string("packed: expected weights packed with ") + (forward ? "forward" : "backward") +
+                            "=True");
+    }
+  }
 
   // Inputs may have any strides (a copy is made where they are not contiguous); outputs must be contiguous.
   void* contiguous(const py::object& array, const char* name, std::initializer_list<int64_t> shape, bool write,
@@ -207,9 +213,7 @@ class Plan {
     Call(const Plan& plan, const Packed& packed, const py::object& x, const py::object& y, const py::object& lengths,
          bool forward)
         : plan(plan) {
-      if (packed.layout != plan.layout_) {
-        throw py::value_error("packed: expected weights packed for " + plan.layout_ + ", got " + packed.layout);
-      }
+      plan.accept(packed, forward);
       views.reserve(20);
       args.struct_size = sizeof args;
       args.packed = packed.memory.data();
@@ -239,6 +243,19 @@ class Plan {
       tensor(array, name, {args.batch, plan.problem_.hidden_size}, to, write);
     }
 
+    void reserve(const py::object& bytes, bool write) {
+      if (bytes.is_none()) return;
+      if (!py::isinstance<py::array_t<uint8_t>>(bytes)) throw py::type_error("reserve: expected a NumPy array of uint8");
+      const auto array = py::reinterpret_borrow<py::array_t<uint8_t>>(bytes);
+      if (array.ndim() != 1 || !(array.flags() & py::array::c_style)) {
+        throw py::value_error("reserve: expected one contiguous axis");
+      }
+      if (write && !array.writeable()) throw py::value_error("reserve: expected a writeable array");
+      alignas(64) static uint8_t nothing[64];  // NumPy's empty arrays may point anywhere
+      args.reserve = array.size() ? const_cast<uint8_t*>(array.data()) : nothing;
+      args.reserve_size = static_cast<size_t>(array.size());
+    }
+
     void run(size_t workspace_size, bool backward) {
       Workspace workspace(std::max<size_t>(workspace_size, 64));
       args.workspace = workspace.data();
@@ -250,21 +267,17 @@ class Plan {
   };
 
   struct ForwardCall : Call {
-    std::shared_ptr<Reserve> kept;
     size_t workspace_size;
     ForwardCall(const Plan& plan, const Packed& packed, const py::object& x, const py::object& h_0, const py::object& c_0,
-                const py::object& y, const py::object& h_n, const py::object& c_n, const py::object& lengths, bool reserve)
+                const py::object& y, const py::object& h_n, const py::object& c_n, const py::object& lengths,
+                const py::object& kept)
         : Call(plan, packed, x, y, lengths, true) {
       state(h_0, "h_0", args.h_0, false);
       state(c_0, "c_0", args.c_0, false);
       state(h_n, "h_n", args.h_n, true);
       state(c_n, "c_n", args.c_n, true);
-      const rnnk_sizes s = plan.sizes(args.seq_len, args.batch);
-      workspace_size = s.workspace_forward;
-      if (!reserve) return;
-      kept = std::make_shared<Reserve>(Reserve{Buffer(std::max<size_t>(s.reserve, 64))});
-      args.reserve = kept->memory.data();
-      args.reserve_size = kept->memory.size();
+      reserve(kept, true);
+      workspace_size = plan.sizes(args.seq_len, args.batch).workspace_forward;
     }
   };
 
@@ -282,6 +295,7 @@ class Stepper {
       : plan_(std::move(plan)), packed_(std::move(packed)), batch_(batch),
         workspace_size_(std::max<size_t>(plan_->sizes(1, batch).workspace_forward, 64)),
         release_(plan_->estimate(1, batch, false) > kReleaseAboveUs) {
+    plan_->accept(*packed_, true);
     args_.struct_size = sizeof args_;
     args_.seq_len = 1;
     args_.batch = batch;
@@ -412,10 +426,13 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "rnnkern's native core; see _core.pyi";
   py::class_<Packed, std::shared_ptr<Packed>>(m, "Packed")
       .def_property_readonly("nbytes", [](const Packed& p) { return p.memory.size(); })
+      .def_readonly("forward", &Packed::forward)
       .def_readonly("backward", &Packed::backward);
-  py::class_<Reserve, std::shared_ptr<Reserve>>(m, "Reserve").def_property_readonly("nbytes", [](const Reserve& r) {
-    return r.memory.size();
-  });
+  py::class_<Block>(m, "Block", py::buffer_protocol())
+      .def(py::init([](size_t nbytes) { return Block{Buffer(std::max<size_t>(nbytes, 1))}; }), py::arg("nbytes"))
+      .def_buffer([](Block& b) {
+        return py::buffer_info(static_cast<uint8_t*>(b.memory.data()), static_cast<py::ssize_t>(b.memory.size()));
+      });
   const auto none = py::none();
   py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan")
       .def(py::init<const std::string&, const std::string&, int64_t, int64_t, bool, bool, bool,
@@ -424,10 +441,10 @@ PYBIND11_MODULE(_core, m) {
            py::arg("bias") = true, py::arg("reverse") = false, py::arg("recompute") = false, py::arg("kernel") = none)
       .def_property_readonly("kernel", &Plan::kernel)
       .def("pack", &Plan::pack, py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih").none(true),
-           py::arg("bias_hh").none(true), py::arg("backward") = true)
+           py::arg("bias_hh").none(true), py::arg("backward") = true, py::arg("forward") = true)
       .def("forward", &Plan::forward, py::arg("packed"), py::arg("x"), py::arg("h_0").none(true), py::arg("c_0").none(true),
            py::arg("y"), py::arg("h_n").none(true), py::arg("c_n").none(true), py::arg("lengths") = none,
-           py::arg("reserve") = false)
+           py::arg("reserve") = none)
       .def("forward_both", &Plan::forward_both, py::arg("other"), py::arg("packed"), py::arg("x"), py::arg("h_0"),
            py::arg("c_0"), py::arg("y"), py::arg("h_n"), py::arg("c_n"), py::arg("lengths").none(true), py::arg("reserve"))
       .def("backward", &Plan::backward, py::arg("packed"), py::arg("reserve"), py::arg("x"), py::arg("h_0").none(true),

@@ -82,6 +82,18 @@ class Output:
         assert (untouched == 0xFF).all(), f"{name}: written outside its own elements"
 
 
+class Kept:
+    """Bytes for a reserve, and guards behind them that must stay as they are."""
+
+    def __init__(self, nbytes: int) -> None:
+        whole = np.full(nbytes + 2 * 64, 0xFF, np.uint8)
+        first = -whole.ctypes.data % 64
+        self.array, self._guard = whole[first : first + nbytes], whole[first + nbytes :]
+
+    def check(self) -> None:
+        assert (self._guard == 0xFF).all(), "reserve: written past its end"
+
+
 def forward(problem: Problem, plan: Any, packed: Any, data: Data, keep: bool = True) -> tuple[dict[str, Array], Any]:
     """y, h_n, c_n and the reserve (None unless ``keep``)."""
     T, B, H = data.x.shape[0], data.x.shape[1], problem.hidden_size
@@ -93,7 +105,8 @@ def forward(problem: Problem, plan: Any, packed: Any, data: Data, keep: bool = T
     if CELLS[problem.cell][1] == 2:
         out["c_n"] = Output((B, H), state_dtype(problem), "strided" if layout == "strided" else "plain")
     arrays = {name: output.array for name, output in out.items()}
-    reserve = plan.forward(
+    reserve = Kept(plan.sizes(T, B)["reserve"]) if keep else None
+    plan.forward(
         packed,
         data.x,
         data.first("h_0"),
@@ -102,12 +115,14 @@ def forward(problem: Problem, plan: Any, packed: Any, data: Data, keep: bool = T
         arrays["h_n"],
         arrays.get("c_n"),
         lengths=data.lengths,
-        reserve=keep,
+        reserve=None if reserve is None else reserve.array,
     )
     for name, output in out.items():
         output.check(name)
-    assert (reserve is not None) == keep
-    return arrays, reserve
+    if reserve is None:
+        return arrays, None
+    reserve.check()
+    return arrays, reserve.array
 
 
 def gradients_of(problem: Problem) -> dict[str, tuple[int, ...]]:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from rnnkern import _core, reference
 from runner import (
     KERNELS,
     UNAVAILABLE,
+    Kept,
     Output,
     backward,
     dtype_of,
@@ -334,7 +336,8 @@ def test_an_infinite_state_leaves_padding_units_out_of_the_gradients(kernel: str
     h_0, c_0 = np.zeros((rows, units), dtype), np.zeros((rows, units), np.float32)
     h_0[0, 0] = np.inf
     y, h_n, c_n = np.empty((steps, rows, units), dtype), np.empty_like(h_0), np.empty_like(c_0)
-    reserve = plan.forward(packed, x, h_0, c_0, y, h_n, c_n, None, True)
+    reserve = Kept(plan.sizes(steps, rows)["reserve"]).array
+    plan.forward(packed, x, h_0, c_0, y, h_n, c_n, None, reserve)
     assert np.isfinite(y.astype(np.float32)).all()
     dx, dh_0, dc_0 = np.empty_like(x), np.empty_like(c_0), np.empty_like(c_0)
     plan.backward(packed, reserve, x, h_0, c_0, y, np.ones_like(y), None, None, dx=dx, dh_0=dh_0, dc_0=dc_0)
@@ -449,3 +452,40 @@ def test_a_pack_of_another_layout_is_refused() -> None:
         ValueError, match=r"packed: expected weights packed for float32 gru of 4 inputs .* got .* 3 inputs"
     ):
         other.forward(packed, x, None, None, y, None, None)
+    with pytest.raises(ValueError, match="packed: expected weights packed for"):
+        _core.Stepper(other, packed, 1)
+
+
+def test_half_a_pack_is_refused_where_it_is_of_no_use() -> None:
+    plan = _core.Plan("gru", "float32", 3, 4, kernel="cpu_scalar")
+    zeros = [np.zeros(s, np.float32) for s in ((12, 3), (12, 4), (12,), (12,))]
+    x, y = np.zeros((1, 1, 3), np.float32), np.zeros((1, 1, 4), np.float32)
+    reserve = Kept(plan.sizes(1, 1)["reserve"]).array
+    forward, backward = plan.pack(*zeros, backward=False), plan.pack(*zeros, forward=False)
+    assert (forward.forward, forward.backward, backward.forward, backward.backward) == (True, False, False, True)
+    with pytest.raises(ValueError, match="packed: expected weights packed with forward=True"):
+        plan.forward(backward, x, None, None, y, None, None)
+    with pytest.raises(ValueError, match="packed: expected weights packed with forward=True"):
+        _core.Stepper(plan, backward, 1)
+    with pytest.raises(ValueError, match="packed: expected weights packed with backward=True"):
+        plan.backward(forward, reserve, x, None, None, y, y, None, None)
+    with pytest.raises(ValueError, match="forward, backward: expected at least one"):
+        plan.pack(*zeros, forward=False, backward=False)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "sentence"),
+    [
+        (np.zeros(0, np.float32), TypeError, "reserve: expected a NumPy array of uint8"),
+        (np.zeros((2, 64), np.uint8), ValueError, "reserve: expected one contiguous axis"),
+        (np.zeros(1, np.uint8), ValueError, r"reserve(_size)?: expected"),
+        (np.frombuffer(bytes(4096), np.uint8), ValueError, "reserve: expected a writeable array"),
+    ],
+)
+def test_bad_reserves(wrong: Any, kind: Any, sentence: str) -> None:
+    plan = _core.Plan("gru", "float32", 3, 4, kernel="cpu_scalar")
+    packed = plan.pack(*(np.zeros(s, np.float32) for s in ((12, 3), (12, 4), (12,), (12,))))
+    x, y = np.zeros((1, 1, 3), np.float32), np.full((1, 1, 4), 7, np.float32)
+    with pytest.raises(kind, match=sentence):
+        plan.forward(packed, x, None, None, y, None, None, None, wrong)
+    assert (y == 7).all()

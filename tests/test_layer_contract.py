@@ -18,6 +18,7 @@ import torch
 import rnnkern as rk
 from layer_cases import IN, KINDS, LENGTHS, B, H, T, problem, step
 from rnnkern import ops, parameters
+from rnnkern.tape import MEMORY
 
 
 def test_out_takes_the_result() -> None:
@@ -103,15 +104,18 @@ def test_backward_computes_what_is_needed_and_no_less(needs: tuple[bool, bool], 
     layer = rk.LSTM(IN, H, 3, bidirectional=True, dropout=0.5, seed=0)
     spec, x = layer.spec, problem(layer, 0)[0]
     packed = ops.pack(spec, list(layer.params.values()))
-    empty = lambda shape, dtype: np.full(shape, np.nan, dtype)  # noqa: E731 - what is not written shows
-    y, _, _, tape = ops.forward(spec, packed, x, None, None, LENGTHS, empty, keep=True, masks=(1, 2))
+    memory = MEMORY._replace(empty=lambda shape, dtype: np.full(shape, np.nan, dtype))  # what is not written shows
+    reserve = ops.new_reserve(spec, T, B, drop=True)
+    reserve[:] = 0xFF
+    y, _, _, tape = ops.forward(spec, packed, x, None, None, LENGTHS, memory, reserve=reserve, masks=(1, 2))
+    assert tape is not None
     dy = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
-    full = ops.backward(spec, packed, tape, dy, None, None, empty, need_x=True, need_state=True, need_params=True)
+    full = ops.backward(spec, packed, tape, dy, None, None, memory, need_x=True, need_state=True, need_params=True)
     flags = [
         {"none": False, "all": True, "top": "_l2" in n, "hh": "weight_hh_l1" in n}[wanted] for n in spec.param_names
     ]
     part = ops.backward(
-        spec, packed, tape, dy, None, None, empty, need_x=needs[0], need_state=needs[1], need_params=flags
+        spec, packed, tape, dy, None, None, memory, need_x=needs[0], need_state=needs[1], need_params=flags
     )
     assert (part.x is None, part.h is None, part.c is None) == (not needs[0], not needs[1], not needs[1])
     assert [p is not None for p in part.params] == flags
@@ -120,6 +124,11 @@ def test_backward_computes_what_is_needed_and_no_less(needs: tuple[bool, bool], 
     ):
         assert got is None or np.array_equal(got, all_of_it)
     assert not any(np.isnan(g).any() for g in [full.x, full.h, full.c, *full.params])
+    again = ops.tape_of(spec, packed, x, y, reserve, None, None, LENGTHS, (1, 2), memory)
+    same = ops.backward(spec, packed, again, dy, None, None, memory, need_x=True, need_state=True, need_params=True)
+    assert np.array_equal(same.x, full.x) and all(map(np.array_equal, same.params, full.params))
+    with pytest.raises(ValueError, match=r"reserve: expected at least \d+ bytes, got 64"):
+        ops.tape_of(spec, packed, x, y, reserve[:64], None, None, LENGTHS, (1, 2), memory)
 
 
 def test_need_x_false_and_absent_gradients() -> None:

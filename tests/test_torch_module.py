@@ -6,7 +6,6 @@ import copy
 import inspect
 import io
 import pickle
-import warnings
 from typing import Any
 
 import pytest
@@ -392,20 +391,6 @@ def test_pickle_deepcopy_and_save(name: str) -> None:
             next(other.parameters()).add_(1)
         assert not torch.equal(tensors(other(inputs))[0], wanted[0])
         assert torch.equal(tensors(module(inputs))[0], wanted[0])
-
-
-@pytest.mark.parametrize("name", ["LSTM", "GRUCell"])
-def test_compiled_models_run(name: str) -> None:
-    """As a graph break: the module runs as it is between compiled pieces."""
-    module = torch.nn.Sequential(torch.nn.Linear(IN, IN), pair(name)[1])
-    inputs = torch.randn(5, 2, IN) if name in LAYERS else torch.randn(2, IN)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Dynamo's own
-        compiled = torch.compile(module, backend="eager")
-        got, wanted = tensors(compiled(inputs)), tensors(module(inputs))
-    assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
-    got[0].sum().backward()
-    assert all(parameter.grad is not None for parameter in module.parameters())
 
 
 def test_hooks_and_data_parallel_style_replicas() -> None:

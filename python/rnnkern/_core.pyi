@@ -14,12 +14,17 @@ class Packed:
     """Packed weights of one plan: opaque, immutable, owns its memory."""
 
     nbytes: int
-    backward: bool  # also holds what Plan.backward needs
+    forward: bool  # holds what Plan.forward needs
+    backward: bool  # holds what Plan.backward needs
 
-class Reserve:
-    """What a training forward keeps for BPTT: opaque, owns its memory."""
+class Block:
+    """At least ``nbytes`` bytes, 64-byte aligned, not zeroed, behind the buffer protocol.
 
-    nbytes: int
+    From the memory that is kept between calls, which the system need not zero again (``empty_cache``).
+    """
+
+    def __init__(self, nbytes: int) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class Plan:
     """One layer in one direction, bound to a kernel (rnnk_plan). Immutable, thread-safe.
@@ -41,7 +46,13 @@ class Plan:
     ) -> None: ...
     kernel: str
     def pack(
-        self, weight_ih: Array, weight_hh: Array, bias_ih: Array | None, bias_hh: Array | None, backward: bool = True
+        self,
+        weight_ih: Array,
+        weight_hh: Array,
+        bias_ih: Array | None,
+        bias_hh: Array | None,
+        backward: bool = True,
+        forward: bool = True,
     ) -> Packed:
         """weight_ih [G*H, I], weight_hh [G*H, H], bias_* [G*H] (None without bias), any strides, the plan's dtype."""
     def forward(
@@ -54,11 +65,12 @@ class Plan:
         h_n: Array | None,
         c_n: Array | None,
         lengths: Array | None = None,
-        reserve: bool = False,
-    ) -> Reserve | None:
+        reserve: Array | None = None,
+    ) -> None:
         """x [T, B, I] -> writes y [T, B, H], h_n, c_n [B, H]; c_0, c_n only for cells with a cell state.
 
-        lengths: contiguous int64 [B] on the host. reserve=True keeps what backward needs and returns it.
+        lengths: contiguous int64 [B] on the host. reserve: NumPy uint8 [sizes(T, B)["reserve"]], 64-byte aligned, takes
+        what backward needs.
         For bfloat16 and float16, c_0 and c_n may be float32 as well.
         """
 
@@ -73,13 +85,13 @@ class Plan:
         h_n: Sequence[Array | None],
         c_n: Sequence[Array | None],
         lengths: Array | None,
-        reserve: bool,
-    ) -> list[Reserve | None]:
+        reserve: Sequence[Array | None],
+    ) -> None:
         """forward of this plan and of another on the same x (rnnk_forward_both): every sequence has two entries."""
     def backward(
         self,
         packed: Packed,
-        reserve: Reserve,
+        reserve: Array,
         x: Array,
         h_0: Array | None,
         c_0: Array | None,

@@ -73,8 +73,13 @@ def check_device(device: Any) -> str:
 
 
 def empty(shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
-    """The allocator the scheduler is given: an uninitialised NumPy array of a named dtype."""
+    """An uninitialised NumPy array of a named dtype."""
     return np.empty(shape, NUMPY_DTYPES[dtype])
+
+
+def view(block: np.ndarray[Any, Any], shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
+    """Bytes as an array of a named dtype."""
+    return block.view(NUMPY_DTYPES[dtype]).reshape(shape)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from . import ops
-from .arrays import Array, as_numpy, check_device, dtype_name, empty, library_of, take, take_output
+from .arrays import Array, as_numpy, check_device, dtype_name, library_of, take, take_output
 from .layers import State, check_nonlinearity, split_state
 from .parameters import Module, check_bool, check_int, refuse_options
-from .tape import Gradients, Tape, fingerprint
+from .tape import MEMORY, Gradients, Tape, fingerprint
 
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -63,7 +63,7 @@ class Cell(Module):
             None,
             dh,
             dc,
-            empty,
+            MEMORY,
             need_x=True,
             need_state=True,
             need_params=True,
@@ -109,7 +109,10 @@ class Cell(Module):
         h, c = self._take_state("state", state, steps.shape[1], batched)
         if keep:
             h, c = (None if part is None else part.copy() for part in (h, c))
-        _, h_n, c_n, inner = ops.forward(spec, weights.packed(keep), steps, h, c, None, empty, keep=keep, masks=None)
+        reserve = ops.new_reserve(spec, 1, steps.shape[1], False) if keep else None
+        _, h_n, c_n, inner = ops.forward(
+            spec, weights.packed(keep), steps, h, c, None, MEMORY, reserve=reserve, masks=None
+        )
         state = self._give_state(h_n, c_n, batched, library.give)
         if inner is None:
             return state, None

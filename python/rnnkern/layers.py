@@ -26,7 +26,7 @@ from .arrays import (
     take_output,
 )
 from .parameters import Module, check_bool, check_int, refuse_options
-from .tape import Gradients, Tape, fingerprint
+from .tape import MEMORY, Gradients, Tape, fingerprint
 
 State = Any  # h [L*D, B, H], or (h, c) for LSTM
 
@@ -151,7 +151,7 @@ class Layer(Module):
             dy = self._time_major(dy)
         dh_n, dc_n = self._take_state("dstate", dstate, inner.x[0].shape[1], batched, gradient=True)
         grads = ops.backward(
-            spec, weights.packed(True), inner, dy, dh_n, dc_n, empty, need_x=need_x, need_state=True, need_params=True
+            spec, weights.packed(True), inner, dy, dh_n, dc_n, MEMORY, need_x=need_x, need_state=True, need_params=True
         )
         give = tape.library.give
         dx = give(self._time_major(grads.x, back=True, batched=batched)) if grads.x is not None else None
@@ -183,9 +183,11 @@ class Layer(Module):
         if keep:  # x and y are referred to, the small state is copied: the caller may go on with it
             h_0, c_0 = (None if s is None else s.copy() for s in (h_0, c_0))
         masks = (self._seed, self._next_call()) if train else None
+        reserve = ops.new_reserve(spec, seq_len, batch, ops.dropping(spec, masks) is not None) if keep else None
         _, h_n, c_n, inner = ops.forward(
-            spec, weights.packed(keep), x_major, h_0, c_0, rows, empty, keep=keep, masks=masks, y=self._time_major(y)
-        )
+            spec, weights.packed(keep), x_major, h_0, c_0, rows, MEMORY, reserve=reserve, masks=masks,
+            y=self._time_major(y),
+        )  # fmt: skip
         state = self._give_state(h_n, c_n, batched, library)
         answer = out if out is not None else library.give(y)
         if inner is None:

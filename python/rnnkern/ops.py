@@ -1,12 +1,14 @@
 """The scheduler: layers, directions and dropout over plans. Arrays in, arrays out; no parameters, no state.
 
 Works on NumPy arrays and on torch CPU tensors alike: it only slices them and hands them to the binding; new arrays come
-from the caller's ``empty(shape, dtype_name)``. ``dtype_name`` is "float32", "float64", "bfloat16" or "float16".
+from the caller's ``Memory``. A dtype's name is "float32", "float64", "bfloat16" or "float16".
 
     Spec                    what a stack of layers is (immutable, hashable)
     plans(spec)             [L*D] plans, from a bounded cache
     pack(spec, params)      [L*D] packed weights; params in PyTorch's order (see Spec.param_names)
+    reserve_bytes(spec...)  how much a training forward keeps beside x and y, in one block
     forward(...)            -> y, h_n, c_n, Tape | None
+    tape_of(...)            that Tape again, from what it refers to
     backward(...)           -> Gradients
 
 Everything with L*D entries is indexed by ``layer * D + direction``, as in torch.nn. Shapes and lengths are the caller's
@@ -15,20 +17,32 @@ to check; the binding checks them once more, in its own words.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from . import _core
 from .weights import parameter_shapes
 
 Array = Any  # a NumPy array or a torch CPU tensor
-Empty = Callable[[tuple[int, ...], str], Array]
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]  # [n], 64-byte aligned
+
+
+class Memory(NamedTuple):
+    """Arrays of the caller's library: new ones, and views of bytes. Shapes, then a dtype's name."""
+
+    empty: Callable[[tuple[int, ...], str], Array]
+    view: Callable[[Bytes, tuple[int, ...], str], Array]
+
 
 _CELLS = {name: (gates, states) for name, gates, states in _core.cells()}
 _STATE_DTYPE = {"float32": "float32", "float64": "float64", "bfloat16": "float32", "float16": "float32"}
+_ITEM_SIZE = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -106,7 +120,7 @@ class Tape:
     packed: tuple[_core.Packed, ...]  # [L*D]
     x: tuple[Array, ...]  # [L] each [T, B, layer_input_size]: the input of each layer, after dropout
     y: tuple[Array, ...]  # [L] each [T, B, D*H]: the output of each layer, before dropout (its own h_{t-1})
-    reserves: tuple[_core.Reserve, ...]  # [L*D]
+    reserves: tuple[Bytes, ...]  # [L*D]
     h_0: Array | None  # [L*D, B, H]
     c_0: Array | None
     lengths: Any  # int64 [B] or None
@@ -160,8 +174,8 @@ def plans(spec: Spec) -> tuple[_core.Plan, ...]:
     )
 
 
-def pack(spec: Spec, params: Sequence[Array], backward: bool = True) -> tuple[_core.Packed, ...]:
-    """Pack parameters given in the order of ``spec.param_names``. backward=False packs for inference alone."""
+def pack(spec: Spec, params: Sequence[Array], backward: bool = True, forward: bool = True) -> tuple[_core.Packed, ...]:
+    """Pack parameters given in the order of ``spec.param_names``, for forward, for backward or for both."""
     if len(params) != len(spec.param_names):
         raise ValueError(
             f"params: expected {len(spec.param_names)} arrays in the order of param_names, got {len(params)}"
@@ -171,8 +185,97 @@ def pack(spec: Spec, params: Sequence[Array], backward: bool = True) -> tuple[_c
     for index, plan in enumerate(plans(spec)):
         weight_ih, weight_hh, *biases = params[index * each : (index + 1) * each]
         bias_ih, bias_hh = biases or (None, None)
-        packed.append(plan.pack(weight_ih, weight_hh, bias_ih, bias_hh, backward))
+        packed.append(plan.pack(weight_ih, weight_hh, bias_ih, bias_hh, backward, forward))
     return tuple(packed)
+
+
+# What training keeps ------------------------------------------------------------------------------------------------
+# One block of bytes, so that a framework can save, move or offload it as it does any tensor: each plan's reserve, and
+# for stacks the outputs of the layers below the last, before and after dropout. Its size is a formula of T and B, which
+# a compiler that knows them as symbols can write down.
+
+_LINE = 64
+_PIECES = 16  # a plan's reserve has no more parts than this, each rounded up to a line
+
+
+def reserve_bytes(spec: Spec, seq_len: int, batch: int, drop: bool) -> int:
+    """Bytes of ``forward``'s reserve. drop: with dropout between layers (``dropping``). T and B may be symbols."""
+    rows, borders, fixed = _reserve_rows(spec, drop)
+    nbytes = seq_len * batch * rows + fixed
+    if (
+        spec.recompute
+    ):  # segments have at least sqrt(0.4 T) steps (core/recompute.cpp), so there are fewer borders than this
+        nbytes += math.ceil(1.6 * seq_len**0.5) * (batch * borders + 2 * _LINE * len(plans(spec)))
+    return nbytes
+
+
+def new_reserve(spec: Spec, seq_len: int, batch: int, drop: bool) -> Bytes:
+    nbytes = reserve_bytes(spec, seq_len, batch, drop)
+    return np.frombuffer(memoryview(_core.Block(nbytes)), np.uint8, nbytes)
+
+
+@lru_cache(maxsize=128)
+def _reserve_rows(spec: Spec, drop: bool) -> tuple[int, int, int]:
+    """(bytes for each row of each step, for each row of each border between segments, beside)."""
+    rows = borders = 0
+    if spec.recompute:
+        border = _ITEM_SIZE[spec.dtype] + (spec.states - 1) * _ITEM_SIZE[spec.state_dtype]
+        borders = len(plans(spec)) * spec.hidden_size * border
+    else:
+        rows = sum(plan.sizes(1, _LINE)["reserve"] for plan in plans(spec)) // _LINE
+    below = (spec.num_layers - 1) * (2 if drop else 1)
+    rows += below * spec.directions * spec.hidden_size * _ITEM_SIZE[spec.dtype]
+    return rows, borders, _LINE * (spec.num_layers * spec.directions * _PIECES + below)
+
+
+def _lines(nbytes: int) -> int:
+    return -(-nbytes // _LINE) * _LINE
+
+
+def _shelves(
+    spec: Spec, seq_len: int, batch: int, drop: bool, reserve: Bytes, memory: Memory
+) -> tuple[tuple[Bytes, ...], list[Array], list[Array]]:
+    """Of a reserve: each plan's own; the outputs of all layers but the last; the inputs of all layers but the first."""
+    nbytes = reserve_bytes(spec, seq_len, batch, drop)
+    if reserve.size < nbytes:
+        raise ValueError(f"reserve: expected at least {nbytes} bytes, got {reserve.size}")
+    at = 0
+
+    def take(size: int) -> Bytes:
+        nonlocal at
+        at += _lines(size)
+        return reserve[at - _lines(size) :][:size]
+
+    own = tuple(take(plan.sizes(seq_len, batch)["reserve"]) for plan in plans(spec))
+    shape = (seq_len, batch, spec.directions * spec.hidden_size)
+    size = seq_len * batch * shape[2] * _ITEM_SIZE[spec.dtype]
+    outputs = [memory.view(take(size), shape, spec.dtype) for _ in range(spec.num_layers - 1)]
+    inputs = [memory.view(take(size), shape, spec.dtype) for _ in outputs] if drop else outputs
+    assert at <= nbytes, f"the reserve has {nbytes} bytes and needs {at}"
+    return own, outputs, inputs
+
+
+def dropping(spec: Spec, masks: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The masks where there is something to drop."""
+    return masks if spec.dropout > 0.0 and spec.num_layers > 1 else None
+
+
+def tape_of(
+    spec: Spec,
+    packed: Sequence[_core.Packed],
+    x: Array,
+    y: Array,
+    reserve: Bytes,
+    h_0: Array | None,
+    c_0: Array | None,
+    lengths: Any,
+    masks: tuple[int, int] | None,
+    memory: Memory,
+) -> Tape:
+    """The tape of a ``forward`` with these arguments that gave this y and filled this reserve."""
+    drop = dropping(spec, masks)
+    own, outputs, inputs = _shelves(spec, x.shape[0], x.shape[1], drop is not None, reserve, memory)
+    return Tape(spec, tuple(packed), (x, *inputs), (*outputs, y), own, h_0, c_0, lengths, drop)
 
 
 def forward(
@@ -182,56 +285,66 @@ def forward(
     h_0: Array | None,
     c_0: Array | None,
     lengths: Any,
-    empty: Empty,
+    memory: Memory,
     *,
-    keep: bool,
+    reserve: Bytes | None,
     masks: tuple[int, int] | None,
     y: Array | None = None,
 ) -> tuple[Array, Array, Array | None, Tape | None]:
     """x [T, B, I] (any strides) -> (y [T, B, D*H], h_n [L*D, B, H], c_n [L*D, B, H] or None, Tape or None).
 
     h_0, c_0: [L*D, B, H] or None for zeros. lengths: contiguous int64 NumPy [B], checked by the caller, or None.
-    keep: return a Tape for ``backward`` (``packed`` must then have been packed with backward=True to be of use).
+    reserve: ``reserve_bytes`` bytes that take what ``backward`` needs, and are the tape's; None: nothing is kept.
     masks: (seed, call) turns dropout between layers on; None leaves it off. y: write the output here.
     c_n is float32 for bfloat16 and float16; all else is in the spec's dtype.
     """
     seq_len, batch = x.shape[0], x.shape[1]
     hidden, directions, last = spec.hidden_size, spec.directions, spec.num_layers - 1
-    drop = masks if spec.dropout > 0.0 and last > 0 else None
+    drop = dropping(spec, masks)
     state_shape = (spec.num_layers * directions, batch, hidden)
-    h_n = empty(state_shape, spec.dtype)
-    c_n = empty(state_shape, spec.state_dtype) if spec.states == 2 else None
-    inputs: list[Array] = []
+    y_shape = (seq_len, batch, directions * hidden)
+    h_n = memory.empty(state_shape, spec.dtype)
+    c_n = memory.empty(state_shape, spec.state_dtype) if spec.states == 2 else None
+    own: Sequence[Bytes | None] = [None] * (spec.num_layers * directions)
     outputs: list[Array] = []
-    reserves: list[_core.Reserve] = []
+    inputs: list[Array] = []
+    if reserve is not None:
+        own, outputs, inputs = _shelves(spec, seq_len, batch, drop is not None, reserve, memory)
+    if y is None:
+        y = memory.empty(y_shape, spec.dtype)
     all_plans = plans(spec)
+    below = x
     for layer in range(spec.num_layers):
-        given = layer == last and y is not None
-        output = y if given else empty((seq_len, batch, directions * hidden), spec.dtype)
-        own = range(layer * directions, (layer + 1) * directions)
+        output = y if layer == last else outputs[layer] if outputs else memory.empty(y_shape, spec.dtype)
+        ids = range(layer * directions, (layer + 1) * directions)
         half = [_half(output, direction, hidden, directions) for direction in range(directions)]
-        states = [(_at(h_0, i), _at(c_0, i), h_n[i], _at(c_n, i)) for i in own]
+        states = [(_at(h_0, i), _at(c_0, i), h_n[i], _at(c_n, i)) for i in ids]
         if directions == 2:
             h0, c0, hn, cn = zip(*states, strict=True)
-            both = all_plans[own[0]].forward_both(
-                all_plans[own[1]], packed[own[0] : own[1] + 1], x, h0, c0, half, hn, cn, lengths, keep
+            all_plans[ids[0]].forward_both(
+                all_plans[ids[1]],
+                packed[ids[0] : ids[1] + 1],
+                below,
+                h0,
+                c0,
+                half,
+                hn,
+                cn,
+                lengths,
+                own[ids[0] : ids[1] + 1],
             )
         else:
             h, c, hidden_n, cell_n = states[0]
-            both = [all_plans[layer].forward(packed[layer], x, h, c, half[0], hidden_n, cell_n, lengths, keep)]
-        reserves.extend(reserve for reserve in both if reserve is not None)
-        if keep:
-            inputs.append(x)
-            outputs.append(output)
-        x = output
+            all_plans[layer].forward(packed[layer], below, h, c, half[0], hidden_n, cell_n, lengths, own[layer])
+        below = output
         if drop is not None and layer < last:
-            # BPTT of this layer needs its undropped output and the layer above the dropped one: keep both only then.
-            x = empty((seq_len, batch, directions * hidden), spec.dtype) if keep else output
-            _drop(spec, layer, output, x, drop, lengths)
+            # BPTT of this layer needs its undropped output, the layer above the dropped one: only then are both kept.
+            below = inputs[layer] if inputs else output
+            _drop(spec, layer, output, below, drop, lengths)
     tape = None
-    if keep:
-        tape = Tape(spec, tuple(packed), tuple(inputs), tuple(outputs), tuple(reserves), h_0, c_0, lengths, drop)
-    return x, h_n, c_n, tape
+    if reserve is not None:
+        tape = Tape(spec, tuple(packed), (x, *inputs), (*outputs, y), tuple(own), h_0, c_0, lengths, drop)  # type: ignore[arg-type]
+    return y, h_n, c_n, tape
 
 
 def backward(
@@ -241,7 +354,7 @@ def backward(
     dy: Array | None,
     dh_n: Array | None,
     dc_n: Array | None,
-    empty: Empty,
+    memory: Memory,
     *,
     need_x: bool,
     need_state: bool,
@@ -261,10 +374,11 @@ def backward(
     each = 4 if spec.bias else 2
     batch = tape.x[0].shape[1]
     state_shape = (spec.num_layers * directions, batch, hidden)
-    dh_0 = empty(state_shape, spec.state_dtype) if need_state else None
-    dc_0 = empty(state_shape, spec.state_dtype) if need_state and spec.states == 2 else None
+    dh_0 = memory.empty(state_shape, spec.state_dtype) if need_state else None
+    dc_0 = memory.empty(state_shape, spec.state_dtype) if need_state and spec.states == 2 else None
     dparams = [
-        empty(spec.param_shapes[name], spec.dtype) if need else None for name, need in zip(names, needs, strict=True)
+        memory.empty(spec.param_shapes[name], spec.dtype) if need else None
+        for name, need in zip(names, needs, strict=True)
     ]
     dx = None
     lowest = _lowest_layer(spec, need_x or need_state, needs)
@@ -272,7 +386,7 @@ def backward(
     for layer in range(spec.num_layers - 1, lowest - 1, -1):
         x, y = tape.x[layer], tape.y[layer]
         need_dx = layer > lowest or (layer == 0 and need_x)
-        dx = empty(tuple(x.shape), spec.dtype) if need_dx else None
+        dx = memory.empty(tuple(x.shape), spec.dtype) if need_dx else None
         for direction in range(directions):
             index = layer * directions + direction
             own = slice(index * each, (index + 1) * each)

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import ops
-from .arrays import Array, Library
+from .arrays import Array, Library, empty, view
 
 if TYPE_CHECKING:
     from .parameters import Module, Weights
+
+MEMORY = ops.Memory(empty, view)  # NumPy's, for the scheduler
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,18 @@ what ``functional_call`` put there. Nothing derived from it is kept between call
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module, init
 
 from .. import ops
-from .autograd import DTYPES, Call, draw_masks, records_gradient, recurrence, spec_of
+from .autograd import Call, by_operator, records_gradient, recurrence
 from .checks import check_tensor
+from .kernels import DTYPES, Options, draw_masks, spec_of
 
 
 class Frozen(NamedTuple):
@@ -116,27 +115,25 @@ class Recurrent(Module):
 
     # The call -------------------------------------------------------------------------------------------------------
 
-    def _spec(self, dtype: torch.dtype) -> ops.Spec:
-        return spec_of(
-            cell=self._cell(),
-            dtype=DTYPES[dtype],
-            input_size=self.input_size,
-            hidden_size=self.hidden_size,
-            num_layers=self.num_layers,
-            bias=self.bias,
-            bidirectional=self.bidirectional,
-            dropout=self.dropout,
-            recompute=self.recompute,
+    def _options(self, batch_first: bool = False) -> Options:
+        return Options(
+            self._cell(), self.num_layers, self.bidirectional, self.dropout, batch_first, bool(self.recompute)
         )
+
+    def _spec(self, dtype: torch.dtype) -> ops.Spec:
+        return spec_of(self._options(), dtype, self.input_size, self.hidden_size, self.bias)
 
     def _run(
         self,
         x: Tensor,
         states: tuple[Tensor, ...] | None,
-        lengths: np.ndarray[Any, Any] | None = None,
+        lengths: Any = None,
         batch_first: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """x [T, B, I], states [L*D, B, H] each, of checked shapes -> y [T, B, D*H], states of the same shapes."""
+        """x [T, B, I], states [L*D, B, H] each, of checked shapes -> y [T, B, D*H], states of the same shapes.
+
+        lengths: checked int64 [B], a NumPy array (in a graph that is being captured, a tensor), or None.
+        """
         weights = self._weights()
         dtype = self._check_weights(weights)
         target = _autocast_dtype([x, *(states or ()), *weights])
@@ -147,11 +144,16 @@ class Recurrent(Module):
             states = None if states is None else tuple(state.to(target) for state in states)
         self._check_dtypes(x, states, dtype)
         h_0, c_0 = (*(states or ()), None, None)[:2]
-        keep = records_gradient([x, h_0, c_0, *weights])
-        spec = self._spec(dtype)
         masks = draw_masks() if self.training and self.dropout > 0.0 and self.num_layers > 1 else None
-        packed = self._frozen_pack(spec, weights, keep)
-        y, h_n, c_n = recurrence(Call(spec, lengths, masks, batch_first, keep, packed), x, h_0, c_0, weights)
+        options = self._options(batch_first)
+        if torch.compiler.is_compiling():
+            y, h_n, c_n = by_operator(options, x, h_0, c_0, weights, lengths, masks)
+        else:
+            keep = records_gradient([x, h_0, c_0, *weights])
+            spec = self._spec(dtype)
+            packed = None if self._frozen is None else self._frozen_pack(spec, weights, keep)
+            call = Call(options, spec, lengths, masks, keep, packed)
+            y, h_n, c_n = recurrence(call, x, h_0, c_0, weights)
         return y, (h_n,) if c_n is None else (h_n, c_n)
 
     def _check_dtypes(self, x: Tensor, states: tuple[Tensor, ...] | None, dtype: torch.dtype) -> None:
@@ -171,6 +173,8 @@ class Recurrent(Module):
         if dtype not in DTYPES:
             expected = ", ".join(DTYPES.values())
             raise NotImplementedError(f"{names[0]}: expected one of the dtypes {expected}, got {dtype}")
+        if torch.compiler.is_compiling():  # the operator has shapes, and the dtype, checked
+            return dtype
         shapes = self._spec(dtype).param_shapes.values()
         for name, weight, shape in zip(names, weights, shapes, strict=True):
             check_tensor(name, weight)
@@ -179,18 +183,6 @@ class Recurrent(Module):
             if weight.shape != shape:
                 raise RuntimeError(f"{name}: expected shape {list(shape)}, got {list(weight.shape)}")
         return dtype
-
-
-def run_eagerly(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Under torch.compile the method is a graph break, run as it stands: Dynamo cannot look into native code."""
-
-    @functools.wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():  # not disabled at import: that would import Dynamo, nearly a second
-            return torch.compiler.disable(method)(*args, **kwargs)  # type: ignore[no-untyped-call]
-        return method(*args, **kwargs)
-
-    return call
 
 
 def _autocast_dtype(tensors: Sequence[Tensor]) -> torch.dtype | None:

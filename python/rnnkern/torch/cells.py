@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .base import Recurrent, run_eagerly
+from .base import Recurrent
 from .checks import check_tensor
 
 
@@ -53,7 +53,6 @@ class RNNCellBase(Recurrent):
             text += f", nonlinearity={self.nonlinearity}"
         return text if self._frozen is None else text + ", frozen=True"
 
-    @run_eagerly
     def _step(self, input: Any, states: Sequence[Any] | None, labels: Sequence[str]) -> tuple[Tensor, ...]:
         """input [B, I] or [I], states [B, H] or [H] each -> the next states, shaped as the input is."""
         name = type(self).__name__

@@ -20,10 +20,15 @@ def check_tensor(name: str, value: Any) -> None:
 
 
 def take_lengths(lengths: Any, batch: int, seq_len: int) -> np.ndarray[Any, Any]:
-    """Lengths as a contiguous int64 array [B] of its own; TypeError or ValueError where they do not fit."""
+    """Lengths as a contiguous int64 array [B] of its own; TypeError or ValueError where they do not fit.
+
+    A tensor may be on any device: they are few, and needed here.
+    """
     if isinstance(lengths, Tensor):
-        check_tensor("lengths", lengths)
-        array = lengths.detach().numpy()
+        if lengths.is_meta:
+            check_tensor("lengths", lengths)
+        # Not .numpy(), which is an operation where torch.func looks on.
+        array = np.from_dlpack(lengths if lengths.is_cpu else lengths.cpu())
     else:
         array = np.asarray(lengths)
         if array.size == 0:
@@ -37,6 +42,16 @@ def take_lengths(lengths: Any, batch: int, seq_len: int) -> np.ndarray[Any, Any]
         at = int(bad[0])
         raise ValueError(f"lengths[{at}]: expected 0 <= length <= T = {seq_len}, got {int(array[at])}")
     return np.array(array, dtype=np.int64, order="C", copy=True)
+
+
+def lengths_tensor(lengths: Any, batch: Any, seq_len: Any) -> Tensor:
+    """``take_lengths`` where values cannot be looked at, in a graph or mapped: the kernel's call checks them."""
+    lengths = torch.as_tensor(lengths)
+    if lengths.dtype.is_floating_point or lengths.dtype in (torch.bool, torch.complex64, torch.complex128):
+        raise TypeError(f"lengths: expected integers, got dtype {lengths.dtype}")
+    if lengths.dim() != 1 or lengths.shape[0] != batch:
+        raise ValueError(f"lengths: expected shape [B] = [{batch}], got {list(lengths.shape)}")
+    return lengths.to(device="cpu", dtype=torch.int64)
 
 
 def check_batch_sizes(batch_sizes: Tensor, rows: int) -> np.ndarray[Any, Any]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from .base import Recurrent, run_eagerly
-from .checks import check_batch_sizes, check_options, check_tensor, refuse_unknown, take_lengths
+from .base import Recurrent
+from .checks import check_batch_sizes, check_options, check_tensor, lengths_tensor, refuse_unknown, take_lengths
+from .functional import is_wrapped
 
 _CELLS = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru"}
 _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
@@ -139,7 +140,6 @@ class RNNBase(Recurrent):
 
     # The call -------------------------------------------------------------------------------------------------------
 
-    @run_eagerly
     def forward(self, input: Any, hx: Any = None, *, lengths: Any = None) -> tuple[Any, Any]:
         """Run the layers over a whole sequence.
 
@@ -157,7 +157,9 @@ class RNNBase(Recurrent):
         if isinstance(input, PackedSequence):
             if lengths is not None:
                 raise ValueError("lengths: expected None with a PackedSequence, which has its own")
-            return self._forward_packed(input, hx)
+            # Its sizes are data, which no graph can know: captured graphs leave it out.
+            packed = self._forward_packed
+            return torch.compiler.disable(packed)(input, hx) if torch.compiler.is_compiling() else packed(input, hx)  # type: ignore[no-untyped-call]
         check_tensor("input", input)
         if input.dim() not in (2, 3):
             name = self.mode.split("_")[0]
@@ -170,7 +172,8 @@ class RNNBase(Recurrent):
         if lengths is not None:
             if not batched:
                 raise ValueError("lengths: expected None with unbatched input; pass input[:length]")
-            lengths = take_lengths(lengths, x.shape[1], x.shape[0])
+            hidden = torch.compiler.is_compiling() or is_wrapped(lengths)
+            lengths = (lengths_tensor if hidden else take_lengths)(lengths, x.shape[1], x.shape[0])
         y, states = self._run(x, states, lengths, batch_first)
         if not batched:
             return y.squeeze(1), self._state_value(tuple(state.squeeze(1) for state in states))

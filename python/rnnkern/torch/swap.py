@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch.nn import Module, modules
 
-from .autograd import DTYPES
 from .base import Recurrent
 from .cells import GRUCell, LSTMCell, RNNCell
+from .kernels import DTYPES
 from .modules import GRU, LSTM, RNN
 
 _REPLACEMENTS: dict[type[Module], type[Recurrent]] = {

@@ -1,0 +1,205 @@
+"""Dense CPU tensors in, tensors out: what the operators and the plain path both run. No graph, no transform.
+
+A call is described by tensors and ``Options``, the part of a module's configuration that its tensors do not show.
+Checks here are for callers of the operators; a module has checked its arguments in torch.nn's words before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import _core, ops
+
+DTYPES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+_TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
+
+
+class Options(NamedTuple):
+    """The last arguments of every operator, in their order."""
+
+    cell: str
+    num_layers: int
+    bidirectional: bool
+    dropout: float  # between layers, where the call has masks
+    batch_first: bool  # y's memory is [B, T, D*H]; its shape is [T, B, D*H] all the same
+    recompute: bool
+
+
+@lru_cache(maxsize=128)
+def _spec(
+    kernel: str | None, options: Options, dtype: torch.dtype, input_size: int, hidden_size: int, bias: bool
+) -> ops.Spec:
+    return ops.Spec(
+        options.cell,
+        DTYPES[dtype],
+        input_size,
+        hidden_size,
+        options.num_layers,
+        bias,
+        options.bidirectional,
+        options.dropout,
+        kernel,
+        options.recompute,
+    )
+
+
+def spec_of(options: Options, dtype: torch.dtype, input_size: int, hidden_size: int, bias: bool) -> ops.Spec:
+    """From a cache: it is looked up at each call. A kernel forced by the environment is part of the key."""
+    return _spec(os.environ.get("RNNKERN_KERNEL") or None, options, dtype, input_size, hidden_size, bias)
+
+
+def spec_for(options: Options, x: Tensor, params: Sequence[Tensor]) -> ops.Spec:
+    """The spec of an operator's arguments; RuntimeError where x and params do not fit together."""
+    stacks = options.num_layers * (2 if options.bidirectional else 1)
+    if x.dim() != 3 or len(params) not in (2 * stacks, 4 * stacks):
+        raise RuntimeError(
+            f"rnnkern: expected x [T, B, I] and {2 * stacks} or {4 * stacks} parameters, got x {list(x.shape)} and "
+            f"{len(params)}"
+        )
+    if x.dtype not in DTYPES:
+        raise NotImplementedError(f"rnnkern: expected one of {', '.join(DTYPES.values())}, got {x.dtype}")
+    bias = len(params) == 4 * stacks
+    spec = spec_of(options, x.dtype, int(x.shape[2]), int(params[1].shape[-1]), bias)
+    for (name, shape), param in zip(spec.param_shapes.items(), params, strict=True):
+        if tuple(param.shape) != shape or param.dtype != x.dtype:
+            raise RuntimeError(f"{name}: expected {list(shape)} of {x.dtype}, got {list(param.shape)} of {param.dtype}")
+    return spec
+
+
+def draw_masks() -> Tensor:
+    """(seed, call) from torch's default generator, so manual_seed and checkpointing govern rnnkern's masks as well."""
+    return torch.randint(0, 2**63 - 1, (2,), dtype=torch.int64, device="cpu")
+
+
+def masks_of(drawn: Tensor | None) -> tuple[int, int] | None:
+    if drawn is None:
+        return None
+    while torch._C._functorch.is_functorch_wrapped_tensor(drawn) and not torch._C._functorch.is_batchedtensor(drawn):
+        drawn = torch._C._functorch.get_unwrapped(drawn)
+    seed, call = drawn.tolist()
+    return seed, call & (2**32 - 1)
+
+
+def readable(tensor: Any) -> Any:
+    """What the binding may read: without grad, and its numbers in memory (DLPack ignores torch's negation bit)."""
+    if tensor is None:
+        return None
+    tensor = tensor.detach()
+    if tensor.is_neg() or tensor._is_zerotensor():
+        return tensor.resolve_neg().clone()
+    return tensor
+
+
+def _empty(shape: tuple[int, ...], dtype: str) -> Tensor:
+    return torch.empty(shape, dtype=_TORCH_DTYPES[dtype], device="cpu")
+
+
+def _view(block: ops.Bytes, shape: tuple[int, ...], dtype: str) -> Tensor:
+    return torch.from_numpy(block).view(_TORCH_DTYPES[dtype]).view(shape)
+
+
+MEMORY = ops.Memory(_empty, _view)
+
+
+def output_like(spec: ops.Spec, batch_first: bool, x: Tensor) -> Tensor:
+    """y [T, B, D*H], not filled; the strides are the same for a fake x."""
+    seq_len, batch = x.shape[:2]
+    width = spec.directions * spec.hidden_size
+    strides = (width, seq_len * width, 1) if batch_first else (batch * width, width, 1)
+    return torch.empty_strided((seq_len, batch, width), strides, dtype=x.dtype, device=x.device)
+
+
+def forward(
+    spec: ops.Spec,
+    batch_first: bool,
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    params: Sequence[Tensor],
+    lengths: np.ndarray[Any, Any] | None,
+    masks: tuple[int, int] | None,
+    keep: bool,
+    packed: tuple[Any, ...] | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """-> y, h_n, c_n (None without a cell state), and with ``keep`` the reserve, uint8 [n]. All have x's dtype."""
+    if packed is None:
+        packed = ops.pack(spec, [readable(param) for param in params], backward=False)
+    y = output_like(spec, batch_first, x)
+    reserve = None
+    if keep:
+        nbytes = ops.reserve_bytes(spec, x.shape[0], x.shape[1], ops.dropping(spec, masks) is not None)
+        reserve = torch.frombuffer(_core.Block(nbytes), dtype=torch.uint8, count=nbytes)
+    _, h_n, c_n, _ = ops.forward(
+        spec,
+        packed,
+        readable(x),
+        readable(h_0),
+        readable(c_0),
+        lengths,
+        MEMORY,
+        reserve=None if reserve is None else reserve.numpy(),
+        masks=masks,
+        y=y,
+    )
+    return y, h_n, c_n if c_n is None else c_n.to(x.dtype), reserve
+
+
+def backward(
+    spec: ops.Spec,
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    params: Sequence[Tensor],
+    y: Tensor,
+    reserve: Tensor,
+    lengths: np.ndarray[Any, Any] | None,
+    masks: tuple[int, int] | None,
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of (x, h_0, c_0, *params), None where ``needs`` says so. Packs its half of the weights."""
+    packed = ops.pack(spec, [readable(param) for param in params], backward=True, forward=False)
+    if reserve.data_ptr() % 64:  # a saved-tensor hook brought back a copy
+        nbytes = reserve.numel()
+        reserve = torch.frombuffer(_core.Block(nbytes), dtype=torch.uint8, count=nbytes).copy_(reserve)
+    tape = ops.tape_of(
+        spec,
+        packed,
+        readable(x),
+        readable(y),
+        reserve.numpy(),
+        readable(h_0),
+        readable(c_0),
+        lengths,
+        masks,
+        MEMORY,
+    )
+    need_x, need_h, need_c, *need_params = needs
+    grads = ops.backward(
+        spec,
+        packed,
+        tape,
+        readable(dy),
+        readable(dh_n),
+        readable(dc_n),
+        MEMORY,
+        need_x=need_x,
+        need_state=need_h or need_c,
+        need_params=need_params,
+    )
+    dh_0, dc_0 = (None if grad is None else grad.to(x.dtype) for grad in (grads.h, grads.c))
+    return [grads.x, dh_0 if need_h else None, dc_0 if need_c else None, *grads.params]

@@ -1,0 +1,231 @@
+"""The kernels as torch operators: one node in any graph that torch makes.
+
+    rnnkern::layer            x, states, parameters -> y, h_n, c_n
+    rnnkern::layer_train      the same and the reserve, uint8 [n]: what BPTT needs beside the arguments and y
+    rnnkern::layer_backward   gradients
+
+``layer`` is what modules call; where a gradient is recorded it becomes ``layer_train``. A second derivative is that
+of the composed form (``composed.py``). c_n is empty for cells without a cell state. Registered with
+``torch.library.Library``: the decorator ``custom_op`` costs 30 us a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from . import composed, kernels
+from .checks import take_lengths
+from .kernels import Options, masks_of, output_like, spec_for
+
+_INPUTS = "Tensor x, Tensor? h_0, Tensor? c_0, Tensor[] params"
+_OPTIONS = (
+    "Tensor? lengths, Tensor? masks, str cell, int num_layers, bool bidirectional, float dropout, bool batch_first, "
+    "bool recompute"
+)
+_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
+
+_LIBRARY = torch.library.Library("rnnkern", "DEF")
+_LIBRARY.define(f"layer({_INPUTS}, {_OPTIONS}) -> (Tensor y, Tensor h_n, Tensor c_n)", tags=_TAGS)
+_LIBRARY.define(f"layer_train({_INPUTS}, {_OPTIONS}) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor reserve)", tags=_TAGS)
+_LIBRARY.define(
+    f"layer_backward(Tensor? dy, Tensor? dh_n, Tensor? dc_n, {_INPUTS}, Tensor y, Tensor reserve, {_OPTIONS}, "
+    "bool[] needs) -> Tensor[]",
+    tags=_TAGS,
+)
+layer = torch.ops.rnnkern.layer.default
+layer_train = torch.ops.rnnkern.layer_train.default
+layer_backward = torch.ops.rnnkern.layer_backward.default
+
+_Inputs = tuple[Tensor, Tensor | None, Tensor | None, Sequence[Tensor], Tensor | None, Tensor | None]
+
+
+# On the CPU ---------------------------------------------------------------------------------------------------------
+
+
+def _run(keep: bool, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    x, h_0, c_0, params, lengths, masks, *rest = arguments
+    options = Options(*rest)
+    spec = spec_for(options, x, params)
+    rows = None if lengths is None else take_lengths(lengths, x.shape[1], x.shape[0])
+    y, h_n, c_n, reserve = kernels.forward(spec, options.batch_first, x, h_0, c_0, params, rows, masks_of(masks), keep)
+    c_n = x.new_empty(0) if c_n is None else c_n
+    return (y, h_n, c_n) if reserve is None else (y, h_n, c_n, reserve)
+
+
+def _layer(*arguments: Any) -> tuple[Tensor, ...]:
+    return _run(False, arguments)
+
+
+def _layer_train(*arguments: Any) -> tuple[Tensor, ...]:
+    return _run(True, arguments)
+
+
+def _layer_backward(
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    params: Sequence[Tensor],
+    y: Tensor,
+    reserve: Tensor,
+    lengths: Tensor | None,
+    masks: Tensor | None,
+    *rest: Any,
+) -> list[Tensor]:
+    options, needs = Options(*rest[:-1]), rest[-1]
+    spec = spec_for(options, x, params)
+    rows = None if lengths is None else take_lengths(lengths, x.shape[1], x.shape[0])
+    if spec.states == 1:
+        dc_n = None
+    grads = kernels.backward(spec, dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, rows, masks_of(masks), needs)
+    return [x.new_empty(0) if grad is None else grad for grad in grads]
+
+
+# Shapes alone -------------------------------------------------------------------------------------------------------
+
+
+def _fake(keep: bool, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    x, _, _, params, _, masks, *rest = arguments
+    options = Options(*rest)
+    spec = spec_for(options, x, params)
+    y = output_like(spec, options.batch_first, x)
+    state = (spec.num_layers * spec.directions, x.shape[1], spec.hidden_size)
+    answer = (y, x.new_empty(state), x.new_empty(state if spec.states == 2 else 0))
+    if not keep:
+        return answer
+    drop = ops.dropping(spec, None if masks is None else (0, 0)) is not None
+    nbytes = ops.reserve_bytes(spec, x.shape[0], x.shape[1], drop)
+    return (*answer, x.new_empty(nbytes, dtype=torch.uint8))
+
+
+def _fake_backward(*arguments: Any) -> list[Tensor]:
+    x, h_0, c_0, params = arguments[3:7]
+    wanted = zip((x, h_0, c_0, *params), arguments[-1], strict=True)
+    return [x.new_empty(value.shape if need and value is not None else 0) for value, need in wanted]
+
+
+# Gradients ----------------------------------------------------------------------------------------------------------
+
+
+def _record(keyset: Any, *arguments: Any) -> tuple[Tensor, ...]:
+    """``layer`` where autograd looks on."""
+    x, h_0, c_0, params = arguments[:4]
+    given = [tensor for tensor in (x, h_0, c_0, *params) if tensor is not None]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
+        return layer_train(*arguments)[:3]  # type: ignore[no-any-return]
+    with torch._C._AutoDispatchBelowAutograd():
+        return layer.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)  # type: ignore[no-any-return]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, h_0, c_0, params, lengths, masks, *ctx.options = inputs
+    y, _, _, reserve = output
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, h_0, c_0, y, reserve, lengths, masks, *params)
+
+
+def _differentiate(ctx: Any, dy: Any, dh_n: Any, dc_n: Any, _: Any) -> tuple[Any, ...]:
+    x, h_0, c_0, y, reserve, lengths, masks, *params = ctx.saved_tensors
+    need_x, need_h, need_c, need_params, *others = ctx.needs_input_grad
+    needs = [need_x, need_h, need_c, *need_params]
+    if dy is None and dh_n is None and dc_n is None:
+        return (None, None, None, [None] * len(params), *(None for _ in others))
+    grads = layer_backward(dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, lengths, masks, *ctx.options, needs)
+    dx, dh_0, dc_0, *dparams = (grad if need else None for grad, need in zip(grads, needs, strict=True))
+    return (dx, dh_0, dc_0, dparams, *(None for _ in others))
+
+
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    dy, dh_n, dc_n, x, h_0, c_0, params, _, _, lengths, masks, *options, ctx.needs = inputs
+    ctx.options = Options(*options)
+    ctx.save_for_backward(dy, dh_n, dc_n, x, h_0, c_0, lengths, masks, *params)
+
+
+def _differentiate_backward(ctx: Any, seeds: Sequence[Any]) -> tuple[Any, ...]:
+    dy, dh_n, dc_n, x, h_0, c_0, lengths, masks, *params = ctx.saved_tensors
+    seeds = [seed if need else None for seed, need in zip(seeds, ctx.needs, strict=True)]
+    grads = composed.gradients(dy, dh_n, dc_n, x, h_0, c_0, params, lengths, masks_of(masks), ctx.options, seeds)
+    return (*grads[:6], grads[6:], *(None for _ in range(5 + len(ctx.options))))
+
+
+# vmap ---------------------------------------------------------------------------------------------------------------
+# Mapped inputs of one set of parameters are rows of one batch. Everything else (stacked parameters, gradients for each
+# sample, masks for each) is one call for each entry.
+
+
+def _is_mapped(dims: Any) -> bool:
+    return any(map(_is_mapped, dims)) if isinstance(dims, (list, tuple)) else dims is not None
+
+
+def _entry(value: Any, dims: Any, index: int) -> Any:
+    if dims is None:
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_entry(v, d, index) for v, d in zip(value, dims, strict=True)]
+    return value.select(dims, index)
+
+
+def one_by_one(operator: Callable[..., Any], size: int, in_dims: Any, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+    answers = [operator(*(_entry(a, d, i) for a, d in zip(arguments, in_dims, strict=True))) for i in range(size)]
+    stacked = [torch.stack(parts) for parts in zip(*answers, strict=True)]
+    zeros = [0] * len(stacked)
+    return (stacked, zeros) if isinstance(answers[0], list) else (tuple(stacked), tuple(zeros))
+
+
+def _map(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
+    x, h_0, c_0, params, lengths, masks, *options = arguments
+    x_dim, h_dim, c_dim, params_dims, lengths_dim, masks_dim, *_ = in_dims
+    size = info.batch_size
+    if masks is not None or _is_mapped([params_dims, masks_dim]):
+        return one_by_one(layer, size, in_dims, arguments)
+
+    def rows(value: Tensor | None, dim: int | None, axis: int) -> Tensor | None:
+        """The mapped axis before the axis of rows, and both as one."""
+        if value is None:
+            return None
+        value = value.unsqueeze(axis).expand(*value.shape[:axis], size, *value.shape[axis:]) if dim is None else value
+        return value.movedim(axis if dim is None else dim, axis).flatten(axis, axis + 1)
+
+    wide = (rows(x, x_dim, 1), rows(h_0, h_dim, 1), rows(c_0, c_dim, 1), params, rows(lengths, lengths_dim, 0), masks)
+    y, h_n, c_n = layer(*wide, *options)
+    batch = x.shape[1] if x_dim is None else x.movedim(x_dim, 0).shape[2]
+    y, h_n = y.unflatten(1, (size, batch)), h_n.unflatten(1, (size, batch))
+    return (y, h_n, c_n.unflatten(1, (size, batch)) if c_n.dim() == 3 else c_n), (1, 1, 1 if c_n.dim() == 3 else None)
+
+
+def _map_train(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
+    return one_by_one(layer_train, info.batch_size, in_dims, arguments)
+
+
+def _map_backward(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
+    return one_by_one(layer_backward, info.batch_size, in_dims, arguments)
+
+
+def _register() -> None:
+    _LIBRARY.impl("layer", _layer, "CPU")
+    _LIBRARY.impl("layer_train", _layer_train, "CPU")
+    _LIBRARY.impl("layer_backward", _layer_backward, "CPU")
+    _LIBRARY.impl("layer", _record, "Autograd", with_keyset=True)
+    fakes = {
+        "layer": lambda *arguments: _fake(False, arguments),
+        "layer_train": lambda *arguments: _fake(True, arguments),
+        "layer_backward": _fake_backward,
+    }
+    rules = {"layer": _map, "layer_train": _map_train, "layer_backward": _map_backward}
+    for name in fakes:
+        torch.library.register_fake(f"rnnkern::{name}", fakes[name], lib=_LIBRARY)
+        torch.library.register_vmap(f"rnnkern::{name}", rules[name], lib=_LIBRARY)
+    torch.library.register_autograd("rnnkern::layer_train", _differentiate, setup_context=_save, lib=_LIBRARY)
+    torch.library.register_autograd(
+        "rnnkern::layer_backward", _differentiate_backward, setup_context=_save_backward, lib=_LIBRARY
+    )
+
+
+_register()
