@@ -83,15 +83,18 @@ py::object own(Managed* managed) {
   });
 }
 
+void check_device(int device, const char* name) {
+  if (device == dlpack::kCPU || device == dlpack::kCUDAHost) return;
+  PyErr_SetString(PyExc_NotImplementedError,
+                  (std::string(name) + ": expected an array in CPU memory, got DLPack device type " +
+                   std::to_string(device) + "; nothing is moved between devices silently")
+                      .c_str());
+  throw py::error_already_set();
+}
+
 Imported import_dlpack(const py::handle& array, const char* name) {
   const py::tuple device = array.attr("__dlpack_device__")();
-  if (device[0].cast<int>() != dlpack::kCPU && device[0].cast<int>() != dlpack::kCUDAHost) {
-    PyErr_SetString(PyExc_NotImplementedError,
-                    (std::string(name) + ": expected an array in CPU memory, got DLPack device type " +
-                     std::to_string(device[0].cast<int>()) + "; nothing is moved between devices silently")
-                        .c_str());
-    throw py::error_already_set();
-  }
+  check_device(device[0].cast<int>(), name);
   py::object capsule;
   try {
     capsule = array.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 1));
@@ -125,10 +128,8 @@ int dtype_of(const dlpack::DataType& t) {
   bad_dtype(name, "DLPack type code " + std::to_string(t.code) + " with " + std::to_string(t.bits) + " bits");
 }
 
-void shape_of(const Imported& from, const py::handle& array, ArrayView& v) {
-  const dlpack::Tensor& t = *from.tensor;
+void shape_of(const dlpack::Tensor& t, ArrayView& v) {
   v.tensor.data = static_cast<char*>(t.data) + t.byte_offset;
-  v.writable = !from.read_only;
   v.shape.assign(t.shape, t.shape + t.ndim);
   v.strides.resize(v.shape.size());
   int64_t step = 1;
@@ -136,12 +137,55 @@ void shape_of(const Imported& from, const py::handle& array, ArrayView& v) {
     v.strides[i] = t.strides ? t.strides[i] : step;
     step *= t.shape[i];
   }
+}
+
+void shape_of(const Imported& from, const py::handle& array, ArrayView& v) {
+  shape_of(*from.tensor, v);
+  v.writable = !from.read_only;
   v.owner = py::make_tuple(from.owner, array);
 }
 
+// The table of a type that has one, looked up once for each type: torch's Python methods cost 5 us an array, its table 0.1.
+const dlpack::ExchangeApi* exchange_api(PyTypeObject* type) {
+  struct Known {
+    PyTypeObject* type = nullptr;  // kept alive, so that no other type gets its address
+    const dlpack::ExchangeApi* api = nullptr;
+  };
+  static Known known[4];  // under the GIL
+  static unsigned next = 0;
+  for (const Known& k : known) {
+    if (k.type == type) return k.api;
+  }
+  const dlpack::ExchangeApi* api = nullptr;
+  const py::handle object(reinterpret_cast<PyObject*>(type));
+  if (py::hasattr(object, "__dlpack_c_exchange_api__")) {
+    const py::object capsule = object.attr("__dlpack_c_exchange_api__");
+    api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    if (!api) throw py::error_already_set();
+    while (api && api->version.major != 1) api = api->previous;
+    if (api && !api->tensor_from_object) api = nullptr;
+  }
+  Known& slot = known[next++ % 4];
+  Py_INCREF(type);
+  Py_XDECREF(slot.type);
+  slot = {type, api};
+  return api;
+}
+
 ArrayView view_dlpack(const py::handle& array, const char* name) {
-  const Imported from = import_dlpack(array, name);
   ArrayView v;
+  if (const dlpack::ExchangeApi* api = exchange_api(Py_TYPE(array.ptr()))) {
+    dlpack::Tensor t;
+    if (api->tensor_from_object(array.ptr(), &t) != 0) throw py::error_already_set();
+    check_device(t.device.type, name);
+    v.tensor.dtype = dtype_of(t.dtype);
+    if (v.tensor.dtype < 0) bad_dtype(name, t.dtype);
+    shape_of(t, v);
+    v.writable = true;
+    v.owner = py::reinterpret_borrow<py::object>(array);
+    return v;
+  }
+  const Imported from = import_dlpack(array, name);
   v.tensor.dtype = dtype_of(from.tensor->dtype);
   if (v.tensor.dtype < 0) bad_dtype(name, from.tensor->dtype);
   shape_of(from, array, v);
@@ -152,7 +196,7 @@ ArrayView view_dlpack(const py::handle& array, const char* name) {
 
 ArrayView view(const py::handle& array, const char* name) {
   if (py::isinstance<py::array>(array)) return view_numpy(py::reinterpret_borrow<py::array>(array), name);
-  if (py::hasattr(array, "__dlpack__")) return view_dlpack(array, name);
+  if (exchange_api(Py_TYPE(array.ptr())) || py::hasattr(array, "__dlpack__")) return view_dlpack(array, name);
   type_error(std::string(name) + ": expected an array (NumPy, or with __dlpack__), got " + type_name(array));
 }
 
@@ -206,6 +250,14 @@ py::dtype numpy_dtype(int dtype) {
   }
 }
 
+py::array numpy_view(const ArrayView& v, const py::dtype& dtype) {
+  std::vector<py::ssize_t> strides;
+  for (int64_t s : v.strides) strides.push_back(s * dtype.itemsize());
+  py::array out(dtype, std::vector<py::ssize_t>(v.shape.begin(), v.shape.end()), strides, v.tensor.data, v.owner);
+  if (!v.writable) out.attr("setflags")(py::arg("write") = false);
+  return out;
+}
+
 py::object as_numpy(const py::object& array) {
   if (py::isinstance<py::array>(array)) return array;
   if (!py::hasattr(array, "__dlpack__")) type_error("array: expected __dlpack__, got " + type_name(array));
@@ -218,11 +270,7 @@ py::object as_numpy(const py::object& array) {
   if (!integer && v.tensor.dtype < 0) bad_dtype("array", type);
   const py::dtype dtype = integer ? py::dtype((type.code == dlpack::kInt ? "int" : "uint") + std::to_string(type.bits))
                                   : numpy_dtype(v.tensor.dtype);
-  std::vector<py::ssize_t> strides;
-  for (int64_t s : v.strides) strides.push_back(s * dtype.itemsize());
-  py::array out(dtype, std::vector<py::ssize_t>(v.shape.begin(), v.shape.end()), strides, v.tensor.data, v.owner);
-  if (!v.writable) out.attr("setflags")(py::arg("write") = false);
-  return out;
+  return numpy_view(v, dtype);
 }
 
 namespace {

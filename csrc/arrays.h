@@ -34,6 +34,9 @@ bool plain_rows(const py::handle& array, int64_t rows, int64_t columns, bool wri
 int dtype_from_name(const std::string& name);  // TypeError when unknown
 py::dtype numpy_dtype(int dtype);
 
+// What is viewed, as a NumPy array that keeps its owner alive.
+py::array numpy_view(const ArrayView& view, const py::dtype& dtype);
+
 py::object as_numpy(const py::object& array);
 void register_dlpack(py::module_& m);
 

@@ -197,8 +197,8 @@ class Plan {
     }
     if (!dense) {
       if (write) throw py::value_error(std::string(name) + ": expected a contiguous array");
-      v = view(py::module_::import("numpy").attr("ascontiguousarray")(as_numpy(py::reinterpret_borrow<py::object>(array))),
-               name, shape, false);
+      const py::array strided = numpy_view(v, numpy_dtype(v.tensor.dtype));
+      v = view(py::module_::import("numpy").attr("ascontiguousarray")(strided), name, shape, false);
     }
     views.push_back(std::move(v));
     return views.back().tensor.data;

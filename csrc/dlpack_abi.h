@@ -41,4 +41,14 @@ struct ManagedTensorVersioned {
   Tensor tensor;
 };
 
+// Of a type, behind its attribute __dlpack_c_exchange_api__ (1.3): what the Python methods do, without Python. The members
+// that nobody calls here are opaque.
+struct ExchangeApi {
+  Version version;
+  ExchangeApi* previous;
+  void *allocate, *managed_from_object, *managed_to_object;
+  int (*tensor_from_object)(void* object, Tensor* out);  // borrowed from the object; null: not there
+  void* current_work_stream;
+};
+
 }  // namespace dlpack

@@ -410,9 +410,9 @@ def _again(module: Any, x: Tensor) -> Tensor:
 
 
 def test_batched_cotangents_of_torchs_older_vmap() -> None:
-    """Not there: it maps by dispatch keys that know no custom operator. In torch's words."""
+    """Not there, and says what is."""
     module = make("LSTM")[0]
     x = given("LSTM")[0].requires_grad_()
     y = module(x)[0].sum(dim=(1, 2))
-    with pytest.raises(RuntimeError, match="Batching rule not implemented"):
+    with pytest.raises(NotImplementedError, match=r"is_grads_batched=True.*use torch.func.vmap"):
         torch.autograd.grad(y, x, torch.eye(T, dtype=torch.float64), is_grads_batched=True)

@@ -78,6 +78,17 @@ class Spec:
         if self.kernel is None:
             object.__setattr__(self, "kernel", os.environ.get("RNNKERN_KERNEL") or None)
 
+    def __hash__(self) -> int:
+        """Computed once: every call looks its plans up by it."""
+        known = self.__dict__.get("_hash")
+        if known is None:
+            known = hash(tuple(self.__dict__[name] for name in self.__dataclass_fields__))
+            object.__setattr__(self, "_hash", known)
+        return int(known)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}  # the hash is this process's own
+
     @cached_property
     def gates(self) -> int:
         return _CELLS[self.cell][0]
@@ -102,6 +113,10 @@ class Spec:
     def param_names(self) -> tuple[str, ...]:
         """``weight_ih_l0``, ``weight_hh_l0``, ``bias_ih_l0``, ... in the order of torch's ``named_parameters()``."""
         return tuple(self.param_shapes)
+
+    @cached_property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(self.param_shapes.values())
 
     @cached_property
     def state_dtype(self) -> str:
@@ -232,27 +247,44 @@ def _lines(nbytes: int) -> int:
     return -(-nbytes // _LINE) * _LINE
 
 
+class _Shelf(NamedTuple):
+    """Where what lies in a reserve: each plan's own; outputs, and dropped outputs, of the layers below the last."""
+
+    nbytes: int
+    own: tuple[slice, ...]
+    outputs: tuple[slice, ...]
+    inputs: tuple[slice, ...]
+
+
+@lru_cache(maxsize=256)
+def _shelf(spec: Spec, seq_len: int, batch: int, drop: bool) -> _Shelf:
+    at = 0
+
+    def take(size: int) -> slice:
+        nonlocal at
+        at += _lines(size)
+        return slice(at - _lines(size), at - _lines(size) + size)
+
+    own = tuple(take(plan.sizes(seq_len, batch)["reserve"]) for plan in plans(spec))
+    size = seq_len * batch * spec.directions * spec.hidden_size * _ITEM_SIZE[spec.dtype]
+    outputs = tuple(take(size) for _ in range(spec.num_layers - 1))
+    inputs = tuple(take(size) for _ in outputs) if drop else ()
+    nbytes = reserve_bytes(spec, seq_len, batch, drop)
+    assert at <= nbytes, f"the reserve has {nbytes} bytes and needs {at}"
+    return _Shelf(nbytes, own, outputs, inputs)
+
+
 def _shelves(
     spec: Spec, seq_len: int, batch: int, drop: bool, reserve: Bytes, memory: Memory
 ) -> tuple[tuple[Bytes, ...], list[Array], list[Array]]:
     """Of a reserve: each plan's own; the outputs of all layers but the last; the inputs of all layers but the first."""
-    nbytes = reserve_bytes(spec, seq_len, batch, drop)
-    if reserve.size < nbytes:
-        raise ValueError(f"reserve: expected at least {nbytes} bytes, got {reserve.size}")
-    at = 0
-
-    def take(size: int) -> Bytes:
-        nonlocal at
-        at += _lines(size)
-        return reserve[at - _lines(size) :][:size]
-
-    own = tuple(take(plan.sizes(seq_len, batch)["reserve"]) for plan in plans(spec))
+    shelf = _shelf(spec, seq_len, batch, drop)
+    if reserve.size < shelf.nbytes:
+        raise ValueError(f"reserve: expected at least {shelf.nbytes} bytes, got {reserve.size}")
     shape = (seq_len, batch, spec.directions * spec.hidden_size)
-    size = seq_len * batch * shape[2] * _ITEM_SIZE[spec.dtype]
-    outputs = [memory.view(take(size), shape, spec.dtype) for _ in range(spec.num_layers - 1)]
-    inputs = [memory.view(take(size), shape, spec.dtype) for _ in outputs] if drop else outputs
-    assert at <= nbytes, f"the reserve has {nbytes} bytes and needs {at}"
-    return own, outputs, inputs
+    outputs = [memory.view(reserve[where], shape, spec.dtype) for where in shelf.outputs]
+    inputs = [memory.view(reserve[where], shape, spec.dtype) for where in shelf.inputs] if drop else outputs
+    return tuple(reserve[where] for where in shelf.own), outputs, inputs
 
 
 def dropping(spec: Spec, masks: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -37,7 +37,11 @@ class Call:
 
 
 def records_gradient(tensors: Sequence[Tensor | None]) -> bool:
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
 
 
 def recurrence(
@@ -81,12 +85,17 @@ def by_operator(
 
 def watched(tensors: Sequence[Tensor | None]) -> bool:
     """Whether a transform, a dispatch mode or a tensor of another class must get to see an operator."""
-    return (
+    if (
         forward_ad._current_level >= 0
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._len_torch_dispatch_stack() > 0
-        or any(t is not None and type(t) is not Tensor and type(t) is not Parameter for t in tensors)
-    )
+    ):
+        return True
+    for tensor in tensors:  # a loop: a generator costs a microsecond
+        kind = type(tensor)
+        if kind is not Tensor and kind is not Parameter and tensor is not None:
+            return True
+    return False
 
 
 def needs_tangent(tensors: Sequence[Tensor | None]) -> bool:
@@ -116,6 +125,11 @@ class Recurrence(torch.autograd.Function):
         needs = ctx.needs_input_grad[1:]
         if all(grad is None for grad in grads):
             return (None,) * (1 + len(needs))
+        if torch._C._dispatch_tls_is_dispatch_key_included("VmapMode"):
+            raise NotImplementedError(
+                "rnnkern.torch: torch.autograd.grad(..., is_grads_batched=True) maps by keys that know no operator from "
+                "outside torch; use torch.func.vmap over torch.func.vjp"
+            )
         arguments = (ctx.call, needs, *grads, *ctx.saved_tensors)
         if torch.is_grad_enabled():  # create_graph
             return (None, *RecurrenceGradient.apply(*arguments))  # type: ignore[no-untyped-call]

@@ -78,7 +78,8 @@ class Recurrent(Module):
                 f"{type(self).__name__}.freeze: a weight is computed anew at every access (a parametrization); "
                 "remove it first, with torch.nn.utils.parametrize.remove_parametrizations"
             )
-        spec = self._spec(self._check_weights(weights))
+        spec = self._check_weights(weights, self._options())[1]
+        assert spec is not None
         self._frozen = Frozen(spec, tuple(weights), ops.pack(spec, [w.detach() for w in weights], backward=False))
         return self
 
@@ -120,8 +121,8 @@ class Recurrent(Module):
             self._cell(), self.num_layers, self.bidirectional, self.dropout, batch_first, bool(self.recompute)
         )
 
-    def _spec(self, dtype: torch.dtype) -> ops.Spec:
-        return spec_of(self._options(), dtype, self.input_size, self.hidden_size, self.bias)
+    def _spec(self, dtype: torch.dtype, options: Options) -> ops.Spec:
+        return spec_of(options, dtype, self.input_size, self.hidden_size, self.bias)
 
     def _run(
         self,
@@ -135,22 +136,22 @@ class Recurrent(Module):
         lengths: checked int64 [B], a NumPy array (in a graph that is being captured, a tensor), or None.
         """
         weights = self._weights()
-        dtype = self._check_weights(weights)
-        target = _autocast_dtype([x, *(states or ()), *weights])
+        options = self._options(batch_first)
+        dtype, spec = self._check_weights(weights, options)
+        target = _autocast_dtype([x, *(states or ()), *weights]) if torch.is_autocast_enabled("cpu") else None
         if target is not None:
             dtype = target
+            spec = None if spec is None else self._spec(target, options)
             weights = [weight.to(target) for weight in weights]
             x = x.to(target)
             states = None if states is None else tuple(state.to(target) for state in states)
         self._check_dtypes(x, states, dtype)
         h_0, c_0 = (*(states or ()), None, None)[:2]
         masks = draw_masks() if self.training and self.dropout > 0.0 and self.num_layers > 1 else None
-        options = self._options(batch_first)
-        if torch.compiler.is_compiling():
+        if spec is None:
             y, h_n, c_n = by_operator(options, x, h_0, c_0, weights, lengths, masks)
         else:
             keep = records_gradient([x, h_0, c_0, *weights])
-            spec = self._spec(dtype)
             packed = None if self._frozen is None else self._frozen_pack(spec, weights, keep)
             call = Call(options, spec, lengths, masks, keep, packed)
             y, h_n, c_n = recurrence(call, x, h_0, c_0, weights)
@@ -166,29 +167,32 @@ class Recurrent(Module):
             if state.dtype != dtype:
                 raise RuntimeError(f"hx: expected the dtype of input and weights, {dtype}, got {state.dtype}")
 
-    def _check_weights(self, weights: Sequence[Tensor]) -> torch.dtype:
-        """The weights' common dtype; RuntimeError (as torch.nn raises) where they do not fit together."""
+    def _check_weights(self, weights: Sequence[Tensor], options: Options) -> tuple[torch.dtype, ops.Spec | None]:
+        """The weights' common dtype, and the spec; RuntimeError (as torch.nn raises) where they do not fit together.
+
+        In a graph that is being captured there is no spec: the operator makes it, and has shapes and dtypes checked.
+        """
         names = self._weight_names()
         dtype = weights[0].dtype
         if dtype not in DTYPES:
             expected = ", ".join(DTYPES.values())
             raise NotImplementedError(f"{names[0]}: expected one of the dtypes {expected}, got {dtype}")
-        if torch.compiler.is_compiling():  # the operator has shapes, and the dtype, checked
-            return dtype
-        shapes = self._spec(dtype).param_shapes.values()
-        for name, weight, shape in zip(names, weights, shapes, strict=True):
+        if torch.compiler.is_compiling():
+            return dtype, None
+        spec = self._spec(dtype, options)
+        for name, weight, shape in zip(names, weights, spec.shapes, strict=True):
+            if weight.dtype is dtype and weight.shape == shape and weight.is_cpu and weight.layout is torch.strided:
+                continue
             check_tensor(name, weight)
             if weight.dtype != dtype:
                 raise RuntimeError(f"{name}: expected the dtype of {names[0]}, {dtype}, got {weight.dtype}")
             if weight.shape != shape:
                 raise RuntimeError(f"{name}: expected shape {list(shape)}, got {list(weight.shape)}")
-        return dtype
+        return dtype, spec
 
 
 def _autocast_dtype(tensors: Sequence[Tensor]) -> torch.dtype | None:
     """The dtype CPU autocast asks for, or None. As in torch, it leaves float64 (and what is not floating) alone."""
-    if not torch.is_autocast_enabled("cpu"):
-        return None
     target = torch.get_autocast_dtype("cpu")
     castable = (torch.float32, torch.bfloat16, torch.float16)
     return target if target in castable and all(tensor.dtype in castable for tensor in tensors) else None

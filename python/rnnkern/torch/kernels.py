@@ -23,6 +23,7 @@ DTYPES = {
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
 }
+_CPU = torch.device("cpu")
 _TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
@@ -72,8 +73,8 @@ def spec_for(options: Options, x: Tensor, params: Sequence[Tensor]) -> ops.Spec:
         raise NotImplementedError(f"rnnkern: expected one of {', '.join(DTYPES.values())}, got {x.dtype}")
     bias = len(params) == 4 * stacks
     spec = spec_of(options, x.dtype, int(x.shape[2]), int(params[1].shape[-1]), bias)
-    for (name, shape), param in zip(spec.param_shapes.items(), params, strict=True):
-        if tuple(param.shape) != shape or param.dtype != x.dtype:
+    for name, shape, param in zip(spec.param_names, spec.shapes, params, strict=True):
+        if param.shape != shape or param.dtype != x.dtype:
             raise RuntimeError(f"{name}: expected {list(shape)} of {x.dtype}, got {list(param.shape)} of {param.dtype}")
     return spec
 
@@ -92,18 +93,21 @@ def masks_of(drawn: Tensor | None) -> tuple[int, int] | None:
     return seed, call & (2**32 - 1)
 
 
+# torch's C table for DLPack reads a tensor that requires grad, its Python method refuses one. Older ones have no table.
+_DETACHED = not hasattr(Tensor, "__dlpack_c_exchange_api__")
+
+
 def readable(tensor: Any) -> Any:
-    """What the binding may read: without grad, and its numbers in memory (DLPack ignores torch's negation bit)."""
+    """What the binding may read: its numbers in memory (DLPack ignores torch's negation bit)."""
     if tensor is None:
         return None
-    tensor = tensor.detach()
     if tensor.is_neg() or tensor._is_zerotensor():
-        return tensor.resolve_neg().clone()
-    return tensor
+        return tensor.detach().resolve_neg().clone()
+    return tensor.detach() if _DETACHED else tensor
 
 
 def _empty(shape: tuple[int, ...], dtype: str) -> Tensor:
-    return torch.empty(shape, dtype=_TORCH_DTYPES[dtype], device="cpu")
+    return torch.empty(shape, dtype=_TORCH_DTYPES[dtype], device=_CPU)
 
 
 def _view(block: ops.Bytes, shape: tuple[int, ...], dtype: str) -> Tensor:
