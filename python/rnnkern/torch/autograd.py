@@ -127,8 +127,8 @@ class Recurrence(torch.autograd.Function):
             return (None,) * (1 + len(needs))
         if torch._C._dispatch_tls_is_dispatch_key_included("VmapMode"):
             raise NotImplementedError(
-                "rnnkern.torch: torch.autograd.grad(..., is_grads_batched=True) maps by keys that know no operator from "
-                "outside torch; use torch.func.vmap over torch.func.vjp"
+                "rnnkern.torch: torch.autograd.grad(..., is_grads_batched=True) maps by keys that know no operator "
+                "from outside torch; use torch.func.vmap over torch.func.vjp"
             )
         arguments = (ctx.call, needs, *grads, *ctx.saved_tensors)
         if torch.is_grad_enabled():  # create_graph
