@@ -141,6 +141,41 @@ class Plan {
     check(released(release, [&] { return rnnk_forward_both(plan_.get(), &one.args, other.plan_.get(), &two.args); }));
   }
 
+  // A layer for each plan; every vector has as many entries.
+  using Objects = std::vector<py::object>;
+  static void forward_stack(const std::vector<std::shared_ptr<Plan>>& plans,
+                            const std::vector<std::shared_ptr<Packed>>& packed, const py::object& x, const Objects& h_0,
+                            const Objects& c_0, const Objects& y, const Objects& h_n, const Objects& c_n) {
+    const size_t n = plans.size();
+    for (const size_t other : {packed.size(), h_0.size(), c_0.size(), y.size(), h_n.size(), c_n.size()}) {
+      if (other != n) throw py::value_error("plans: expected as many entries in every argument");
+    }
+    const py::object none = py::none();
+    std::vector<ForwardCall> calls;
+    calls.reserve(n);
+    size_t bytes = 0;
+    double us = 0;
+    for (size_t i = 0; i < n; ++i) {
+      if (!plans[i] || !packed[i]) throw py::type_error("plans, packed: expected no None");
+      calls.emplace_back(*plans[i], *packed[i], i ? y[i - 1] : x, h_0[i], c_0[i], y[i], h_n[i], c_n[i], none, none);
+      calls[i].workspace_size = (std::max<size_t>(calls[i].workspace_size, 64) + 63) / 64 * 64;
+      bytes += calls[i].workspace_size;
+      us += calls[i].us(false);
+    }
+    Workspace workspace(bytes);
+    std::vector<const rnnk_plan*> raw;
+    std::vector<const rnnk_args*> args;
+    char* at = static_cast<char*>(workspace.data());
+    for (ForwardCall& c : calls) {
+      c.args.workspace = at, c.args.workspace_size = c.workspace_size;
+      at += c.workspace_size;
+      raw.push_back(c.plan.plan_.get());
+      args.push_back(&c.args);
+    }
+    check(released(us > kReleaseAboveUs,
+                   [&] { return rnnk_forward_stack(raw.data(), args.data(), static_cast<int32_t>(n)); }));
+  }
+
   void backward(const Packed& packed, const py::object& reserve, const py::object& x, const py::object& h_0,
                 const py::object& c_0, const py::object& y, const py::object& dy, const py::object& dh_n,
                 const py::object& dc_n, const py::object& dx, bool accumulate_dx, const py::object& dh_0,
@@ -447,6 +482,8 @@ PYBIND11_MODULE(_core, m) {
            py::arg("reserve") = none)
       .def("forward_both", &Plan::forward_both, py::arg("other"), py::arg("packed"), py::arg("x"), py::arg("h_0"),
            py::arg("c_0"), py::arg("y"), py::arg("h_n"), py::arg("c_n"), py::arg("lengths").none(true), py::arg("reserve"))
+      .def_static("forward_stack", &Plan::forward_stack, py::arg("plans"), py::arg("packed"), py::arg("x"), py::arg("h_0"),
+                  py::arg("c_0"), py::arg("y"), py::arg("h_n"), py::arg("c_n"))
       .def("backward", &Plan::backward, py::arg("packed"), py::arg("reserve"), py::arg("x"), py::arg("h_0").none(true),
            py::arg("c_0").none(true), py::arg("y"), py::arg("dy").none(true), py::arg("dh_n").none(true),
            py::arg("dc_n").none(true), py::kw_only(), py::arg("dx") = none, py::arg("accumulate_dx") = false,

@@ -2,11 +2,13 @@
 // a sentence in rnnk_last_error().
 #include <cstring>
 #include <new>
+#include <vector>
 
 #include "core/beside.h"
 #include "core/check.h"
 #include "core/dropout.h"
 #include "core/recompute.h"
+#include "core/stack.h"
 #include "core/team.h"
 
 struct rnnk_plan {
@@ -150,6 +152,31 @@ rnnk_status rnnk_forward_both(const rnnk_plan* one, const rnnk_args* one_args, c
     check_args(one->problem, *one->kernel, required_struct(one_args, "one_args"), Pass::forward);
     check_args(other->problem, *other->kernel, required_struct(other_args, "other_args"), Pass::forward);
     forward_both({one->problem, *one->kernel, *one_args}, {other->problem, *other->kernel, *other_args});
+  });
+}
+
+rnnk_status rnnk_forward_stack(const rnnk_plan* const* plans, const rnnk_args* const* args, int32_t layers) {
+  return guarded([&] {
+    required(plans, "plans");
+    required(args, "args");
+    if (layers < 1 || layers > 1024) fail(RNNK_INVALID_VALUE, "layers: expected 1 to 1024, got %d", layers);
+    std::vector<ForwardCall> calls;
+    for (int32_t i = 0; i < layers; ++i) {
+      required(plans[i], "plans[i]");
+      const rnnk_args& a = required_struct(args[i], "args[i]");
+      check_args(plans[i]->problem, *plans[i]->kernel, a, Pass::forward);
+      if (i > 0) {
+        const rnnk_args& below = *args[i - 1];
+        const bool same = a.x.data == below.y.data && a.x.dtype == below.y.dtype && a.x.stride[0] == below.y.stride[0] &&
+                          a.x.stride[1] == below.y.stride[1] && a.x.stride[2] == below.y.stride[2];
+        if (!same || a.seq_len != below.seq_len || a.batch != below.batch ||
+            plans[i]->problem.input_size != plans[i - 1]->problem.output_size) {
+          fail(RNNK_INVALID_VALUE, "args[%d].x: expected what is args[%d].y, of the same steps, rows and units", i, i - 1);
+        }
+      }
+      calls.push_back({plans[i]->problem, *plans[i]->kernel, a});
+    }
+    forward_stack(calls.data(), layers);
   });
 }
 

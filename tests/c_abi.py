@@ -84,6 +84,7 @@ def load(path: Path) -> Any:
     lib.rnnk_plan_sizes.argtypes = [P, I64, I64, P]
     lib.rnnk_pack_weights.argtypes = [P, P, I32, P, c.c_size_t]
     lib.rnnk_forward.argtypes = lib.rnnk_backward.argtypes = [P, P]
+    lib.rnnk_forward_stack.argtypes = [P, P, I32]
     lib.rnnk_explain.argtypes = [P, I64, I64, I32, P]
     lib.rnnk_plan_destroy.argtypes = lib.rnnk_plan_kernel.argtypes = [P]
     lib.rnnk_plan_destroy.restype = None

@@ -88,6 +88,18 @@ class Plan:
         reserve: Sequence[Array | None],
     ) -> None:
         """forward of this plan and of another on the same x (rnnk_forward_both): every sequence has two entries."""
+    @staticmethod
+    def forward_stack(
+        plans: Sequence[Plan],
+        packed: Sequence[Packed],
+        x: Array,
+        h_0: Sequence[Array | None],
+        c_0: Sequence[Array | None],
+        y: Sequence[Array],
+        h_n: Sequence[Array],
+        c_n: Sequence[Array | None],
+    ) -> None:
+        """forward of a stack of layers, each on the y of the one below (rnnk_forward_stack)."""
     def backward(
         self,
         packed: Packed,

@@ -209,6 +209,10 @@ def pack(spec: Spec, params: Sequence[Array], backward: bool = True, forward: bo
 # for stacks the outputs of the layers below the last, before and after dropout. Its size is a formula of T and B, which
 # a compiler that knows them as symbols can write down.
 
+# Up to here the outputs of all layers of an inference may stand at once, for layers to run at the same time: where that is
+# faster (few rows, small layers) they are smaller.
+_STACKED = 4 << 20
+
 _LINE = 64
 _PIECES = 16  # a plan's reserve has no more parts than this, each rounded up to a line
 
@@ -345,6 +349,14 @@ def forward(
     if y is None:
         y = memory.empty(y_shape, spec.dtype)
     all_plans = plans(spec)
+    if last > 0 and directions == 1 and reserve is None and drop is None and lengths is None:
+        size = seq_len * batch * hidden * _ITEM_SIZE[spec.dtype]
+        if size <= _STACKED:
+            ys = [*(memory.empty(y_shape, spec.dtype) for _ in range(last)), y]
+            every = range(spec.num_layers)
+            h0, c0, hn, cn = ([_at(state, layer) for layer in every] for state in (h_0, c_0, h_n, c_n))
+            _core.Plan.forward_stack(all_plans, packed, x, h0, c0, ys, hn, cn)
+            return y, h_n, c_n, None
     below = x
     for layer in range(spec.num_layers):
         output = y if layer == last else outputs[layer] if outputs else memory.empty(y_shape, spec.dtype)

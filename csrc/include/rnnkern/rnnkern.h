@@ -153,6 +153,11 @@ RNNK_API rnnk_status rnnk_backward(const rnnk_plan* plan, const rnnk_args* args)
  * faster, at the same time. They must not share outputs, reserves or workspaces. */
 RNNK_API rnnk_status rnnk_forward_both(const rnnk_plan* one, const rnnk_args* one_args, const rnnk_plan* other,
                                        const rnnk_args* other_args);
+/* rnnk_forward of a stack of layers, the x of each being the y of the one below: the same results, and where it is faster, as a
+ * wavefront (each layer some steps behind the one below it, at the same time). That needs h_n, and c_n where there is one in
+ * float32 (float64), of every layer, no lengths, no reserve and no RNNK_REVERSE; other stacks go layer by layer. They must not
+ * share workspaces. */
+RNNK_API rnnk_status rnnk_forward_stack(const rnnk_plan* const* plans, const rnnk_args* const* args, int32_t layers);
 
 /* out = keep ? in / (1 - p) : 0 with the counter-based mask of ARCHITECTURE.md: Philox4x32-10, key seed,
  * counter (call, stream, t, row * H + unit). in, out: [T, B, H], may be the same; its gradient is the same call on dy.
