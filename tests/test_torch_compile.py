@@ -135,6 +135,29 @@ def test_cells_in_a_loop(name: str) -> None:
     assert torch.equal(torch.compile(run, fullgraph=True, backend="aot_eager")(x), run(x))
 
 
+TRANSFORMS: dict[str, Any] = {
+    "jvp": lambda call, x, t: torch.func.jvp(call, (x,), (t,))[1],
+    "grad": lambda call, x, t: torch.func.grad(lambda v: call(v).square().sum())(x),
+    "vmap": lambda call, x, t: torch.func.vmap(call)(torch.stack([x, t])),
+    "vmap grad": lambda call, x, t: torch.func.vmap(torch.func.grad(lambda v: call(v).square().sum()))(
+        torch.stack([x, t])
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_inside_of_a_graph(name: str) -> None:
+    """Dynamo traces torch.func; an operator in there would have a tangent of zero."""
+    module = rt.LSTM(IN, H, dtype=torch.float64)
+    x, t = torch.randn(4, 2, IN, dtype=torch.float64), torch.randn(4, 2, IN, dtype=torch.float64)
+
+    def run(x: Tensor, t: Tensor) -> Any:
+        return TRANSFORMS[name](lambda v: module(v)[0], x, t)
+
+    got, wanted = torch.compile(run, backend="aot_eager")(x, t), run(x, t)
+    assert torch.allclose(got, wanted, rtol=1e-12, atol=1e-14) and wanted.abs().sum() > 0
+
+
 def test_autocast_in_a_graph() -> None:
     module = rt.LSTM(IN, H)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")

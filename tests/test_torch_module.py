@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
+import rnnkern as rk
 import rnnkern.torch as rt
 
 LAYERS = ("RNN", "LSTM", "GRU")
@@ -408,3 +409,40 @@ def test_hooks_and_data_parallel_style_replicas() -> None:
             parameter.mul_(2)
     assert torch.equal(replica(inputs)[0], doubled(inputs)[0])
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("name", LAYERS + CELLS)
+def test_explain(name: str) -> None:
+    """rk.explain takes these modules too, and says what runs on the composed form."""
+    module = pair(name)[1]
+    shape = (7, 2, IN) if name in LAYERS else (2, IN)
+    said = rk.explain(module, torch.zeros(shape))
+    assert said.kernel == rk.explain(module, shape).kernel
+    assert said.kernel in {kernel.name for kernel in rk.kernels()}
+    assert "composed of torch's operations: second derivatives, forward mode" in repr(said)
+    assert "packed at every call" in repr(said) and "kept by freeze()" in repr(rk.explain(module.freeze(), shape))
+    with pytest.raises(ValueError, match=r"x: expected .* with I = "):
+        rk.explain(module, (1, 2, 3, 4, IN))
+    with pytest.raises(TypeError, match="layer: expected a layer or cell of rnnkern, got Linear"):
+        rk.explain(torch.nn.Linear(1, 1), shape)
+
+
+def test_grad_scaler_and_accumulation() -> None:
+    """float16 under torch.amp with a scaler, gradients over two halves of a batch: the step of the whole batch."""
+    module, whole = pair("LSTM")[1], pair("LSTM")[1]
+    whole.load_state_dict(module.state_dict())
+    x = torch.randn(5, 4, IN)
+    steps = []
+    for m, parts in ((module, x.split(2, 1)), (whole, (x,))):
+        optimiser = torch.optim.SGD(m.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        for part in parts:
+            with torch.autocast("cpu", dtype=torch.float16):
+                loss = m(part)[0].float().square().sum()
+            scaler.scale(loss).backward()
+        scaler.step(optimiser)
+        scaler.update()
+        steps.append([parameter.detach().clone() for parameter in m.parameters()])
+        assert scaler.get_scale() == 2.0**10
+    for a, b in zip(*steps, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=8 * torch.finfo(torch.float16).eps * float(b.abs().max()))

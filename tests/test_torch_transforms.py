@@ -296,6 +296,15 @@ def test_forward_mode(name: str, lengths: Tensor | None) -> None:
         assert forward_ad.unpack_dual(plain).tangent is None
 
 
+def test_an_operator_refuses_tangents_it_would_lose() -> None:
+    module = make("LSTM")[0]
+    x = given("LSTM")[0]
+    with forward_ad.dual_level(), torch.no_grad():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        with pytest.raises(NotImplementedError, match="no forward-mode formula"):
+            operators.layer(dual, None, None, module._weights(), None, None, *module._options())
+
+
 @pytest.mark.parametrize("name", ["RNNCell", "GRUCell", "LSTMCell"])
 def test_cells(name: str) -> None:
     torch.manual_seed(0)

@@ -56,11 +56,13 @@ class LayerExplanation:
 class Explanation:
     """Which kernel runs a layer on x, and why no other does. ``print`` it, or read ``kernel`` and ``candidates``.
 
-    kernel, candidates: of the first layer. layers: of every layer of the stack.
+    kernel, candidates: of the first layer. layers: of every layer of the stack. notes: what else a call meets (of
+    rnnkern.torch: which transforms have no fused kernel and run on the composed form of the cell).
     """
 
     problem: str
     layers: tuple[LayerExplanation, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def kernel(self) -> str:
@@ -71,7 +73,7 @@ class Explanation:
         return self.layers[0].candidates
 
     def __repr__(self) -> str:
-        return "\n".join([self.problem, *map(str, self.layers)])
+        return "\n".join([self.problem, *map(str, self.layers), *self.notes])
 
 
 def _line(candidate: Candidate, width: int) -> str:
@@ -87,23 +89,25 @@ def kernels() -> list[Kernel]:
     return [Kernel(name, unavailable) for name, unavailable in _core.kernels()]
 
 
-def explain(layer: Module, x: Any) -> Explanation:
+def explain(layer: Any, x: Any) -> Explanation:
     """Which kernel runs ``layer`` on ``x``, and why each other declined or was not chosen, with the numbers.
 
-    layer: a layer or cell of rnnkern. x: an array as the layer takes it, or its shape as a tuple.
+    layer: a layer or cell of rnnkern or of rnnkern.torch. x: an array as the layer takes it, or its shape as a tuple.
     """
-    if not isinstance(layer, Module):
+    notes: tuple[str, ...] = ()
+    if isinstance(layer, Module):
+        spec, is_layer = layer.spec, hasattr(layer, "batch_first")
+    elif hasattr(layer, "_explained"):  # rnnkern.torch's, which this module must not import
+        spec, is_layer, notes = layer._explained()
+    else:
         raise TypeError(f"layer: expected a layer or cell of rnnkern, got {type(layer).__name__}")
     shape = tuple(x) if isinstance(x, (tuple, list)) else tuple(getattr(x, "shape", ()))
-    seq_len, batch = _sizes(layer, shape)
-    spec = layer.spec
+    seq_len, batch = _sizes(spec, is_layer, getattr(layer, "batch_first", False), shape)
     layers = tuple(_explain_layer(spec, index, seq_len, batch) for index in range(spec.num_layers))
-    return Explanation(f"{layer!r}, T = {seq_len}, B = {batch}, {spec.dtype}", layers)
+    return Explanation(f"{layer!r}, T = {seq_len}, B = {batch}, {spec.dtype}", layers, notes)
 
 
-def _sizes(layer: Module, shape: tuple[Any, ...]) -> tuple[int, int]:
-    spec = layer.spec
-    is_layer = hasattr(layer, "batch_first")
+def _sizes(spec: ops.Spec, is_layer: bool, batch_first: bool, shape: tuple[Any, ...]) -> tuple[int, int]:
     ranks = (2, 3) if is_layer else (1, 2)
     if len(shape) not in ranks or shape[-1] != spec.input_size:
         expected = "[T, B, I], [B, T, I] with batch_first or [T, I]" if is_layer else "[B, I] or [I]"
@@ -113,7 +117,7 @@ def _sizes(layer: Module, shape: tuple[Any, ...]) -> tuple[int, int]:
         return 1, (sizes or [1])[0]
     if len(sizes) == 1:
         return sizes[0], 1
-    return (sizes[1], sizes[0]) if getattr(layer, "batch_first", False) else (sizes[0], sizes[1])
+    return (sizes[1], sizes[0]) if batch_first else (sizes[0], sizes[1])
 
 
 def _explain_layer(spec: ops.Spec, layer: int, seq_len: int, batch: int) -> LayerExplanation:

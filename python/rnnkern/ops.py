@@ -209,8 +209,8 @@ def pack(spec: Spec, params: Sequence[Array], backward: bool = True, forward: bo
 # for stacks the outputs of the layers below the last, before and after dropout. Its size is a formula of T and B, which
 # a compiler that knows them as symbols can write down.
 
-# Up to here the outputs of all layers of an inference may stand at once, for layers to run at the same time: where that is
-# faster (few rows, small layers) they are smaller.
+# Up to here the outputs of all layers of an inference may stand at once, for layers to run at the same time: where that
+# is faster (few rows, small layers) they are smaller.
 _STACKED = 4 << 20
 
 _LINE = 64
@@ -354,8 +354,8 @@ def forward(
         if size <= _STACKED:
             ys = [*(memory.empty(y_shape, spec.dtype) for _ in range(last)), y]
             every = range(spec.num_layers)
-            h0, c0, hn, cn = ([_at(state, layer) for layer in every] for state in (h_0, c_0, h_n, c_n))
-            _core.Plan.forward_stack(all_plans, packed, x, h0, c0, ys, hn, cn)
+            hs, cs, hs_n, cs_n = ([_at(state, layer) for layer in every] for state in (h_0, c_0, h_n, c_n))
+            _core.Plan.forward_stack(all_plans, packed, x, hs, cs, ys, hs_n, cs_n)
             return y, h_n, c_n, None
     below = x
     for layer in range(spec.num_layers):

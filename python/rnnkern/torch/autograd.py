@@ -73,6 +73,10 @@ def by_operator(
     masks: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     if torch.compiler.is_compiling():
+        if (
+            torch._C._are_functorch_transforms_active()
+        ):  # traced inside of torch.func: Dynamo gives an operator no tangent
+            return composed.layer(x, h_0, c_0, params, lengths, masks_of(masks), options)
         y, h_n, c_n = operators.layer(x, h_0, c_0, params, lengths, masks, *options)
     elif needs_tangent((x, h_0, c_0, *params)):
         return composed.layer(x, h_0, c_0, params, lengths, masks_of(masks), options)

@@ -40,6 +40,7 @@ class Recurrent(Module):
     dropout: float = 0.0
     recompute: bool = False  # set it on a module: backward runs the forward again instead of keeping its gates
     _frozen: Frozen | None = None
+    _is_layer: bool = False
 
     def _cell(self) -> str:
         """The kernel's name for this module's cell."""
@@ -123,6 +124,18 @@ class Recurrent(Module):
 
     def _spec(self, dtype: torch.dtype, options: Options) -> ops.Spec:
         return spec_of(options, dtype, self.input_size, self.hidden_size, self.bias)
+
+    def _explained(self) -> tuple[ops.Spec, bool, tuple[str, ...]]:
+        """For ``rnnkern.explain``: the spec, whether this is a layer, what transforms do."""
+        spec = self._check_weights(self._weights(), self._options())[1]
+        assert spec is not None
+        frozen = "kept by freeze()" if self._frozen is not None else "packed at every call"
+        notes = (
+            f"weights: {frozen}",
+            "kernels run: eager calls, torch.compile and torch.export (one node), autograd, torch.func.grad and vmap",
+            "composed of torch's operations: second derivatives, forward mode (jvp, duals), torch.func in a graph",
+        )
+        return spec, self._is_layer, notes
 
     def _run(
         self,

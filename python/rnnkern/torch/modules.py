@@ -30,6 +30,7 @@ class RNNBase(Recurrent):
 
     mode: str
     proj_size: int
+    _is_layer = True
     _flat_weights_names: list[str]
 
     def __init__(

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .. import ops
 from . import composed, kernels
@@ -118,6 +119,10 @@ def _record(keyset: Any, *arguments: Any) -> tuple[Tensor, ...]:
     """``layer`` where autograd looks on."""
     x, h_0, c_0, params = arguments[:4]
     given = [tensor for tensor in (x, h_0, c_0, *params) if tensor is not None]
+    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in given):
+        raise NotImplementedError(
+            "torch.ops.rnnkern.layer: no forward-mode formula; the modules of rnnkern.torch compute tangents"
+        )
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
         return layer_train(*arguments)[:3]  # type: ignore[no-any-return]
     with torch._C._AutoDispatchBelowAutograd():
