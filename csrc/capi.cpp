@@ -244,6 +244,12 @@ rnnk_status rnnk_set_num_threads(int32_t threads) {
     }
   });
 }
+
+rnnk_status rnnk_set_pool(rnnk_parallel parallel, rnnk_thread_index index) {
+  return guarded([&] {
+    if (!team_borrow(parallel, index)) fail(RNNK_RUNTIME_ERROR, "threads: the system gave fewer, %d", team_size());
+  });
+}
 int32_t rnnk_get_num_threads(void) {
   int32_t threads = 1;
   guarded([&] { threads = team_size(); });

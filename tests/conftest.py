@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 
 # Before torch is imported: its pool would spin on the cores that the kernels under test are timed out on.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# rnnkern.torch would put the whole process on torch's threads; test_torch_threads.py does so where it is meant.
+os.environ.setdefault("RNNKERN_TORCH_THREADS", "0")
 
 import pytest
 

@@ -64,6 +64,10 @@ class FloatMode {
 // Whether this thread is in a task of the team: a job of its own is then for it alone.
 thread_local bool t_in_task = false;
 
+// The host's threads, where it lent them (team_borrow).
+std::atomic<ParallelFn> g_parallel{nullptr};
+std::atomic<IndexFn> g_index{nullptr};
+
 struct Job {
   TaskFn fn = nullptr;
   const void* data = nullptr;
@@ -92,6 +96,11 @@ class Team {
     for (int i = 0; i < tasks; ++i) claimed_[i].phase.store(first, std::memory_order_relaxed);
     done_.store(0, std::memory_order_relaxed);
     const Job job{fn, data, tasks, first, first + phases};
+    if (const ParallelFn parallel = g_parallel.load(std::memory_order_acquire)) {
+      Borrowed entry{this, job, g_index.load(std::memory_order_acquire)};
+      parallel([](void* p) { static_cast<Borrowed*>(p)->join(); }, &entry, static_cast<unsigned>(tasks), 0);
+      return true;
+    }
     {
       std::lock_guard<std::mutex> lock(mutex_);
       job_ = job;
@@ -108,9 +117,25 @@ class Team {
     alignas(64) std::atomic<int64_t> job{-1};   // first phase of the job that the thread of this index last joined
   };
 
+  // What the host's threads run, the caller among them. It may send fewer than there are tasks: then some do several.
+  struct Borrowed {
+    Team* team;
+    const Job& job;
+    IndexFn index;
+    std::atomic<int> arrived{0};
+    void join() {
+      const int order = arrived.fetch_add(1, std::memory_order_relaxed);
+      team->work(job, index ? index() : order);
+    }
+  };
+
   // With fewer threads than asked for when the system has no more to give.
   void start(int threads) {
     stopping_ = false;
+    if (g_parallel.load(std::memory_order_acquire)) {
+      size_.store(threads, std::memory_order_relaxed);
+      return;
+    }
     workers_.reserve(static_cast<size_t>(threads));
     try {
       for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { serve(i); });
@@ -220,7 +245,11 @@ std::atomic<int> g_threads{0};  // wanted; 0: nobody has asked yet
 
 // A child of fork() has no workers: it starts its own team. Registered when the library is loaded, because a fork may come
 // while another thread is in team() for the first time.
-const int g_registered = pthread_atfork(nullptr, nullptr, [] { g_team.store(nullptr, std::memory_order_release); });
+const int g_registered = pthread_atfork(nullptr, nullptr, [] {
+  g_parallel.store(nullptr,
+                   std::memory_order_release);  // nor are the host's threads there (libgomp waits for them for ever)
+  g_team.store(nullptr, std::memory_order_release);
+});
 
 Team& team() {
   (void)g_registered;
@@ -254,6 +283,13 @@ int team_size() { return t_in_task ? 1 : team().size(); }
 bool team_resize(int threads) {
   g_threads.store(threads, std::memory_order_relaxed);
   return team().resize(g_threads);
+}
+
+bool team_borrow(ParallelFn parallel, IndexFn index) {
+  Team& current = team();  // before: a team that is made afterwards would start no threads, nor stop any
+  g_index.store(index, std::memory_order_release);
+  g_parallel.store(parallel, std::memory_order_release);
+  return current.resize(g_threads);
 }
 
 void sort_rows(const int64_t* lengths, int64_t batch, int32_t* order, int64_t* sorted_lengths) {

@@ -20,10 +20,18 @@ those of ``torch.nn``. What differs, on purpose:
   ``torch.nn.GRU`` and packed ``LSTM`` answer in float32 there.
 * Writing in place to an output before ``backward`` raises autograd's own error for every module; ``torch.nn`` does so
   for LSTM alone.
-* ``torch.compile`` leaves the modules out of its graphs (a graph break), so ``fullgraph=True`` refuses them.
 
-Not there yet, and refused by name with NotImplementedError: ``proj_size``, tensors that are not on the CPU, second
-derivatives, ``vmap`` and forward-mode derivatives.
+Kernels run on torch's own OpenMP threads from the import of this package on (``threads.py`` says why), in a forked
+child on rnnkern's own; ``RNNKERN_TORCH_THREADS=0`` keeps rnnkern's own everywhere. ``rnnkern.set_num_threads`` says
+how many.
+
+A call is one operator, ``torch.ops.rnnkern.layer``, under ``torch.compile(fullgraph=True)`` and ``torch.export``, with
+any T and B. Second derivatives, forward mode, ``vmap`` and torch.func work; what has no fused kernel runs on the cells
+composed of torch's operations, some hundred times slower, as ``rnnkern.explain(module, x)`` says. ``docs/torch.md``
+has the list.
+
+Not there yet, and refused by name with NotImplementedError: ``proj_size``, tensors that are not on the CPU, and
+``torch.autograd.grad(..., is_grads_batched=True)``.
 """
 
 try:
@@ -31,8 +39,11 @@ try:
 except ImportError as error:
     raise ImportError("rnnkern.torch needs PyTorch 2.11 or later; install it with: pip install torch") from error
 
+from . import threads as _threads
 from .cells import GRUCell, LSTMCell, RNNCell
 from .modules import GRU, LSTM, RNN
 from .swap import Replacement, replace
+
+_threads.borrow()
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "Replacement", "replace"]
