@@ -38,8 +38,25 @@ def test_the_two_commands_come_first_and_are_one_line_each() -> None:
     assert f'"{pinned}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/torch.md"]
+)
 def test_links_lead_somewhere(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     targets = [target for target in re.findall(r"\]\(([^)#\s]+)\)", text) if "://" not in target]
-    assert not [target for target in targets if not (ROOT / target).exists()]
+    assert not [target for target in targets if not (ROOT / document).parent.joinpath(target).exists()]
+
+
+def test_features_of_torch_name_tests_that_are_there() -> None:
+    """docs/torch.md: the last column, `file::test` or, after one of those, `test` of the same file."""
+    rows = re.findall(r"^\|.*\|([^|]*)\|$", (ROOT / "docs" / "torch.md").read_text(encoding="utf-8"), re.MULTILINE)
+    named = [name for row in rows[2:] for name in [None, *re.findall(r"`([^`]+)`", row)]]
+    assert len([name for name in named if name]) > 25
+    file = ""
+    for name in named:
+        if name is None:
+            continue
+        if name.endswith(".py") or "::" in name:
+            file, _, name = name.partition("::")
+        source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert not name or re.search(rf"^def {name}\(", source, re.MULTILINE), f"{file}::{name}"

@@ -27,8 +27,8 @@ how many.
 
 A call is one operator, ``torch.ops.rnnkern.layer``, under ``torch.compile(fullgraph=True)`` and ``torch.export``, with
 any T and B. Second derivatives, forward mode, ``vmap`` and torch.func work; what has no fused kernel runs on the cells
-composed of torch's operations, some hundred times slower, as ``rnnkern.explain(module, x)`` says. ``docs/torch.md``
-has the list.
+composed of torch's operations, tens of times slower, as ``rnnkern.explain(module, x)`` says. ``docs/torch.md`` has the
+list.
 
 Not there yet, and refused by name with NotImplementedError: ``proj_size``, tensors that are not on the CPU, and
 ``torch.autograd.grad(..., is_grads_batched=True)``.
