@@ -1,8 +1,8 @@
 """The cells as compositions of torch's own operations: what runs where a transform has no fused kernel.
 
 Equations of ``csrc/cells``, structure of ``ops.py`` (layers, directions, lengths, dropout with the same masks), for
-any tensor torch can transform: second derivatives, forward mode, ``vmap`` inside of it. Some hundred times slower than
-a kernel.
+any tensor torch can transform: second derivatives, forward mode, ``vmap`` inside of it. Tens of times slower than a
+kernel.
 """
 
 from __future__ import annotations

@@ -42,8 +42,6 @@ layer = torch.ops.rnnkern.layer.default
 layer_train = torch.ops.rnnkern.layer_train.default
 layer_backward = torch.ops.rnnkern.layer_backward.default
 
-_Inputs = tuple[Tensor, Tensor | None, Tensor | None, Sequence[Tensor], Tensor | None, Tensor | None]
-
 
 # On the CPU ---------------------------------------------------------------------------------------------------------
 
