@@ -98,7 +98,8 @@ class Team {
     const Job job{fn, data, tasks, first, first + phases};
     if (const ParallelFn parallel = g_parallel.load(std::memory_order_acquire)) {
       Borrowed entry{this, job, g_index.load(std::memory_order_acquire)};
-      parallel([](void* p) { static_cast<Borrowed*>(p)->join(); }, &entry, static_cast<unsigned>(tasks), 0);
+      parallel([](void* p) { static_cast<Borrowed*>(p)->join(); }, &entry, static_cast<unsigned>(std::min(tasks, size())),
+               0);
       return true;
     }
     {

@@ -3,6 +3,8 @@
 // task done twice is a reported race, not only a wrong count.
 #include "core/team.h"
 
+#include <algorithm>
+#include <atomic>
 #include <cfenv>
 #include <chrono>
 #include <cstdio>
@@ -83,6 +85,51 @@ void several_callers(bool resizing) {
   for (auto& caller : callers) caller.join();
 }
 
+// A host's pool: new threads each time, some of them late, numbered or not; never more than the team's size.
+std::atomic<int> g_most{0};
+thread_local int t_number = 0;
+int number() { return t_number; }
+
+void host(void (*fn)(void*), void* data, unsigned threads, unsigned) {
+  g_most = std::max(g_most.load(), static_cast<int>(threads));
+  std::vector<std::thread> others;
+  for (unsigned i = 1; i < threads; ++i) {
+    others.emplace_back([=] {
+      t_number = static_cast<int>(i);
+      if (i % 2 == 0) pause(50);
+      fn(data);
+    });
+  }
+  fn(data);
+  for (auto& other : others) other.join();
+}
+
+void borrowed_threads() {
+  team_resize(3);
+  for (const bool numbered : {false, true}) {
+    expect(team_borrow(host, numbered ? number : nullptr) && team_size() == 3, "team_borrow");
+    for (int i = 0; i < 300; ++i) Ledger(1 + i % 8, 1 + i % 7).run();
+    expect(team_resize(4) && team_size() == 4, "team_resize of borrowed threads");
+    Ledger(9, 5).run();
+    expect(g_most == 4, "more threads were asked for than the team has");
+    g_most = 0;
+    std::thread caller([] {
+      for (int i = 0; i < 300; ++i) Ledger(1 + i % 5, 3).run();
+    });
+    for (int i = 0; i < 100; ++i) {
+      expect(team_borrow(i % 2 ? nullptr : host, nullptr), "team_borrow beside running jobs");
+      Ledger(4, 3).run();
+    }
+    caller.join();
+    g_most = 0;
+    team_resize(3);
+  }
+  expect(team_borrow(nullptr, nullptr), "team_borrow of nothing");
+  g_most = 0;
+  Ledger(3, 10).run();
+  expect(g_most == 0, "threads given back were used");
+}
+
 // By arithmetic, because fegetround() may look at another unit than the one that computes.
 bool rounds_up() {
   volatile float one = 1, little = 1e-20f;
@@ -124,6 +171,7 @@ int main() {
   many_jobs();
   several_callers(false);
   several_callers(true);
+  borrowed_threads();
   floating_point_mode();
   sorting();
   std::printf("team: ok\n");
