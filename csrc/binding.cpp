@@ -536,15 +536,17 @@ PYBIND11_MODULE(_core, m) {
   m.def("get_num_threads", &rnnk_get_num_threads);
   m.def(
       "set_pool",
-      [](uintptr_t parallel, uintptr_t index) {
+      [](uintptr_t parallel, uintptr_t index, int32_t threads) {
         rnnk_status status;
         {
           py::gil_scoped_release release;
-          status = rnnk_set_pool(reinterpret_cast<rnnk_parallel>(parallel), reinterpret_cast<rnnk_thread_index>(index));
+          status =
+              rnnk_set_pool(reinterpret_cast<rnnk_parallel>(parallel), reinterpret_cast<rnnk_thread_index>(index), threads);
         }
         check(status);
       },
-      py::arg("parallel"), py::arg("index") = 0);
+      py::arg("parallel"), py::arg("index") = 0, py::arg("threads") = 0);
+  m.def("pool_is_lent", [] { return rnnk_pool_is_lent() != 0; });
   m.def("empty_cache", &empty_cache);
   m.def("cached_bytes", &cached_bytes);
   m.def("version", &rnnk_version);

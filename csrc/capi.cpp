@@ -245,11 +245,16 @@ rnnk_status rnnk_set_num_threads(int32_t threads) {
   });
 }
 
-rnnk_status rnnk_set_pool(rnnk_parallel parallel, rnnk_thread_index index) {
+rnnk_status rnnk_set_pool(rnnk_parallel parallel, rnnk_thread_index index, int32_t threads) {
   return guarded([&] {
-    if (!team_borrow(parallel, index)) fail(RNNK_RUNTIME_ERROR, "threads: the system gave fewer, %d", team_size());
+    if (parallel && (threads < 1 || threads > 256)) {
+      fail(RNNK_INVALID_VALUE, "threads: expected 1 to 256, got %d", threads);
+    }
+    if (!team_borrow(parallel, index, threads)) fail(RNNK_RUNTIME_ERROR, "threads: the system gave fewer, %d", team_size());
   });
 }
+
+int32_t rnnk_pool_is_lent(void) { return team_borrows(); }
 int32_t rnnk_get_num_threads(void) {
   int32_t threads = 1;
   guarded([&] { threads = team_size(); });

@@ -52,6 +52,7 @@ def test_info_and_kernels() -> None:
     assert info["version"] == rk.__version__
     assert info["gpus"] == [] and info["cuda"] == "not built"
     assert info["threads"] == rk.get_num_threads() >= 1
+    assert info["pool"] in ("own", "lent")
     assert info["kernels"]["cpu_scalar"] == "available"
     assert {"lstm", "gru", "rnn_tanh", "rnn_relu"} <= set(info["build"]["cells"])
     scalar = next(kernel for kernel in rk.kernels() if kernel.name == "cpu_scalar")

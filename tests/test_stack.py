@@ -99,3 +99,9 @@ def test_c_abi(lib: Any) -> None:  # noqa: F811
     assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))
     for layer in (first, second):
         layer.close()
+
+
+def test_stacks_too_deep_for_one_call() -> None:
+    layer = rk.RNN(1, 1, 1025, seed=0)
+    x = np.ones((2, 1, 1), np.float32)
+    assert np.array_equal(layer(x)[0], layer.forward(x)[0])

@@ -48,18 +48,29 @@ def results() -> list[bytes]:
     return found
 
 
-def test_the_bits_of_our_own_threads(monkeypatch: pytest.MonkeyPatch, set_threads: Callable[[int], None]) -> None:
+@pytest.fixture
+def lent(monkeypatch: pytest.MonkeyPatch, set_threads: Callable[[int], None]) -> Iterator[None]:
+    """torch's pool of three threads."""
     monkeypatch.delenv("RNNKERN_TORCH_THREADS")
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
     set_threads(2)
-    wanted = results()
     assert threads.borrow()
-    for count in (2, 3, 1):
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("lent")
+def test_the_bits_of_our_own_threads(set_threads: Callable[[int], None]) -> None:
+    got = []
+    for count, size in ((2, 2), (3, 3), (1, 1), (8, 3)):  # never more than torch has
         set_threads(count)
-        assert rk.get_num_threads() == count
-        assert results() == wanted
+        assert rk.get_num_threads() == size
+        got.append(results())
+    assert rk.info()["pool"] == "lent"
     threads.give_back()
-    set_threads(2)
-    assert results() == wanted
+    assert rk.info()["pool"] == "own" and rk.get_num_threads() == 8
+    assert all(each == results() for each in got)
 
 
 def test_the_environment_keeps_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,9 +111,24 @@ def test_hosts_that_send_other_numbers_of_threads(host: Any, set_threads: Callab
     wanted = results()
     sent: list[int] = []
     parallel = PARALLEL(host(sent))
-    _core.set_pool(ctypes.cast(parallel, ctypes.c_void_p).value or 0)
+    _core.set_pool(ctypes.cast(parallel, ctypes.c_void_p).value or 0, 0, 5)
     assert results() == wanted
-    assert sent and set(sent) == {2}
+    assert sent and set(sent) == {5}  # always what was lent, whatever the job needs
+    with pytest.raises(ValueError, match="threads: expected 1 to 256, got 0"):
+        _core.set_pool(ctypes.cast(parallel, ctypes.c_void_p).value or 0, 0, 0)
+
+
+def test_a_stack_of_small_layers_is_one_job(set_threads: Callable[[int], None]) -> None:
+    """So a wavefront it is: one row through one small layer is nothing to share, and no job at all."""
+    set_threads(2)
+    sent: list[int] = []
+    parallel = PARALLEL(nobody_else(sent))
+    _core.set_pool(ctypes.cast(parallel, ctypes.c_void_p).value or 0, 0, 2)
+    x = np.zeros((2000, 1, 48), np.float32)
+    rk.LSTM(48, 48)(x)
+    assert sent == []
+    rk.LSTM(48, 48, 2)(x)
+    assert sent == [2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork on this platform")
@@ -120,34 +146,57 @@ def test_a_forked_child_is_back_to_its_own(monkeypatch: pytest.MonkeyPatch, set_
     assert results() == wanted
 
 
+def alone(code: str, **environment: str) -> str:
+    """What a process of its own prints, with nothing in the environment but what users have."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("RNNKERN_TORCH_THREADS", "OMP_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_import_borrows() -> None:
-    """In a process of its own, where nothing says otherwise; training in company of torch's operations."""
     code = """
-import torch, rnnkern.torch as rt
-from rnnkern import _core
-calls = []
+import torch, rnnkern as rk, rnnkern.torch as rt
 torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Linear(64, 64), rt.LSTM(64, 128))
 loss = model(torch.randn(20, 16, 64))[0].square().sum()
 loss.backward()
-print(rt.threads.borrow(), float(loss))
+print(rk.info()["pool"], float(loss))
 """
-    environment = {k: v for k, v in os.environ.items() if k not in ("RNNKERN_TORCH_THREADS", "OMP_NUM_THREADS")}
-    answers = []
-    for extra in ({}, {"RNNKERN_TORCH_THREADS": "0"}):
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment | extra, capture_output=True, text=True, timeout=100
-        )
-        assert done.returncode == 0, done.stderr
-        answers.append(done.stdout.split())
-    assert [answer[0] for answer in answers] == ["True", "False"]
-    assert answers[0][1] == answers[1][1]
+    lent, own = alone(code).split(), alone(code, RNNKERN_TORCH_THREADS="0").split()
+    assert (lent[0], own[0]) == ("lent", "own")
+    assert lent[1] == own[1]
 
 
-def test_threads_that_call_at_once(monkeypatch: pytest.MonkeyPatch, set_threads: Callable[[int], None]) -> None:
-    monkeypatch.delenv("RNNKERN_TORCH_THREADS")
-    set_threads(2)
-    assert threads.borrow()
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork on this platform")
+def test_a_child_that_is_the_first_to_import() -> None:
+    """The parent has used torch's pool, whose threads the child has not, though nothing was lent before the fork."""
+    code = """
+import os, torch
+torch.set_num_threads(2)
+torch.randn(512, 512) @ torch.randn(512, 512)
+torch.randn(1 << 20).exp()
+child = os.fork()
+if child == 0:
+    torch.set_num_threads(1)
+    import rnnkern as rk, rnnkern.torch as rt
+    y = rt.LSTM(64, 256)(torch.randn(20, 16, 64))[0]
+    y.sum().backward()
+    print(rk.info()["pool"], bool(y.isfinite().all()), flush=True)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    assert alone(code).split() == ["own", "True"]
+
+
+@pytest.mark.usefixtures("lent")
+def test_threads_that_call_at_once() -> None:
     module = rt.GRU(32, 128).requires_grad_(False)
     x = torch.randn(20, 9, 32)
     wanted = module(x)[0]

@@ -5,6 +5,7 @@ The judge is the composed form written once more here, over torch.nn's own funct
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rnnkern.torch as rt
@@ -335,6 +337,80 @@ def test_jacobians_and_hessians(name: str) -> None:
             [transform(lambda v: reference(v)[0].square().sum((0, 1)))(x)],
             1024,
         )
+
+
+@pytest.mark.parametrize("name", ["RNN", "GRU"])
+@pytest.mark.usefixtures("way")
+def test_a_tangent_that_comes_in_above_the_layer(name: str) -> None:
+    """Forward over reverse, the tangent in what follows: the gradient's own tangent must not be lost."""
+    tangents = []
+    for m in make(name):
+        x, (head, v) = (
+            given(name)[0],
+            torch.randn(2, H, dtype=torch.float64, generator=torch.Generator().manual_seed(2)),
+        )
+        with forward_ad.dual_level():
+            loss = ((m(x)[0] * forward_ad.make_dual(head.clone(), v.clone())).sum(-1) ** 2).sum()
+            grads = torch.autograd.grad(loss, list(m.parameters()))
+            tangents.append([forward_ad.unpack_dual(g).tangent for g in grads])
+    assert all(t is not None and t.abs().sum() > 0 for t in tangents[0])
+    near(*tangents, 1024)
+
+
+def _first(back: Any, seed: Tensor) -> Tensor:
+    return back(seed)[0]  # type: ignore[no-any-return]
+
+
+def test_what_looks_on_only_after_the_forward() -> None:
+    """vmap, a trace and a mode that begin above an eager layer reach its backward."""
+    module, reference = make("GRU")
+    answers = []
+    for m in (module, reference):
+        x = given("GRU")[0].requires_grad_()
+        y = m(x)[0]
+        seeds = torch.stack([torch.ones_like(y), 2 * torch.ones_like(y)])
+        back = functools.partial(torch.autograd.grad, y, x, retain_graph=True)
+        answers.append(list(make_fx(functools.partial(_first, back))(seeds[0])(seeds[1])[None]))
+        if m is module:
+            near([vmap(functools.partial(_first, back))(seeds)[1]], answers[0])
+            with Seen() as seen:
+                back(seeds[0])
+            assert seen.names == ["layer_backward"]
+    near(*answers, 512)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_traces_hold_the_operator() -> None:
+    """torch.jit.trace and make_fx, with lengths as an input: nothing of this call is baked in."""
+    module = make("LSTM")[0].requires_grad_(False)
+    x, other = torch.randn(2, T, B, IN, dtype=torch.float64).unbind()
+    n, fewer = torch.tensor([4, 2, 3]), torch.tensor([1, 0, 4])
+
+    def call(x: Tensor, lengths: Tensor) -> Tensor:
+        return module(x, lengths=lengths)[0]  # type: ignore[no-any-return]
+
+    wanted = call(other, fewer)
+    assert torch.equal(make_fx(call)(x, n)(other, fewer), wanted)
+    assert torch.equal(torch.jit.trace(call, (x, n))(other, fewer), wanted)
+
+
+def test_fake_tensors_know_shapes_alone() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    module = make("LSTM", torch.float32)[0]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        y, (h_n, _) = module(torch.empty(50, 7, IN), lengths=torch.empty(7, dtype=torch.int64))
+    assert (y.shape, h_n.shape) == ((50, 7, H), (1, 7, H))
+
+
+def test_bad_lengths_are_seen_on_the_composed_form() -> None:
+    module = make("GRU")[0]
+    x = given("GRU")[0]
+    outside = torch.tensor([9, 1, 1])
+    for lengths in (lambda: outside, lambda: torch.tensor([9, 1, 1])):
+        with pytest.raises(ValueError, match=r"lengths\[0\]: expected 0 <= length <= T = 4, got 9"):
+            jvp(lambda v, lengths=lengths: module(v, lengths=lengths())[0], (x,), (x,))
 
 
 # vmap -----------------------------------------------------------------------------------------------------------------

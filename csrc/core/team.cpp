@@ -67,6 +67,7 @@ thread_local bool t_in_task = false;
 // The host's threads, where it lent them (team_borrow).
 std::atomic<ParallelFn> g_parallel{nullptr};
 std::atomic<IndexFn> g_index{nullptr};
+std::atomic<int> g_lent{0};  // how many there are
 
 struct Job {
   TaskFn fn = nullptr;
@@ -80,13 +81,14 @@ class Team {
   // Born with the caller alone, because two threads may each make one and one of them is thrown away.
   int size() const { return static_cast<int>(size_.load(std::memory_order_relaxed)); }
 
-  // Brings the team to the size last asked for, which may have changed while this waited; false: it came out smaller.
+  // Brings the team to the size last asked for, which may have changed while this waited; false: it came out smaller,
+  // though no host said how many there are.
   bool resize(const std::atomic<int>& wanted) {
     std::lock_guard<std::mutex> busy(busy_);
     const int threads = wanted.load(std::memory_order_relaxed);
     stop();
     start(threads);
-    return size() == threads;
+    return size() == threads || g_parallel.load(std::memory_order_relaxed);
   }
 
   bool try_run(int tasks, int64_t phases, TaskFn fn, const void* data) {
@@ -98,8 +100,9 @@ class Team {
     const Job job{fn, data, tasks, first, first + phases};
     if (const ParallelFn parallel = g_parallel.load(std::memory_order_acquire)) {
       Borrowed entry{this, job, g_index.load(std::memory_order_acquire)};
-      parallel([](void* p) { static_cast<Borrowed*>(p)->join(); }, &entry, static_cast<unsigned>(std::min(tasks, size())),
-               0);
+      // Always as many: libgomp ends threads that a region has no use for, and makes them anew for the next.
+      parallel([](void* p) { static_cast<Borrowed*>(p)->join(); }, &entry,
+               static_cast<unsigned>(g_lent.load(std::memory_order_relaxed)), 0);
       return true;
     }
     {
@@ -134,7 +137,7 @@ class Team {
   void start(int threads) {
     stopping_ = false;
     if (g_parallel.load(std::memory_order_acquire)) {
-      size_.store(threads, std::memory_order_relaxed);
+      size_.store(std::min(threads, g_lent.load(std::memory_order_relaxed)), std::memory_order_relaxed);
       return;
     }
     workers_.reserve(static_cast<size_t>(threads));
@@ -286,12 +289,15 @@ bool team_resize(int threads) {
   return team().resize(g_threads);
 }
 
-bool team_borrow(ParallelFn parallel, IndexFn index) {
+bool team_borrow(ParallelFn parallel, IndexFn index, int threads) {
   Team& current = team();  // before: a team that is made afterwards would start no threads, nor stop any
+  g_lent.store(threads, std::memory_order_relaxed);
   g_index.store(index, std::memory_order_release);
   g_parallel.store(parallel, std::memory_order_release);
   return current.resize(g_threads);
 }
+
+bool team_borrows() { return g_parallel.load(std::memory_order_acquire) != nullptr; }
 
 void sort_rows(const int64_t* lengths, int64_t batch, int32_t* order, int64_t* sorted_lengths) {
   for (int64_t i = 0; i < batch; ++i) order[i] = static_cast<int32_t>(i);

@@ -150,10 +150,10 @@ def _why_not(spec: ops.Spec, kernel: str, verdict: dict[str, Any], best: dict[st
 
 
 def info() -> dict[str, Any]:
-    """The build and the machine: version, build, cpu, cpu_features, gpus, cuda, threads, kernels.
+    """The build and the machine: version, build, cpu, cpu_features, gpus, cuda, threads, pool, kernels.
 
     build: the native module's file, the cells and the Python it runs on. gpus is empty and cuda says "not built" where
-    no CUDA kernels are compiled in.
+    no CUDA kernels are compiled in. pool: whose threads run, "own", or "lent" by a host (rnnkern.torch: torch's).
     """
     return {
         "version": _core.version(),
@@ -168,6 +168,7 @@ def info() -> dict[str, Any]:
         "gpus": [],
         "cuda": "not built",
         "threads": _core.get_num_threads(),
+        "pool": "lent" if _core.pool_is_lent() else "own",
         "kernels": {kernel.name: kernel.unavailable or "available" for kernel in kernels()},
     }
 

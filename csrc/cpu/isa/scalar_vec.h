@@ -15,9 +15,13 @@ struct Scalar {
   static constexpr double cycles_per_fma = 1;
   T v;
 
-  RNNK_HD static Scalar load(const T* p) { return {*p}; }
+  RNNK_HD static Scalar load(const T* p) {  // a pair of 16-bit terms may lie at an odd one
+    T x;
+    __builtin_memcpy(&x, p, sizeof x);
+    return {x};
+  }
   RNNK_HD static Scalar load_n(const T* p, int64_t n) { return {n > 0 ? *p : T(0)}; }
-  RNNK_HD void store(T* p) const { *p = v; }
+  RNNK_HD void store(T* p) const { __builtin_memcpy(p, &v, sizeof v); }
   RNNK_HD void store_n(T* p, int64_t n) const {
     if (n > 0) *p = v;
   }

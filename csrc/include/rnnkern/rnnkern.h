@@ -199,13 +199,15 @@ RNNK_API rnnk_status rnnk_explain(const rnnk_problem* problem, int64_t seq_len, 
  * use. Waits for a running kernel to finish. */
 RNNK_API rnnk_status rnnk_set_num_threads(int32_t threads);
 RNNK_API int32_t rnnk_get_num_threads(void);
-/* A host that has threads of its own lends them, so that two pools do not fight for the cores: `parallel` calls fn(data) on up
- * to `threads` threads, the caller among them, and returns when all calls have returned (GOMP_parallel is one: flags is 0).
- * index: the number of the calling thread in there, 0 for the caller; NULL when there is none. parallel NULL: the library's own
- * threads again, as after a fork in the child. Results have the same bits. */
+/* A host that has threads of its own lends them, so that two pools do not fight for the cores: `parallel` calls fn(data) on
+ * `threads` threads (fewer will do), the caller among them, and returns when all calls have returned (GOMP_parallel is one: flags
+ * is 0). It is always asked for this number, and rnnk_get_num_threads is never more. index: the number of the calling thread in
+ * there, 0 for the caller; NULL when there is none. parallel NULL: the library's own threads again, as after a fork in the child:
+ * do not lend threads to a process that was forked after they were used. Results have the same bits. */
 typedef void (*rnnk_parallel)(void (*fn)(void* data), void* data, unsigned threads, unsigned flags);
 typedef int (*rnnk_thread_index)(void);
-RNNK_API rnnk_status rnnk_set_pool(rnnk_parallel parallel, rnnk_thread_index index);
+RNNK_API rnnk_status rnnk_set_pool(rnnk_parallel parallel, rnnk_thread_index index, int32_t threads);
+RNNK_API int32_t rnnk_pool_is_lent(void);
 
 RNNK_API const char* rnnk_version(void);      /* "0.1.0" */
 RNNK_API const char* rnnk_cpu_features(void); /* "avx2 fma avx512f ..." */

@@ -51,11 +51,8 @@ def recurrence(
 
     params: in the order of ``call.spec.param_names``. Everything is checked by the caller; every answer has x's dtype.
     """
-    if watched((x, h_0, c_0, *params)):
-        lengths = call.lengths
-        if isinstance(lengths, np.ndarray):
-            lengths = torch.from_numpy(lengths)
-        return by_operator(call.options, x, h_0, c_0, params, lengths, call.masks)
+    if isinstance(call.lengths, Tensor) or watched((x, h_0, c_0, *params)):
+        return by_operator(call.options, x, h_0, c_0, params, _as_tensor(call.lengths), call.masks)
     if call.keep:
         return Recurrence.apply(call, x, h_0, c_0, *params)  # type: ignore[no-any-return,no-untyped-call]
     return kernels.forward(
@@ -87,12 +84,18 @@ def by_operator(
     return y, h_n, c_n if composed.CELLS[options.cell][0] == 2 else None
 
 
+def _as_tensor(lengths: Any) -> Tensor | None:
+    return torch.from_numpy(lengths) if isinstance(lengths, np.ndarray) else lengths
+
+
 def watched(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether a transform, a dispatch mode or a tensor of another class must get to see an operator."""
+    """Whether a graph, a transform, a dispatch mode or a tensor of another class must get to see an operator."""
     if (
-        forward_ad._current_level >= 0
+        torch.compiler.is_compiling()
+        or forward_ad._current_level >= 0
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
     ):
         return True
     for tensor in tensors:  # a loop: a generator costs a microsecond
@@ -134,10 +137,28 @@ class Recurrence(torch.autograd.Function):
                 "rnnkern.torch: torch.autograd.grad(..., is_grads_batched=True) maps by keys that know no operator "
                 "from outside torch; use torch.func.vmap over torch.func.vjp"
             )
-        arguments = (ctx.call, needs, *grads, *ctx.saved_tensors)
+        saved = ctx.saved_tensors
+        if watched((*grads, *saved)):
+            return (None, *_watched_gradient(ctx.call, needs, grads, saved))
+        arguments = (ctx.call, needs, *grads, *saved)
         if torch.is_grad_enabled():  # create_graph
             return (None, *RecurrenceGradient.apply(*arguments))  # type: ignore[no-untyped-call]
         return (None, *_gradient(*arguments))
+
+
+def _watched_gradient(call: Call, needs: Sequence[bool], grads: Sequence[Any], saved: Sequence[Any]) -> list[Any]:
+    """What came in above the layer, after its forward: a mode, a level of torch.func, a tangent."""
+    x, h_0, c_0, y, reserve, *params = saved
+    dy, dh_n, dc_n = grads
+    lengths = _as_tensor(call.lengths)
+    if needs_tangent((dy, dh_n, dc_n, x, h_0, c_0, *params)):
+        drawn = masks_of(call.masks)
+        answer = composed.pullback(dy, dh_n, dc_n, x, h_0, c_0, params, lengths, drawn, call.options)
+    else:
+        answer = operators.layer_backward(
+            dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, lengths, call.masks, *call.options, list(needs)
+        )
+    return [grad if need else None for grad, need in zip(answer, needs, strict=True)]
 
 
 def _gradient(

@@ -68,7 +68,8 @@ class Recurrent(Module):
         For inference with small batches, where packing costs about as much as a step. **Until** ``unfreeze()``
         **changes written into the parameters are not seen.** ``load_state_dict``, ``reset_parameters``, ``to`` and its
         relatives unfreeze by themselves, and weights that are other tensors than those packed (``functional_call``)
-        are never confused with them. The pack is not pickled and not copied by ``deepcopy``.
+        are never confused with them. The pack is not pickled and not copied by ``deepcopy``. Graphs (torch.compile,
+        torch.export), transforms and dispatch modes do not use it: there, weights are packed at every call.
 
         A call on a frozen module that would record gradients of its parameters raises RuntimeError: training it would
         make the pack stale. Raises RuntimeError for parametrized weights, which are new tensors at every call.

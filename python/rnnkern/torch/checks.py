@@ -46,11 +46,14 @@ def take_lengths(lengths: Any, batch: int, seq_len: int) -> np.ndarray[Any, Any]
 
 def lengths_tensor(lengths: Any, batch: Any, seq_len: Any) -> Tensor:
     """``take_lengths`` where values cannot be looked at, in a graph or mapped: the kernel's call checks them."""
-    lengths = torch.as_tensor(lengths)
+    if not isinstance(lengths, Tensor):
+        lengths = torch.as_tensor(lengths)
     if lengths.dtype.is_floating_point or lengths.dtype in (torch.bool, torch.complex64, torch.complex128):
         raise TypeError(f"lengths: expected integers, got dtype {lengths.dtype}")
     if lengths.dim() != 1 or lengths.shape[0] != batch:
         raise ValueError(f"lengths: expected shape [B] = [{batch}], got {list(lengths.shape)}")
+    if lengths.dtype == torch.int64 and lengths.is_cpu:
+        return lengths  # as it is: any operation would wrap it where torch.func looks on
     return lengths.to(device="cpu", dtype=torch.int64)
 
 

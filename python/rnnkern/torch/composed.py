@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .kernels import Options
+from .checks import take_lengths
+from .kernels import Options, unwrapped
 
 State = tuple[Tensor, ...]  # (h,) or (h, c), each [B, H]
+_Run = Callable[..., tuple[Tensor, ...]]
+_Grads = Sequence[Tensor | None]
 
 
 def _elman(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor, State], State]:
@@ -63,6 +66,10 @@ def layer(
     hidden = params[1].shape[-1]
     alive = None
     if lengths is not None:
+        if not torch.compiler.is_compiling():
+            plain = unwrapped(lengths)
+            if not torch._C._functorch.is_functorch_wrapped_tensor(plain):  # mapped ones cannot be looked at
+                take_lengths(plain, batch, seq_len)
         alive = torch.arange(seq_len)[:, None, None] < lengths[None, :, None]
         x = torch.where(alive, x, 0)  # what stands in the padding may not even meet a zero gradient
     zeros = x.new_zeros((batch, hidden))
@@ -101,6 +108,59 @@ def _mask(x: Tensor, index: int, hidden: int, directions: int, dropout: float, m
     return torch.from_numpy(mask).to(x.dtype)
 
 
+def pullback(
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    params: Sequence[Tensor],
+    lengths: Tensor | None,
+    masks: tuple[int, int] | None,
+    options: Options,
+) -> list[Tensor | None]:
+    """BPTT composed: gradients of (x, h_0, c_0, *params), None for what is not there."""
+    run, values, cotangents, given = _problem(dy, dh_n, dc_n, x, h_0, c_0, params, lengths, masks, options)
+    back: Any = torch.func.vjp(run, *values)[1]
+    answer: list[Tensor | None] = [None] * (3 + len(params))
+    for i, grad in zip(given, back(cotangents), strict=True):
+        answer[i] = grad
+    return answer
+
+
+def _problem(
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    params: Sequence[Tensor],
+    lengths: Tensor | None,
+    masks: tuple[int, int] | None,
+    options: Options,
+) -> tuple[_Run, tuple[Tensor, ...], tuple[Tensor, ...], list[int]]:
+    """The layer as a function of the tensors that are there, these, cotangents for its answers, their places."""
+    primals = [x, h_0, c_0, *params]
+    given = [i for i, primal in enumerate(primals) if primal is not None]
+
+    def run(*values: Tensor) -> tuple[Tensor, ...]:
+        full: list[Any] = [None] * len(primals)
+        for i, value in zip(given, values, strict=True):
+            full[i] = value
+        answer = layer(full[0], full[1], full[2], full[3:], lengths, masks, options)
+        return tuple(a for a in answer if a is not None)
+
+    values = tuple(primal for primal in primals if primal is not None)
+    states, _ = CELLS[options.cell]
+    shapes = _answer_shapes(x, params, options)[: 1 + states]
+    cotangents = tuple(
+        x.new_zeros(shape) if grad is None else grad for shape, grad in zip(shapes, (dy, dh_n, dc_n), strict=False)
+    )
+    return run, values, cotangents, given
+
+
 def gradients(
     dy: Tensor | None,
     dh_n: Tensor | None,
@@ -118,35 +178,16 @@ def gradients(
 
     seeds: of the gradients of (x, h_0, c_0, *params), None for zeros. It is itself differentiable, to any order.
     """
-    primals = [x, h_0, c_0, *params]
-    given = [i for i, primal in enumerate(primals) if primal is not None]
-
-    def run(*values: Tensor) -> tuple[Tensor, ...]:
-        full: list[Any] = [None] * len(primals)
-        for i, value in zip(given, values, strict=True):
-            full[i] = value
-        answer = layer(full[0], full[1], full[2], full[3:], lengths, masks, options)
-        return tuple(a for a in answer if a is not None)
-
-    values = tuple(primal for primal in primals if primal is not None)
-    states, _ = CELLS[options.cell]
-    shapes = _answer_shapes(x, params, options)[: 1 + states]
-    cotangents = tuple(
-        x.new_zeros(shape) if grad is None else grad for shape, grad in zip(shapes, (dy, dh_n, dc_n), strict=False)
-    )
+    run, values, cotangents, given = _problem(dy, dh_n, dc_n, x, h_0, c_0, params, lengths, masks, options)
     wanted = [seeds[i] for i in given]
     mapped = torch._C._functorch.peek_interpreter_stack() is not None
     of_cotangents, of_values = (_by_func if mapped else _by_graph)(run, cotangents, values, wanted)
-    answer: list[Tensor | None] = [None] * (3 + len(primals))
+    answer: list[Tensor | None] = [None] * (6 + len(params))
     for k, grad in enumerate(of_cotangents):
         answer[k] = grad
     for i, grad in zip(given, of_values, strict=True):
         answer[3 + i] = grad
     return [a if i >= 3 or (dy, dh_n, dc_n)[i] is not None else None for i, a in enumerate(answer)]
-
-
-_Run = Callable[..., tuple[Tensor, ...]]
-_Grads = Sequence[Tensor | None]
 
 
 def _by_graph(

@@ -26,11 +26,6 @@ def level_of(kind: str) -> bool:
     return any(level.key() == wanted for level in _functorch.get_interpreter_stack() or ())
 
 
-def is_wrapped(value: Any) -> bool:
-    """Whether a level of torch.func stands between us and the tensor's numbers."""
-    return isinstance(value, Tensor) and _functorch.is_functorch_wrapped_tensor(value)
-
-
 def differentiates() -> bool:
     return level_of("Grad")
 

@@ -84,12 +84,18 @@ def draw_masks() -> Tensor:
     return torch.randint(0, 2**63 - 1, (2,), dtype=torch.int64, device="cpu")
 
 
+def unwrapped(tensor: Tensor) -> Tensor:
+    """A tensor of numbers without gradients as it is below torch.func's levels, as far down as they are not mapped."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor) and not functorch.is_batchedtensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def masks_of(drawn: Tensor | None) -> tuple[int, int] | None:
     if drawn is None:
         return None
-    while torch._C._functorch.is_functorch_wrapped_tensor(drawn) and not torch._C._functorch.is_batchedtensor(drawn):
-        drawn = torch._C._functorch.get_unwrapped(drawn)
-    seed, call = drawn.tolist()
+    seed, call = unwrapped(drawn).tolist()
     return seed, call & (2**32 - 1)
 
 

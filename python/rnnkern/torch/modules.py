@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from .autograd import watched
 from .base import Recurrent
 from .checks import check_batch_sizes, check_options, check_tensor, lengths_tensor, refuse_unknown, take_lengths
-from .functional import is_wrapped
 
 _CELLS = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru"}
 _GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
@@ -173,7 +173,7 @@ class RNNBase(Recurrent):
         if lengths is not None:
             if not batched:
                 raise ValueError("lengths: expected None with unbatched input; pass input[:length]")
-            hidden = torch.compiler.is_compiling() or is_wrapped(lengths)
+            hidden = torch.compiler.is_compiling() or (isinstance(lengths, Tensor) and watched((lengths,)))
             lengths = (lengths_tensor if hidden else take_lengths)(lengths, x.shape[1], x.shape[0])
         y, states = self._run(x, states, lengths, batch_first)
         if not batched:

@@ -117,7 +117,7 @@ def _record(keyset: Any, *arguments: Any) -> tuple[Tensor, ...]:
     """``layer`` where autograd looks on."""
     x, h_0, c_0, params = arguments[:4]
     given = [tensor for tensor in (x, h_0, c_0, *params) if tensor is not None]
-    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in given):
+    if _has_tangent(given):
         raise NotImplementedError(
             "torch.ops.rnnkern.layer: no forward-mode formula; the modules of rnnkern.torch compute tangents"
         )
@@ -134,13 +134,23 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.save_for_backward(x, h_0, c_0, y, reserve, lengths, masks, *params)
 
 
+def _has_tangent(tensors: Sequence[Tensor | None]) -> bool:
+    if forward_ad._current_level < 0:
+        return False
+    return any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
 def _differentiate(ctx: Any, dy: Any, dh_n: Any, dc_n: Any, _: Any) -> tuple[Any, ...]:
     x, h_0, c_0, y, reserve, lengths, masks, *params = ctx.saved_tensors
     need_x, need_h, need_c, need_params, *others = ctx.needs_input_grad
     needs = [need_x, need_h, need_c, *need_params]
     if dy is None and dh_n is None and dc_n is None:
         return (None, None, None, [None] * len(params), *(None for _ in others))
-    grads = layer_backward(dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, lengths, masks, *ctx.options, needs)
+    if _has_tangent((dy, dh_n, dc_n, x, h_0, c_0, *params)):  # from above the layer: an operator would lose it
+        drawn = masks_of(masks)
+        grads = composed.pullback(dy, dh_n, dc_n, x, h_0, c_0, params, lengths, drawn, Options(*ctx.options))
+    else:
+        grads = layer_backward(dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, lengths, masks, *ctx.options, needs)
     dx, dh_0, dc_0, *dparams = (grad if need else None for grad, need in zip(grads, needs, strict=True))
     return (dx, dh_0, dc_0, dparams, *(None for _ in others))
 
@@ -176,6 +186,8 @@ def _entry(value: Any, dims: Any, index: int) -> Any:
 
 
 def one_by_one(operator: Callable[..., Any], size: int, in_dims: Any, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+    if size == 0:
+        raise ValueError("rnnkern.torch: expected vmap over at least one entry here, got none")
     answers = [operator(*(_entry(a, d, i) for a, d in zip(arguments, in_dims, strict=True))) for i in range(size)]
     stacked = [torch.stack(parts) for parts in zip(*answers, strict=True)]
     zeros = [0] * len(stacked)
