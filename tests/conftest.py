@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 # Before torch is imported: its pool would spin on the cores that the kernels under test are timed out on.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# rnnkern.torch would put the whole process on torch's threads; test_torch_threads.py does so where it is meant.
+# rnnkern.torch would put the whole process on torch's threads: only its own tests are to run there (_torch_threads).
 os.environ.setdefault("RNNKERN_TORCH_THREADS", "0")
 
 import pytest
@@ -31,6 +31,26 @@ def set_threads() -> Iterator[Callable[[int], None]]:
     before = _core.get_num_threads()
     yield _core.set_num_threads
     _core.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _torch_threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """rnnkern.torch's tests, and the processes they start, run as users have it: on torch's threads, two of them."""
+    name = request.module.__name__
+    if not name.startswith("test_torch") or name == "test_torch_threads":
+        yield
+        return
+    import torch
+
+    from rnnkern.torch import threads
+
+    before, said = torch.get_num_threads(), os.environ.pop("RNNKERN_TORCH_THREADS", "0")
+    torch.set_num_threads(2)
+    assert threads.borrow()
+    yield
+    threads.give_back()
+    torch.set_num_threads(before)
+    os.environ["RNNKERN_TORCH_THREADS"] = said
 
 
 @pytest.fixture
