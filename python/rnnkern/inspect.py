@@ -180,6 +180,7 @@ def check() -> None:
 def set_num_threads(threads: int) -> None:
     """Threads of the library's own team, the caller's included. Waits for a running kernel to finish.
 
+    On threads that a host lends (``info()["pool"]``, as under rnnkern.torch) no more are used than it has.
     TypeError if it is not an int, ValueError if it is not in 1 to 256.
     """
     _core.set_num_threads(check_int("threads", threads, 1, 2**31 - 1))
