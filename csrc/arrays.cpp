@@ -145,7 +145,7 @@ void shape_of(const Imported& from, const py::handle& array, ArrayView& v) {
   v.owner = py::make_tuple(from.owner, array);
 }
 
-// The table of a type that has one, looked up once for each type: torch's Python methods cost 5 us an array, its table 0.1.
+// The table of a type that has one, looked up once for each type: torch's Python methods cost some 5 us an array.
 const dlpack::ExchangeApi* exchange_api(PyTypeObject* type) {
   struct Known {
     PyTypeObject* type = nullptr;  // kept alive, so that no other type gets its address

@@ -155,7 +155,8 @@ def test_transforms_inside_of_a_graph(name: str) -> None:
         return TRANSFORMS[name](lambda v: module(v)[0], x, t)
 
     got, wanted = torch.compile(run, backend="aot_eager")(x, t), run(x, t)
-    assert torch.allclose(got, wanted, rtol=1e-12, atol=1e-14) and wanted.abs().sum() > 0
+    # Composed against the kernels, or against itself in another order: some hundred roundings of numbers of this size.
+    assert float((got - wanted).abs().max()) <= 256 * torch.finfo(wanted.dtype).eps * float(wanted.abs().max()) > 0
 
 
 def test_autocast_in_a_graph() -> None:

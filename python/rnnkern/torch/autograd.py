@@ -1,10 +1,10 @@
 """One call of the layers as a differentiable torch operation: by the operators, or past them where nobody looks on.
 
-``recurrence`` is all that the modules use. The usual case, plain tensors with no transform and no mode around, goes
-to the kernels through one ``autograd.Function``, which costs a third of the dispatcher's way. A graph, ``vmap`` and
-dispatch modes get ``torch.ops.rnnkern.layer``; the gradients of torch.func a Function of their own
-(``functional.py``), since they do not enter an operator's; forward mode the composed form, because an operator
-written in Python would answer it with a tangent of zero.
+``recurrence`` is all that the modules use. The usual case, plain tensors with no transform and no mode around, goes to
+the kernels through one ``autograd.Function``, which costs half of the dispatcher's way in training. A graph, ``vmap``
+and dispatch modes get ``torch.ops.rnnkern.layer``; the gradients of torch.func a Function of their own
+(``functional.py``), since they do not enter an operator's; forward mode the composed form, because an operator written
+in Python would answer it with a tangent of zero.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def watched(tensors: Sequence[Tensor | None]) -> bool:
         or torch._C._get_tracing_state() is not None
     ):
         return True
-    for tensor in tensors:  # a loop: a generator costs a microsecond
+    for tensor in tensors:  # a loop, since a generator would cost more than all of it
         kind = type(tensor)
         if kind is not Tensor and kind is not Parameter and tensor is not None:
             return True
@@ -153,7 +153,7 @@ def _watched_gradient(call: Call, needs: Sequence[bool], grads: Sequence[Any], s
     lengths = _as_tensor(call.lengths)
     if needs_tangent((dy, dh_n, dc_n, x, h_0, c_0, *params)):
         drawn = masks_of(call.masks)
-        answer = composed.pullback(dy, dh_n, dc_n, x, h_0, c_0, params, lengths, drawn, call.options)
+        answer = composed.pullback(grads, (x, h_0, c_0, *params), lengths, drawn, call.options)
     else:
         answer = operators.layer_backward(
             dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, lengths, call.masks, *call.options, list(needs)
@@ -184,8 +184,8 @@ class RecurrenceGradient(torch.autograd.Function):
     def backward(ctx: Any, *seeds: Any) -> Any:
         dy, dh_n, dc_n, x, h_0, c_0, *params = ctx.saved_tensors
         call = ctx.call
-        lengths = None if call.lengths is None else torch.from_numpy(call.lengths)
+        lengths = _as_tensor(call.lengths)
         grads = composed.gradients(
-            dy, dh_n, dc_n, x, h_0, c_0, params, lengths, masks_of(call.masks), call.options, seeds
+            (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(call.masks), call.options, seeds
         )
         return (None, None, *grads[:6], None, None, *grads[6:])

@@ -109,128 +109,69 @@ def _mask(x: Tensor, index: int, hidden: int, directions: int, dropout: float, m
 
 
 def pullback(
-    dy: Tensor | None,
-    dh_n: Tensor | None,
-    dc_n: Tensor | None,
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    params: Sequence[Tensor],
-    lengths: Tensor | None,
-    masks: tuple[int, int] | None,
-    options: Options,
+    grads: _Grads, primals: _Grads, lengths: Tensor | None, masks: tuple[int, int] | None, options: Options
 ) -> list[Tensor | None]:
-    """BPTT composed: gradients of (x, h_0, c_0, *params), None for what is not there."""
-    run, values, cotangents, given = _problem(dy, dh_n, dc_n, x, h_0, c_0, params, lengths, masks, options)
+    """BPTT composed: gradients of (x, h_0, c_0, *params), which are ``primals``, None for what is not there.
+
+    grads: of (y, h_n, c_n), None for zeros.
+    """
+    run, values, cotangents, given = _problem(grads, primals, lengths, masks, options)
     back: Any = torch.func.vjp(run, *values)[1]
-    answer: list[Tensor | None] = [None] * (3 + len(params))
+    answer: list[Tensor | None] = [None] * len(primals)
     for i, grad in zip(given, back(cotangents), strict=True):
         answer[i] = grad
     return answer
 
 
-def _problem(
-    dy: Tensor | None,
-    dh_n: Tensor | None,
-    dc_n: Tensor | None,
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    params: Sequence[Tensor],
+def gradients(
+    grads: _Grads,
+    primals: _Grads,
     lengths: Tensor | None,
     masks: tuple[int, int] | None,
     options: Options,
+    seeds: _Grads,
+) -> list[Tensor | None]:
+    """The derivative of ``pullback``: gradients of sum(seed * gradient) for (*grads, *primals).
+
+    seeds: of the gradients of the primals, None for zeros. It is itself differentiable, to any order.
+    """
+    run, values, cotangents, given = _problem(grads, primals, lengths, masks, options)
+
+    def pull(cotangents: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        back: Any = torch.func.vjp(run, *values)[1]
+        return back(cotangents)  # type: ignore[no-any-return]
+
+    back: Any = torch.func.vjp(pull, cotangents, values)[1]
+    wanted = (seeds[i] for i in given)
+    of_cotangents, of_values = back(
+        tuple(torch.zeros_like(v) if s is None else s for v, s in zip(values, wanted, strict=True))
+    )
+    answer: list[Tensor | None] = [None] * (len(grads) + len(primals))
+    for k, grad in enumerate(of_cotangents):
+        answer[k] = grad if grads[k] is not None else None
+    for i, grad in zip(given, of_values, strict=True):
+        answer[len(grads) + i] = grad
+    return answer
+
+
+def _problem(
+    grads: _Grads, primals: _Grads, lengths: Tensor | None, masks: tuple[int, int] | None, options: Options
 ) -> tuple[_Run, tuple[Tensor, ...], tuple[Tensor, ...], list[int]]:
-    """The layer as a function of the tensors that are there, these, cotangents for its answers, their places."""
-    primals = [x, h_0, c_0, *params]
+    """The layer as a function of the primals that are there, these, cotangents for its answers, the primals' places."""
     given = [i for i, primal in enumerate(primals) if primal is not None]
 
     def run(*values: Tensor) -> tuple[Tensor, ...]:
         full: list[Any] = [None] * len(primals)
         for i, value in zip(given, values, strict=True):
             full[i] = value
-        answer = layer(full[0], full[1], full[2], full[3:], lengths, masks, options)
-        return tuple(a for a in answer if a is not None)
+        x, h_0, c_0, *params = full
+        return tuple(a for a in layer(x, h_0, c_0, params, lengths, masks, options) if a is not None)
 
     values = tuple(primal for primal in primals if primal is not None)
-    states, _ = CELLS[options.cell]
-    shapes = _answer_shapes(x, params, options)[: 1 + states]
-    cotangents = tuple(
-        x.new_zeros(shape) if grad is None else grad for shape, grad in zip(shapes, (dy, dh_n, dc_n), strict=False)
-    )
-    return run, values, cotangents, given
-
-
-def gradients(
-    dy: Tensor | None,
-    dh_n: Tensor | None,
-    dc_n: Tensor | None,
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    params: Sequence[Tensor],
-    lengths: Tensor | None,
-    masks: tuple[int, int] | None,
-    options: Options,
-    seeds: Sequence[Tensor | None],
-) -> list[Tensor | None]:
-    """The derivative of BPTT: gradients of sum(seed * gradient) for (dy, dh_n, dc_n, x, h_0, c_0, *params).
-
-    seeds: of the gradients of (x, h_0, c_0, *params), None for zeros. It is itself differentiable, to any order.
-    """
-    run, values, cotangents, given = _problem(dy, dh_n, dc_n, x, h_0, c_0, params, lengths, masks, options)
-    wanted = [seeds[i] for i in given]
-    mapped = torch._C._functorch.peek_interpreter_stack() is not None
-    of_cotangents, of_values = (_by_func if mapped else _by_graph)(run, cotangents, values, wanted)
-    answer: list[Tensor | None] = [None] * (6 + len(params))
-    for k, grad in enumerate(of_cotangents):
-        answer[k] = grad
-    for i, grad in zip(given, of_values, strict=True):
-        answer[3 + i] = grad
-    return [a if i >= 3 or (dy, dh_n, dc_n)[i] is not None else None for i, a in enumerate(answer)]
-
-
-def _by_graph(
-    run: _Run, cotangents: Sequence[Tensor], values: Sequence[Tensor], seeds: _Grads
-) -> tuple[_Grads, _Grads]:
-    """The derivative of ``run``'s gradients by torch's plain graph, which takes half the time of torch.func's levels.
-
-    Aliases stand for the values: one may have been computed from another, and only uses in here count.
-    """
-    onward = torch.is_grad_enabled()
-
-    def alias(value: Tensor) -> Tensor:
-        return value.view_as(value) if onward and value.requires_grad else value.detach().requires_grad_()
-
-    with torch.enable_grad():
-        cotangents, values = [alias(c) for c in cotangents], [alias(v) for v in values]
-        first = torch.autograd.grad(
-            run(*values), values, cotangents, create_graph=True, allow_unused=True, materialize_grads=True
-        )
-        pairs = [
-            (grad, seed) for grad, seed in zip(first, seeds, strict=True) if seed is not None and grad.requires_grad
-        ]
-        if not pairs:
-            return [None] * len(cotangents), [None] * len(values)
-        grads, given = zip(*pairs, strict=True)
-        second = torch.autograd.grad(grads, [*cotangents, *values], given, create_graph=onward, allow_unused=True)
-    return second[: len(cotangents)], second[len(cotangents) :]
-
-
-def _by_func(run: _Run, cotangents: Sequence[Tensor], values: Sequence[Tensor], seeds: _Grads) -> tuple[_Grads, _Grads]:
-    """The same where levels of torch.func are on, which have no graph to ask."""
-
-    def pull(cotangents: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        back: Any = torch.func.vjp(run, *values)[1]
-        return back(cotangents)  # type: ignore[no-any-return]
-
-    back: Any = torch.func.vjp(pull, tuple(cotangents), tuple(values))[1]
-    wanted = tuple(torch.zeros_like(v) if s is None else s for v, s in zip(values, seeds, strict=True))
-    return back(wanted)  # type: ignore[no-any-return]
-
-
-def _answer_shapes(x: Tensor, params: Sequence[Tensor], options: Options) -> list[tuple[int, ...]]:
-    directions = 2 if options.bidirectional else 1
-    hidden = params[1].shape[-1]
+    x: Any = primals[0]
+    weight_hh: Any = primals[4]
+    directions, hidden = 2 if options.bidirectional else 1, weight_hh.shape[-1]
     state = (options.num_layers * directions, x.shape[1], hidden)
-    return [(x.shape[0], x.shape[1], directions * hidden), state, state]
+    shapes = ((x.shape[0], x.shape[1], directions * hidden), state, state)[: 1 + CELLS[options.cell][0]]
+    cotangents = tuple(x.new_zeros(shape) if grad is None else grad for shape, grad in zip(shapes, grads, strict=False))
+    return run, values, cotangents, given

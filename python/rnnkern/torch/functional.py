@@ -103,7 +103,9 @@ class _Gradient(torch.autograd.Function):
     def backward(ctx: Any, *seeds: Any) -> Any:
         dy, dh_n, dc_n, x, h_0, c_0, lengths, masks, *params = ctx.saved_tensors
         seeds = tuple(seed if need else None for seed, need in zip(seeds, ctx.needs, strict=True))
-        grads = composed.gradients(dy, dh_n, dc_n, x, h_0, c_0, params, lengths, masks_of(masks), ctx.options, seeds)
+        grads = composed.gradients(
+            (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(masks), ctx.options, seeds
+        )
         return (None, *grads[:3], None, None, *grads[3:6], None, None, *grads[6:])
 
     @staticmethod

@@ -5,8 +5,7 @@
     rnnkern::layer_backward   gradients
 
 ``layer`` is what modules call; where a gradient is recorded it becomes ``layer_train``. A second derivative is that
-of the composed form (``composed.py``). c_n is empty for cells without a cell state. Registered with
-``torch.library.Library``: the decorator ``custom_op`` costs 30 us a call.
+of the composed form (``composed.py``). c_n is empty for cells without a cell state.
 """
 
 from __future__ import annotations
@@ -148,7 +147,7 @@ def _differentiate(ctx: Any, dy: Any, dh_n: Any, dc_n: Any, _: Any) -> tuple[Any
         return (None, None, None, [None] * len(params), *(None for _ in others))
     if _has_tangent((dy, dh_n, dc_n, x, h_0, c_0, *params)):  # from above the layer: an operator would lose it
         drawn = masks_of(masks)
-        grads = composed.pullback(dy, dh_n, dc_n, x, h_0, c_0, params, lengths, drawn, Options(*ctx.options))
+        grads = composed.pullback((dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, drawn, Options(*ctx.options))
     else:
         grads = layer_backward(dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, lengths, masks, *ctx.options, needs)
     dx, dh_0, dc_0, *dparams = (grad if need else None for grad, need in zip(grads, needs, strict=True))
@@ -164,7 +163,7 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> N
 def _differentiate_backward(ctx: Any, seeds: Sequence[Any]) -> tuple[Any, ...]:
     dy, dh_n, dc_n, x, h_0, c_0, lengths, masks, *params = ctx.saved_tensors
     seeds = [seed if need else None for seed, need in zip(seeds, ctx.needs, strict=True)]
-    grads = composed.gradients(dy, dh_n, dc_n, x, h_0, c_0, params, lengths, masks_of(masks), ctx.options, seeds)
+    grads = composed.gradients((dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(masks), ctx.options, seeds)
     return (*grads[:6], grads[6:], *(None for _ in range(5 + len(ctx.options))))
 
 
