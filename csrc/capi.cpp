@@ -1,5 +1,6 @@
 // The bodies of rnnkern.h. The only place where exceptions are caught: inside, a check throws Failure; outside, a status and
 // a sentence in rnnk_last_error().
+#include <cstddef>
 #include <cstring>
 #include <new>
 #include <vector>
@@ -57,6 +58,10 @@ const Struct& required_struct(const Struct* p, const char* name) {
   return *p;
 }
 
+rnnk_args adopted_args(const rnnk_args* args, const char* name) {
+  return adopted(args, offsetof(rnnk_args, dweight_hr), name);
+}
+
 const Kernel* kernel_at(int32_t index) {
   for (int32_t i = 0; kKernels[i]; ++i) {
     if (i == index) return kKernels[i];
@@ -80,6 +85,8 @@ rnnk_status rnnk_plan_create(const rnnk_problem* problem, const char* kernel, rn
 void rnnk_plan_destroy(rnnk_plan* plan) { delete plan; }
 
 const char* rnnk_plan_kernel(const rnnk_plan* plan) { return plan ? plan->kernel->name : nullptr; }
+
+int64_t rnnk_plan_param_rows(const rnnk_plan* plan) { return plan ? param_rows(plan->problem) : 0; }
 
 rnnk_status rnnk_plan_sizes(const rnnk_plan* plan, int64_t seq_len, int64_t batch, rnnk_sizes* sizes) {
   return guarded([&] {
@@ -112,15 +119,8 @@ rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights
     if (backward < RNNK_PACK_FORWARD || backward > RNNK_PACK_BACKWARD) {
       fail(RNNK_INVALID_VALUE, "backward: expected a value of rnnk_pack, got %d", backward);
     }
-    const rnnk_weights& w = required_struct(weights, "weights");
-    required(static_cast<const char*>(w.weight_ih), "weights.weight_ih");
-    required(static_cast<const char*>(w.weight_hh), "weights.weight_hh");
-    for (const bool ih : {true, false}) {
-      const void* bias = ih ? w.bias_ih : w.bias_hh;
-      if (!!bias == plan->problem.bias) continue;
-      fail(RNNK_INVALID_VALUE, "weights.bias_%s: expected %s, got %s", ih ? "ih" : "hh",
-           plan->problem.bias ? "a pointer" : "NULL with RNNK_NO_BIAS", bias ? "a pointer" : "NULL");
-    }
+    const rnnk_weights w = adopted(weights, offsetof(rnnk_weights, weight_hr), "weights");
+    check_weights(plan->problem, w);
     required(static_cast<const char*>(packed), "packed");
     const Sizes sizes = plan->kernel->sizes(plan->problem, 0, 0);
     if (packed_size < static_cast<size_t>(sizes.packed)) {
@@ -139,8 +139,9 @@ rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights
 rnnk_status rnnk_forward(const rnnk_plan* plan, const rnnk_args* args) {
   return guarded([&] {
     required(plan, "plan");
-    check_args(plan->problem, *plan->kernel, required_struct(args, "args"), Pass::forward);
-    plan_forward(plan->problem, *plan->kernel, *args);
+    const rnnk_args a = adopted_args(args, "args");
+    check_args(plan->problem, *plan->kernel, a, Pass::forward);
+    plan_forward(plan->problem, *plan->kernel, a);
   });
 }
 
@@ -149,9 +150,10 @@ rnnk_status rnnk_forward_both(const rnnk_plan* one, const rnnk_args* one_args, c
   return guarded([&] {
     required(one, "one");
     required(other, "other");
-    check_args(one->problem, *one->kernel, required_struct(one_args, "one_args"), Pass::forward);
-    check_args(other->problem, *other->kernel, required_struct(other_args, "other_args"), Pass::forward);
-    forward_both({one->problem, *one->kernel, *one_args}, {other->problem, *other->kernel, *other_args});
+    const rnnk_args first = adopted_args(one_args, "one_args"), second = adopted_args(other_args, "other_args");
+    check_args(one->problem, *one->kernel, first, Pass::forward);
+    check_args(other->problem, *other->kernel, second, Pass::forward);
+    forward_both({one->problem, *one->kernel, first}, {other->problem, *other->kernel, second});
   });
 }
 
@@ -160,13 +162,15 @@ rnnk_status rnnk_forward_stack(const rnnk_plan* const* plans, const rnnk_args* c
     required(plans, "plans");
     required(args, "args");
     if (layers < 1 || layers > 1024) fail(RNNK_INVALID_VALUE, "layers: expected 1 to 1024, got %d", layers);
+    std::vector<rnnk_args> whole;
+    whole.reserve(static_cast<size_t>(layers));
     std::vector<ForwardCall> calls;
     for (int32_t i = 0; i < layers; ++i) {
       required(plans[i], "plans[i]");
-      const rnnk_args& a = required_struct(args[i], "args[i]");
+      const rnnk_args& a = whole.emplace_back(adopted_args(args[i], "args[i]"));
       check_args(plans[i]->problem, *plans[i]->kernel, a, Pass::forward);
       if (i > 0) {
-        const rnnk_args& below = *args[i - 1];
+        const rnnk_args& below = whole[static_cast<size_t>(i - 1)];
         const bool same = a.x.data == below.y.data && a.x.dtype == below.y.dtype && a.x.stride[0] == below.y.stride[0] &&
                           a.x.stride[1] == below.y.stride[1] && a.x.stride[2] == below.y.stride[2];
         if (!same || a.seq_len != below.seq_len || a.batch != below.batch ||
@@ -183,8 +187,9 @@ rnnk_status rnnk_forward_stack(const rnnk_plan* const* plans, const rnnk_args* c
 rnnk_status rnnk_backward(const rnnk_plan* plan, const rnnk_args* args) {
   return guarded([&] {
     required(plan, "plan");
-    check_args(plan->problem, *plan->kernel, required_struct(args, "args"), Pass::backward);
-    plan_backward(plan->problem, *plan->kernel, *args);
+    const rnnk_args a = adopted_args(args, "args");
+    check_args(plan->problem, *plan->kernel, a, Pass::backward);
+    plan_backward(plan->problem, *plan->kernel, a);
   });
 }
 

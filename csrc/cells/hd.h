@@ -15,8 +15,10 @@
 
 #if defined(__CUDACC__)
 #define RNNK_HD __host__ __device__ __forceinline__
+#define RNNK_CALL __host__ __device__ __noinline__
 #else
 #define RNNK_HD inline __attribute__((always_inline))
+#define RNNK_CALL inline __attribute__((noinline))
 #endif
 
 namespace rnnk {
@@ -44,6 +46,9 @@ constexpr int at_least_1(int n) { return n > 0 ? n : 1; }
 // Of several stages, backward runs the last first. It alone reads ds[0]; an earlier one finds in ds_prev[0] what the stage
 // after it wrote and adds to it (unless the cell projects: there the projected stage's value stands), and finds in ds[i],
 // i >= 1, the ds_prev[i] of the stage after it, which must therefore pass on what it does not use.
+template <class T>
+struct CellOptions;  // cells/options.h
+
 template <class Cell, class V>
 struct Step {
   using T = typename V::T;
@@ -58,6 +63,10 @@ struct Step {
   V dp[at_least_1(Cell::kParams)];
   V dcarry[at_least_1(Cell::kCarry)];
   V demit;
+  // Of cells with options (kHasOptions):
+  const CellOptions<T>* o;
+  V operand;   // of stage 0's product: h', with recurrent dropout
+  V doperand;  // written by stage 0's backward of a cell of several stages: what reaches it without a product
 };
 
 // What most cells are: one stage over weight_hh, no per-unit parameters. Saved[state] says which saved vector is the new
@@ -70,6 +79,7 @@ struct OneStage {
   static constexpr int kParams = 0;
   static constexpr int kParamStage[1] = {0};  // [max(kParams, 1)]: the stage whose backward writes dp[i]
   static constexpr int kCarry = 0;
+  static constexpr bool kHasOptions = false;
 };
 
 }  // namespace rnnk

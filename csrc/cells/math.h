@@ -77,6 +77,12 @@ RNNK_HD V tanh(V x) {
   return select(less(x, V::set1(0)), -h, h);
 }
 
+// Kernels flush subnormals: the first number above zero.
+template <class T>
+constexpr T least_normal() {
+  return sizeof(T) == 4 ? T(1.17549435e-38) : T(2.2250738585072014e-308);
+}
+
 template <class V>
 RNNK_HD V relu(V x) {
   return fmax(V::set1(0), x);  // NaN stays NaN

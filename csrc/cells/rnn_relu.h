@@ -16,10 +16,8 @@ struct RnnRelu : OneStage<1> {
   template <int, class Q>
   RNNK_HD static void backward(Q& q) {
     const auto h = q.saved[0];
-    // Zero exactly where h is; a NaN passes the gradient on, as in PyTorch. Kernels flush subnormals, so the least normal
-    // number is the first above zero.
-    using T = typename Q::T;
-    q.dgx[0] = select(less(h, h.set1(sizeof(T) == 4 ? T(1.17549435e-38) : T(2.2250738585072014e-308))), h.set1(0), q.ds[0]);
+    // Zero exactly where h is; a NaN passes the gradient on, as in PyTorch.
+    q.dgx[0] = select(less(h, h.set1(least_normal<typename Q::T>())), h.set1(0), q.ds[0]);
     q.ds_prev[0] = h.set1(0);
   }
 };

@@ -44,7 +44,7 @@ void check_extent(const Problem& problem, int64_t seq_len, int64_t batch) {
   // Kernels keep up to some 20 numbers of 8 bytes per step, row and unit, with units padded by up to 64: within 2^50 of these
   // (four million GB) every size stays below 2^63.
   int64_t total = 0;
-  const int64_t width = std::max(problem.input_size, problem.hidden_size) + 64;
+  const int64_t width = std::max({problem.input_size, problem.hidden_size, problem.output_size}) + 64;
   if (__builtin_mul_overflow(seq_len, batch, &total) || __builtin_mul_overflow(total, width, &total) ||
       total > int64_t{1} << 50) {
     fail(RNNK_INVALID_VALUE, "seq_len, batch: expected at most 2^50 numbers in a tensor, got %lld * %lld * %lld",
@@ -60,6 +60,25 @@ void check_lengths(const int64_t* lengths, int64_t seq_len, int64_t batch) {
   }
 }
 
+void check_weights(const Problem& problem, const rnnk_weights& w) {
+  const bool recurrent = !problem.has(RNNK_INDEPENDENT), bias = problem.bias;
+  const struct {
+    const char* name;
+    const void* data;
+    bool wanted;
+  } all[] = {{"weight_ih", w.weight_ih, true},
+             {"weight_hh", w.weight_hh, recurrent},
+             {"bias_ih", w.bias_ih, bias},
+             {"bias_hh", w.bias_hh, bias && recurrent},
+             {"weight_hr", w.weight_hr, problem.projects},
+             {"params", w.params, param_rows(problem) > 0}};
+  for (const auto& each : all) {
+    if (!!each.data == each.wanted) continue;
+    fail(RNNK_INVALID_VALUE, "weights.%s: expected %s, got %s", each.name,
+         each.wanted ? "a pointer" : "NULL for this problem", each.data ? "a pointer" : "NULL");
+  }
+}
+
 void check_args(const Problem& problem, const Kernel& kernel, const rnnk_args& a, Pass pass) {
   check_extent(problem, a.seq_len, a.batch);
   check_lengths(a.lengths, a.seq_len, a.batch);
@@ -68,7 +87,11 @@ void check_args(const Problem& problem, const Kernel& kernel, const rnnk_args& a
   if (!cell_state && (a.c_0.data || a.c_n.data || a.dc_n.data || a.dc_0.data)) {
     fail(RNNK_INVALID_VALUE, "c_0, c_n, dc_n, dc_0: cell %s has no cell state", cell_info(problem.cell)->name);
   }
-  if (a.flags & ~uint32_t{RNNK_ACCUMULATE_DX}) fail(RNNK_INVALID_VALUE, "flags: unknown bits in 0x%x", a.flags);
+  if (a.flags & ~uint32_t{RNNK_ACCUMULATE_DX | RNNK_TRAIN}) fail(RNNK_INVALID_VALUE, "flags: unknown bits in 0x%x", a.flags);
+  if ((a.mask || a.reset) && !problem.has(RNNK_MASKED)) {
+    fail(RNNK_INVALID_VALUE, "mask, reset: the plan was made without RNNK_MASKED");
+  }
+  if (!(a.clip_dh >= 0)) fail(RNNK_INVALID_VALUE, "clip_dh: expected a bound above 0, or 0 for none, got %g", a.clip_dh);
   check_tensor(problem, a.x, "x", any, false);
   check_tensor(problem, a.y, "y", any && !(backward && problem.recompute), false);
   check_tensor(problem, a.h_0, "h_0", false, false);
@@ -80,6 +103,7 @@ void check_args(const Problem& problem, const Kernel& kernel, const rnnk_args& a
     check_tensor(problem, a.dx, "dx", false, false);
     check_tensor(problem, a.dh_0, "dh_0", false, true);
     check_tensor(problem, a.dc_0, "dc_0", false, true);
+    check_tensor(problem, a.dh, "dh", false, true);
   } else {
     check_tensor(problem, a.h_n, "h_n", false, false);
     check_tensor(problem, a.c_n, "c_n", false, true);

@@ -8,6 +8,7 @@ namespace rnnk {
 enum class Pass { forward, backward };
 
 void check_args(const Problem&, const Kernel&, const rnnk_args&, Pass);
+void check_weights(const Problem&, const rnnk_weights&);
 // seq_len and batch are in range and so small that no size computed from them overflows.
 void check_extent(const Problem&, int64_t seq_len, int64_t batch);
 void check_lengths(const int64_t* lengths, int64_t seq_len, int64_t batch);

@@ -1,6 +1,7 @@
 #include "core/problem.h"
 
 #include <cstdarg>
+#include <cstddef>
 #include <cstdio>
 
 #include "core/cells.generated.h"
@@ -42,17 +43,16 @@ const char* dtype_name(int dtype) {
   return dtype >= 0 && dtype < 4 ? names[dtype] : "unknown";
 }
 
-Problem check_problem(const rnnk_problem* p) {
-  if (!p) fail(RNNK_INVALID_VALUE, "problem: expected a pointer, got NULL");
-  if (p->struct_size < sizeof(rnnk_problem)) {
-    fail(RNNK_INVALID_VALUE, "problem.struct_size: expected at least %zu, got %u", sizeof(rnnk_problem), p->struct_size);
-  }
+Problem check_problem(const rnnk_problem* given) {
+  const rnnk_problem whole = adopted(given, offsetof(rnnk_problem, proj_size), "problem"), *const p = &whole;
   if (!cell_info(p->cell)) fail(RNNK_INVALID_VALUE, "problem.cell: no cell has the number %d", p->cell);
   if (p->dtype < 0 || p->dtype > RNNK_FLOAT16)
     fail(RNNK_INVALID_TYPE, "problem.dtype: no dtype has the number %d", p->dtype);
   if (p->device != RNNK_CPU) fail(RNNK_NOT_SUPPORTED, "problem.device: only RNNK_CPU (0) is built in, got %d", p->device);
   if (p->device_index != 0) fail(RNNK_INVALID_VALUE, "problem.device_index: the CPU is 0, got %d", p->device_index);
-  if (p->flags & ~uint32_t{RNNK_NO_BIAS | RNNK_REVERSE | RNNK_RECOMPUTE}) {
+  constexpr uint32_t known = RNNK_NO_BIAS | RNNK_REVERSE | RNNK_RECOMPUTE | RNNK_PEEPHOLE | RNNK_COUPLED | RNNK_RESET_BEFORE |
+                             RNNK_LAYER_NORM | RNNK_INDEPENDENT | RNNK_MASKED;
+  if (p->flags & ~known) {
     fail(RNNK_INVALID_VALUE, "problem.flags: unknown bits in 0x%x", p->flags);
   }
   if (p->input_size < 1 || p->input_size > kMostUnits) {
@@ -72,6 +72,7 @@ Problem check_problem(const rnnk_problem* p) {
   q.recompute = p->flags & RNNK_RECOMPUTE;
   q.input_size = p->input_size;
   q.hidden_size = q.output_size = p->hidden_size;
+  take_options(q, *p);
   return q;
 }
 

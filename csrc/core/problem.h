@@ -1,6 +1,7 @@
 // The internal form of a problem, and the failure every check throws (caught in capi.cpp alone).
 #pragma once
 #include <cstdint>
+#include <cstring>
 #include <string>
 
 #include "rnnkern/rnnkern.h"
@@ -9,8 +10,12 @@ namespace rnnk {
 
 constexpr int64_t kMostUnits = 1 << 24;  // of input_size and hidden_size: keeps every size in elements far below 2^63
 
+// Options that change the products of a step; a variant of a cell (cells.inc) has one combination of them.
+enum Shape { kPlainShape = 0, kNormShape = 1, kProjectedShape = 2, kResetBeforeShape = 4, kIndependentShape = 8 };
+
 struct Problem {
   int cell = 0;
+  int variant = -1;  // of cells.inc, by its line; -1: no options
   int dtype = RNNK_FLOAT32;
   int device = RNNK_CPU;
   bool bias = true;
@@ -19,6 +24,16 @@ struct Problem {
   int64_t input_size = 0;   // I
   int64_t hidden_size = 0;  // H
   int64_t output_size = 0;  // P: entries of h; H unless the cell projects
+  bool projects = false;
+  int64_t heads = 1;
+  uint32_t flags = 0;  // rnnk_problem's, those of options
+  double clip = 0;     // 0: none
+  rnnk_activation activations[3] = {};
+  double zoneout[2] = {0, 0}, recurrent_dropout = 0;
+
+  bool has(uint32_t flag) const { return flags & flag; }
+  bool random() const { return zoneout[0] > 0 || zoneout[1] > 0 || recurrent_dropout > 0; }
+  int64_t weight_hh_columns() const { return output_size / heads; }
 };
 
 struct Failure {
@@ -29,16 +44,33 @@ struct Failure {
 // printf-style; throws Failure.
 [[noreturn]] void fail(rnnk_status code, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
+// A caller's struct, perhaps of an earlier version, which ended after `least` bytes: what it lacks is zero.
+template <class Struct>
+Struct adopted(const Struct* given, size_t least, const char* name) {
+  if (!given) fail(RNNK_INVALID_VALUE, "%s: expected a pointer, got NULL", name);
+  const size_t size = given->struct_size;
+  if (size < least) fail(RNNK_INVALID_VALUE, "%s.struct_size: expected at least %zu, got %zu", name, least, size);
+  Struct whole{};
+  std::memcpy(&whole, given, size < sizeof whole ? size : sizeof whole);
+  return whole;
+}
+
 struct CellInfo {
   const char* name;
   int gates, states;
 };
 const CellInfo* cell_info(int cell);  // null when unknown
 
+// Rows of rnnk_weights.params, and those of them that belong to the cell, not to a normalisation.
+int64_t param_rows(const Problem&);
+int own_param_rows(const Problem&);
+
 int64_t dtype_size(int dtype);
 const char* dtype_name(int dtype);
 
 // Checks every field of a C problem; throws Failure.
 Problem check_problem(const rnnk_problem* problem);
+// The part of it that is options (core/options.cpp).
+void take_options(Problem& to, const rnnk_problem& from);
 
 }  // namespace rnnk

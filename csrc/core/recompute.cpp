@@ -54,7 +54,10 @@ struct Segments {
     rnnk_args s = a;
     const int64_t first = problem.reverse ? T - begin(i + 1) : begin(i);
     s.seq_len = length(i);
-    for (rnnk_tensor* t : {&s.x, &s.y, &s.dy, &s.dx}) {
+    s.first_step += first;
+    if (s.mask) s.mask += first * B;
+    if (s.reset) s.reset += first * B;
+    for (rnnk_tensor* t : {&s.x, &s.y, &s.dy, &s.dx, &s.dh}) {
       if (t->data) t->data = at(*t, first * t->stride[0]);
     }
     if (a.lengths) {
@@ -78,7 +81,7 @@ struct Sums {
 struct Scratch {
   char *reserve, *y, *dh[2], *dc[2], *kernel;
   int64_t* lengths;
-  Sums sums[4];
+  Sums sums[6];
   int64_t reserve_size, kernel_size, bytes;
 
   Scratch(const Segments& s, const rnnk_args& a) {
@@ -92,11 +95,13 @@ struct Scratch {
     y = c.take(s.y_bytes());
     for (int i = 0; i < 2; ++i) dh[i] = c.take(s.dh_bytes()), dc[i] = c.take(s.c_bytes());
     lengths = c.take<int64_t>(s.B + 1);
-    const Sums all[4] = {{a.dweight_ih, gates * p.input_size, nullptr},
-                         {a.dweight_hh, gates * p.output_size, nullptr},
+    const Sums all[6] = {{a.dweight_ih, gates * p.input_size, nullptr},
+                         {a.dweight_hh, gates * p.weight_hh_columns(), nullptr},
                          {a.dbias_ih, gates, nullptr},
-                         {a.dbias_hh, gates, nullptr}};
-    for (int i = 0; i < 4; ++i) {
+                         {a.dbias_hh, gates, nullptr},
+                         {a.dweight_hr, p.output_size * p.hidden_size, nullptr},
+                         {a.dparams, param_rows(p) * p.hidden_size, nullptr}};
+    for (int i = 0; i < 6; ++i) {
       sums[i] = all[i];
       if (p.dtype != s.state_dtype) {
         float* const sum = c.take<float>(sums[i].count);
@@ -158,8 +163,9 @@ void plan_backward(const Problem& problem, const Kernel& kernel, const rnnk_args
   rnnk_args whole = args;
   whole.workspace = scratch.kernel, whole.workspace_size = static_cast<size_t>(scratch.kernel_size);
   whole.flags |= kContinueSums;
-  void** const targets[4] = {&whole.dweight_ih, &whole.dweight_hh, &whole.dbias_ih, &whole.dbias_hh};
-  for (int i = 0; i < 4; ++i) {
+  void** const targets[6] = {&whole.dweight_ih, &whole.dweight_hh, &whole.dbias_ih,
+                             &whole.dbias_hh,   &whole.dweight_hr, &whole.dparams};
+  for (int i = 0; i < 6; ++i) {
     const Sums& t = scratch.sums[i];
     if (t.sum) *targets[i] = t.sum;
     if (!t.to) continue;
@@ -174,7 +180,7 @@ void plan_backward(const Problem& problem, const Kernel& kernel, const rnnk_args
     a.y = {scratch.y, {s.B * P, P, 1}, problem.dtype};
     a.reserve = scratch.reserve, a.reserve_size = static_cast<size_t>(scratch.reserve_size);
     rnnk_args forward = a;
-    forward.flags &= kPiece;
+    forward.flags &= kPiece | RNNK_TRAIN;
     forward.h_n = forward.c_n = {};
     kernel.forward(problem, forward);
     if (i + 1 < s.count) {

@@ -4,6 +4,8 @@
 // block still multiplies the last one of the block before. Sums over rows are chains of at most 512 terms; their partial sums
 // are added to the result in fixed order, so the bits depend on T, B and the lengths, never on the split.
 #pragma once
+#include "cpu/extras.h"
+#include "cpu/norm.h"
 #include "cpu/pack.h"
 #include "cpu/schedule.h"
 
@@ -75,14 +77,14 @@ struct InputGradientTile {
   }
 };
 
-template <class A, class Cell>
+template <class A>
 struct Blocks {
   using V = typename A::V;
   using T = typename V::T;
   using Operand = typename A::Operand;
   using Weight = typename A::Weight;
-  using L = Layout<A, Cell>;
-  static constexpr int W = V::lanes, G = Cell::kGates, S = Cell::kStages;
+  using L = Layout<A>;
+  static constexpr int W = V::lanes, kMost = 3;  // stages
   static constexpr int64_t kTransposed = kChain + L::kLine;  // a line more: see Layout::leading
   static constexpr int64_t kPanel = (kChain + A::pair) * W;  // the same between panels
 
@@ -91,23 +93,26 @@ struct Blocks {
   Gradients<T> to;
   L d;
   int64_t batch, steps, slots;
-  Operand *dgx, *dgh[S];
+  Operand *dgx, *dgh[kMost];
   T* dp;
-  Operand *dgx_t, *dgh_t[S];  // transposed: [gates * units][kTransposed]
-  Weight *x, *operand[S];     // [panel][kPanel]
+  T* dv[kMost];  // of a normalised stage: [slots][B][sides][stage_columns], the gradient of what its factors and shifts made
+  Operand *dgx_t, *dgh_t[kMost];  // transposed: [gates * units][kTransposed]
+  Weight *x, *operand[kMost];     // [panel][kPanel]
 
-  Blocks(const Problem& p, const rnnk_args& a, const Gradients<T>& g)
-      : problem(p), args(a), to(g), d(p), batch(a.batch), steps(gradient_steps(a.seq_len, a.batch)), slots(steps + 1) {}
+  Blocks(const Problem& p, const CellShape& shape, const rnnk_args& a, const Gradients<T>& g)
+      : problem(p), args(a), to(g), d(p, shape), batch(a.batch), steps(gradient_steps(a.seq_len, a.batch)), slots(steps + 1) {}
 
   void carve(Carver& c) {
     dgx = c.take<Operand>(slots * batch * L::leading(d.gate_columns()));
-    dp = c.take<T>(slots * batch * Cell::kParams * d.padded(d.H));
-    dgx_t = c.take<Operand>(G * d.H * kTransposed);
-    x = c.take<Weight>(d.panels_of(d.I) * kPanel);
-    for (int k = 0; k < S; ++k) {
-      dgh[k] = L::same_dg() ? dgx : c.take<Operand>(slots * batch * L::leading(d.stage_columns(k)));
-      dgh_t[k] = L::same_dg() ? dgx_t : c.take<Operand>(L::stage(k).gates * d.units(k) * kTransposed);
-      operand[k] = c.take<Weight>(d.panels_of(d.operand(k)) * kPanel);
+    dp = c.take<T>(slots * batch * d.own_params * d.hidden.padded());
+    dgx_t = c.take<Operand>(d.shape.gates * d.H * kTransposed);
+    x = c.take<Weight>(d.input.panels() * kPanel);
+    for (int k = 0; k < d.shape.stages; ++k) {
+      const bool product = has_product(d.shape, k);
+      dgh[k] = same_dg(d.shape, k) ? dgx : c.take<Operand>(slots * batch * L::leading(d.stage_columns(k)));
+      dgh_t[k] = same_dg(d.shape, k) ? dgx_t : c.take<Operand>(product ? d.stage(k).gates * d.axis(k).units * kTransposed : 0);
+      operand[k] = c.take<Weight>(product ? d.operand(k).panels() * kPanel : 0);
+      dv[k] = c.take<T>(d.stage(k).norm ? slots * batch * sides(d.shape, k) * d.stage_columns(k) : 0);
     }
   }
 
@@ -115,32 +120,43 @@ struct Blocks {
   Operand* dgh_row(int k, int64_t u, int64_t row) const {
     return dgh[k] + (u % slots * batch + row) * L::leading(d.stage_columns(k));
   }
-  T* dp_row(int64_t u, int64_t row) const { return dp + (u % slots * batch + row) * (Cell::kParams * d.padded(d.H)); }
+  T* dp_row(int64_t u, int64_t row) const { return dp + (u % slots * batch + row) * (d.own_params * d.hidden.padded()); }
+  T* dv_row(int k, int side, int64_t u, int64_t row) const {
+    return dv[k] + ((u % slots * batch + row) * sides(d.shape, k) + side) * d.stage_columns(k);
+  }
 
   // --- phases after each block: per chunk of rows, transposition and packing, then the products ----------------------------------
   int64_t chunks() const { return ceil_div(steps * batch, kChain); }
   int64_t phases() const { return to.any() || args.dx.data ? 2 * chunks() : 0; }
 
-  int64_t entries(const Rows& rows, int64_t first, int64_t chunk, Entry* out) const {
+  int64_t entries(const Rows& rows, const Extras<A>& extras, int64_t first, int64_t chunk, Entry* out) const {
     int64_t skip = chunk * kChain, n = 0;
     for (int64_t u = first; u < smaller(first + steps, rows.steps); ++u) {
-      const int64_t alive = rows.alive(rows.steps - 1 - u);
+      const int64_t s = rows.steps - 1 - u, alive = rows.alive(s);
+      if (args.mask) {  // masked steps have no gradient, and what they were given may be NaN
+        for (int64_t r = 0; r < alive && n < kChain; ++r) {
+          if (extras.masked(rows.time(s), r)) continue;
+          if (skip > 0) --skip;
+          else out[n++] = {u, r};
+        }
+        continue;
+      }
       for (int64_t r = smaller(skip, alive); r < alive && n < kChain; ++r) out[n++] = {u, r};
       skip -= smaller(skip, alive);
     }
     return n;
   }
 
-  void phase(const Rows& rows, const Reserve<A, Cell>& reserve, const Packed<A, Cell>& weights, int64_t first, int64_t i,
-             const Part& part) const {
+  void phase(const Rows& rows, const Extras<A>& extras, const Reserve<A>& reserve,
+             const Packed<A>& weights, int64_t first, int64_t i, const Part& part) const {
     Entry list[kChain];
-    const int64_t n = entries(rows, first, i / 2, list);
+    const int64_t n = entries(rows, extras, first, i / 2, list);
     if (i % 2 == 0) {
-      if (to.any()) pack_rows(rows, reserve, list, n, part);
+      if (to.any()) pack_rows(rows, extras, reserve, list, n, part);
     } else {
-      if (to.any()) parameter_gradients(list, n, part);
+      if (to.any()) parameter_gradients(rows, reserve, list, n, part);
       if (args.dx.data) input_gradient(rows, weights, list, n, part);
-      if (args.dx.data && i == 1 && !(args.flags & RNNK_ACCUMULATE_DX)) zero_padding(rows, first, part);
+      if (args.dx.data && i == 1 && !(args.flags & RNNK_ACCUMULATE_DX)) zero_padding(rows, extras, first, part);
     }
   }
 
@@ -148,11 +164,11 @@ struct Blocks {
   static constexpr int kLane = sizeof(T) / sizeof(Operand);  // operands that move as one lane
   alignas(64) static constexpr Operand kZeros[W] = {};
   template <class RowOf>
-  void transpose(int gates, int64_t units, int64_t n, const Part& part, const RowOf& row_of, Operand* out) const {
-    const int64_t items = d.panels_of(units) * gates;
+  void transpose(int gates, const Axis<W>& axis, int64_t n, const Part& part, const RowOf& row_of, Operand* out) const {
+    const int64_t items = axis.panels() * gates;
     for (int64_t item = part.first(items); item < part.last(items); ++item) {
-      const int64_t unit = item / gates * W, gate = item % gates, valid = smaller<int64_t>(W, units - unit);
-      Operand* to_row = out + (gate * units + unit) * kTransposed;
+      const int64_t panel = item / gates, gate = item % gates, valid = axis.valid(panel);
+      Operand* to_row = out + (gate * axis.units + axis.first(panel)) * kTransposed;
       for (int64_t j = 0; j < round_up(n, A::depth); j += W * kLane) {
         V block[W];
         RNNK_UNROLL for (int i = 0; i < W; ++i) {
@@ -170,67 +186,84 @@ struct Blocks {
       }
     }
   }
-  // Rows of `units` entries into panels; a row without data is zero, and so are those from n to the next multiple of depth.
-  template <class RowOf>
-  void panels(int64_t units, int64_t n, const Part& part, const RowOf& row_of, Weight* out) const {
-    const int64_t first = part.first(d.panels_of(units)), last = part.last(d.panels_of(units));
+  // Rows into panels, each vector passed through change(v, j, panel); a row without data is zero, and so are those from n to the
+  // next multiple of depth. changes: change() does something.
+  template <class RowOf, class Change>
+  void panels(const Axis<W>& axis, int64_t n, const Part& part, const RowOf& row_of, Weight* out, bool changes,
+              const Change& change) const {
+    const int64_t first = part.first(axis.panels()), last = part.last(axis.panels());
     for (int64_t j = 0; j < round_up(n, larger(A::depth, A::pair)); j += A::pair) {
       Row row[A::pair];
       for (int i = 0; i < A::pair; ++i) row[i] = j + i < n ? row_of(j + i) : Row{nullptr, 1, A::storage};
-      bool stored = true;
+      bool stored = axis.heads == 1 && !changes;
       const typename A::Stored* from[A::pair] = {};
       for (int i = 0; i < A::pair; ++i) {
         stored = stored && row[i].data && row[i].stride == 1 && row[i].dtype == A::storage;
         if (stored) from[i] = reinterpret_cast<const typename A::Stored*>(row[i].data) + first * W;
       }
       int64_t p = first;
-      for (; stored && p < last && (p + 1) * W <= units; ++p) {
+      for (; stored && p < last && axis.valid(p) == W; ++p) {
         A::join_stored(from).store(reinterpret_cast<T*>(out + p * kPanel + j * W));
         for (auto& at : from) at += W;
       }
       for (; p < last; ++p) {
         V v[A::pair];
         RNNK_UNROLL for (int i = 0; i < A::pair; ++i) {
-          v[i] = row[i].data ? load_units<A>(row[i], p * W, smaller<int64_t>(W, units - p * W)) : V::set1(0);
+          v[i] = row[i].data ? load_units<A>(row[i], axis.first(p), axis.valid(p)) : V::set1(0);
+          if (changes && row[i].data) v[i] = change(v[i], j + i, p);
         }
         A::store_weights(v, out + p * kPanel + j * W);
       }
     }
   }
 
-  void pack_rows(const Rows& rows, const Reserve<A, Cell>& reserve, const Entry* list, int64_t n, const Part& part) const {
-    transpose(G, d.H, n, part, [&](int64_t j) { return dgx_row(list[j].u, list[j].row); }, dgx_t);
+  void pack_rows(const Rows& rows, const Extras<A>& extras, const Reserve<A>& reserve, const Entry* list, int64_t n,
+                 const Part& part) const {
+    const auto as_it_is = [](V v, int64_t, int64_t) { return v; };
+    transpose(d.shape.gates, d.hidden, n, part, [&](int64_t j) { return dgx_row(list[j].u, list[j].row); }, dgx_t);
     const auto step = [&](int64_t j) { return rows.steps - 1 - list[j].u; };
     if (to.weight_ih) {
-      panels(d.I, n, part, [&](int64_t j) { return row3(args.x, rows.time(step(j)), rows.row(list[j].row)); }, x);
+      panels(
+          d.input, n, part, [&](int64_t j) { return row3(args.x, rows.time(step(j)), rows.row(list[j].row)); }, x, false,
+          as_it_is);
     }
-    for (int k = 0; k < S; ++k) {
-      if (!L::same_dg()) {
+    for (int k = 0; k < d.shape.stages; ++k) {
+      if (d.stage(k).product == Product::identity) continue;
+      if (!same_dg(d.shape, k)) {
         transpose(
-            L::stage(k).gates, d.units(k), n, part, [&](int64_t j) { return dgh_row(k, list[j].u, list[j].row); }, dgh_t[k]);
+            d.stage(k).gates, d.axis(k), n, part, [&](int64_t j) { return dgh_row(k, list[j].u, list[j].row); }, dgh_t[k]);
       }
-      if (!(L::stage(k).product == Product::weight_hr ? to.weight_hr : to.weight_hh)) continue;
-      if (L::stage(k).product == Product::identity) continue;
+      if (!(d.stage(k).product == Product::weight_hr ? to.weight_hr : to.weight_hh)) continue;
+      if (k > 0) {
+        // In panel order: heads are padded there.
+        panels(
+            Axis<W>(d.operand(k).padded()), n, part,
+            [&](int64_t j) {
+              T* emitted = reserve.emitted[k] + (rows.time(step(j)) * batch + list[j].row) * d.operand(k).padded();
+              return Row{reinterpret_cast<char*>(emitted), 1, native_dtype<T>()};
+            },
+            operand[k], false, as_it_is);
+        continue;
+      }
       panels(
           d.operand(k), n, part,
           [&](int64_t j) {
             const int64_t s = step(j), row = list[j].row;
-            if (k > 0) {
-              T* emitted = reserve.emitted[k] + (rows.time(s) * batch + row) * d.padded(d.operand(k));
-              return Row{reinterpret_cast<char*>(emitted), 1, native_dtype<T>()};
-            }
-            if (row < rows.alive(s - 1)) return row3(args.y, rows.time(s - 1), rows.row(row));
-            return args.h_0.data ? row2(args.h_0, rows.row(row)) : Row{nullptr, 1, A::storage};
+            int64_t before = row < rows.alive(s - 1) ? s - 1 : kInitialState;
+            if (d.shape.has_options) before = extras.source(s, row);
+            if (before >= 0) return row3(args.y, rows.time(before), rows.row(row));
+            return before == kInitialState && args.h_0.data ? row2(args.h_0, rows.row(row)) : Row{nullptr, 1, A::storage};
           },
-          operand[k]);
+          operand[k], extras.drops(), [&](V v, int64_t j, int64_t p) { return extras.thinned(v, list[j].row, p); });
     }
   }
 
   // --- parameter gradients --------------------------------------------------------------------------------------------------------
+  // Rows [0, rows) of dg_t by panels of b: to [rows, columns].
   void weight_gradient(const Operand* dg_t, const Weight* b, T* to, int64_t rows, int64_t columns, int64_t n,
                        const Part& part) const {
     for_tiles<A, 1>(WeightTile<A>{dg_t, kTransposed, to, columns}, part.first(rows), part.last(rows), 0,
-                    d.panels_of(columns), n, b, kPanel);
+                    Axis<W>(columns).panels(), n, b, kPanel);
   }
 
   // Sums in W interleaved chains over the chunk, then over the lanes in order.
@@ -245,42 +278,97 @@ struct Blocks {
     }
   }
 
-  void parameter_gradients(const Entry* list, int64_t n, const Part& part) const {
-    if (to.weight_ih) weight_gradient(dgx_t, x, to.weight_ih, G * d.H, d.I, n, part);
-    if (to.bias_ih) bias_gradient(dgx_t, to.bias_ih, G * d.H, n, part);
-    for (int k = 0; k < S; ++k) {
-      const Stage stage = L::stage(k);
-      const int64_t rows = stage.gates * d.units(k), first = stage.first_gate * d.H;
+  void parameter_gradients(const Rows& rows, const Reserve<A>& reserve, const Entry* list, int64_t n,
+                           const Part& part) const {
+    if (to.weight_ih) weight_gradient(dgx_t, x, to.weight_ih, d.shape.gates * d.H, d.I, n, part);
+    if (to.bias_ih && !d.stage(0).norm) bias_gradient(dgx_t, to.bias_ih, d.shape.gates * d.H, n, part);
+    for (int k = 0; k < d.shape.stages; ++k) {
+      const Stage stage = d.stage(k);
+      const auto& units = d.axis(k);
       if (stage.product == Product::weight_hr && to.weight_hr) {
-        weight_gradient(dgh_t[k], operand[k], to.weight_hr, rows, d.operand(k), n, part);
+        weight_gradient(dgh_t[k], operand[k], to.weight_hr, units.units, d.terms(k), n, part);
       }
       if (stage.product != Product::weight_hh) continue;
-      if (to.weight_hh) {
-        weight_gradient(dgh_t[k], operand[k], to.weight_hh + first * d.operand(k), rows, d.operand(k), n, part);
-      }
-      if (to.bias_hh) bias_gradient(dgh_t[k], to.bias_hh + first, rows, n, part);
+      if (to.weight_hh) recurrent_gradient(k, n, part);
+      if (to.bias_hh && !stage.norm) bias_gradient(dgh_t[k], to.bias_hh + stage.first_gate * d.H, stage.gates * d.H, n, part);
     }
-    if (!to.params) return;
-    for (int64_t i = part.first(Cell::kParams * d.H); i < part.last(Cell::kParams * d.H); ++i) {
-      T sum = 0;
-      for (int64_t j = 0; j < n; ++j) sum += dp_row(list[j].u, list[j].row)[i / d.H * d.padded(d.H) + i % d.H];
-      to.params[i] += sum;
+    if (d.shape.has_options) vector_gradients(rows, reserve, list, n, part);
+  }
+
+  void recurrent_gradient(int k, int64_t n, const Part& part) const {
+    const Stage stage = d.stage(k);
+    const auto& units = d.axis(k);
+    T* const out = to.weight_hh + stage.first_gate * d.H * d.terms(k);
+    if (units.heads == 1) return weight_gradient(dgh_t[k], operand[k], out, stage.gates * d.H, d.terms(k), n, part);
+    for (int64_t block = 0; block < units.heads * stage.gates; ++block) {  // of a head and a gate
+      const int64_t head = block / stage.gates, row = block % stage.gates * d.H + head * units.each;
+      weight_gradient(dgh_t[k] + row * kTransposed, operand[k] + head * units.panels_each * kPanel, out + row * d.terms(k),
+                      units.each, d.terms(k), n, part);
+    }
+  }
+
+  // Sums over the rows of the chunk, in order, of the vector that of(j) yields; added to units of `to`.
+  template <class Of>
+  void add_units(T* to, const Axis<W>& axis, int64_t panel, int64_t n, const Of& of) const {
+    if (!to) return;
+    V sum = V::set1(0);
+    for (int64_t j = 0; j < n; ++j) sum = sum + of(j);
+    T* const at = to + axis.first(panel);
+    const int64_t valid = axis.valid(panel);
+    (V::load_n(at, valid) + sum).store_n(at, valid);
+  }
+  // Of the rows of params, and of the biases of a normalised product.
+  void vector_gradients(const Rows& rows, const Reserve<A>& reserve, const Entry* list, int64_t n,
+                        const Part& part) const {
+    const auto& axis = d.hidden;
+    const auto row_of_params = [&](int64_t i) { return to.params ? to.params + i * d.H : nullptr; };
+    int64_t done = d.own_params;
+    for (int64_t i = part.first(done * axis.panels()); i < part.last(done * axis.panels()); ++i) {
+      const int64_t row = i / axis.panels(), p = i % axis.panels(), c = row * axis.padded() + p * W;
+      add_units(row_of_params(row), axis, p, n, [&](int64_t j) { return V::load(dp_row(list[j].u, list[j].row) + c); });
+    }
+    for (int k = 0; k < d.shape.stages; ++k) {
+      const Stage stage = d.stage(k);
+      if (!stage.norm) continue;
+      const bool product = stage.product != Product::identity;
+      const int64_t items = axis.panels() * stage.gates;
+      for (int64_t i = part.first(items); i < part.last(items); ++i) {
+        const int64_t p = i / stage.gates, g = i % stage.gates, c = i * W;
+        for (int side = product ? 0 : 1; side < 2; ++side) {
+          const auto dv = [&](int64_t j) {
+            return V::load(dv_row(k, sides(d.shape, k) == 2 ? side : 0, list[j].u, list[j].row) + c);
+          };
+          const auto dv_normed = [&](int64_t j) {
+            const int64_t at = (rows.time(rows.steps - 1 - list[j].u) * batch + list[j].row) * 2 + side;
+            return dv(j) * V::load(reserve.normed[k] + at * d.stage_columns(k) + c);
+          };
+          T* const bias = side == 0 ? to.bias_ih : to.bias_hh;
+          T* const shift = product ? (bias ? bias + g * d.H : nullptr) : row_of_params(done + 1);
+          add_units(row_of_params(done + (product ? side * stage.gates + g : 0)), axis, p, n, dv_normed);
+          add_units(shift, axis, p, n, dv);
+        }
+      }
+      done += 2 * stage.gates;
     }
   }
 
   // --- dx -------------------------------------------------------------------------------------------------------------------------
-  void input_gradient(const Rows& rows, const Packed<A, Cell>& weights, const Entry* list, int64_t n,
+  void input_gradient(const Rows& rows, const Packed<A>& weights, const Entry* list, int64_t n,
                       const Part& part) const {
     const int64_t K = d.gate_columns();
     const InputGradientTile<A> tile{dgx, slots, batch, L::leading(K), rows, args, d.I, list};
-    for_tiles<A, 1>(tile, part.first(n), part.last(n), 0, d.panels_of(d.I), K, weights.w_ih_back, d.panel(K, 1));
+    for_tiles<A, 1>(tile, part.first(n), part.last(n), 0, d.input.panels(), K, weights.w_ih_back, d.panel(K, 1));
   }
-  void zero_padding(const Rows& rows, int64_t first, const Part& part) const {
+  void zero_padding(const Rows& rows, const Extras<A>& extras, int64_t first, const Part& part) const {
+    const auto zero = [&](int64_t s, int64_t r) {
+      const Row to_row = row3(args.dx, rows.time(s), rows.row(r));
+      for (int64_t i = 0; i < d.I; ++i) write<T>(to_row.data, to_row.dtype, i * to_row.stride, T(0));
+    };
     for (int64_t u = first; u < smaller(first + steps, rows.steps); ++u) {
       const int64_t s = rows.steps - 1 - u, alive = rows.alive(s), dead = batch - alive;
-      for (int64_t r = alive + part.first(dead); r < alive + part.last(dead); ++r) {
-        const Row to_row = row3(args.dx, rows.time(s), rows.row(r));
-        for (int64_t i = 0; i < d.I; ++i) write<T>(to_row.data, to_row.dtype, i * to_row.stride, T(0));
+      for (int64_t r = alive + part.first(dead); r < alive + part.last(dead); ++r) zero(s, r);
+      for (int64_t r = part.first(alive); args.mask && r < part.last(alive); ++r) {
+        if (extras.masked(rows.time(s), r)) zero(s, r);
       }
     }
   }

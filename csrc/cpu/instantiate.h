@@ -39,7 +39,7 @@ void run_forward(const Problem& problem, const rnnk_args& args) {
   using F = Forward<A, Cell>;
   F f(problem, args);
   set_rows(f, args);
-  const Schedule plan = Cost<A, Cell>{f.d, false}.choose(args.seq_len, args.batch, team_size());
+  const Schedule plan = Cost<A>{f.d, false}.choose(args.seq_len, args.batch, team_size());
   if (plan.by_rows) {
     team_run(
         plan.tasks, 1,
@@ -71,21 +71,24 @@ struct BackwardJob {
     void* to;
     int64_t count;
     T* sum;
-  } targets[4];
+  } targets[6];
   F f;
   int64_t bytes;
 
-  static Gradients<T> gradients(const Target (&t)[4]) {
+  static Gradients<T> gradients(const Target (&t)[6]) {
     Gradients<T> g;
     g.weight_ih = t[0].sum, g.weight_hh = t[1].sum, g.bias_ih = t[2].sum, g.bias_hh = t[3].sum;
+    g.weight_hr = t[4].sum, g.params = t[5].sum;
     return g;
   }
   BackwardJob(const Problem& p, const rnnk_args& a)
       : problem(p), args(a),
         targets{{a.dweight_ih, Cell::kGates * p.hidden_size * p.input_size, static_cast<T*>(a.dweight_ih)},
-                {a.dweight_hh, Cell::kGates * p.hidden_size * p.output_size, static_cast<T*>(a.dweight_hh)},
+                {a.dweight_hh, Cell::kGates * p.hidden_size * p.weight_hh_columns(), static_cast<T*>(a.dweight_hh)},
                 {a.dbias_ih, Cell::kGates * p.hidden_size, static_cast<T*>(a.dbias_ih)},
-                {a.dbias_hh, Cell::kGates * p.hidden_size, static_cast<T*>(a.dbias_hh)}},
+                {a.dbias_hh, Cell::kGates * p.hidden_size, static_cast<T*>(a.dbias_hh)},
+                {a.dweight_hr, p.output_size * p.hidden_size, static_cast<T*>(a.dweight_hr)},
+                {a.dparams, param_rows(p) * p.hidden_size, static_cast<T*>(a.dparams)}},
         f(p, a, gradients(targets)) {
     Carver c(a.workspace ? static_cast<char*>(a.workspace) + f.bytes : nullptr);
     for (auto& target : targets) {
@@ -123,7 +126,7 @@ struct BackwardJob {
   }
 
   // by_rows: a task's rows run through all steps of a block in one phase.
-  int64_t step_phases(bool by_rows) const { return by_rows ? 1 : f.blocks.steps * F::sub_phases(); }
+  int64_t step_phases(bool by_rows) const { return by_rows ? 1 : f.blocks.steps * backward_phases(F::kShape); }
   int64_t phases(bool by_rows) const { return 2 + f.block_count() * (step_phases(by_rows) + f.blocks.phases()); }
 
   void phase(int64_t n, bool by_rows, int task, int tasks) const {
@@ -134,12 +137,12 @@ struct BackwardJob {
     const int64_t first = (n - 1) / per_block * f.blocks.steps, i = (n - 1) % per_block;
     const int64_t last = smaller(first + f.blocks.steps, f.rows.steps);
     if (i >= step_phases(by_rows)) {
-      return f.blocks.phase(f.rows, f.reserve, f.weights, first, i - step_phases(by_rows), units);
+      return f.blocks.phase(f.rows, f.extras, f.reserve, f.weights, first, i - step_phases(by_rows), units);
     }
-    const int64_t from = by_rows ? 0 : i, to = by_rows ? f.blocks.steps * F::sub_phases() : i + 1;
+    const int64_t from = by_rows ? 0 : i, to = by_rows ? f.blocks.steps * backward_phases(F::kShape) : i + 1;
     for (int64_t j = from; j < to; ++j) {
-      const int64_t u = first + j / F::sub_phases();
-      if (u < last) f.block_step(u, static_cast<int>(j % F::sub_phases()), mine);
+      const int64_t u = first + j / backward_phases(F::kShape);
+      if (u < last) f.block_step(u, static_cast<int>(j % backward_phases(F::kShape)), mine);
     }
   }
 };
@@ -149,7 +152,7 @@ void run_backward(const Problem& problem, const rnnk_args& args) {
   using J = BackwardJob<A, Cell>;
   J job(problem, args);
   set_rows(job.f, args);
-  const Schedule plan = Cost<A, Cell>{job.f.d, true}.choose(args.seq_len, args.batch, team_size());
+  const Schedule plan = Cost<A>{job.f.d, true}.choose(args.seq_len, args.batch, team_size());
   if (plan.by_rows) {
     team_run(
         plan.tasks, job.phases(true),
@@ -170,10 +173,11 @@ Sizes sizes_of(const Problem& problem, int64_t seq_len, int64_t batch) {
   rnnk_args args{};
   args.seq_len = seq_len;
   args.batch = batch;
-  const Layout<A, Cell> d(problem);
+  static constexpr CellShape shape = shape_of<Cell>();
+  const Layout<A> d(problem, shape);
   Sizes out{};
-  out.packed = Packed<A, Cell>(d, nullptr).bytes;
-  out.reserve = Reserve<A, Cell>(d, seq_len, batch, nullptr).bytes;
+  out.packed = Packed<A>(d, nullptr).bytes;
+  out.reserve = Reserve<A>(d, seq_len, batch, nullptr).bytes;
   out.workspace_forward = Forward<A, Cell>(problem, args).bytes;
   out.workspace_backward = BackwardJob<A, Cell>(problem, args).bytes;
   return out;
@@ -181,26 +185,33 @@ Sizes sizes_of(const Problem& problem, int64_t seq_len, int64_t batch) {
 
 template <class A, class Cell>
 double estimate_of(const Problem& problem, int64_t seq_len, int64_t batch, bool backward, int threads) {
-  return Cost<A, Cell>{Layout<A, Cell>(problem), backward}.choose(seq_len, batch, threads).us;
+  static constexpr CellShape shape = shape_of<Cell>();
+  return Cost<A>{Layout<A>(problem, shape), backward}.choose(seq_len, batch, threads).us;
 }
 
-template <class A, class Cell>
-void pack_of(const Problem& problem, const rnnk_weights& w, Halves halves, void* packed) {
+template <class A>
+void pack_shape(const Problem& problem, const CellShape& shape, const rnnk_weights& w, Halves halves, void* packed) {
   struct Job {
     const Problem& problem;
+    const CellShape& shape;
     Parameters from;
     Halves halves;
     void* packed;
-  } const job{problem, {w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh}, halves, packed};
+  } const job{problem, shape, {w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh, w.weight_hr, w.params}, halves, packed};
   // Below 64 Ki weights (some 30 us) waking a worker costs more than it saves.
-  const int64_t weights = Cell::kGates * problem.hidden_size * (problem.input_size + problem.output_size);
+  const int64_t weights = shape.gates * problem.hidden_size * (problem.input_size + problem.output_size);
   team_run(
       weights < (1 << 16) ? 1 : team_size(), 1,
       [](const void* p, int64_t, int task, int tasks) {
         const Job& job = *static_cast<const Job*>(p);
-        pack<A, Cell>(job.problem, job.from, job.halves, job.packed, Part{0, 0, task, tasks});
+        pack<A>(job.problem, job.shape, job.from, job.halves, job.packed, Part{0, 0, task, tasks});
       },
       &job);
+}
+template <class A, class Cell>
+void pack_of(const Problem& problem, const rnnk_weights& w, Halves halves, void* packed) {
+  static constexpr CellShape shape = shape_of<Cell>();
+  pack_shape<A>(problem, shape, w, halves, packed);
 }
 
 // The arithmetics of one kernel, by the caller's dtype; void: it does not take that dtype.
@@ -211,20 +222,29 @@ struct Arithmetics {
   using B = BFloat16;
 };
 
+template <class List, template <class, class> class Fn, class Cell, class Result, class... Args>
+Result of_dtype(const Problem& p, Args&&... args) {
+  if (p.dtype == RNNK_BFLOAT16) return Fn<typename List::B, Cell>::run(p, args...);
+  if constexpr (!std::is_void_v<typename List::D>) {
+    if (p.dtype == RNNK_FLOAT64) return Fn<typename List::D, Cell>::run(p, args...);
+  }
+  if constexpr (!std::is_void_v<typename List::F>) return Fn<typename List::F, Cell>::run(p, args...);
+  return Result();
+}
+
+constexpr int kVariants = 1 << 20;  // numbers of variants begin here
+
 // Calls Fn::run<A, Cell>(args...) for the problem's cell and dtype; accepts() has refused those that are void.
 template <class List, template <class, class> class Fn, class... Args>
 auto dispatch(const Problem& p, Args&&... args) {
   using Result = decltype(Fn<typename List::B, Linear>::run(p, args...));
-  switch (p.cell) {
-#define RNNK_CELL(value, name, type)                                                                     \
-  case value:                                                                                            \
-    if (p.dtype == RNNK_BFLOAT16) return Fn<typename List::B, type>::run(p, args...);                    \
-    if constexpr (!std::is_void_v<typename List::D>) {                                                   \
-      if (p.dtype == RNNK_FLOAT64) return Fn<typename List::D, type>::run(p, args...);                   \
-    }                                                                                                    \
-    if constexpr (!std::is_void_v<typename List::F>) return Fn<typename List::F, type>::run(p, args...); \
-    break;
+  switch (p.variant < 0 ? p.cell : p.variant + kVariants) {
+#define RNNK_CELL(value, name, type) \
+  case value: return of_dtype<List, Fn, type, Result>(p, args...);
+#define RNNK_VARIANT(header, cell, type, shape) \
+  case kVariants + __LINE__: return of_dtype<List, Fn, type, Result>(p, args...);
 #include "rnnkern/cells.inc"
+#undef RNNK_VARIANT
 #undef RNNK_CELL
   }
   return Result();
@@ -248,11 +268,16 @@ RNNK_OPERATION(BackwardOf, run_backward)
 // Writes why not into reason (with the numbers) and returns false, or returns true.
 template <class List>
 bool accepts(const Problem& p, char* reason, int64_t size) {
-  if (std::is_void_v<typename List::F> && p.dtype != RNNK_BFLOAT16) {
-    static const char text[] = "it computes bfloat16 alone";
-    for (int64_t i = 0; i < size && i < static_cast<int64_t>(sizeof text); ++i) reason[i] = text[i];
-    if (size > 0) reason[size - 1] = 0;
+  const auto decline = [&](const char* text) {
+    int64_t i = 0;
+    for (; i + 1 < size && text[i]; ++i) reason[i] = text[i];
+    if (size > 0) reason[i] = 0;
     return false;
+  };
+  if (std::is_void_v<typename List::F> && p.dtype != RNNK_BFLOAT16) return decline("it computes bfloat16 alone");
+  using B = typename List::B;
+  if (p.dtype == RNNK_BFLOAT16 && B::depth > B::V::lanes && p.heads > 1 && p.hidden_size / p.heads % B::depth) {
+    return decline("it multiplies 32 terms at a time, and heads have another number of units");
   }
   return true;
 }

@@ -11,107 +11,171 @@
 namespace rnnk {
 namespace {
 
-template <class A, class Cell>
-struct Layout {
-  static constexpr int W = A::V::lanes, G = Cell::kGates, S = Cell::kStages;
-  static constexpr int kLine = 64 / sizeof(typename A::Operand);
-  static constexpr Stage stage(int k) { return Cell::kStage[k]; }
-
-  int64_t I, H, P;
-  bool bias;
-  explicit Layout(const Problem& p) : I(p.input_size), H(p.hidden_size), P(p.output_size), bias(p.bias) {
-    static_assert(fits(), "the driver has no room for a cell with these stages");
+// Units in panels of W, each head's padded to whole panels, so that no panel stands in two heads.
+template <int W>
+struct Axis {
+  int64_t units, heads, each, panels_each;  // each: units of a head
+  explicit Axis(int64_t units, int64_t heads = 1)
+      : units(units), heads(heads), each(units / heads), panels_each(ceil_div(each, W)) {}
+  int64_t panels() const { return heads * panels_each; }
+  int64_t padded() const { return panels() * W; }
+  // A panel's first unit, and how many of its lanes are units.
+  int64_t first(int64_t panel) const {
+    return heads == 1 ? panel * W : panel / panels_each * each + panel % panels_each * W;
   }
+  int64_t valid(int64_t panel) const {
+    return smaller<int64_t>(W, heads == 1 ? units - panel * W : each - panel % panels_each * W);
+  }
+};
 
-  static int64_t panels_of(int64_t units) { return ceil_div(units, W); }
-  static int64_t padded(int64_t units) { return round_up(units, W); }
-  int64_t units(int k) const { return stage(k).projected ? P : H; }                 // of stage k's result
-  int64_t operand(int k) const { return k == 0 ? P : units(k - 1); }                // of what stage k multiplies
-  int64_t state_units(int s) const { return s == 0 ? P : H; }                       // h has P entries, every other state H
-  int64_t gate_columns() const { return G * padded(H); }                            // gx, dgx: one row
-  int64_t stage_columns(int k) const { return stage(k).gates * padded(units(k)); }  // gh, dgh of stage k: one row
+// What the driver must know of a cell where it does not call it: all but the pointwise part is compiled once for all cells.
+struct CellShape {
+  int gates, states, stages, saved, carry;
+  bool same_grad, has_options;
+  Stage stage[3];
+};
+template <class Cell>
+constexpr CellShape shape_of() {
+  static_assert(Cell::kStages <= 3);
+  CellShape s{Cell::kGates, Cell::kStates,    Cell::kStages,     Cell::kSaved,
+              Cell::kCarry, Cell::kSameGrad, Cell::kHasOptions, {}};
+  for (int k = 0; k < Cell::kStages; ++k) s.stage[k] = Cell::kStage[k];
+  return s;
+}
+
+constexpr bool has_product(const CellShape& s, int k) { return s.stage[k].product != Product::identity; }
+constexpr bool projects(const CellShape& s) { return s.stage[s.stages - 1].projected; }
+// A normalised product needs its whole row before the pointwise part, and so does a normalisation's backward before a product:
+// two phases with a barrier between.
+constexpr int forward_phases(const CellShape& s, int k) { return s.stage[k].norm && has_product(s, k) ? 2 : 1; }
+constexpr int backward_phases(const CellShape& s, int k) { return s.stage[k].norm ? 2 : 1; }
+constexpr int forward_phases(const CellShape& s) {
+  int n = 0;
+  for (int k = 0; k < s.stages; ++k) n += forward_phases(s, k);
+  return n;
+}
+constexpr int backward_phases(const CellShape& s) {
+  int n = 0;
+  for (int k = 0; k < s.stages; ++k) n += backward_phases(s, k);
+  return n;
+}
+// dgh of stage k is dgx.
+constexpr bool same_dg(const CellShape& s, int k) {
+  const Stage stage = s.stage[k];
+  return s.same_grad && stage.product == Product::weight_hh && stage.gates == s.gates && !stage.norm;
+}
+// Both sides of a normalised stage have a gradient each, before its own normalisation's.
+constexpr int sides(const CellShape& s, int k) { return s.stage[k].product == Product::weight_hh && !s.same_grad ? 2 : 1; }
+// What the driver's buffers have room for; a cell that needs more says so at compile time.
+constexpr bool fits(const CellShape& s) {
+  for (int k = 0; k < s.stages; ++k) {
+    const Stage stage = s.stage[k];
+    const bool recurrent = stage.product == Product::weight_hh;
+    if (stage.projected && k < s.stages - 1) return false;                   // h is what the last stage makes
+    if (stage.norm && recurrent && stage.gates != s.gates) return false;     // gx is normalised beside gh, whole
+    if (stage.norm && stage.product == Product::weight_hr) return false;     // no gx beside it
+    if (k > 0 && recurrent && projects(s)) return false;                     // weight_hh has rows of one length
+  }
+  return true;
+}
+
+template <class A>
+struct Layout {
+  static constexpr int W = A::V::lanes;
+  static constexpr int kLine = 64 / sizeof(typename A::Operand);
+
+  const CellShape& shape;
+  int64_t I, H, P;
+  int own_params;              // rows of params that are the cell's, the others being a normalisation's
+  Axis<W> input, hidden, out;  // of x, of the gates, of h
+  Layout(const Problem& p, const CellShape& shape)
+      : shape(shape), I(p.input_size), H(p.hidden_size), P(p.output_size), own_params(own_param_rows(p)), input(I),
+        hidden(H, p.heads), out(P, p.heads) {}
+
+  const Stage& stage(int k) const { return shape.stage[k]; }
+  const Axis<W>& axis(int k) const { return stage(k).projected ? out : hidden; }    // of stage k's result
+  const Axis<W>& operand(int k) const { return k == 0 ? out : axis(k - 1); }        // of what stage k multiplies
+  const Axis<W>& state(int s) const { return s == 0 ? out : hidden; }               // h has P entries, every other state H
+  int64_t terms(int k) const { return operand(k).each; }                            // of its product
+  int64_t gate_columns() const { return shape.gates * hidden.padded(); }            // gx, dgx: one row
+  int64_t stage_columns(int k) const { return stage(k).gates * axis(k).padded(); }  // gh, dgh of stage k: one row
+  int64_t head_columns(int k) const { return stage(k).gates * axis(k).panels_each * W; }
   // Weights of one panel of `gates` vectors over K terms.
   static int64_t panel(int64_t K, int gates) { return round_up(K, larger(A::depth, A::pair)) * gates * W; }
   // Rows of buffers that are operands of a product are one line apart from a power of two, or the rows of a tile would meet
   // in one set of the first-level cache.
   static int64_t leading(int64_t columns) { return round_up(columns, kLine) + kLine; }
 
-  // A normalised product needs its whole row before the pointwise part: two phases with a barrier between.
-  static constexpr int sub_phases(int k) { return stage(k).norm && stage(k).product != Product::identity ? 2 : 1; }
-  static constexpr int sub_phases() {
-    int n = 0;
-    for (int k = 0; k < S; ++k) n += sub_phases(k);
-    return n;
-  }
-  static constexpr bool projects() { return stage(S - 1).projected; }
-
-  static constexpr bool same_dg() { return S == 1 && Cell::kSameGrad; }  // dgh is dgx
-
-  // What this driver's buffers have room for; a cell that needs more says so at compile time.
-  static constexpr bool fits() {
-    for (int k = 0; k < S; ++k) {
-      const bool recurrent = stage(k).product == Product::weight_hh;
-      if (stage(k).projected && k < S - 1) return false;                          // h is what the last stage makes
-      if (stage(k).norm && recurrent && stage(k).gates != G) return false;        // gx is normalised beside gh, whole
-      if (stage(k).norm && stage(k).product == Product::weight_hr) return false;  // no gx beside it
-      if (k > 0 && recurrent && projects()) return false;                         // weight_hh has rows of one length
+  // fn(head, first, last): the panels of [p0, p1) of an axis head by head.
+  template <class Fn>
+  static void for_heads(const Axis<W>& axis, int64_t p0, int64_t p1, const Fn& fn) {
+    for (int64_t head = p0 / axis.panels_each; p0 < p1; ++head) {
+      const int64_t end = smaller(p1, (head + 1) * axis.panels_each);
+      fn(head, p0, end);
+      p0 = end;
     }
-    return true;
   }
 };
 
 // Packed weights. The backward half is absent from a forward-only pack (its bytes are still part of the buffer).
-template <class A, class Cell>
+template <class A>
 struct Packed {
   using T = typename A::T;
   using Weight = typename A::Weight;
-  using L = Layout<A, Cell>;
-  Weight* w_ih;          // [panel][k = I][G][W], terms in pairs where A has them, as everywhere
-  T* b_ih;               // [panel][G][W]
-  T* b_hh;               // the same
-  T* params;             // [kParams][padded H]
-  Weight* w[L::S];       // stage k: [panel of units(k)][k = operand(k)][gates][W]
+  using L = Layout<A>;
+  static constexpr int kMost = 3;  // stages
+  Weight* w_ih;      // [panel][k = I][G][W], terms in pairs where A has them, as everywhere
+  T* b_ih;           // [panel][G][W]
+  T* b_hh;           // the same
+  T* params;         // [own_params][padded H]
+  T* gamma[kMost][2];  // of a normalised stage, of gx and of gh: [panel][gates][W]
+  T* beta[kMost];     // of one without a product
+  Weight* w[kMost];   // stage k: [panel of axis(k)][k = terms(k)][gates][W]
   Weight* w_ih_back;     // [panel of I][k = gate_columns][W]
-  Weight* w_back[L::S];  // stage k: [panel of operand(k)][k = stage_columns(k)][W]
+  Weight* w_back[kMost];  // stage k: [panel of operand(k)][k = head_columns(k)][W]
   int64_t bytes;
 
   Packed(const L& d, const void* base) {
     Carver c(base);
-    w_ih = c.take<Weight>(d.panels_of(d.H) * d.panel(d.I, L::G));
+    w_ih = c.take<Weight>(d.hidden.panels() * d.panel(d.I, d.shape.gates));
     b_ih = c.take<T>(d.gate_columns());
     b_hh = c.take<T>(d.gate_columns());
-    params = c.take<T>(Cell::kParams * d.padded(d.H));
-    for (int k = 0; k < L::S; ++k) {
-      w[k] = c.take<Weight>(product(k) ? d.panels_of(d.units(k)) * d.panel(d.operand(k), L::stage(k).gates) : 0);
+    params = c.take<T>(d.own_params * d.hidden.padded());
+    for (int k = 0; k < d.shape.stages; ++k) {
+      const int64_t n = d.stage(k).norm ? d.stage_columns(k) : 0;
+      gamma[k][0] = c.take<T>(has_product(d.shape, k) ? n : 0);
+      gamma[k][1] = c.take<T>(n);
+      beta[k] = c.take<T>(has_product(d.shape, k) ? 0 : n);
+      w[k] = c.take<Weight>(has_product(d.shape, k) ? d.axis(k).panels() * d.panel(d.terms(k), d.stage(k).gates) : 0);
     }
-    w_ih_back = c.take<Weight>(d.panels_of(d.I) * d.panel(d.gate_columns(), 1));
-    for (int k = 0; k < L::S; ++k) {
-      w_back[k] = c.take<Weight>(product(k) ? d.panels_of(d.operand(k)) * d.panel(d.stage_columns(k), 1) : 0);
+    w_ih_back = c.take<Weight>(d.input.panels() * d.panel(d.gate_columns(), 1));
+    for (int k = 0; k < d.shape.stages; ++k) {
+      w_back[k] = c.take<Weight>(has_product(d.shape, k) ? d.operand(k).panels() * d.panel(d.head_columns(k), 1) : 0);
     }
     bytes = c.used();
   }
-  static constexpr bool product(int k) { return L::stage(k).product != Product::identity; }
 };
 
 // What a training forward keeps, all in T: [t][sorted row][...].
-template <class A, class Cell>
+template <class A>
 struct Reserve {
   using T = typename A::T;
-  using L = Layout<A, Cell>;
+  using L = Layout<A>;
+  static constexpr int kMost = 3;  // stages
   T* saved;          // [T][B][panel][kSaved][W]
-  T* emitted[L::S];  // stage k's operand where a later product needs it for dR: [T][B][padded operand(k)]; k >= 1
-  T* normed[L::S];   // gx and gh of a normalised stage: [T][B][2][stage_columns]
-  T* scale[L::S];    // 1 / sqrt(var + eps) of each: [T][B][2]
+  T* emitted[kMost];  // stage k's operand where a later product needs it for dR: [T][B][padded operand(k)]; k >= 1
+  T* normed[kMost];   // gx (where there is a product) and gh of a normalised stage: [T][B][2][stage_columns]
+  T* scale[kMost];    // 1 / sqrt(var + eps) of each: [T][B][2]
   int64_t saved_columns, bytes;
 
   Reserve(const L& d, int64_t steps, int64_t batch, const void* base) {
     Carver c(base);
     const int64_t rows = steps * batch;
-    saved_columns = Cell::kSaved * d.padded(d.H);
+    saved_columns = d.shape.saved * d.hidden.padded();
     saved = c.take<T>(rows * saved_columns);
-    for (int k = 0; k < L::S; ++k) {
-      const bool norm = L::stage(k).norm;
-      emitted[k] = c.take<T>(k > 0 && Packed<A, Cell>::product(k) ? rows * d.padded(d.operand(k)) : 0);
+    for (int k = 0; k < d.shape.stages; ++k) {
+      const bool norm = d.stage(k).norm;
+      emitted[k] = c.take<T>(k > 0 && has_product(d.shape, k) ? rows * d.operand(k).padded() : 0);
       normed[k] = c.take<T>(norm ? rows * 2 * d.stage_columns(k) : 0);
       scale[k] = c.take<T>(norm ? rows * 2 : 0);
     }

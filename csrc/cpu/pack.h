@@ -6,11 +6,10 @@
 namespace rnnk {
 namespace {
 
-// The caller's parameters as the driver sees them; weight_hr and params belong to cells that have them.
+// The caller's parameters as the driver sees them.
 struct Parameters {
   const void *weight_ih, *weight_hh, *bias_ih, *bias_hh;
-  const void* weight_hr = nullptr;  // [P, H]
-  const void* params = nullptr;     // [kParams, H]
+  const void *weight_hr, *params;  // [P, H], [rows, H]
 };
 
 // Column c of `gates` gates over `units` units in panel order: which gate and unit, or unit < 0 for padding.
@@ -42,12 +41,22 @@ struct Source {
   }
 };
 
-// source [gates of `units` rows each, K], its first gate being `first`. With terms in pairs:
+// Rows of a matrix that are gates of the same units: of gate g those from (first + g) * stride + offset on.
+struct GateRows {
+  int gates, first;
+  int64_t stride, offset, units;
+  int64_t before, total;  // where their columns begin among all that a backward panel has, and how many those are
+  int64_t operator()(int64_t gate, int64_t unit) const { return (first + gate) * stride + offset + unit; }
+};
+
+// source [rows, K]. With terms in pairs:
 //   forward:  out [panel of units][k / pair][gates][W][pair]
-//   backward: out [panel of K][column in panel order / pair][W][pair]
+//   backward: out [panel of K][column in panel order, of `total` / pair][W][pair]
 template <class A, class From>
-void pack_matrix(const From& from, int gates, int first, int64_t units, int64_t K, typename A::Weight* forward,
+void pack_matrix(const From& from, const GateRows& rows_of, int64_t K, typename A::Weight* forward,
                  typename A::Weight* backward, const Part& part) {  // null: not that half
+  const int gates = rows_of.gates;
+  const int64_t units = rows_of.units;
   using V = typename A::V;
   using T = typename V::T;
   using Weight = typename A::Weight;
@@ -58,7 +67,7 @@ void pack_matrix(const From& from, int gates, int first, int64_t units, int64_t 
   for (int64_t panel = part.first(panels); forward && panel < part.last(panels); ++panel) {
     const int64_t valid = smaller<int64_t>(W, units - panel * W);
     for (int gate = 0; gate < gates; ++gate) {
-      const int64_t row = ((first + gate) * units + panel * W) * K;
+      const int64_t row = rows_of(gate, panel * W) * K;
       Weight* out = forward + panel * (terms * gates * W) + gate * (W * pair);
       int64_t k = 0;
       if constexpr (From::plain) {  // a lane is a pair, or a term, as it is
@@ -78,19 +87,21 @@ void pack_matrix(const From& from, int gates, int first, int64_t units, int64_t 
     }
   }
   if (!backward) return;
-  const int64_t across = ceil_div(K, W), down = round_up(columns, depth);
+  const int64_t across = ceil_div(K, W), total = round_up(rows_of.total, depth);
+  // The last of several blocks fills up to a multiple of depth.
+  const int64_t down = rows_of.before + columns == rows_of.total ? total - rows_of.before : columns;
   constexpr int kRows = 16;  // of the source, each read along
   for (int64_t c = 0; c < down; c += kRows) {
     const int rows = static_cast<int>(smaller<int64_t>(kRows, down - c));
     int64_t row[kRows];  // where it begins, or < 0
     for (int j = 0; j < rows; ++j) {
       const Column at = column<W>(c + j, gates, units);
-      row[j] = c + j < columns && at.unit >= 0 ? ((first + at.gate) * units + at.unit) * K : -1;
+      row[j] = c + j < columns && at.unit >= 0 ? rows_of(at.gate, at.unit) * K : -1;
     }
     for (int64_t p = part.first(across); p < part.last(across); ++p) {
       const int64_t valid = smaller<int64_t>(W, K - p * W);
       for (int j = 0; j < rows; j += pair) {
-        Weight* out = backward + (p * down + c + j) * W;
+        Weight* out = backward + (p * total + rows_of.before + c + j) * W;
         bool whole = From::plain && valid == W;
         for (int i = 0; i < pair; ++i) whole = whole && row[j + i] >= 0;
         if (whole) {
@@ -109,54 +120,75 @@ void pack_matrix(const From& from, int gates, int first, int64_t units, int64_t 
 }
 
 template <class A>
-void pack_matrix(const void* source, int dtype, int gates, int first, int64_t units, int64_t K, typename A::Weight* forward,
+void pack_matrix(const void* source, int dtype, const GateRows& rows, int64_t K, typename A::Weight* forward,
                  typename A::Weight* backward, const Part& part) {
   using W = typename A::Weight;
   if constexpr (sizeof(W) == 2) {
-    pack_matrix<A>(Source<W, RNNK_BFLOAT16>{source}, gates, first, units, K, forward, backward, part);
+    pack_matrix<A>(Source<W, RNNK_BFLOAT16>{source}, rows, K, forward, backward, part);
   } else if constexpr (sizeof(W) == 8) {
-    pack_matrix<A>(Source<W, RNNK_FLOAT64>{source}, gates, first, units, K, forward, backward, part);
+    pack_matrix<A>(Source<W, RNNK_FLOAT64>{source}, rows, K, forward, backward, part);
   } else if (dtype == RNNK_FLOAT32) {
-    pack_matrix<A>(Source<W, RNNK_FLOAT32>{source}, gates, first, units, K, forward, backward, part);
+    pack_matrix<A>(Source<W, RNNK_FLOAT32>{source}, rows, K, forward, backward, part);
   } else {
-    pack_matrix<A>(Source<W, RNNK_FLOAT16>{source}, gates, first, units, K, forward, backward, part);
+    pack_matrix<A>(Source<W, RNNK_FLOAT16>{source}, rows, K, forward, backward, part);
   }
 }
 
+// source [gates * units], or null: zeros.
 template <class V>
-void pack_vector(const void* source, int dtype, int gates, int64_t units, typename V::T* out) {
+void pack_vector(const void* source, int dtype, int gates, const Axis<V::lanes>& axis, typename V::T* out) {
   using T = typename V::T;
-  for (int64_t c = 0; c < gates * round_up(units, V::lanes); ++c) {
-    const Column at = column<V::lanes>(c, gates, units);
-    out[c] = source && at.unit >= 0 ? read<T>(source, dtype, at.gate * units + at.unit) : T(0);
+  for (int64_t p = 0; p < axis.panels(); ++p) {
+    for (int g = 0; g < gates; ++g) {
+      for (int i = 0; i < V::lanes; ++i, ++out) {
+        *out = source && i < axis.valid(p) ? read<T>(source, dtype, g * axis.units + axis.first(p) + i) : T(0);
+      }
+    }
   }
 }
 
 // One task's share of the whole pack, or of one half of it.
-template <class A, class Cell>
-void pack(const Problem& problem, const Parameters& from, Halves halves, void* base, const Part& part) {
-  using L = Layout<A, Cell>;
+template <class A>
+void pack(const Problem& problem, const CellShape& shape, const Parameters& from, Halves halves, void* base, const Part& part) {
   using V = typename A::V;
-  using T = typename V::T;
-  const L d(problem);
-  const Packed<A, Cell> to(d, base);
+  const Layout<A> d(problem, shape);
+  const Packed<A> to(d, base);
   const int dtype = problem.dtype;
-  pack_matrix<A>(from.weight_ih, dtype, L::G, 0, d.H, d.I, halves.forward ? to.w_ih : nullptr,
-                 halves.backward ? to.w_ih_back : nullptr, part);
-  for (int k = 0; k < L::S; ++k) {
-    const Stage& stage = L::stage(k);
+  const int64_t inputs = d.hidden.panels_each * d.panel(d.I, shape.gates), gate_columns = d.gate_columns() / d.hidden.heads;
+  for (int64_t head = 0; head < d.hidden.heads; ++head) {
+    const int64_t first = head * d.hidden.each;
+    const GateRows rows{shape.gates, 0, d.H, first, d.hidden.each, head * gate_columns, d.gate_columns()};
+    pack_matrix<A>(from.weight_ih, dtype, rows, d.I, halves.forward ? to.w_ih + head * inputs : nullptr,
+                   halves.backward ? to.w_ih_back : nullptr, part);
+  }
+  for (int k = 0; k < shape.stages; ++k) {
+    const Stage& stage = d.stage(k);
     if (stage.product == Product::identity) continue;
     const void* source = stage.product == Product::weight_hr ? from.weight_hr : from.weight_hh;
-    pack_matrix<A>(source, dtype, stage.gates, stage.first_gate, d.units(k), d.operand(k),
-                   halves.forward ? to.w[k] : nullptr, halves.backward ? to.w_back[k] : nullptr, part);
+    const auto& units = d.axis(k);
+    const int64_t forward = units.panels_each * d.panel(d.terms(k), stage.gates);
+    const int64_t backward = d.operand(k).panels_each * d.panel(d.head_columns(k), 1);
+    for (int64_t head = 0; head < units.heads; ++head) {
+      const GateRows rows{stage.gates, stage.first_gate, units.units, head * units.each, units.each, 0, d.head_columns(k)};
+      pack_matrix<A>(source, dtype, rows, d.terms(k), halves.forward ? to.w[k] + head * forward : nullptr,
+                     halves.backward ? to.w_back[k] + head * backward : nullptr, part);
+    }
   }
   if (part.share != 0) return;
-  pack_vector<V>(from.bias_ih, dtype, L::G, d.H, to.b_ih);
-  pack_vector<V>(from.bias_hh, dtype, L::G, d.H, to.b_hh);
-  for (int i = 0; i < Cell::kParams; ++i) {  // plain rows, not interleaved: one vector each per panel
-    for (int64_t u = 0; u < d.padded(d.H); ++u) {
-      to.params[i * d.padded(d.H) + u] = u < d.H ? read<T>(from.params, dtype, i * d.H + u) : T(0);
-    }
+  pack_vector<V>(from.bias_ih, dtype, shape.gates, d.hidden, to.b_ih);
+  pack_vector<V>(from.bias_hh, dtype, shape.gates, d.hidden, to.b_hh);
+  // Rows of params [rows, H]: the cell's, gamma_ih, gamma_hh [G] of a normalised product, gamma and beta of a normalised state.
+  const char* row = static_cast<const char*>(from.params);
+  const auto take = [&](int rows, typename V::T* out) {
+    pack_vector<V>(row, dtype, rows, d.hidden, out);
+    row += rows * d.H * item_size(dtype);
+  };
+  for (int i = 0; i < d.own_params; ++i) take(1, to.params + i * d.hidden.padded());
+  for (int k = 0; k < shape.stages; ++k) {
+    if (!d.stage(k).norm) continue;
+    if (has_product(shape, k)) take(d.stage(k).gates, to.gamma[k][0]);
+    take(d.stage(k).gates, to.gamma[k][1]);
+    if (!has_product(shape, k)) take(d.stage(k).gates, to.beta[k]);
   }
 }
 

@@ -20,10 +20,10 @@ struct Core {
 
 // Cycles for `rows` rows of a product of K terms and `vectors` vectors of columns. Each tile reads its weights from the
 // second-level cache; the first of a column brings them there, while the others compute (tile.h).
-template <class A, int G>
-double product_cycles(double rows, double K, double vectors) {
+template <class A>
+double product_cycles(int gates, double rows, double K, double vectors) {
   if (rows < 1) return 0;
-  int64_t height = Shape<typename A::V, G>::rows;
+  int64_t height = tile_rows<typename A::V>(gates);
   if constexpr (A::matrix) height = A::rows, rows = larger<double>(rows, A::least_rows);
   const double tiles = rows <= height ? 1 : ceil_div(static_cast<int64_t>(rows), height);
   const double bytes = A::V::lanes * sizeof(typename A::Weight), steps = K * vectors;
@@ -38,25 +38,25 @@ struct Schedule {
   double us = 0;
 };
 
-template <class A, class Cell>
+template <class A>
 struct Cost {
   using V = typename A::V;
-  Layout<A, Cell> d;
+  Layout<A> d;
   bool backward;
 
   // Cycles per step of the recurrence, with its share of the input product and of dW and dx, on `rows` rows and one of
   // `shares` equal shares of the columns.
   double step_cycles(double rows, double shares) const {
-    const double gates = d.gate_columns() / V::lanes / shares, H = d.panels_of(d.P) / shares, I = d.panels_of(d.I) / shares;
+    const double gates = d.gate_columns() / V::lanes / shares, H = d.out.panels() / shares, I = d.input.panels() / shares;
     const double pointwise = rows * gates * (backward ? 15 : 30) * V::cycles_per_fma;
     if (!backward) {
       const double many = larger(rows, 16.0);
-      return pointwise + product_cycles<A, Cell::kGates>(rows, d.P, gates) +
-             product_cycles<A, Cell::kGates>(many, d.I, gates) * rows / many;
+      return pointwise + product_cycles<A>(d.shape.gates, rows, d.out.each, gates) +
+             product_cycles<A>(d.shape.gates, many, d.I, gates) * rows / many;
     }
-    const double many = larger(rows, 64.0), K = d.gate_columns();
-    return pointwise + product_cycles<A, 1>(rows, K, H) +
-           (product_cycles<A, 1>(many, K, I) * 2 + product_cycles<A, 1>(many, K, H)) * rows / many;
+    const double many = larger(rows, 64.0), K = d.gate_columns(), heads = d.out.heads;
+    return pointwise + product_cycles<A>(1, rows, K / heads, H) +
+           (product_cycles<A>(1, many, K, I) * 2 + product_cycles<A>(1, many, K / heads, H)) * rows / many;
   }
 
   Schedule choose(int64_t steps, int64_t batch, int threads) const {
@@ -67,7 +67,7 @@ struct Cost {
         const double us = Core::task_us + steps * step_cycles(ceil_div(batch, n), 1) / Core::cycles_per_us;
         if (us < best.us) best = {n, true, us};
       }
-      if (d.panels_of(d.H) >= n) {
+      if (d.hidden.panels() >= n) {
         const double us = Core::task_us + steps * (step_cycles(batch, n) / Core::cycles_per_us + Core::barrier_us);
         if (us < best.us) best = {n, false, us};
       }

@@ -13,13 +13,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import _core, ops, weights
+from . import _core, convert, init, ops, weights
 from .cells import GRUCell, LSTMCell, RNNCell
 from .inspect import check, empty_cache, explain, get_num_threads, info, kernels, set_num_threads
 from .io import load, save
 from .layers import GRU, LSTM, RNN
+from .structure import InitialState, Merge, Pyramid, PyramidalLSTM, Stack, truncated
 
 if TYPE_CHECKING:
+    from . import decode as decode
+    from . import onnx as onnx
     from . import torch as torch
     from . import train as train
 
@@ -27,26 +30,35 @@ __version__ = _core.version()
 
 # Submodules imported at first use. A framework is one file and one name here; without the framework, the file itself
 # raises an ImportError that says what to install.
-_LAZY = ("train", "torch")
+_LAZY = ("train", "decode", "torch", "onnx")
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
     "GRUCell",
+    "InitialState",
     "LSTMCell",
+    "Merge",
+    "Pyramid",
+    "PyramidalLSTM",
     "RNNCell",
+    "Stack",
     "check",
+    "convert",
+    "decode",
     "empty_cache",
     "explain",
     "get_num_threads",
     "info",
+    "init",
     "kernels",
     "load",
     "ops",
     "save",
     "set_num_threads",
     "train",
+    "truncated",
     "weights",
 ]
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 Array = Any
+Random = tuple[int, int, int, int]
 
 class Packed:
     """Packed weights of one plan: opaque, immutable, owns its memory."""
@@ -43,18 +44,37 @@ class Plan:
         reverse: bool = False,
         recompute: bool = False,
         kernel: str | None = None,
-    ) -> None: ...
+        proj_size: int = 0,
+        heads: int = 1,
+        peephole: bool = False,
+        coupled: bool = False,
+        reset_before: bool = False,
+        layer_norm: bool = False,
+        independent: bool = False,
+        masked: bool = False,
+        clip: float = 0.0,
+        activations: Sequence[tuple[int, float, float]] = (),
+        zoneout: tuple[float, float] = (0.0, 0.0),
+        recurrent_dropout: float = 0.0,
+    ) -> None:
+        """The options are rnnk_problem's; masked: calls may give mask and reset. activations: (kind, alpha, beta)."""
     kernel: str
+    param_rows: int  # K of pack's params
     def pack(
         self,
         weight_ih: Array,
-        weight_hh: Array,
+        weight_hh: Array | None,
         bias_ih: Array | None,
         bias_hh: Array | None,
         backward: bool = True,
         forward: bool = True,
+        weight_hr: Array | None = None,
+        params: Array | None = None,
     ) -> Packed:
-        """weight_ih [G*H, I], weight_hh [G*H, H], bias_* [G*H] (None without bias), any strides, the plan's dtype."""
+        """weight_ih [G*H, I], weight_hh [G*H, P/heads], bias_* [G*H] (None without bias), any strides, the plan's dtype.
+
+        weight_hr [P, H] with a projection; params [param_rows, H] (rnnk_weights). independent: params hold weight_hh, bias_hh.
+        """
     def forward(
         self,
         packed: Packed,
@@ -66,8 +86,13 @@ class Plan:
         c_n: Array | None,
         lengths: Array | None = None,
         reserve: Array | None = None,
+        mask: Array | None = None,
+        reset: Array | None = None,
+        random: Random | None = None,
     ) -> None:
-        """x [T, B, I] -> writes y [T, B, H], h_n, c_n [B, H]; c_0, c_n only for cells with a cell state.
+        """x [T, B, I] -> writes y [T, B, P], h_n [B, P], c_n [B, H]; c_0, c_n only for cells with a cell state.
+
+        mask, reset: NumPy bool or uint8 [T, B], contiguous. random: (seed, call, stream, first step) draws the cell's masks.
 
         lengths: contiguous int64 [B] on the host. reserve: NumPy uint8 [sizes(T, B)["reserve"]], 64-byte aligned, takes
         what backward needs.
@@ -86,6 +111,9 @@ class Plan:
         c_n: Sequence[Array | None],
         lengths: Array | None,
         reserve: Sequence[Array | None],
+        mask: Array | None = None,
+        reset: Sequence[Array | None] = (None, None),
+        random: Sequence[Random | None] = (None, None),
     ) -> None:
         """forward of this plan and of another on the same x (rnnk_forward_both): every sequence has two entries."""
     @staticmethod
@@ -121,8 +149,18 @@ class Plan:
         dbias_ih: Array | None = None,
         dbias_hh: Array | None = None,
         lengths: Array | None = None,
+        dweight_hr: Array | None = None,
+        dparams: Array | None = None,
+        mask: Array | None = None,
+        reset: Array | None = None,
+        random: Random | None = None,
+        dh: Array | None = None,
+        clip_dh: float = 0.0,
     ) -> None:
-        """Writes every output that is not None (dweight_*, dbias_* contiguous, overwritten), never the reserve."""
+        """Writes every output that is not None (of parameters contiguous, overwritten), never the reserve.
+
+        dh [T, B, P]: the gradient of each h_t, where it is alive. clip_dh bounds its elements at every step; 0: no bound.
+        """
     def estimate(self, seq_len: int, batch: int, backward: bool = False) -> float:
         """Estimated microseconds."""
     def sizes(self, seq_len: int, batch: int) -> dict[str, int]:
@@ -141,8 +179,10 @@ class Stepper:
 def dropout(x: Array, out: Array, p: float, seed: int, call: int, stream: int, lengths: Array | None = None) -> None:
     """[T, B, H] -> out: the counter-based mask of rnnk_dropout; its gradient is the same call on dy. x may be out."""
 
-def explain(cell: str, dtype: str, input_size: int, hidden_size: int, seq_len: int, batch: int) -> list[dict[str, Any]]:
-    """One dict per kernel in list order: name, declined (bool), reason (str), forward_us, backward_us."""
+def explain(
+    cell: str, dtype: str, input_size: int, hidden_size: int, seq_len: int, batch: int, **options: Any
+) -> list[dict[str, Any]]:
+    """options: as Plan's. One dict per kernel in list order: name, declined (bool), reason (str), forward_us, backward_us."""
 
 def as_numpy(array: Array) -> Any:
     """A NumPy view, not a copy, of any CPU array with ``__dlpack__``; read-only if the producer says so."""

@@ -11,27 +11,36 @@ from typing import Any
 from . import ops
 from .arrays import Array, as_numpy, check_device, dtype_name, library_of, take, take_output
 from .layers import State, check_nonlinearity, split_state
-from .parameters import Module, check_bool, check_int, refuse_options
+from .options import parse
+from .parameters import Module, check_bool, check_int
 from .tape import MEMORY, Gradients, Tape, fingerprint
-
-_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class Cell(Module):
     """What RNNCell, GRUCell and LSTMCell share. B rows, I inputs, H units."""
 
     def __init__(
-        self, cell: str, input_size: int, hidden_size: int, bias: bool, device: Any, dtype: Any, seed: int | None
+        self,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        device: Any,
+        dtype: Any,
+        seed: int | None,
+        options: dict[str, Any],
     ) -> None:
         check_device(device)
+        hidden_size = check_int("hidden_size", hidden_size, 1)
         spec = ops.Spec(
             cell,
             dtype_name(dtype),
             check_int("input_size", input_size, 1),
-            check_int("hidden_size", hidden_size, 1),
+            hidden_size,
             bias=check_bool("bias", bias),
+            options=parse(cell, hidden_size, options),
         )
-        super().__init__(spec, _NAMES[: len(spec.param_names)], seed)
+        super().__init__(spec, spec.own_names, seed)
 
     def __call__(self, x: Array, state: State = None) -> State:
         """x [B, I] or [I], state h [B, H] or [H] (LSTMCell: the tuple (h, c)), None for zeros -> the next state.
@@ -41,9 +50,12 @@ class Cell(Module):
         """
         return self._run(x, state, keep=False)[0]
 
-    def forward(self, x: Array, state: State = None) -> tuple[State, Tape]:
-        """As calling the cell, with a tape for ``backward``. The tape refers to x: do not change it before."""
-        state, tape = self._run(x, state, keep=True)
+    def forward(self, x: Array, state: State = None, *, train: bool = True) -> tuple[State, Tape]:
+        """As calling the cell, with a tape for ``backward``. The tape refers to x: do not change it before.
+
+        train=False leaves the random masks of zoneout off.
+        """
+        state, tape = self._run(x, state, keep=True, train=check_bool("train", train))
         if tape is None:
             raise RuntimeError("no tape was kept")
         return state, tape
@@ -87,16 +99,18 @@ class Cell(Module):
             raise ValueError(f"x: expected [B, I] or [I], got {view.ndim} axes, {list(view.shape)}")
         leading, axes = view.shape[:-1], "[B, {}]" if view.ndim == 2 else "[{}]"
         rows = take(view, "x", (*leading, self._spec.input_size), axes.format("I"), self._narrow)
-        taken, shape, meaning = {"x": rows}, (*leading, self._spec.hidden_size), axes.format("H")
-        for part, label, dtypes in split_state("state", state, self):
-            taken[label] = take_output(part, label, shape, meaning, dtypes, taken)
+        taken = {"x": rows}
+        for (part, label, dtypes), (width, letter) in zip(
+            split_state("state", state, self), self._widths(), strict=False
+        ):
+            taken[label] = take_output(part, label, (*leading, width), axes.format(letter), dtypes, taken)
         views = list(taken.values())
         if not leading:
             views = [each[None] for each in views]
         self._weights.stepper(views[0].shape[0]).step(*views)
         return state
 
-    def _run(self, x: Array, state: State, keep: bool) -> tuple[State, Tape | None]:
+    def _run(self, x: Array, state: State, keep: bool, train: bool = False) -> tuple[State, Tape | None]:
         spec, weights = self._spec, self._weights
         source = x
         x = as_numpy(source, "x")
@@ -110,8 +124,9 @@ class Cell(Module):
         if keep:
             h, c = (None if part is None else part.copy() for part in (h, c))
         reserve = ops.new_reserve(spec, 1, steps.shape[1], False) if keep else None
+        masks = (self._seed, self._next_call()) if train and spec.options.random else None
         _, h_n, c_n, inner = ops.forward(
-            spec, weights.packed(keep), steps, h, c, None, MEMORY, reserve=reserve, masks=None
+            spec, weights.packed(keep), steps, h, c, None, MEMORY, reserve=reserve, masks=masks
         )
         state = self._give_state(h_n, c_n, batched, library.give)
         if inner is None:
@@ -121,16 +136,21 @@ class Cell(Module):
     def _take_state(
         self, name: str, state: State, batch: int, batched: bool, gradient: bool = False
     ) -> tuple[Any, Any]:
-        """h and c as [1, B, H]; None for zeros."""
+        """h as [1, B, P] and c as [1, B, H]; None for zeros."""
         if state is None:
             return None, None
-        spec = self._spec
-        shape = (batch, spec.hidden_size) if batched else (spec.hidden_size,)
         parts: list[Any] = []
-        for part, label, dtypes in split_state(name, state, self, gradient):
-            array = None if part is None else take(part, label, shape, "[B, H]" if batched else "[H]", dtypes)
+        split = split_state(name, state, self, gradient)
+        for (part, label, dtypes), (width, letter) in zip(split, self._widths(), strict=False):
+            shape, meaning = ((batch, width), f"[B, {letter}]") if batched else ((width,), f"[{letter}]")
+            array = None if part is None else take(part, label, shape, meaning, dtypes)
             parts.append(array if array is None else array[None] if batched else array[None, None])
         return parts[0], parts[1] if len(parts) > 1 else None
+
+    def _widths(self) -> tuple[tuple[int, str], ...]:
+        """Of h and c, with their letters."""
+        spec = self._spec
+        return (spec.outputs, "P" if spec.options.proj_size else "H"), (spec.hidden_size, "H")
 
     def _give_state(self, h: Any, c: Any, batched: bool, give: Any) -> State:
         h, c = (part if part is None else part[0] if batched else part[0, 0] for part in (h, c))
@@ -141,6 +161,7 @@ class Cell(Module):
         said = [f"{spec.input_size}, {spec.hidden_size}"]
         said += ["bias=False"] if not spec.bias else []
         said += ["nonlinearity='relu'"] if spec.cell == "rnn_relu" else []
+        said += [f"{name}={value!r}" for name, value in spec.options.said().items()]
         said += [f"dtype={spec.dtype}"] if spec.dtype != "float32" else []
         return f"{type(self).__name__}({', '.join(said)})"
 
@@ -165,13 +186,21 @@ class RNNCell(Cell):
         clip: float | None = None,
         activations: Any = None,
         layer_norm: bool = False,
-        zoneout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         heads: int = 1,
+        independent: bool = False,
     ) -> None:
-        refuse_options(
-            "RNNCell", clip=clip, activations=activations, layer_norm=layer_norm, zoneout=zoneout, heads=heads
+        options = {
+            "clip": clip,
+            "activations": activations,
+            "layer_norm": layer_norm,
+            "zoneout": zoneout,
+            "heads": heads,
+            "independent": independent,
+        }
+        super().__init__(
+            f"rnn_{check_nonlinearity(nonlinearity)}", input_size, hidden_size, bias, device, dtype, seed, options
         )
-        super().__init__(f"rnn_{check_nonlinearity(nonlinearity)}", input_size, hidden_size, bias, device, dtype, seed)
 
     @property
     def nonlinearity(self) -> str:
@@ -197,14 +226,18 @@ class GRUCell(Cell):
         clip: float | None = None,
         activations: Any = None,
         layer_norm: bool = False,
-        zoneout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         heads: int = 1,
     ) -> None:
-        refuse_options(
-            "GRUCell", reset_after=reset_after, clip=clip, activations=activations, layer_norm=layer_norm,
-            zoneout=zoneout, heads=heads,
-        )  # fmt: skip
-        super().__init__("gru", input_size, hidden_size, bias, device, dtype, seed)
+        options = {
+            "reset_after": reset_after,
+            "clip": clip,
+            "activations": activations,
+            "layer_norm": layer_norm,
+            "zoneout": zoneout,
+            "heads": heads,
+        }
+        super().__init__("gru", input_size, hidden_size, bias, device, dtype, seed, options)
 
 
 class LSTMCell(Cell):
@@ -228,11 +261,17 @@ class LSTMCell(Cell):
         clip: float | None = None,
         activations: Any = None,
         layer_norm: bool = False,
-        zoneout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         heads: int = 1,
     ) -> None:
-        refuse_options(
-            "LSTMCell", proj_size=proj_size, peephole=peephole, coupled=coupled, clip=clip, activations=activations,
-            layer_norm=layer_norm, zoneout=zoneout, heads=heads,
-        )  # fmt: skip
-        super().__init__("lstm", input_size, hidden_size, bias, device, dtype, seed)
+        options = {
+            "proj_size": proj_size,
+            "peephole": peephole,
+            "coupled": coupled,
+            "clip": clip,
+            "activations": activations,
+            "layer_norm": layer_norm,
+            "zoneout": zoneout,
+            "heads": heads,
+        }
+        super().__init__("lstm", input_size, hidden_size, bias, device, dtype, seed, options)

@@ -123,7 +123,9 @@ def _sizes(spec: ops.Spec, is_layer: bool, batch_first: bool, shape: tuple[Any, 
 def _explain_layer(spec: ops.Spec, layer: int, seq_len: int, batch: int) -> LayerExplanation:
     input_size = spec.layer_input_size(layer)
     kernel = ops.plans(spec)[layer * spec.directions].kernel
-    verdicts = _core.explain(spec.cell, spec.dtype, input_size, spec.hidden_size, seq_len, batch)
+    verdicts = _core.explain(
+        spec.cell, spec.dtype, input_size, spec.hidden_size, seq_len, batch, **spec.options.native()
+    )
     best = next((verdict for verdict in verdicts if verdict["name"] == kernel), None)
     candidates = []
     for verdict in verdicts:

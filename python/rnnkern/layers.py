@@ -25,10 +25,11 @@ from .arrays import (
     take_lengths,
     take_output,
 )
-from .parameters import Module, check_bool, check_int, refuse_options
+from .options import parse
+from .parameters import Module, check_bool, check_int
 from .tape import MEMORY, Gradients, Tape, fingerprint
 
-State = Any  # h [L*D, B, H], or (h, c) for LSTM
+State = Any  # h [L*D, B, P], or (h, c) with c [L*D, B, H] for LSTM
 
 
 class Layer(Module):
@@ -48,20 +49,25 @@ class Layer(Module):
         dtype: Any,
         seed: int | None,
         recompute: bool,
+        reverse: bool,
+        options: dict[str, Any],
     ) -> None:
         if isinstance(dropout, bool) or not isinstance(dropout, (int, float, np.floating)) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout: expected a probability in [0, 1], got {dropout!r}")
         check_device(device)
+        hidden_size = check_int("hidden_size", hidden_size, 1)
         spec = ops.Spec(
             cell,
             dtype_name(dtype),
             check_int("input_size", input_size, 1),
-            check_int("hidden_size", hidden_size, 1),
+            hidden_size,
             check_int("num_layers", num_layers, 1),
             check_bool("bias", bias),
             check_bool("bidirectional", bidirectional),
             float(dropout),
             recompute=check_bool("recompute", recompute),
+            reverse=check_bool("reverse", reverse),
+            options=parse(cell, hidden_size, options),
         )
         self._batch_first = check_bool("batch_first", batch_first)
         if dropout > 0 and num_layers == 1:
@@ -93,26 +99,40 @@ class Layer(Module):
         return self._spec.recompute
 
     @property
+    def reverse(self) -> bool:
+        return self._spec.reverse
+
+    @property
     def proj_size(self) -> int:
-        return 0
+        return self._spec.options.proj_size
 
     def __call__(
-        self, x: Array, state: State = None, *, lengths: Any = None, out: Array | None = None
+        self,
+        x: Array,
+        state: State = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        reset: Any = None,
+        out: Array | None = None,
     ) -> tuple[Array, State]:
         """Inference: no random masks, nothing kept. -> (y, state).
 
         x: [T, B, I], or [B, T, I] with batch_first, or unbatched [T, I]; the layer's dtype; any strides.
-        state: h_0 [L*D, B, H] (LSTM: the tuple (h_0, c_0)), [L*D, H] for unbatched x, or None for zeros. For bfloat16
+        state: h_0 [L*D, B, P] (LSTM: the tuple (h_0, c_0), c_0 [L*D, B, H]), [L*D, P] for unbatched x, or None for zeros. For bfloat16
         and float16, c_0 may be float32, and c_n is.
         lengths: any integer array [B] in [0, T], any order (unbatched: one integer), or None. Padding is never read;
         y is zero there. The state returned is the one after each row's last valid step.
+        mask: bool [T, B] in x's layout, or None. Where it is False the step is left out: y is zero, the state is held, x is
+        not read. reset: bool [T, B]; the state is zero before a step where it is True: nothing passes the border between
+        steps t - 1 and t, in either direction (and in the forward direction a mark at 0 drops the initial state).
         out: a writable array for y, not overlapping the inputs; it is then what is returned as y.
-        y: [T, B, D*H] in x's layout; y and the state are new arrays of x's library.
+        y: [T, B, D*P] in x's layout; y and the state are new arrays of x's library.
 
         Raises ValueError (shapes, lengths, tape), TypeError (dtypes, kinds of arguments) and NotImplementedError
         (arrays that are not in host memory) before any work.
         """
-        y, state, _ = self._run(x, state, lengths, out, keep=False, train=False)
+        y, state, _ = self._run(x, state, lengths, mask, reset, out, keep=False, train=False)
         return y, state
 
     def forward(
@@ -121,22 +141,36 @@ class Layer(Module):
         state: State = None,
         *,
         lengths: Any = None,
+        mask: Any = None,
+        reset: Any = None,
         train: bool = True,
         out: Array | None = None,
     ) -> tuple[Array, State, Tape]:
-        """Training: as calling the layer, with dropout on and a tape for ``backward``. -> (y, state, tape).
+        """Training: as calling the layer, with random masks on and a tape for ``backward``. -> (y, state, tape).
 
         train=False leaves the random masks off. The tape refers to x and y: change neither before ``backward``. A NumPy
         y comes back read-only for that reason (an array given as ``out`` stays as writable as it was).
         """
-        y, state, tape = self._run(x, state, lengths, out, keep=True, train=check_bool("train", train))
+        y, state, tape = self._run(x, state, lengths, mask, reset, out, keep=True, train=check_bool("train", train))
         return y, state, cast(Tape, tape)
 
-    def backward(self, tape: Tape, dy: Array | None, dstate: State = None, *, need_x: bool = True) -> Gradients:
-        """BPTT: gradients of sum(y * dy) + sum(state * dstate). -> Gradients(x, state, params).
+    def backward(
+        self,
+        tape: Tape,
+        dy: Array | None,
+        dstate: State = None,
+        *,
+        need_x: bool = True,
+        probe: bool = False,
+        clip_step: float | None = None,
+    ) -> Gradients:
+        """BPTT: gradients of sum(y * dy) + sum(state * dstate). -> Gradients(x, state, params, steps).
 
         dy: like y, or None for zeros. dstate: like the state, or None; of an LSTM's (dh_n, dc_n) either may be None.
         need_x=False leaves ``grads.x`` None and saves its product (for a first layer on data).
+        probe=True adds ``grads.steps``: for each layer [T, B, D*P], time first, the gradient with respect to every h_t, through
+        y_t and all that follows; float32 for bfloat16 and float16. clip_step bounds its elements to [-clip_step, clip_step] at
+        every step of BPTT, before it goes on.
         Never writes to the tape: a second call gives the same bits. ValueError for a tape of another layer, or one
         whose parameters, x or y changed since.
         """
@@ -147,19 +181,23 @@ class Layer(Module):
         inner, spec = tape.inner, self._spec
         batched = len(tape.x_shape) == 3
         if dy is not None:
-            dy = take(dy, "dy", (*tape.x_shape[:-1], spec.directions * spec.hidden_size), *self._said(batched, "D*H"))
+            dy = take(dy, "dy", (*tape.x_shape[:-1], spec.directions * spec.outputs), *self._said(batched, "D*P"))
             dy = self._time_major(dy)
         dh_n, dc_n = self._take_state("dstate", dstate, inner.x[0].shape[1], batched, gradient=True)
+        if clip_step is not None and not (isinstance(clip_step, (int, float, np.floating)) and clip_step > 0):
+            raise ValueError(f"clip_step: expected a bound above 0 or None, got {clip_step!r}")
         grads = ops.backward(
-            spec, weights.packed(True), inner, dy, dh_n, dc_n, MEMORY, need_x=need_x, need_state=True, need_params=True
-        )
+            spec, weights.packed(True), inner, dy, dh_n, dc_n, MEMORY, need_x=need_x, need_state=True, need_params=True,
+            probe=check_bool("probe", probe), clip_step=float(clip_step or 0.0),
+        )  # fmt: skip
         give = tape.library.give
         dx = give(self._time_major(grads.x, back=True, batched=batched)) if grads.x is not None else None
         params = {name: give(grad) for name, grad in zip(self._names, grads.params, strict=True)}
-        return Gradients(dx, self._give_state(grads.h, grads.c, batched, tape.library), params)
+        steps = None if grads.steps is None else [give(each) for each in grads.steps]
+        return Gradients(dx, self._give_state(grads.h, grads.c, batched, tape.library), params, steps)
 
     def _run(
-        self, x: Array, state: State, lengths: Any, out: Array | None, keep: bool, train: bool
+        self, x: Array, state: State, lengths: Any, mask: Any, reset: Any, out: Array | None, keep: bool, train: bool
     ) -> tuple[Array, State, Tape | None]:
         spec, weights = self._spec, self._weights
         source = x
@@ -174,19 +212,20 @@ class Layer(Module):
         seq_len, batch = x_major.shape[:2]
         h_0, c_0 = self._take_state("state", state, batch, batched)
         rows = take_lengths(lengths, batch, seq_len, batched)
-        y_shape = (*x.shape[:-1], spec.directions * spec.hidden_size)
+        marks = take_marks(mask, reset, (seq_len, batch), batched, self._batch_first)
+        y_shape = (*x.shape[:-1], spec.directions * spec.outputs)
         if out is None:
             y = empty(y_shape, spec.dtype)
         else:
             inputs = {"x": x, "state": h_0, "state[1]": c_0}
-            y = take_output(out, "out", y_shape, *self._said(batched, "D*H"), inputs)
+            y = take_output(out, "out", y_shape, *self._said(batched, "D*P"), inputs)
         if keep:  # x and y are referred to, the small state is copied: the caller may go on with it
             h_0, c_0 = (None if s is None else s.copy() for s in (h_0, c_0))
         masks = (self._seed, self._next_call()) if train else None
         reserve = ops.new_reserve(spec, seq_len, batch, ops.dropping(spec, masks) is not None) if keep else None
         _, h_n, c_n, inner = ops.forward(
             spec, weights.packed(keep), x_major, h_0, c_0, rows, MEMORY, reserve=reserve, masks=masks,
-            y=self._time_major(y),
+            y=self._time_major(y), marks=marks,
         )  # fmt: skip
         state = self._give_state(h_n, c_n, batched, library)
         answer = out if out is not None else library.give(y)
@@ -221,10 +260,13 @@ class Layer(Module):
             return None, None
         spec = self._spec
         leading = spec.num_layers * spec.directions
-        shape = (leading, batch, spec.hidden_size) if batched else (leading, spec.hidden_size)
-        meaning = "[L*D, B, H]" if batched else "[L*D, H]"
         parts: list[Any] = []
-        for part, label, dtypes in split_state(name, state, self, gradient):
+        widths = ((spec.outputs, "P" if spec.options.proj_size else "H"), (spec.hidden_size, "H"))
+        for (part, label, dtypes), (width, letter) in zip(
+            split_state(name, state, self, gradient), widths, strict=False
+        ):
+            shape = (leading, batch, width) if batched else (leading, width)
+            meaning = f"[L*D, B, {letter}]" if batched else f"[L*D, {letter}]"
             array = None if part is None else take(part, label, shape, meaning, dtypes)
             parts.append(array if array is None or batched else array[:, None])
         return parts[0], parts[1] if len(parts) > 1 else None
@@ -242,8 +284,31 @@ class Layer(Module):
         said += ["batch_first=True"] if self._batch_first else []
         said += [f"dropout={spec.dropout}"] if spec.dropout else []
         said += ["bidirectional=True"] if spec.bidirectional else []
+        said += ["reverse=True"] if spec.reverse else []
+        said += [f"{name}={value!r}" for name, value in spec.options.said().items()]
         said += [f"dtype={spec.dtype}"] if spec.dtype != "float32" else []
         return f"{type(self).__name__}({', '.join(said)})"
+
+
+def take_marks(mask: Any, reset: Any, shape: tuple[int, int], batched: bool, batch_first: bool) -> ops.Marks:
+    """mask and reset as contiguous bool arrays [T, B]; None where absent, or where they mark nothing."""
+    given = {"mask": mask, "reset": reset}
+    seq_len, batch = shape
+    wanted, axes = ((batch, seq_len), "[B, T]") if batch_first and batched else (shape, "[T, B]")
+    if not batched:
+        wanted, axes = (seq_len,), "[T]"  # type: ignore[assignment]
+    for name, marked in given.items():
+        if marked is None:
+            continue
+        array = as_numpy(marked, name)
+        if array.dtype != np.bool_:
+            raise TypeError(f"{name}: expected bool {axes}, got {array.dtype}")
+        if array.shape != wanted:
+            raise ValueError(f"{name}: expected {axes} {list(wanted)}, got {list(array.shape)}")
+        array = array[:, None] if not batched else array.T if batch_first else array
+        nothing = array.all() if name == "mask" else not array.any()
+        given[name] = None if nothing else np.array(array, order="C")  # a copy: the tape keeps it
+    return ops.Marks(given["mask"], given["reset"])
 
 
 def split_state(name: str, state: State, module: Module, gradient: bool = False) -> list[tuple[Any, str, Dtypes]]:
@@ -304,21 +369,28 @@ class RNN(Layer):
         dtype: Any = None,
         seed: int | None = None,
         recompute: bool = False,
+        reverse: bool = False,
         clip: float | None = None,
         activations: Any = None,
         layer_norm: bool = False,
-        zoneout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         recurrent_dropout: float = 0.0,
         heads: int = 1,
+        independent: bool = False,
     ) -> None:
-        refuse_options(
-            "RNN", clip=clip, activations=activations, layer_norm=layer_norm, zoneout=zoneout,
-            recurrent_dropout=recurrent_dropout, heads=heads,
-        )  # fmt: skip
+        options = {
+            "clip": clip,
+            "activations": activations,
+            "layer_norm": layer_norm,
+            "zoneout": zoneout,
+            "recurrent_dropout": recurrent_dropout,
+            "heads": heads,
+            "independent": independent,
+        }
         cell = f"rnn_{check_nonlinearity(nonlinearity)}"
         super().__init__(
             cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed,
-            recompute,
+            recompute, reverse, options,
         )  # fmt: skip
 
     @property
@@ -351,21 +423,27 @@ class GRU(Layer):
         dtype: Any = None,
         seed: int | None = None,
         recompute: bool = False,
+        reverse: bool = False,
         reset_after: bool = True,
         clip: float | None = None,
         activations: Any = None,
         layer_norm: bool = False,
-        zoneout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         recurrent_dropout: float = 0.0,
         heads: int = 1,
     ) -> None:
-        refuse_options(
-            "GRU", reset_after=reset_after, clip=clip, activations=activations, layer_norm=layer_norm, zoneout=zoneout,
-            recurrent_dropout=recurrent_dropout, heads=heads,
-        )  # fmt: skip
+        options = {
+            "reset_after": reset_after,
+            "clip": clip,
+            "activations": activations,
+            "layer_norm": layer_norm,
+            "zoneout": zoneout,
+            "recurrent_dropout": recurrent_dropout,
+            "heads": heads,
+        }
         super().__init__(
             "gru", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed,
-            recompute,
+            recompute, reverse, options,
         )  # fmt: skip
 
 
@@ -394,22 +472,30 @@ class LSTM(Layer):
         dtype: Any = None,
         seed: int | None = None,
         recompute: bool = False,
+        reverse: bool = False,
         peephole: bool = False,
         coupled: bool = False,
         clip: float | None = None,
         activations: Any = None,
         layer_norm: bool = False,
-        zoneout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         recurrent_dropout: float = 0.0,
         heads: int = 1,
     ) -> None:
-        refuse_options(
-            "LSTM", proj_size=proj_size, peephole=peephole, coupled=coupled, clip=clip, activations=activations,
-            layer_norm=layer_norm, zoneout=zoneout, recurrent_dropout=recurrent_dropout, heads=heads,
-        )  # fmt: skip
+        options = {
+            "proj_size": proj_size,
+            "peephole": peephole,
+            "coupled": coupled,
+            "clip": clip,
+            "activations": activations,
+            "layer_norm": layer_norm,
+            "zoneout": zoneout,
+            "recurrent_dropout": recurrent_dropout,
+            "heads": heads,
+        }
         super().__init__(
             "lstm", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed,
-            recompute,
+            recompute, reverse, options,
         )  # fmt: skip
 
 

@@ -196,26 +196,3 @@ def check_bool(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
     return bool(value)
-
-
-# What each cell option is when it changes nothing. Any other value asks for something that is not built yet.
-_NEUTRAL: dict[str, Any] = {
-    "proj_size": 0,
-    "peephole": False,
-    "coupled": False,
-    "clip": None,
-    "activations": None,
-    "reset_after": True,
-    "layer_norm": False,
-    "zoneout": 0.0,
-    "recurrent_dropout": 0.0,
-    "heads": 1,
-}
-
-
-def refuse_options(kind: str, **options: Any) -> None:
-    """NotImplementedError, by name, for every cell option that is not at its neutral value."""
-    for name, value in options.items():
-        neutral = _NEUTRAL[name]
-        if value is not neutral and not (isinstance(value, (bool, int, float)) and value == neutral):
-            raise NotImplementedError(f"{kind}: {name}={value!r} is not there yet; expected {name}={neutral!r}")

@@ -34,6 +34,7 @@ class Gradients:
     x: Array | None
     state: Any
     params: dict[str, Array]
+    steps: list[Array] | None = None  # with a probe: of every h_t, [T, B, D*P] for each layer
 
 
 @dataclass(frozen=True, repr=False)

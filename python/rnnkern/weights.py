@@ -1,4 +1,4 @@
-"""Parameters as data: gate orders of every system, names and shapes in PyTorch's layout, and PyTorch's initialiser.
+"""Parameters as data: gate orders of every system, and PyTorch's initialiser.
 
 What runs is always PyTorch's order (LSTM ``i f g o``, GRU ``r z n``); the table is for carrying weights in and out.
 Letters: ``i`` input, ``f`` forget, ``g`` candidate (also written c, a, z), ``o`` output; ``r`` reset, ``z`` update
@@ -14,13 +14,15 @@ import numpy as np
 # Sources: each system's own documentation or code (torch/nn/modules/rnn.py, cudnnGetRNNWeightParams, keras' and flax'
 # recurrent layers, onnx/defs/rnn/defs.cc, oneDNN's rnn.md, the WebNN and OpenVINO operator specifications, ...). Only
 # orders whose gates are whole blocks stand here: Chainer's links.LSTM interleaves a i f o per unit, and TensorFlow's
-# BlockLSTM and DyNet add a forget bias at run time that must be folded into the bias besides.
+# BlockLSTM and DyNet add a forget bias at run time that must be folded into the bias besides. What else a system's
+# arrays differ in (transposed, joined, which biases, names) is in layouts.py; "flax" is Flax linen, "nnx" Flax nnx.
 ORDER: dict[str, dict[str, str]] = {
     "lstm": {
         "torch": "ifgo",
         "cudnn": "ifgo",
         "keras": "ifgo",
         "flax": "ifgo",
+        "nnx": "ifgo",
         "mlx": "ifgo",
         "tinygrad": "ifgo",
         "onednn": "ifgo",
@@ -37,8 +39,10 @@ ORDER: dict[str, dict[str, str]] = {
         "torch": "rzn",
         "cudnn": "rzn",
         "flax": "rzn",
+        "nnx": "rzn",
         "mlx": "rzn",
         "ncnn": "rzn",
+        "tensorflow_block": "rzn",
         "keras": "zrn",
         "onnx": "zrn",
         "webnn": "zrn",
@@ -76,31 +80,22 @@ def reorder(array: Any, cell: str, source: str, target: str, axis: int = 0) -> n
     return np.concatenate([blocks[gate] for gate in order], axis=axis)
 
 
-def parameter_shapes(
-    gates: int, input_size: int, hidden_size: int, num_layers: int, bias: bool, bidirectional: bool
-) -> dict[str, tuple[int, ...]]:
-    """Name -> shape, in the order of ``torch.nn.LSTM(...).named_parameters()``."""
-    directions = 2 if bidirectional else 1
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer in range(num_layers):
-        width = input_size if layer == 0 else directions * hidden_size
-        for suffix in ("", "_reverse")[:directions]:
-            shapes[f"weight_ih_l{layer}{suffix}"] = (gates * hidden_size, width)
-            shapes[f"weight_hh_l{layer}{suffix}"] = (gates * hidden_size, hidden_size)
-            if bias:
-                shapes[f"bias_ih_l{layer}{suffix}"] = (gates * hidden_size,)
-                shapes[f"bias_hh_l{layer}{suffix}"] = (gates * hidden_size,)
-    return shapes
-
-
 def initial(
     shapes: dict[str, tuple[int, ...]], hidden_size: int, dtype: np.dtype[Any], seed: int
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """PyTorch's initialiser: every parameter, biases too, from U(-1/sqrt(H), 1/sqrt(H)) (torch.nn.RNNBase).
+    """PyTorch's initialiser: every parameter, biases too, from U(-1/sqrt(H), 1/sqrt(H)) (torch.nn.RNNBase); the factors of
+    a layer normalisation are 1, its shift 0 (torch.nn.LayerNorm).
 
     Drawn in float64 from ``numpy.random.default_rng(seed)`` in the order of ``shapes``, so that layers that differ only
     in dtype start from the same values, rounded.
     """
     bound = 1.0 / np.sqrt(hidden_size)
     generator = np.random.default_rng(seed)
-    return {name: generator.uniform(-bound, bound, shape).astype(dtype) for name, shape in shapes.items()}
+    out = {}
+    for name, shape in shapes.items():
+        if name.startswith(("gamma", "beta")):
+            value = np.full(shape, float(name.startswith("gamma")))
+        else:
+            value = generator.uniform(-bound, bound, shape)
+        out[name] = value.astype(dtype)
+    return out

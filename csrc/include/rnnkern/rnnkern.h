@@ -6,12 +6,14 @@
  *
  *     rnnk_plan_create -> rnnk_plan_sizes -> rnnk_pack_weights -> rnnk_forward -> rnnk_backward -> rnnk_plan_destroy
  *
- * Shapes stand in brackets: T seq_len, B batch, I input_size, H hidden_size, G gates (RNN 1, GRU 3, LSTM 4).
+ * Shapes stand in brackets: T seq_len, B batch, I input_size, H hidden_size, P entries of h (H without a projection),
+ * G gates (RNN 1, GRU 3, LSTM 4).
  * Gate order is PyTorch's: LSTM i f g o, GRU r z n. Strides are in elements. Every function that can fail returns an
  * rnnk_status; rnnk_last_error() has the sentence. Nothing prints, aborts or exits. All functions are thread-safe; a plan
  * is immutable and may be used by many threads at once.
  *
- * Compatibility: structs begin with struct_size (set it to sizeof); fields and enum values are only ever appended.
+ * Compatibility: structs begin with struct_size (set it to sizeof); fields and enum values are only ever appended, and what a
+ * caller's older struct lacks counts as zero.
  */
 #ifndef RNNKERN_RNNKERN_H
 #define RNNKERN_RNNKERN_H
@@ -64,9 +66,36 @@ typedef enum rnnk_cell {
 enum {
   RNNK_NO_BIAS = 1,  /* problem flag: b_ih and b_hh are absent (zero) */
   RNNK_REVERSE = 2,  /* problem flag: walk each row from its last valid step to step 0 */
-  RNNK_RECOMPUTE = 4 /* problem flag: the reserve keeps the states of some steps alone and grows with sqrt(T); rnnk_backward
+  RNNK_RECOMPUTE = 4, /* problem flag: the reserve keeps the states of some steps alone and grows with sqrt(T); rnnk_backward
                         runs the forward again, with the same results to the bit. It does not read y then. */
+  /* Options of the step, as problem flags (ARCHITECTURE.md, "Options"): */
+  RNNK_PEEPHOLE = 8,       /* LSTM: i, f see c', o the new c */
+  RNNK_COUPLED = 16,       /* LSTM: f = 1 - i; the rows of f stand in the weights and are not used */
+  RNNK_RESET_BEFORE = 32,  /* GRU: the reset gate before the product (arXiv 1406.1078v3) */
+  RNNK_LAYER_NORM = 64,    /* gx and gh are normalised over a row before their biases, and the c of an LSTM's output */
+  RNNK_INDEPENDENT = 128,  /* Elman: h = f(gx + u * h' + b_hh) with a vector u (IndRNN, arXiv 1803.04831) */
+  RNNK_MASKED = 256        /* rnnk_args.mask and .reset may be given */
 };
+
+/* ONNX's activations (onnx/defs/rnn): alpha and beta are read where the formula has them. */
+typedef enum rnnk_activation_kind {
+  RNNK_OF_CELL = 0,          /* the cell's own */
+  RNNK_RELU = 1,             /* max(x, 0) */
+  RNNK_TANH = 2,
+  RNNK_SIGMOID = 3,
+  RNNK_AFFINE = 4,           /* alpha x + beta */
+  RNNK_LEAKY_RELU = 5,       /* x < 0 ? alpha x : x */
+  RNNK_THRESHOLDED_RELU = 6, /* x > alpha ? x : 0 */
+  RNNK_SCALED_TANH = 7,      /* alpha tanh(beta x) */
+  RNNK_HARD_SIGMOID = 8,     /* min(max(alpha x + beta, 0), 1) */
+  RNNK_ELU = 9,              /* x < 0 ? alpha (exp(x) - 1) : x */
+  RNNK_SOFTSIGN = 10,        /* x / (1 + |x|) */
+  RNNK_SOFTPLUS = 11         /* log(1 + exp(x)) */
+} rnnk_activation_kind;
+typedef struct rnnk_activation {
+  int32_t kind; /* rnnk_activation_kind */
+  double alpha, beta;
+} rnnk_activation;
 
 /* What is computed: one layer, one direction. */
 typedef struct rnnk_problem {
@@ -78,6 +107,13 @@ typedef struct rnnk_problem {
   uint32_t flags;       /* RNNK_NO_BIAS | RNNK_REVERSE | RNNK_RECOMPUTE */
   int64_t input_size;   /* I >= 1 */
   int64_t hidden_size;  /* H >= 1 */
+  /* Options of the step; 0 is neutral for each. */
+  int64_t proj_size; /* P: h = W_hr (o * h(c)) has P entries; LSTM alone. 0: h has H, and P = H below */
+  int64_t heads;     /* weight_hh is block-diagonal, of so many blocks: [G*H, H/heads] */
+  double clip;       /* > 0: the input of every activation is bounded to [-clip, clip] */
+  rnnk_activation activations[3]; /* LSTM: of i f o, of g, of c in the output; GRU: of r z, of n; Elman: one */
+  double zoneout[2];              /* in [0, 1]: h, and c, keep their old value: at random with RNNK_TRAIN, else this share of it */
+  double recurrent_dropout;       /* in [0, 1]: with RNNK_TRAIN one mask a row on what the recurrent product multiplies */
 } rnnk_problem;
 
 /* Bytes the caller provides. */
@@ -100,9 +136,14 @@ typedef struct rnnk_tensor {
 typedef struct rnnk_weights {
   uint32_t struct_size;
   const void* weight_ih; /* [G*H, I] */
-  const void* weight_hh; /* [G*H, H] */
+  const void* weight_hh; /* [G*H, P], with heads [G*H, H/heads] */
   const void* bias_ih;   /* [G*H], NULL with RNNK_NO_BIAS */
   const void* bias_hh;   /* [G*H], NULL with RNNK_NO_BIAS */
+  const void* weight_hr; /* [P, H] with a projection */
+  /* [K, H], K = rnnk_plan_param_rows: peepholes of i f o (3); u and b_hh of RNNK_INDEPENDENT (2, b_hh zero without bias; weight_hh
+   * and bias_hh are NULL then); with RNNK_LAYER_NORM the factors of gx (G) and gh (G), and of LSTM's c its factor and
+   * shift (2). NULL where K is 0. */
+  const void* params;
 } rnnk_weights;
 
 /* The tensors of one call. Absent h_0, c_0, dy, dh_n, dc_n count as zero; absent outputs are not computed. */
@@ -114,23 +155,35 @@ typedef struct rnnk_args {
   const int64_t* lengths; /* [B] each in [0, T], any order, or NULL for T everywhere */
   const void* packed;     /* from rnnk_pack_weights; 64-byte aligned */
   rnnk_tensor x;          /* [T, B, I] */
-  rnnk_tensor h_0, c_0;   /* [B, H]; c_0 only where the cell has a cell state */
-  rnnk_tensor y;          /* [T, B, H]; written by forward (zero past each row's length), read by backward */
-  rnnk_tensor h_n, c_n;   /* [B, H] out */
+  rnnk_tensor h_0, c_0;   /* [B, P], [B, H]; c_0 only where the cell has a cell state */
+  rnnk_tensor y;          /* [T, B, P]; written by forward (zero past each row's length), read by backward */
+  rnnk_tensor h_n, c_n;   /* [B, P], [B, H] out */
   void* reserve;          /* forward: NULL for inference; backward: as forward left it, not written; 64-byte aligned */
   size_t reserve_size;
   void* workspace; /* scratch, contents irrelevant; 64-byte aligned */
   size_t workspace_size;
   /* rnnk_backward only */
-  rnnk_tensor dy;                /* [T, B, H] */
-  rnnk_tensor dh_n, dc_n;        /* [B, H] */
+  rnnk_tensor dy;                /* [T, B, P] */
+  rnnk_tensor dh_n, dc_n;        /* [B, P], [B, H] */
   rnnk_tensor dx;                /* [T, B, I] out; zero past each row's length */
-  rnnk_tensor dh_0, dc_0;        /* [B, H] out */
+  rnnk_tensor dh_0, dc_0;        /* [B, P], [B, H] out */
   void *dweight_ih, *dweight_hh; /* out, contiguous, shapes and dtype of the weights; overwritten */
   void *dbias_ih, *dbias_hh;     /* out */
+  /* Options */
+  void *dweight_hr, *dparams; /* out of rnnk_backward: of weight_hr and params */
+  const uint8_t* mask;        /* [T, B] contiguous, with RNNK_MASKED: 0 holds the state in that step; y is 0, x is not read */
+  const uint8_t* reset;       /* [T, B] contiguous, with RNNK_MASKED: not 0: the state is zero before that step */
+  rnnk_tensor dh;             /* [T, B, P] out of rnnk_backward: the gradient of each step's h, through all that follows */
+  double clip_dh;             /* > 0: rnnk_backward bounds that gradient to [-clip_dh, clip_dh] at every step */
+  uint64_t seed;              /* of random masks, with RNNK_TRAIN: Philox4x32-10, key seed, counter (call, stream, */
+  uint32_t call, stream;      /* first_step + t, row * units + unit); word 1: zoneout of h, 2: of c; 3, at step 0: recurrent */
+  int64_t first_step;         /* dropout */
 } rnnk_args;
 
-enum { RNNK_ACCUMULATE_DX = 1 /* dx += instead of dx = : the second direction of a layer */ };
+enum {
+  RNNK_ACCUMULATE_DX = 1, /* dx += instead of dx = : the second direction of a layer */
+  RNNK_TRAIN = 2          /* zoneout and recurrent dropout draw their masks; the same in rnnk_backward as in rnnk_forward */
+};
 
 typedef struct rnnk_plan rnnk_plan;
 
@@ -138,6 +191,8 @@ typedef struct rnnk_plan rnnk_plan;
 RNNK_API rnnk_status rnnk_plan_create(const rnnk_problem* problem, const char* kernel, rnnk_plan** plan);
 RNNK_API void rnnk_plan_destroy(rnnk_plan* plan);
 RNNK_API const char* rnnk_plan_kernel(const rnnk_plan* plan);
+/* K of rnnk_weights.params [K, H]; 0 when there are none. */
+RNNK_API int64_t rnnk_plan_param_rows(const rnnk_plan* plan);
 RNNK_API rnnk_status rnnk_plan_sizes(const rnnk_plan* plan, int64_t seq_len, int64_t batch, rnnk_sizes* sizes);
 /* Estimated microseconds of a forward (backward != 0: of a backward) call; what decides whether a lock is worth releasing. */
 RNNK_API double rnnk_plan_estimate(const rnnk_plan* plan, int64_t seq_len, int64_t batch, int32_t backward);

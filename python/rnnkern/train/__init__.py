@@ -4,6 +4,7 @@
     loss.py     softmax_cross_entropy over ragged batches
     clip.py     clip_grad_norm, clip_grad_value
     optim.py    Adam, SGD over any layers that have params and update
+    probe.py    gradient_norms: how much of a gradient reaches each step
 
 Small on purpose: every gradient is written out, nothing is recorded behind the caller's back, and no function here
 writes to an argument. A training step reads from top to bottom::
@@ -23,6 +24,7 @@ from .clip import clip_grad_norm, clip_grad_value
 from .layers import Embedding, Gradients, Linear
 from .loss import softmax_cross_entropy
 from .optim import SGD, Adam
+from .probe import gradient_norms
 
 __all__ = [
     "SGD",
@@ -32,5 +34,6 @@ __all__ = [
     "Linear",
     "clip_grad_norm",
     "clip_grad_value",
+    "gradient_norms",
     "softmax_cross_entropy",
 ]

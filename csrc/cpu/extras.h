@@ -1,0 +1,123 @@
+// What the driver does around a step of a cell with options: held and reset states, zoneout, recurrent dropout. Everything is
+// selected, never multiplied by zero: 0 * NaN is NaN, and steps that are masked out may hold anything.
+#pragma once
+#include "cells/options.h"
+#include "core/philox.h"
+#include "cpu/layout.h"
+
+namespace rnnk {
+namespace {
+
+template <class T>
+CellOptions<T> cell_options(const Problem& p) {
+  const bool lstm = p.cell == RNNK_CELL_lstm, gru = p.cell == RNNK_CELL_gru;
+  const auto function = [&](int i, Activate own) {
+    const rnnk_activation& a = p.activations[i];
+    if (!a.kind) return Function<T>{own, T(1), T(0)};
+    return Function<T>{static_cast<Activate>(a.kind), static_cast<T>(a.alpha), static_cast<T>(a.beta)};
+  };
+  const Activate elman = p.cell == RNNK_CELL_rnn_tanh   ? Activate::tanh
+                         : p.cell == RNNK_CELL_rnn_relu ? Activate::relu
+                                                        : Activate::affine;
+  CellOptions<T> o{};
+  o.f = function(0, lstm || gru ? Activate::sigmoid : elman);
+  o.g = function(1, Activate::tanh);
+  o.h = function(2, Activate::tanh);
+  o.clipped = p.clip > 0;
+  o.clip = static_cast<T>(p.clip);
+  o.peephole = p.has(RNNK_PEEPHOLE), o.coupled = p.has(RNNK_COUPLED);
+  o.keeps_input = o.clipped;
+  for (const auto& fn : {o.f, o.g, o.h}) {
+    const bool follows = fn.kind == Activate::sigmoid || fn.kind == Activate::tanh || fn.kind == Activate::relu;
+    o.keeps_input = o.keeps_input || !follows;
+  }
+  return o;
+}
+
+// Zoneout (D. Krueger et al., 2016, arXiv 1606.01305) of one vector: which share of the old state it keeps.
+template <class V>
+struct Zone {
+  V share;  // at random 0 or 1, else the probability
+  bool random;
+
+  RNNK_HD V kept(V v) const { return random ? select(less(V::set1(0), share), v, V::set1(0)) : share * v; }
+  RNNK_HD V renewed(V v) const { return random ? select(less(V::set1(0), share), V::set1(0), v) : v - share * v; }
+  RNNK_HD V mix(V old, V now) const {
+    return random ? select(less(V::set1(0), share), old, now) : fma(share, old - now, now);
+  }
+};
+
+// Of a step of the walk, that a state comes from: no step.
+enum : int64_t { kInitialState = -1, kZeroState = -2 };
+
+template <class A>
+struct Extras {
+  using V = typename A::V;
+  using T = typename V::T;
+  static constexpr int W = V::lanes;
+
+  const Problem& problem;
+  const rnnk_args& args;
+  const Layout<A>& d;
+  const Rows& rows;
+  CellOptions<T> o;
+  T* dropped = nullptr;  // [B][padded P]: what recurrent dropout multiplies h' by
+
+  Extras(const Problem& p, const rnnk_args& a, const Layout<A>& d, const Rows& rows)
+      : problem(p), args(a), d(d), rows(rows), o(cell_options<T>(p)) {}
+
+  // Space for what recurrent dropout needs; sizes depend on the problem alone.
+  bool may_drop() const { return d.shape.has_options && problem.recurrent_dropout > 0; }
+  bool drops() const { return may_drop() && (args.flags & RNNK_TRAIN); }
+
+  bool masked(int64_t t, int64_t sorted) const { return args.mask && !args.mask[t * rows.batch + rows.row(sorted)]; }
+  bool resets(int64_t t, int64_t sorted) const { return args.reset && args.reset[t * rows.batch + rows.row(sorted)]; }
+  // Before step s of the walk, if the row takes that step.
+  bool resets_at(int64_t s, int64_t sorted) const {
+    return args.reset && sorted < rows.alive(s) && resets(rows.time(s), sorted);
+  }
+  int64_t first_step(int64_t sorted) const { return rows.reverse && rows.lengths ? rows.steps - rows.lengths[sorted] : 0; }
+
+  // The step whose y is the h that step s starts from.
+  int64_t source(int64_t s, int64_t sorted) const {
+    for (;; --s) {
+      if (resets(rows.time(s), sorted)) return kZeroState;
+      if (sorted >= rows.alive(s - 1)) return kInitialState;
+      if (!masked(rows.time(s - 1), sorted)) return s - 1;
+    }
+  }
+
+  Counter counter(int64_t t, int64_t sorted, const Axis<W>& axis, int64_t panel) const {
+    return {args.seed, args.call, args.stream, static_cast<uint32_t>(args.first_step + t),
+            static_cast<uint32_t>(rows.row(sorted) * axis.units + axis.first(panel))};
+  }
+  bool zones(int state) const { return problem.zoneout[state] > 0; }
+  Zone<V> zone(int state, int64_t t, int64_t sorted, int64_t panel) const {
+    const double p = problem.zoneout[state];
+    if (!(args.flags & RNNK_TRAIN)) return {V::set1(static_cast<T>(p)), false};
+    uint32_t words[4][W];
+    philox(counter(t, sorted, d.state(state), panel), words);
+    T lanes[W];
+    for (int i = 0; i < W; ++i) lanes[i] = words[1 + state][i] < chance(p) ? T(1) : T(0);
+    return {V::load(lanes), true};
+  }
+
+  // Draws a panel of a row's mask of recurrent dropout.
+  void draw(int64_t sorted, int64_t panel) const {
+    Counter c = counter(0, sorted, d.out, panel);
+    c.t = 0;
+    uint32_t words[4][W];
+    philox(c, words);
+    const double p = problem.recurrent_dropout;
+    T* to = dropped + sorted * d.out.padded() + panel * W;
+    for (int i = 0; i < W; ++i) to[i] = words[3][i] >= chance(p) ? static_cast<T>(1 / (1 - p)) : T(0);
+  }
+  // h' as the product sees it, and the gradient's way back: the same operation.
+  V thinned(V v, int64_t sorted, int64_t panel) const {
+    const V factor = V::load(dropped + sorted * d.out.padded() + panel * W);
+    return select(less(V::set1(0), factor), v * factor, V::set1(0));
+  }
+};
+
+}  // namespace
+}  // namespace rnnk

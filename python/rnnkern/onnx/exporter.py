@@ -1,0 +1,181 @@
+"""``to_onnx``: an rnnkern layer as an ONNX model, T and B as symbols, in a form that onnxruntime takes.
+
+One recurrent node for each layer of the stack; between them the directions are put side by side as torch.nn's exporter
+does it. Batch-first layers get a Transpose instead of ``layout=1``, which onnxruntime refuses.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ..layers import GRU, LSTM, RNN, Layer
+from ..parameters import check_bool, check_int
+from ..weights import reorder
+from .activations import Activation, attributes, canonical
+from .nodes import DEFAULT, Array
+
+# Keyword of a layer -> its neutral value. ONNX has no word for these ...
+_FOREIGN: dict[str, Any] = {"proj_size": 0, "layer_norm": False, "zoneout": 0.0, "heads": 1, "independent": False}
+# ... and these do nothing in inference, which is all that a model says: dropout, recurrent_dropout, seed, recompute.
+
+
+def to_onnx(layer: Layer, *, state: bool = False, lengths: bool = False, opset: int | None = None) -> onnx.ModelProto:
+    """A model of ``layer(x)``: input x [T, B, I]; outputs y [T, B, D*H], h_n and, for LSTM, c_n [L*D, B, H].
+
+    x and y are [B, T, ...] for a batch_first layer. T and B are symbols. All is in the layer's dtype, c_n too (the
+    layer's own is float32 for half types).
+    state: further inputs h_0 and, for LSTM, c_0 [L*D, B, H]. lengths: a further input lengths, int32 [B].
+    opset: 14 or more; None takes 14, and 22, the first that has it, for bfloat16.
+
+    Attributes are floats of 32 bits: clip and the activations' alpha and beta are rounded to that. Dropout of any kind
+    is left out, as in inference. NotImplementedError, by name: proj_size, layer_norm, zoneout, heads, independent, for
+    which ONNX has no attribute. TypeError: no layer.
+    """
+    if not isinstance(layer, (RNN, GRU, LSTM)):
+        raise TypeError(
+            f"layer: expected an rnnkern.RNN, GRU or LSTM, got {type(layer).__module__}.{type(layer).__name__}"
+        )
+    newest = onnx.defs.onnx_opset_version()
+    least = 22 if layer.dtype.name == "bfloat16" else 14
+    opset = least if opset is None else check_int("opset", opset, least, newest)
+    for name, neutral in _FOREIGN.items():
+        value = getattr(layer, name, neutral)
+        if np.any(np.asarray(value) != neutral):
+            raise NotImplementedError(f"layer: ONNX has no attribute for {name}={value!r}; expected {name}={neutral!r}")
+    writer = _Writer(layer, check_bool("state", state), check_bool("lengths", lengths))
+    graph = writer.graph()
+    opsets = [helper.make_opsetid("", opset)]
+    model = helper.make_model(
+        graph, producer_name="rnnkern", opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets)
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _option(layer: Layer, name: str, neutral: Any) -> Any:
+    """A keyword of the layer's constructor, which has the property of that name where it has the keyword."""
+    return getattr(layer, name, neutral)
+
+
+class _Writer:
+    """Nodes and initializers of one model, in order."""
+
+    def __init__(self, layer: Layer, state: bool, lengths: bool) -> None:
+        self.layer, self.state, self.lengths = layer, state, lengths
+        self.op = next(kind.__name__ for kind in (RNN, GRU, LSTM) if isinstance(layer, kind))
+        self.states = ("h", "c") if self.op == "LSTM" else ("h",)
+        self.params = layer.state_dict()
+        self.suffixes = ("", "_reverse") if layer.bidirectional else ("",)
+        self.element = helper.np_dtype_to_tensor_dtype(layer.dtype)
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, Array] = {}
+
+    def graph(self) -> onnx.GraphProto:
+        layer, D, H, L = self.layer, len(self.suffixes), self.layer.hidden_size, self.layer.num_layers
+        below = self.add("Transpose", ["x"], "x_time_major", perm=[1, 0, 2]) if layer.batch_first else "x"
+        finals: dict[str, list[str]] = {name: [] for name in self.states}
+        for index in range(L):
+            y = self.recurrent(index, below, finals)
+            last = index == L - 1 and not layer.batch_first
+            below = self.side_by_side(y, "y" if last else f"x_{index + 1}")
+        if layer.batch_first:
+            self.add("Transpose", [below], "y", perm=[1, 0, 2])
+        for name, parts in finals.items():
+            self.add("Concat", parts, f"{name}_n", axis=0)
+        steps: list[Any] = ["B", "T"] if layer.batch_first else ["T", "B"]
+        every: list[Any] = [L * D, "B", H]
+        inputs = [self.value("x", [*steps, layer.input_size])]
+        if self.lengths:
+            inputs.append(helper.make_tensor_value_info("lengths", onnx.TensorProto.INT32, ["B"]))
+        if self.state:
+            inputs += [self.value(f"{name}_0", every) for name in self.states]
+        outputs = [self.value("y", [*steps, D * H]), *(self.value(f"{name}_n", every) for name in self.states)]
+        held = [numpy_helper.from_array(array, name) for name, array in self.constants.items()]
+        return helper.make_graph(self.nodes, "rnnkern", inputs, outputs, held)
+
+    def recurrent(self, index: int, x: str, finals: dict[str, list[str]]) -> str:
+        """The node of a layer. -> the name of its Y; the names of its final states go to ``finals``."""
+        inputs = [x, self.weights(index, "weight_ih", "W"), self.weights(index, "weight_hh", "R")]
+        inputs.append(self.biases(index) if self.layer.bias else "")
+        inputs.append("lengths" if self.lengths else "")
+        inputs += [self.rows(f"{name}_0", index) if self.state else "" for name in self.states]
+        if f"peephole_l{index}" in self.params:
+            inputs.append(self.peepholes(index))
+        while not inputs[-1]:
+            inputs.pop()
+        outputs = [f"Y_{index}", *(f"Y_{name}_{index}" for name in self.states)]
+        for name, output in zip(self.states, outputs[1:], strict=True):
+            finals[name].append(output)
+        self.nodes.append(helper.make_node(self.op, inputs, outputs, name=f"layer_{index}", **self.attributes()))
+        return outputs[0]
+
+    def attributes(self) -> dict[str, Any]:
+        layer, D = self.layer, len(self.suffixes)
+        found: dict[str, Any] = {"hidden_size": layer.hidden_size}
+        if D == 2 or _option(layer, "reverse", False):
+            found["direction"] = "bidirectional" if D == 2 else "reverse"
+        functions = self.functions()
+        if functions != DEFAULT[self.op]:
+            found |= attributes(functions * D)
+        if _option(layer, "clip", None) is not None:
+            found["clip"] = float(_option(layer, "clip", None))
+        if self.op == "GRU" and _option(layer, "reset_after", True):
+            found["linear_before_reset"] = 1
+        if _option(layer, "coupled", False):
+            found["input_forget"] = 1
+        return found
+
+    def functions(self) -> tuple[Activation, ...]:
+        given = _option(self.layer, "activations", None)
+        if given is None:
+            return ("Relu",) if getattr(self.layer, "nonlinearity", "tanh") == "relu" else DEFAULT[self.op]
+        spelled = [(entry,) if isinstance(entry, str) else tuple(entry) for entry in given]
+        named = [(canonical(entry[0], "layer"), *entry[1:]) for entry in spelled]
+        return tuple(entry if len(entry) > 1 else entry[0] for entry in named)
+
+    def side_by_side(self, y: str, output: str) -> str:
+        """Y [T, D, B, H] -> [T, B, D*H]."""
+        if len(self.suffixes) == 1:
+            return self.add("Squeeze", [y, self.constant("axis", np.array([1]))], output)
+        swapped = self.add("Transpose", [y], f"{y}_rows", perm=[0, 2, 1, 3])
+        width = 2 * self.layer.hidden_size  # not -1, which NumPy and others refuse where T or B is 0
+        return self.add("Reshape", [swapped, self.constant("joined", np.array([0, 0, width]))], output)
+
+    def rows(self, state: str, index: int) -> str:
+        """A layer's rows of a state for all layers."""
+        D = len(self.suffixes)
+        if self.layer.num_layers == 1:
+            return state
+        bounds = [self.constant(f"row_{at}", np.array([at])) for at in (index * D, (index + 1) * D)]
+        return self.add("Slice", [state, *bounds, self.constant("row_0", np.array([0]))], f"{state}_{index}")
+
+    def weights(self, index: int, name: str, onnx_name: str) -> str:
+        each = [self.ours(self.params[f"{name}_l{index}{suffix}"]) for suffix in self.suffixes]
+        return self.constant(f"{onnx_name}_{index}", np.stack(each))
+
+    def biases(self, index: int) -> str:
+        names = ("bias_ih", "bias_hh")
+        each = [[self.ours(self.params[f"{name}_l{index}{suffix}"]) for name in names] for suffix in self.suffixes]
+        return self.constant(f"B_{index}", np.stack([np.concatenate(pair) for pair in each]))
+
+    def peepholes(self, index: int) -> str:
+        each = [self.params[f"peephole_l{index}{suffix}"] for suffix in self.suffixes]
+        return self.constant(f"P_{index}", np.stack([np.concatenate([i, o, f]) for i, f, o in each]))
+
+    def ours(self, array: Array) -> Array:
+        return array if self.op == "RNN" else reorder(array, self.op.lower(), "torch", "onnx")
+
+    def constant(self, name: str, value: Array) -> str:
+        self.constants[name] = value
+        return name
+
+    def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(op, inputs, [output], name=f"{op}_{output}", **attributes))
+        return output
+
+    def value(self, name: str, shape: list[Any]) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, self.element, shape)

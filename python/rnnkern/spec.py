@@ -1,0 +1,191 @@
+"""What is computed, as data: a stack of layers (``Spec``), what training keeps of a call (``Tape``), what it gives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _core
+from .options import NEUTRAL, Options, layer_shapes
+
+Array = Any  # a NumPy array or a torch CPU tensor
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]  # [n], 64-byte aligned
+
+
+class Memory(NamedTuple):
+    """Arrays of the caller's library: new ones, and views of bytes. Shapes, then a dtype's name."""
+
+    empty: Callable[[tuple[int, ...], str], Array]
+    view: Callable[[Bytes, tuple[int, ...], str], Array]
+
+
+_CELLS = {name: (gates, states) for name, gates, states in _core.cells()}
+STATE_DTYPE = {"float32": "float32", "float64": "float64", "bfloat16": "float32", "float16": "float32"}
+ITEM_SIZE = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A stack of layers of one cell: all that decides plans, parameter shapes and random masks.
+
+    recompute: backward runs the forward again instead of keeping its gates (``rnnk_problem.flags``, RNNK_RECOMPUTE).
+    kernel: force one by name. None takes ``RNNKERN_KERNEL`` as it is when the spec is made (so a layer keeps the kernel
+    it was built with), else the smallest estimate.
+    """
+
+    cell: str
+    dtype: str
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
+    bias: bool = True
+    bidirectional: bool = False
+    dropout: float = 0.0
+    kernel: str | None = None
+    recompute: bool = False
+    reverse: bool = False  # one direction, each row walked from its last valid step to step 0
+    options: Options = NEUTRAL
+
+    def __post_init__(self) -> None:
+        if self.cell not in _CELLS:
+            raise ValueError(f"cell: expected one of {', '.join(_CELLS)}, got {self.cell!r}")
+        if self.dtype not in STATE_DTYPE:
+            raise TypeError(f"dtype: expected one of {', '.join(STATE_DTYPE)}, got {self.dtype!r}")
+        for name in ("input_size", "hidden_size", "num_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not 0.0 <= self.dropout <= 1.0:
+            raise ValueError(f"dropout: expected a probability in [0, 1], got {self.dropout}")
+        if self.reverse and self.bidirectional:
+            raise ValueError("reverse: expected False where bidirectional is True, which has both directions")
+        if self.kernel is None:
+            object.__setattr__(self, "kernel", os.environ.get("RNNKERN_KERNEL") or None)
+
+    def __hash__(self) -> int:
+        """Computed once: every call looks its plans up by it."""
+        known = self.__dict__.get("_hash")
+        if known is None:
+            known = hash(tuple(self.__dict__[name] for name in self.__dataclass_fields__))
+            object.__setattr__(self, "_hash", known)
+        return int(known)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}  # the hash is this process's own
+
+    @cached_property
+    def gates(self) -> int:
+        return _CELLS[self.cell][0]
+
+    @cached_property
+    def states(self) -> int:
+        """1: h; 2: h and c."""
+        return _CELLS[self.cell][1]
+
+    @cached_property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @cached_property
+    def outputs(self) -> int:
+        """P: entries of h, H without a projection."""
+        return self.options.proj_size or self.hidden_size
+
+    @cached_property
+    def own_names(self) -> tuple[str, ...]:
+        """Parameters of one layer in one direction, without suffix, in their order."""
+        return tuple(self._layer_shapes(self.input_size))
+
+    def rows_of(self, name: str) -> int:
+        """How many rows of H numbers a parameter has."""
+        return int(np.prod(self._layer_shapes(self.input_size).get(name, (self.hidden_size,)))) // self.hidden_size
+
+    def _layer_shapes(self, input_size: int) -> dict[str, tuple[int, ...]]:
+        return layer_shapes(self.options, self.gates, self.states, input_size, self.hidden_size, self.bias)
+
+    @cached_property
+    def param_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape, in the order of ``param_names``."""
+        return {
+            name + suffix: shape
+            for layer in range(self.num_layers)
+            for suffix in (f"_l{layer}", f"_l{layer}_reverse")[: self.directions]
+            for name, shape in self._layer_shapes(self.layer_input_size(layer)).items()
+        }
+
+    @cached_property
+    def param_names(self) -> tuple[str, ...]:
+        """``weight_ih_l0``, ``weight_hh_l0``, ``bias_ih_l0``, ... in the order of torch's ``named_parameters()``."""
+        return tuple(self.param_shapes)
+
+    @cached_property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(self.param_shapes.values())
+
+    @cached_property
+    def state_dtype(self) -> str:
+        """dtype of c_n and of state gradients: float32 for half types, so that pieces give the bits of the whole."""
+        return STATE_DTYPE[self.dtype]
+
+    def layer_input_size(self, layer: int) -> int:
+        return self.input_size if layer == 0 else self.directions * self.outputs
+
+
+class Marks(NamedTuple):
+    """Steps of rows that are left out (mask False) or begin anew (reset True): NumPy bool [T, B], contiguous, or None.
+
+    A reset stands before its step: nothing passes from step t - 1 to step t, in either direction.
+    """
+
+    mask: Any = None
+    reset: Any = None
+
+    @property
+    def any(self) -> bool:
+        return self.mask is not None or self.reset is not None
+
+    def resets(self, reverse: bool, lengths: Any) -> Any:
+        """The steps before which a walk in one direction sets its state to zero."""
+        if self.reset is None or not reverse:
+            return self.reset
+        marked = self.reset
+        if lengths is not None:  # a mark in the padding is no border of the row
+            marked = marked & (np.arange(marked.shape[0])[:, None] < lengths)
+        return np.concatenate([marked[1:], np.zeros_like(marked[:1])])[: marked.shape[0]]
+
+
+NO_MARKS = Marks()
+
+
+@dataclass(frozen=True)
+class Tape:
+    """What a training forward keeps for ``backward``. Holds references, not copies; read, never written to."""
+
+    spec: Spec
+    packed: tuple[_core.Packed, ...]  # [L*D]
+    x: tuple[Array, ...]  # [L] each [T, B, layer_input_size]: the input of each layer, after dropout
+    y: tuple[Array, ...]  # [L] each [T, B, D*P]: the output of each layer, before dropout (its own h_{t-1})
+    reserves: tuple[Bytes, ...]  # [L*D]
+    h_0: Array | None  # [L*D, B, P]
+    c_0: Array | None  # [L*D, B, H]
+    lengths: Any  # int64 [B] or None
+    masks: tuple[int, int] | None  # (seed, call), or None: no random masks
+    marks: Marks = NO_MARKS
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """x [T, B, I]; h [L*D, B, P], c [L*D, B, H]; params aligned with ``Spec.param_names``; None where not asked for.
+
+    steps: [L] each [T, B, D*P], of every h_t through all that follows it, where a probe was asked for.
+    """
+
+    x: Array | None
+    h: Array | None
+    c: Array | None
+    params: list[Array | None]
+    steps: list[Array] | None = None

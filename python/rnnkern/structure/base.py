@@ -1,0 +1,266 @@
+"""What every structure shares: arguments checked before any work, parameters under one set of names, and the tape.
+
+A structure is made of *parts*: rnnkern's RNN, GRU and LSTM, and other structures. A subclass says how data flows
+through its parts (``_run``) and back (``_backward``), on arrays that are checked already; what a part does is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..arrays import as_numpy, check, take_lengths
+from ..layers import Layer, State, split_state
+from ..parameters import check_bool
+from ..tape import Gradients
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+Part: TypeAlias = "Layer | Structure"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Tape:
+    """One training forward of a structure. Opaque to users: pass it to ``backward`` of the structure that made it."""
+
+    module: Structure
+    params: tuple[Array, ...]  # the very arrays: every update replaces at least one
+    lengths: Array | None  # int64 [B], of x
+    x_shape: tuple[int, ...]
+    saved: Any  # the subclass's own, the tapes of the parts among it
+
+    def __repr__(self) -> str:
+        return f"<tape of {self.module!r}, x {list(self.x_shape)}>"
+
+
+class Own:
+    """Parameters that belong to a structure itself and to none of its parts."""
+
+    def __init__(self, params: dict[str, Array]) -> None:
+        self.params: Mapping[str, Array] = {}
+        self.update(params)
+
+    def update(self, params: Mapping[str, Array]) -> None:
+        fresh = {**self.params, **{name: np.array(value, order="C", copy=True) for name, value in params.items()}}
+        for value in fresh.values():
+            value.flags.writeable = False
+        self.params = fresh
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.params = {}
+        self.update(state["params"])  # copied arrays are writable
+
+
+class Structure:
+    """Parts put together, used as a layer is: ``y, state = m(x)``, ``forward``, ``backward``, ``params``, ``update``.
+
+    NumPy arrays, time-major: x [T, B, input_size] of the parts' dtype; a [B, T, I] array goes in as
+    ``x.transpose(1, 0, 2)``, which copies nothing.
+    """
+
+    _parts: tuple[Part, ...]
+
+    def _run(self, x: Array, state: State, lengths: Array | None, keep: bool, train: bool) -> tuple[Array, State, Any]:
+        """x [T, B, I] -> y, state and, with ``keep``, what ``_backward`` needs."""
+        raise NotImplementedError(f"{type(self).__name__} defines no _run")
+
+    def _backward(self, tape: Tape, dy: Array | None, dstate: State, need_x: bool) -> Gradients:
+        raise NotImplementedError(f"{type(self).__name__} defines no _backward")
+
+    def _check_state(self, name: str, state: State, batch: int, gradient: bool) -> None:
+        """Here: the state is that of the one part. Raises as a layer would, before any work."""
+        check_state(self._parts[0], name, state, batch, gradient)
+
+    def _state_layer(self) -> Layer | None:
+        """The layer whose state is the structure's own state, if there is just one."""
+        return state_layer(self._parts[0])
+
+    def _holders(self) -> list[tuple[str, Any]]:
+        """(prefix of the names, what has params and update) of all that has parameters."""
+        return [("", self._parts[0])]
+
+    # --- sizes --------------------------------------------------------------------------------------------------------
+
+    @property
+    def input_size(self) -> int:
+        return self._parts[0].input_size
+
+    @property
+    def output_size(self) -> int:
+        """Width of y."""
+        return output_size(self._parts[-1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._parts[0].dtype
+
+    @property
+    def halvings(self) -> int:
+        """How many times a pyramid in here halves the time axis: T steps become ceil(T / 2^halvings)."""
+        return sum(halvings(part) for part in self._parts)
+
+    def output_lengths(self, lengths: Any) -> Any:
+        """Lengths of y's rows for those of x, ceil(length / 2^halvings): an array's, or one number's."""
+        return -(-np.asarray(lengths) // 2**self.halvings) if not isinstance(lengths, int) else self._steps(lengths)
+
+    def _steps(self, steps: int) -> int:
+        return -(-steps // 2**self.halvings)
+
+    # --- parameters ---------------------------------------------------------------------------------------------------
+
+    @property
+    def params(self) -> Mapping[str, Array]:
+        """Name -> read-only array: the values now."""
+        return MappingProxyType({prefix + name: v for prefix, it in self._holders() for name, v in it.params.items()})
+
+    def state_dict(self) -> dict[str, Array]:
+        """Name -> a copy of the parameter. ``rk.save`` takes it."""
+        return {name: value.copy() for name, value in self.params.items()}
+
+    def update(self, params: Mapping[str, Array]) -> None:
+        """Replace some parameters by copies of these NumPy arrays, all or none. Tapes made before can not be used.
+
+        ValueError for an unknown name or a shape, TypeError for a dtype, before any change.
+        """
+        self._replace("params", params, complete=False)
+
+    def load_state_dict(self, state_dict: Mapping[str, Array]) -> None:
+        """Replace all parameters, as ``update`` does; ValueError also names what is missing."""
+        self._replace("state_dict", state_dict, complete=True)
+
+    def _replace(self, argument: str, params: Mapping[str, Array], complete: bool) -> None:
+        if not isinstance(params, Mapping):
+            raise TypeError(f"{argument}: expected a mapping of names to arrays, got {type(params).__name__}")
+        current = self.params
+        unexpected = [name for name in params if name not in current]
+        missing = [name for name in current if name not in params] if complete else []
+        if unexpected or missing:
+            said = [f"missing {', '.join(missing)}"] if missing else []
+            said += [f"unexpected {', '.join(map(repr, unexpected))}"] if unexpected else []
+            raise ValueError(f"{argument}: expected names of {list(current)}, got {'; '.join(said)}")
+        for name, value in params.items():
+            where = f"{argument}[{name!r}]"
+            check(as_numpy(value, where), where, current[name].shape, name, (current[name].dtype,))
+        for prefix, holder in self._holders():
+            own = {name: params[prefix + name] for name in holder.params if prefix + name in params}
+            if own:
+                holder.update(own)
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def __call__(self, x: Array, state: State = None, *, lengths: Any = None) -> tuple[Array, State]:
+        """Inference: no random masks, nothing kept. x [T, B, I] -> (y [T', B, output_size], state).
+
+        T' is ``output_lengths(T)``. state: of the structure's own form, or None. lengths: integers [B] in [0, T] or
+        None; padding is never read, and y is zero there. ValueError (shapes, lengths), TypeError (dtypes, kinds) before
+        any work.
+        """
+        y, state, _ = self._run(*self._taken(x, state, lengths), keep=False, train=False)
+        return y, state
+
+    def forward(
+        self, x: Array, state: State = None, *, lengths: Any = None, train: bool = True
+    ) -> tuple[Array, State, Tape]:
+        """Training: as calling it, with dropout on unless ``train=False``, and a tape for ``backward``.
+
+        The tape refers to x and y: change neither before.
+        """
+        x, state, rows = self._taken(x, state, lengths)
+        y, state, saved = self._run(x, state, rows, keep=True, train=check_bool("train", train))
+        return y, state, Tape(self, tuple(self.params.values()), rows, x.shape, saved)
+
+    def backward(self, tape: Tape, dy: Array | None, dstate: State = None, *, need_x: bool = True) -> Gradients:
+        """Gradients of sum(y * dy) + sum(state * dstate): ``grads.x``, ``grads.state``, ``grads.params``.
+
+        dy: like y, or None for zeros; dstate: like the state, or None. The same tape gives the same bits again.
+        ValueError for a tape of another structure, or one whose parameters, x or y changed since.
+        """
+        if not isinstance(tape, Tape):
+            raise TypeError(f"tape: expected the tape that forward returned, got {type(tape).__name__}")
+        if tape.module is not self:
+            raise ValueError(f"tape: expected a tape of this {self!r}, got one of another {tape.module!r}")
+        now = tuple(self.params.values())
+        if any(before is not after for before, after in zip(tape.params, now, strict=True)):
+            raise ValueError("tape: the parameters were updated since its forward; run forward again")
+        steps, batch, _ = tape.x_shape
+        if dy is not None:
+            dy = _taken("dy", dy, (self._steps(steps), batch, self.output_size), "[T', B, output_size]", self.dtype)
+        self._check_state("dstate", dstate, batch, gradient=True)
+        return self._backward(tape, dy, dstate, check_bool("need_x", need_x))
+
+    def _taken(self, x: Any, state: State, lengths: Any) -> tuple[Array, State, Array | None]:
+        if not isinstance(x, np.ndarray):
+            raise TypeError(f"x: expected a NumPy array, got {type(x).__name__}")
+        if x.ndim != 3:
+            raise ValueError(f"x: expected [T, B, I], got {x.ndim} axes, {list(x.shape)}")
+        x = _taken("x", x, (*x.shape[:2], self.input_size), "[T, B, I]", self.dtype)
+        rows = take_lengths(lengths, x.shape[1], x.shape[0])
+        self._check_state("state", state, x.shape[1], gradient=False)
+        return x, state, rows
+
+
+def _taken(name: str, array: Any, shape: tuple[int, ...], meaning: str, dtype: np.dtype[Any]) -> Array:
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
+    check(array, name, shape, meaning, (dtype,))
+    return array
+
+
+# --- parts, whichever they are ----------------------------------------------------------------------------------------
+
+
+def check_part(name: str, part: Any) -> Part:
+    """A time-major layer or a structure."""
+    if not isinstance(part, (Layer, Structure)):
+        raise TypeError(f"{name}: expected an RNN, GRU or LSTM of rnnkern or a structure, got {type(part).__name__}")
+    if isinstance(part, Layer) and part.batch_first:
+        raise ValueError(f"{name}: expected batch_first=False (structures are time-major), got {part!r}")
+    return part
+
+
+def run(part: Part, x: Array, state: State, lengths: Array | None, keep: bool, train: bool) -> tuple[Array, State, Any]:
+    """A part's inference or, with ``keep``, its training forward."""
+    if keep:
+        return part.forward(x, state, lengths=lengths, train=train)
+    return (*part(x, state, lengths=lengths), None)
+
+
+def output_size(part: Part) -> int:
+    """Width of a part's y."""
+    if isinstance(part, Structure):
+        return part.output_size
+    return part.spec.directions * (part.proj_size or part.hidden_size)
+
+
+def halvings(part: Part) -> int:
+    return part.halvings if isinstance(part, Structure) else 0
+
+
+def state_layer(part: Part) -> Layer | None:
+    """The layer whose state is the part's own state, if there is just one."""
+    return part._state_layer() if isinstance(part, Structure) else part
+
+
+def check_state(part: Part, name: str, state: State, batch: int, gradient: bool) -> None:
+    """Shapes and dtypes of a part's state, or of its gradient, whose parts may be None and wider."""
+    if state is None:
+        return
+    if isinstance(part, Structure):
+        part._check_state(name, state, batch, gradient)
+        return
+    leading = part.num_layers * part.spec.directions
+    widths = (part.proj_size or part.hidden_size, part.hidden_size)
+    for (array, label, dtypes), width in zip(split_state(name, state, part, gradient), widths, strict=False):
+        if array is not None:
+            check(as_numpy(array, label), label, (leading, batch, width), "[L*D, B, H]", dtypes)
+
+
+def before_end(array: Array, lengths: Array | None) -> Array:
+    """[T, B, n] with zeros past each row's length; itself without lengths. Selects, so padding may hold NaN."""
+    if lengths is None:
+        return array
+    valid = np.arange(array.shape[0])[:, None] < lengths
+    return np.where(valid[..., None], array, array.dtype.type(0))

@@ -1,0 +1,221 @@
+"""What goes around one layer: Merge of two directions, Pyramid over time, a learned InitialState."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..layers import LSTM, Layer, State
+from ..parameters import check_bool, check_int
+from ..tape import Gradients
+from .base import (
+    Array,
+    Own,
+    Part,
+    Structure,
+    Tape,
+    before_end,
+    check_part,
+    halvings,
+    output_size,
+    run,
+    state_layer,
+)
+from .stack import Stack
+
+MERGES = ("concat", "sum", "mean", "mul")
+
+
+class Merge(Structure):
+    """The two directions of a bidirectional layer put together: f, the first half of its output, and r, the second.
+
+    concat: y = [f, r] (what the layer gives by itself); sum: y = f + r; mean: y = (f + r) / 2; mul: y = f * r, by
+    element (Keras's ``merge_mode``, whose "ave" is mean here). All but concat give a y half as wide, [T, B, P].
+
+    layer: bidirectional with one layer, or such a one inside InitialState or Pyramid. (Of several layers each would
+    have to be merged: ``Stack(Merge(...), Merge(...))``.) State and parameters are the layer's.
+    """
+
+    def __init__(self, layer: Any, mode: str = "concat") -> None:
+        part = check_part("layer", layer)
+        own = state_layer(part)
+        merged = own is not None and output_size(part) != 2 * (own.proj_size or own.hidden_size)
+        if own is None or not own.bidirectional or own.num_layers != 1 or merged:
+            raise ValueError(f"layer: expected bidirectional=True and num_layers=1, got {layer!r}")
+        if mode not in MERGES:
+            raise ValueError(f"mode: expected one of {', '.join(MERGES)}, got {mode!r}")
+        self._parts, self._mode = (part,), mode
+
+    @property
+    def mode(self) -> str:
+        return self._mode
+
+    @property
+    def output_size(self) -> int:
+        width = output_size(self._parts[0])
+        return width if self._mode == "concat" else width // 2
+
+    def _run(self, x: Array, state: State, lengths: Array | None, keep: bool, train: bool) -> tuple[Array, State, Any]:
+        both, state, tape = run(self._parts[0], x, state, lengths, keep, train)
+        if self._mode == "concat":
+            return both, state, (tape, None)
+        f, r = np.split(both, 2, axis=2)
+        y = f * r if self._mode == "mul" else f + r
+        if self._mode == "mean":
+            y *= y.dtype.type(0.5)
+        return y, state, (tape, both if keep and self._mode == "mul" else None)
+
+    def _backward(self, tape: Tape, dy: Array | None, dstate: State, need_x: bool) -> Gradients:
+        own, both = tape.saved
+        if dy is not None and self._mode != "concat":
+            if self._mode == "mul":
+                f, r = np.split(both, 2, axis=2)
+                dy = np.concatenate([dy * r, dy * f], axis=2)
+            else:
+                half = dy if self._mode == "sum" else dy * dy.dtype.type(0.5)
+                dy = np.concatenate([half, half], axis=2)
+        return self._parts[0].backward(own, dy, dstate, need_x=need_x)
+
+    def __repr__(self) -> str:
+        return f"Merge({self._parts[0]!r}, {self._mode!r})"
+
+
+class Pyramid(Structure):
+    """A layer that reads pairs of steps, and so takes half as many (Chan et al. 2016, arXiv 1508.01211, section 3.1):
+
+        y_t = layer([x_{2t}, x_{2t+1}])
+
+    layer: any layer or structure whose input size is twice that of x. An odd T ends with a pair whose second half is
+    zero, and so does a row of odd length: lengths become ceil(length / 2), which ``output_lengths`` tells.
+    State and parameters are the layer's.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        part = check_part("layer", layer)
+        if part.input_size % 2:
+            raise ValueError(f"layer: expected an even input size (two steps of x side by side), got {part.input_size}")
+        self._parts: tuple[Part, ...] = (part,)
+
+    @property
+    def input_size(self) -> int:
+        return self._parts[0].input_size // 2
+
+    @property
+    def halvings(self) -> int:
+        return 1 + halvings(self._parts[0])
+
+    def _run(self, x: Array, state: State, lengths: Array | None, keep: bool, train: bool) -> tuple[Array, State, Any]:
+        halved = None if lengths is None else (lengths + 1) // 2
+        return run(self._parts[0], pairs(x, lengths), state, halved, keep, train)
+
+    def _backward(self, tape: Tape, dy: Array | None, dstate: State, need_x: bool) -> Gradients:
+        grads = self._parts[0].backward(tape.saved, dy, dstate, need_x=need_x)
+        if grads.x is None:
+            return grads
+        steps, batch, width = tape.x_shape
+        halves = grads.x.reshape(len(grads.x), batch, 2, width).transpose(0, 2, 1, 3)
+        apart = halves.reshape(2 * len(halves), batch, width)[:steps]
+        return Gradients(x=before_end(apart, tape.lengths), state=grads.state, params=grads.params)
+
+    def __repr__(self) -> str:
+        return f"Pyramid({self._parts[0]!r})"
+
+
+def pairs(x: Array, lengths: Array | None) -> Array:
+    """[T, B, I] -> [ceil(T/2), B, 2I]: neighbouring steps side by side, zeros for what is past a row's end."""
+    steps, batch, width = x.shape
+    out = np.zeros(((steps + 1) // 2, batch, 2, width), x.dtype)
+    x = before_end(x, lengths)
+    out[:, :, 0] = x[0::2]
+    out[: steps // 2, :, 1] = x[1::2]
+    return out.reshape(len(out), batch, 2 * width)
+
+
+class PyramidalLSTM(Stack):
+    """The listener of Listen, Attend and Spell (arXiv 1508.01211): LSTM layers that each halve the time axis.
+
+    x [T, B, input_size] -> y [ceil(T / 2^num_layers), B, D*H]. Layer k is ``Pyramid(LSTM(...))``: it reads pairs of
+    steps of what is below it, the first one pairs of x. (The paper has one plain layer under three of these:
+    ``Stack(LSTM(I, H, bidirectional=True), PyramidalLSTM(2 * H, H, 3))``.)
+
+    dropout: between the layers, as in Stack. seed: of the initial values and the masks. Other keywords go to every
+    LSTM. State (a tuple of num_layers pairs (h, c), each [D, B, H]) and names ("<k>.weight_ih_l0") are a Stack's.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bidirectional: bool = True,
+        dropout: float = 0.0,
+        dtype: Any = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> None:
+        width = check_int("input_size", input_size, 1)
+        count = check_int("num_layers", num_layers, 1)
+        seed = None if seed is None else check_int("seed", seed, 0, 2**64 - 1)
+        seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(count + 1, np.uint64)]
+        layers: list[Pyramid] = []
+        for k in range(count):
+            lstm = LSTM(
+                2 * width, hidden_size, bidirectional=check_bool("bidirectional", bidirectional), dtype=dtype,
+                seed=seeds[k], **options,
+            )  # fmt: skip
+            layers.append(Pyramid(lstm))
+            width = output_size(lstm)
+        super().__init__(*layers, dropout=dropout, seed=seeds[count])
+
+
+class InitialState(Structure):
+    """A layer whose initial state is learned: parameters h_0_l{k} [P], for LSTM c_0_l{k} [H] too, one for all rows.
+
+    layer: an RNN, GRU or LSTM, or one inside Merge or Pyramid. The suffix ``_reverse`` is for the second direction; the
+    parameters start as zeros. Where a call is given a state, that one is used and their gradient is zero: so the first
+    piece of a sequence is called without, the others with the state carried on. Else their gradient is that of the
+    state they made, ``grads.state``, summed over the rows.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        part = check_part("layer", layer)
+        own = state_layer(part)
+        if own is None or "h_0_l0" in part.params:
+            raise TypeError(f"layer: expected an RNN, GRU or LSTM, or one inside Merge or Pyramid, got {layer!r}")
+        self._parts = (part,)
+        self._layer: Layer = own
+        widths = {"h_0": own.proj_size or own.hidden_size} | ({"c_0": own.hidden_size} if own.spec.states == 2 else {})
+        suffixes = [f"_l{k}{end}" for k in range(own.num_layers) for end in ("", "_reverse")[: own.spec.directions]]
+        self._names = {state: [state + suffix for suffix in suffixes] for state in widths}
+        self._own = Own({name: np.zeros(widths[s], own.dtype) for s, names in self._names.items() for name in names})
+
+    def _holders(self) -> list[tuple[str, Any]]:
+        return [("", self._parts[0]), ("", self._own)]
+
+    def _learned(self, params: Mapping[str, Array], batch: int) -> State:
+        """The parameters as a state of ``batch`` equal rows (a view)."""
+        stacked = [np.stack([params[name] for name in names])[:, None] for names in self._names.values()]
+        states = [np.broadcast_to(s, (s.shape[0], batch, s.shape[2])) for s in stacked]
+        return tuple(states) if len(states) == 2 else states[0]
+
+    def _run(self, x: Array, state: State, lengths: Array | None, keep: bool, train: bool) -> tuple[Array, State, Any]:
+        learned = state is None
+        state = self._learned(self._own.params, x.shape[1]) if learned else state
+        y, state, tape = run(self._parts[0], x, state, lengths, keep, train)
+        return y, state, (tape, learned)
+
+    def _backward(self, tape: Tape, dy: Array | None, dstate: State, need_x: bool) -> Gradients:
+        own, learned = tape.saved
+        grads = self._parts[0].backward(own, dy, dstate, need_x=need_x)
+        parts = grads.state if isinstance(grads.state, tuple) else (grads.state,)
+        params = dict(grads.params)
+        for names, part in zip(self._names.values(), parts, strict=True):
+            summed = part.sum(axis=1) if learned else np.zeros((len(names), part.shape[2]))
+            params |= {name: row.astype(self.dtype) for name, row in zip(names, summed, strict=True)}
+        return Gradients(x=grads.x, state=grads.state, params=params)
+
+    def __repr__(self) -> str:
+        return f"InitialState({self._parts[0]!r})"

@@ -1,0 +1,172 @@
+"""rnnkern.onnx as an ONNX backend: ONNX's own node tests, the glue around recurrent nodes, the interface, errors."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from onnx.backend.test.runner import Runner
+
+import rnnkern.onnx as ro
+from onnx_judges import EPS, error
+from onnx_models import DTYPES, Array, model_of, truth, with_states
+from rnnkern.onnx import glue
+
+OPS = ("RNN", "GRU", "LSTM")
+
+
+def node_tests(*operators: str) -> list[Any]:
+    """ONNX's own node tests of these operators (their modules make them when they are imported)."""
+    for operator in operators:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(f"onnx.backend.test.case.node.{operator.lower()}")
+    from onnx.backend.test.case.node import _NodeTestCases
+
+    found = [t for t in _NodeTestCases if t.model.graph.node[0].op_type in operators and len(t.model.graph.node) == 1]
+    return [pytest.param(test, id=test.name) for test in sorted(found, key=lambda test: test.name)]
+
+
+@pytest.mark.parametrize("test", node_tests(*OPS))
+def test_onnx_own_node_tests(test: Any) -> None:
+    run_node_test(test)
+
+
+def run_node_test(test: Any) -> None:
+    """As onnx.backend.test's runner does it, with its tolerances."""
+    prepared = ro.prepare(test.model)
+    for inputs, outputs in test.data_sets:
+        as_arrays = [[_array(value) for value in values] for values in (inputs, outputs)]
+        Runner.assert_similar_outputs(as_arrays[1], prepared.run(as_arrays[0]), rtol=test.rtol, atol=test.atol)
+
+
+def _array(value: Any) -> Array:
+    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+
+
+GLUE = [name for name in glue.OPERATORS if name not in ("Cast", "Mul", "Identity")]
+
+
+@pytest.mark.parametrize("test", node_tests(*GLUE))
+def test_onnx_own_node_tests_of_the_glue(test: Any) -> None:
+    """All of them, in the newest opset."""
+    run_node_test(test)
+
+
+def run_glue(op: str, inputs: list[Any], opset: int, **attributes: Any) -> Array:
+    node = helper.make_node(op, [f"i{i}" if v is not None else "" for i, v in enumerate(inputs)], ["o"], **attributes)
+    return glue.compile_node(node, opset)([None if v is None else np.asarray(v) for v in inputs])
+
+
+def test_older_forms_of_the_glue() -> None:
+    """Attributes that became inputs: Reshape in 5, Slice in 10, Squeeze and Unsqueeze in 13."""
+    x = np.arange(24, dtype=np.float32).reshape(2, 1, 3, 4)
+    assert np.array_equal(run_glue("Squeeze", [x], 11, axes=[1]), x[:, 0])
+    assert np.array_equal(run_glue("Squeeze", [x], 11), x[:, 0])
+    assert np.array_equal(run_glue("Unsqueeze", [x], 11, axes=[0, -1]), x[None, ..., None])
+    assert np.array_equal(run_glue("Slice", [x], 9, starts=[1, -2], ends=[2, 2**31 - 1], axes=[0, 3]), x[1:, :, :, -2:])
+    assert np.array_equal(run_glue("Slice", [x, [-1], [-(2**31)], [2], [-1]], 13), x[:, :, ::-1])
+    assert np.array_equal(run_glue("Slice", [x, [1], [2], None, None], 13), x[1:])
+    assert np.array_equal(run_glue("Reshape", [x], 1, shape=[0, -1]), x.reshape(2, -1))
+    assert np.array_equal(run_glue("Mul", [np.array([2]), np.array([3])], 13), [6])
+    assert run_glue("Cast", [x], 22, to=onnx.TensorProto.BFLOAT16).dtype == DTYPES["bfloat16"]
+    assert run_glue("Cast", [np.array([2.7])], 9, to=onnx.TensorProto.INT32).tolist() == [2]
+    assert run_glue("Identity", [x], 14) is x
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "attributes", "said"),
+    [
+        ("Mul", [np.ones(1), np.ones(1)], {}, "Mul: expected integers of one dtype .*float64"),
+        ("Cast", [np.ones(1)], {"to": onnx.TensorProto.STRING}, "Cast: to: expected a number or bool type, got STRING"),
+        ("Concat", [np.ones(1)], {"axis": 0, "new": 1}, "Concat node 'n': attribute 'new'"),
+        ("Constant", [], {"value_string": "a"}, "Constant node 'n': attribute 'value_string'"),
+        ("Gemm", [np.ones(1)], {}, "Gemm node 'n': expected RNN, GRU, LSTM or one of Cast, .*got operator Gemm"),
+    ],
+)
+def test_what_is_no_glue_is_refused_by_name(op: str, inputs: list[Any], attributes: Any, said: str) -> None:
+    with pytest.raises(NotImplementedError, match=said):
+        run_glue(op, inputs, 13, name="n", **attributes)
+
+
+def test_glue_that_does_not_fit_names_its_node() -> None:
+    with pytest.raises(ValueError, match="Reshape node 'n': cannot reshape"):
+        run_glue("Reshape", [np.ones(6), np.array([4])], 13, name="n")
+
+
+# The backend's interface --------------------------------------------------------------------------------------------
+
+
+def test_devices_and_options() -> None:
+    model = model_of("LSTM").model()
+    assert ro.supports_device("CPU") and not ro.supports_device("CUDA") and not ro.supports_device("CUDA:1")
+    with pytest.raises(NotImplementedError, match="device: expected 'CPU', got 'CUDA'"):
+        ro.prepare(model, "CUDA")
+    with pytest.raises(TypeError, match="options: expected none, got threads"):
+        ro.prepare(model, threads=3)
+    assert issubclass(ro.Backend, onnx.backend.base.Backend)
+    assert isinstance(ro.prepare(model), onnx.backend.base.BackendRep)
+
+
+def test_a_foreign_operator_is_refused_by_name() -> None:
+    case = model_of("LSTM")
+    model = case.model()
+    model.graph.node.append(helper.make_node("Softmax", ["Y"], ["p"], name="head"))
+    model.graph.output.append(helper.make_tensor_value_info("p", onnx.TensorProto.FLOAT, [None] * 4))
+    assert ro.is_compatible(case.model()) and not ro.is_compatible(model)
+    with pytest.raises(NotImplementedError, match=r"Softmax node 'head': .*got operator Softmax"):
+        ro.prepare(model)
+    model.graph.node[1].domain, model.graph.node[1].op_type = "com.microsoft", "DynamicQuantizeLSTM"
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    with pytest.raises(NotImplementedError, match=r"operator com\.microsoft::DynamicQuantizeLSTM"):
+        ro.prepare(model)
+
+
+def test_a_models_inputs() -> None:
+    case = with_states(model_of("GRU", linear_before_reset=1), [4, 0, 2])
+    prepared = ro.prepare(case.model())
+    assert prepared.inputs == ("X", "sequence_lens", "initial_h") and prepared.outputs == ("Y", "Y_h")
+    feeds = case.feeds()
+    got = prepared.run(feeds)
+    assert isinstance(got, tuple) and np.array_equal(got["Y"], got[0])  # type: ignore[call-overload]
+    again = prepared.run([feeds[name] for name in prepared.inputs])
+    assert all(np.array_equal(a, b) for a, b in zip(got, again, strict=True))
+    for inputs, kind, said in (
+        ([feeds["X"]], ValueError, r"inputs: expected 3 arrays \(X, sequence_lens, initial_h\), got 1"),
+        ({**feeds, "W": case.values["W"]}, ValueError, r"inputs: expected .* \(initializers are fixed\), got .*W"),
+        ({**feeds, "X": feeds["X"].astype(np.float64)}, TypeError, "input 'X': expected dtype float32, got float64"),
+        ({**feeds, "X": feeds["X"][:2]}, ValueError, r"input 'X': expected shape \[4, 3, 3\], got \[2, 3, 3\]"),
+    ):
+        with pytest.raises(kind, match=said):
+            prepared.run(inputs)
+
+
+def test_run_node() -> None:
+    case = replace(model_of("LSTM"), outputs=("", "Y_h"))
+    given = [case.values[name] for name in ("X", "W", "R", "B")]
+    (y_h,) = ro.run_node(case.node, given)
+    assert error(y_h, truth(case)["Y_h"]) <= 32 * EPS["float32"]
+    assert np.array_equal(ro.run_node(case.node, case.values, opset_version=14)[0], y_h)
+    (turned,) = ro.run_node(helper.make_node("Transpose", ["x"], ["y"]), [np.ones((2, 3))])
+    assert turned.shape == (3, 2)
+    with pytest.raises(ValueError, match="inputs: expected X, W, R, B, got 3"):
+        ro.run_node(case.node, given[:3])
+    with pytest.raises(onnx.checker.ValidationError):
+        ro.run_node(helper.make_node("LSTM", ["X"], ["Y"]), given[:1])
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0)])
+def test_no_steps_and_no_rows(op: str, T: int, B: int) -> None:
+    """onnxruntime 1.31.1 aborts the process for a GRU of no steps."""
+    case = model_of(op, 2, **({"linear_before_reset": 1} if op == "GRU" else {}))
+    case = replace(case, values={**case.values, "X": case.values["X"][:T, :B]})
+    got = ro.run_model(case.model(), case.feeds())
+    assert got["Y"].shape == (T, 2, B, 5) and not any(value.any() for value in got)
+    assert got["Y_h"].shape == (2, B, 5)
