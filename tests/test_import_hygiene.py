@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops": {"_core", "options", "plans", "reserve", "spec"},
     "arrays": {"_core"},
     "tape": {"ops", "arrays"},
-    "parameters": {"_core", "ops", "arrays", "weights"},
+    "parameters": {"_core", "ops", "arrays", "options", "weights"},
     "layers": {"ops", "arrays", "options", "parameters", "tape"},
     "cells": {"ops", "arrays", "options", "parameters", "tape", "layers"},
     "layouts": {"weights"},

@@ -66,7 +66,7 @@ void take_options(Problem& p, const rnnk_problem& from) {
     fail(RNNK_INVALID_VALUE, "heads: expected a divisor of hidden_size %lld, got %lld", ll{p.hidden_size}, ll{from.heads});
   }
   const bool norm = p.has(RNNK_LAYER_NORM), heads = p.heads > 1;
-  not_both(norm, "layer_norm", p.has(RNNK_RESET_BEFORE), "reset_before");
+  not_both(norm, "layer_norm", p.has(RNNK_RESET_BEFORE), "reset_after=False");
   not_both(norm, "layer_norm", p.has(RNNK_INDEPENDENT), "independent");
   not_both(norm, "layer_norm", heads, "heads");
   not_both(p.projects, "proj_size", heads, "heads");

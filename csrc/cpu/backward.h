@@ -151,14 +151,15 @@ struct Backward {
   template <int K>
   struct Point {
     static constexpr Stage stage = Cell::kStage[K];
-    static constexpr bool last = K == S - 1;
+    static constexpr bool last = K == S - 1, any = Cell::kHasOptions;
     const Backward& f;
     const Operand* from = nullptr;  // row 0 of dgh, of the head that is being multiplied
     int64_t ld_from, u, s, t, alive_before;
+    bool watched;  // the gradient of h is bounded, or wanted
 
     Point(const Backward& f, int64_t u)
         : f(f), ld_from(L::leading(f.d.stage_columns(last ? 0 : K + 1))), u(u), s(f.rows.steps - 1 - u), t(f.rows.time(s)),
-          alive_before(f.rows.alive(s - 1)) {}
+          alive_before(f.rows.alive(s - 1)), watched(f.args.dh.data || f.args.clip_dh > 0) {}
 
     const Operand* operand(int64_t row) const { return from + row * ld_from; }
     // What was written long ago: saved values, the states before, dy.
@@ -181,6 +182,13 @@ struct Backward {
       const Row at = row3(from, t, f.rows.row(row));
       __builtin_prefetch(at.data + panel * W * at.stride * item_size(at.dtype), 0, 2);
     }
+    void watch(V& dh, const Row& to, int64_t unit, int64_t valid) const {
+      if (f.args.clip_dh > 0) {
+        const V bound = V::set1(static_cast<T>(f.args.clip_dh));
+        dh = fmin(bound, fmax(-bound, dh));
+      }
+      if (to.data) store_units<A>(to, unit, valid, dh);
+    }
     // From zero, not from the direct part: that is often the larger, and every term of the chain would round at its size.
     V start(int64_t, int64_t, int) const { return V::set1(0); }
 
@@ -189,18 +197,15 @@ struct Backward {
       const L& d = f.d;
       const Extras<A>& extras = f.extras;
       const int64_t H = d.hidden.padded(), at = t * f.rows.batch + row, caller_row = f.rows.row(row);
-      const int64_t valid = d.axis(K).valid(panel), first_unit = d.axis(K).first(panel);
+      const int64_t valid = d.axis(K).template valid_of<any>(panel);
+      const int64_t first_unit = d.axis(K).template first_of<any>(panel);
       const bool held = Cell::kHasOptions && extras.masked(t, row);
       const bool reset = Cell::kHasOptions && extras.resets(t, row);
       T* const dh_to = f.dstate[0] + row * d.out.padded() + panel * W;
       if constexpr (last) {
         q.ds[0] = f.through_product(sum[0], u - 1, row, panel) + V::load(dh_to);
         if (f.args.dy.data && !held) q.ds[0] = q.ds[0] + load_units<A>(row3(f.args.dy, t, caller_row), first_unit, valid);
-        if (f.args.clip_dh > 0) {
-          const V bound = V::set1(static_cast<T>(f.args.clip_dh));
-          q.ds[0] = fmin(bound, fmax(-bound, q.ds[0]));
-        }
-        if (f.args.dh.data) store_units<A>(row3(f.args.dh, t, caller_row), first_unit, valid, q.ds[0]);
+        if (watched) watch(q.ds[0], row3(f.args.dh, t, caller_row), first_unit, valid);
       } else {
         q.demit = sum[0];
         if constexpr (!projects(kShape)) q.ds_prev[0] = V::load(dh_to);
@@ -293,7 +298,7 @@ struct Backward {
     RNNK_HD void previous_states(Q& q, int64_t row, int64_t panel, int64_t caller_row) const {
       const bool first = row >= alive_before;  // of this row
       const V zero = V::set1(0);
-      const int64_t unit = f.d.hidden.first(panel), n = f.d.hidden.valid(panel);
+      const int64_t unit = f.d.hidden.template first_of<any>(panel), n = f.d.hidden.template valid_of<any>(panel);
       if constexpr (Cell::kReadsH || (Cell::kHasOptions && K == 0 && !projects(kShape))) {
         const rnnk_tensor& h_0 = f.args.h_0;
         int64_t before = first ? kInitialState : s - 1;

@@ -222,6 +222,7 @@ struct Forward {
   struct Point {
     static constexpr Stage stage = Cell::kStage[K];
     static constexpr int gates = stage.gates;
+    static constexpr bool any = Cell::kHasOptions;
     const Forward& f;
     int64_t s, t;
     const Operand* h_from;
@@ -307,12 +308,12 @@ struct Forward {
     RNNK_HD void pointwise(Q& q, int64_t row, int64_t panel) const {
       // Addresses first: the compiler must assume that a vector store changes them where they are kept.
       const bool keep = this->keep, plain = this->plain;
-      const int64_t unit = panel * W, valid = f.d.out.valid(panel);
+      const int64_t unit = panel * W, valid = f.d.out.template valid_of<any>(panel);
       T* const saved = saved_to + row * ld_saved + unit * Cell::kSaved;
       T* const carry = carry_to + row * ld_carry + unit * Cell::kCarry;
       Operand* const h_new = h_to + row * ld_h + unit;
       auto* const y_new =
-          plain ? reinterpret_cast<typename A::Stored*>(y.data) + row * ld_y + f.d.out.first(panel) : nullptr;
+          plain ? reinterpret_cast<typename A::Stored*>(y.data) + row * ld_y + f.d.out.template first_of<any>(panel) : nullptr;
       T* state[Cell::kStates];
       RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) state[i] = f.state[i] + row * ld_state + unit;
       if constexpr (!stage.projected) {
@@ -356,7 +357,7 @@ struct Forward {
       if constexpr (K + 1 < S) {
         const int64_t at = t * f.rows.batch + row;
         if constexpr (has_product(kShape, K + 1)) {
-          const int64_t n = f.d.operand(K + 1).valid(panel);
+          const int64_t n = f.d.operand(K + 1).template valid_of<any>(panel);
           A::store(A::depth > 1 ? q.emit.first_n(n) : q.emit, f.emit[K + 1] + row * f.emit_leading(K + 1) + unit);
           if (keep) q.emit.store(f.reserve.emitted[K + 1] + at * f.d.operand(K + 1).padded() + unit);
         } else {
@@ -371,7 +372,7 @@ struct Forward {
       } else {
         const V out = quantize<A>(q.s_new[0], f.problem.dtype);
         A::store(A::depth > 1 ? out.first_n(valid) : out, h_new);
-        store_units<A>(row3(f.args.y, t, f.rows.row(row)), f.d.out.first(panel), valid, out);
+        store_units<A>(row3(f.args.y, t, f.rows.row(row)), f.d.out.template first_of<any>(panel), valid, out);
       }
     }
 

@@ -26,6 +26,15 @@ struct Axis {
   int64_t valid(int64_t panel) const {
     return smaller<int64_t>(W, heads == 1 ? units - panel * W : each - panel % panels_each * W);
   }
+  // The same where the compiler may know that there is one head, as in cells without options.
+  template <bool any>
+  RNNK_HD int64_t first_of(int64_t panel) const {
+    return any ? first(panel) : panel * W;
+  }
+  template <bool any>
+  RNNK_HD int64_t valid_of(int64_t panel) const {
+    return any ? valid(panel) : smaller<int64_t>(W, units - panel * W);
+  }
 };
 
 // What the driver must know of a cell where it does not call it: all but the pointwise part is compiled once for all cells.
@@ -109,6 +118,7 @@ struct Layout {
   // fn(head, first, last): the panels of [p0, p1) of an axis head by head.
   template <class Fn>
   static void for_heads(const Axis<W>& axis, int64_t p0, int64_t p1, const Fn& fn) {
+    if (axis.heads == 1) return fn(0, p0, p1);
     for (int64_t head = p0 / axis.panels_each; p0 < p1; ++head) {
       const int64_t end = smaller(p1, (head + 1) * axis.panels_each);
       fn(head, p0, end);

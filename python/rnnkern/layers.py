@@ -102,10 +102,6 @@ class Layer(Module):
     def reverse(self) -> bool:
         return self._spec.reverse
 
-    @property
-    def proj_size(self) -> int:
-        return self._spec.options.proj_size
-
     def __call__(
         self,
         x: Array,
@@ -181,7 +177,7 @@ class Layer(Module):
         inner, spec = tape.inner, self._spec
         batched = len(tape.x_shape) == 3
         if dy is not None:
-            dy = take(dy, "dy", (*tape.x_shape[:-1], spec.directions * spec.outputs), *self._said(batched, "D*P"))
+            dy = take(dy, "dy", (*tape.x_shape[:-1], spec.directions * spec.outputs), *self._said(batched, f"D*{self._letter}"))
             dy = self._time_major(dy)
         dh_n, dc_n = self._take_state("dstate", dstate, inner.x[0].shape[1], batched, gradient=True)
         if clip_step is not None and not (isinstance(clip_step, (int, float, np.floating)) and clip_step > 0):
@@ -218,7 +214,7 @@ class Layer(Module):
             y = empty(y_shape, spec.dtype)
         else:
             inputs = {"x": x, "state": h_0, "state[1]": c_0}
-            y = take_output(out, "out", y_shape, *self._said(batched, "D*P"), inputs)
+            y = take_output(out, "out", y_shape, *self._said(batched, f"D*{self._letter}"), inputs)
         if keep:  # x and y are referred to, the small state is copied: the caller may go on with it
             h_0, c_0 = (None if s is None else s.copy() for s in (h_0, c_0))
         masks = (self._seed, self._next_call()) if train else None
@@ -238,6 +234,11 @@ class Layer(Module):
         else:
             checked.append(("y", y, fingerprint(y)))
         return answer, state, Tape(self, weights, inner, library, x.shape, tuple(checked))
+
+    @property
+    def _letter(self) -> str:
+        """What h has entries of."""
+        return "P" if self.proj_size else "H"
 
     def _said(self, batched: bool, width: str) -> tuple[str, Dtypes]:
         """How x's and y's axes are named in errors, and the dtypes they may have."""
@@ -261,7 +262,7 @@ class Layer(Module):
         spec = self._spec
         leading = spec.num_layers * spec.directions
         parts: list[Any] = []
-        widths = ((spec.outputs, "P" if spec.options.proj_size else "H"), (spec.hidden_size, "H"))
+        widths = ((spec.outputs, self._letter), (spec.hidden_size, "H"))
         for (part, label, dtypes), (width, letter) in zip(
             split_state(name, state, self, gradient), widths, strict=False
         ):

@@ -17,20 +17,20 @@ from typing import Any
 
 import numpy as np
 
-# Name in lower case -> (its number in rnnk_activation_kind, how ONNX writes it, default alpha, default beta). Defaults
-# are ONNX's (onnx/defs/rnn); Affine and ScaledTanh, which have none there, leave the argument as it is.
-ACTIVATIONS: dict[str, tuple[int, str, float, float]] = {
-    "relu": (1, "Relu", 0.0, 0.0),
-    "tanh": (2, "Tanh", 0.0, 0.0),
-    "sigmoid": (3, "Sigmoid", 0.0, 0.0),
-    "affine": (4, "Affine", 1.0, 0.0),
-    "leakyrelu": (5, "LeakyRelu", 0.01, 0.0),
-    "thresholdedrelu": (6, "ThresholdedRelu", 1.0, 0.0),
-    "scaledtanh": (7, "ScaledTanh", 1.0, 1.0),
-    "hardsigmoid": (8, "HardSigmoid", 0.2, 0.5),
-    "elu": (9, "Elu", 1.0, 0.0),
-    "softsign": (10, "Softsign", 0.0, 0.0),
-    "softplus": (11, "Softplus", 0.0, 0.0),
+# Name in lower case -> (its number in rnnk_activation_kind, how ONNX writes it, defaults of alpha and beta where it has
+# them). The defaults are ONNX's (onnx/defs/rnn); it has none for Affine and ScaledTanh, which leave x and tanh(x) here.
+ACTIVATIONS: dict[str, tuple[int, str, tuple[float, ...]]] = {
+    "relu": (1, "Relu", ()),
+    "tanh": (2, "Tanh", ()),
+    "sigmoid": (3, "Sigmoid", ()),
+    "affine": (4, "Affine", (1.0, 0.0)),
+    "leakyrelu": (5, "LeakyRelu", (0.01,)),
+    "thresholdedrelu": (6, "ThresholdedRelu", (1.0,)),
+    "scaledtanh": (7, "ScaledTanh", (1.0, 1.0)),
+    "hardsigmoid": (8, "HardSigmoid", (0.2, 0.5)),
+    "elu": (9, "Elu", (1.0,)),
+    "softsign": (10, "Softsign", ()),
+    "softplus": (11, "Softplus", ()),
 }
 _OWN = {"rnn": ("f",), "gru": ("f of r z", "g of n"), "lstm": ("f of i f o", "g of g", "h of the output")}
 _ONLY = {
@@ -78,6 +78,63 @@ class Options:
 
 
 NEUTRAL = Options()
+
+
+class HasOptions:
+    """Properties of layers and cells by the names of their constructors' keywords, in the values these take."""
+
+    _options: Options
+
+    @property
+    def proj_size(self) -> int:
+        return self._options.proj_size
+
+    @property
+    def peephole(self) -> bool:
+        return self._options.peephole
+
+    @property
+    def coupled(self) -> bool:
+        return self._options.coupled
+
+    @property
+    def clip(self) -> float | None:
+        return self._options.clip or None
+
+    @property
+    def activations(self) -> tuple[tuple[Any, ...], ...] | None:
+        """(name as ONNX writes it, then alpha and beta where it has them) each; None for the cell's own."""
+        given = []
+        for name, *numbers in self._options.activations:
+            _, spelled, defaults = ACTIVATIONS[name]
+            given.append((spelled, *numbers[: len(defaults)]))
+        return tuple(given) or None
+
+    @property
+    def reset_after(self) -> bool:
+        return self._options.reset_after
+
+    @property
+    def layer_norm(self) -> bool:
+        return self._options.layer_norm
+
+    @property
+    def zoneout(self) -> float | tuple[float, float]:
+        """Of h; of h and c where c has one."""
+        h, c = self._options.zoneout
+        return (h, c) if c else h
+
+    @property
+    def recurrent_dropout(self) -> float:
+        return self._options.recurrent_dropout
+
+    @property
+    def heads(self) -> int:
+        return self._options.heads
+
+    @property
+    def independent(self) -> bool:
+        return self._options.independent
 
 
 def parse(cell: str, hidden_size: int, given: dict[str, Any]) -> Options:
@@ -163,13 +220,14 @@ def _activation(name: str, value: Any) -> tuple[str, float, float]:
         raise TypeError(f"{name}: expected a name, or a tuple (name, alpha, beta), got {value!r}")
     key = parts[0].lower()
     if key not in ACTIVATIONS:
-        known = ", ".join(spelled for _, spelled, *_ in ACTIVATIONS.values())
+        known = ", ".join(spelled for _, spelled, _ in ACTIVATIONS.values())
         raise ValueError(f"{name}: expected one of {known}, got {parts[0]!r}")
-    _, _, alpha, beta = ACTIVATIONS[key]
-    if len(parts) > 1:
-        alpha = _number(f"{name}[1]", parts[1])
-    if len(parts) > 2:
-        beta = _number(f"{name}[2]", parts[2])
+    _, spelled, defaults = ACTIVATIONS[key]
+    given = [_number(f"{name}[{i}]", number) for i, number in enumerate(parts[1:], 1)]
+    if len(given) > len(defaults):
+        takes = ("nothing", "alpha alone", "alpha and beta")[len(defaults)]
+        raise ValueError(f"{name}: {spelled} takes {takes}, got {value!r}")
+    alpha, beta = (*given, *defaults[len(given) :], 0.0, 0.0)[:2]
     return key, alpha, beta
 
 

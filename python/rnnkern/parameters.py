@@ -18,6 +18,7 @@ import numpy as np
 
 from . import _core, ops
 from .arrays import NUMPY_DTYPES, Array, as_numpy, check
+from .options import HasOptions, Options
 from .weights import initial
 
 _lock = threading.Lock()  # held for a few bytecodes at a time: swapping weights, counting training calls
@@ -63,7 +64,7 @@ class Weights:
         return stepper
 
 
-class Module:
+class Module(HasOptions):
     """Base of layers and cells: the spec, the parameters under their public names, and the count of training calls."""
 
     def __init__(self, spec: ops.Spec, names: tuple[str, ...], seed: int | None) -> None:
@@ -84,6 +85,10 @@ class Module:
     def spec(self) -> ops.Spec:
         """What ``rnnkern.ops`` needs to know of this layer."""
         return self._spec
+
+    @property
+    def _options(self) -> Options:  # type: ignore[override]
+        return self._spec.options
 
     @property
     def input_size(self) -> int:
