@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from rnnkern.problems import Problem
-from rnnkern.weights import parameter_shapes
+from rnnkern.spec import Spec
 
 MODES: Final = ("inference", "training")
 
@@ -84,15 +84,22 @@ def make(problem: Problem) -> Data:
     rng = np.random.default_rng(zlib.crc32(str(problem).encode()))
     dtype = numpy_dtype(problem.dtype)
     hidden, batch, steps = problem.hidden_size, problem.batch, problem.seq_len
-    gates, state_count = cells()[problem.cell]
+    state_count = cells()[problem.cell][1]
     bound = hidden**-0.5  # torch's initial range
 
     def normal(*shape: int) -> Array:
         return rng.standard_normal(shape).astype(dtype)
 
-    shapes = parameter_shapes(
-        gates, problem.input_size, hidden, problem.num_layers, not problem.has("nobias"), problem.directions == 2
+    spec = Spec(
+        problem.cell,
+        problem.dtype,
+        problem.input_size,
+        hidden,
+        problem.num_layers,
+        not problem.has("nobias"),
+        problem.directions == 2,
     )
+    shapes = spec.param_shapes
     params = {name: rng.uniform(-bound, bound, shape).astype(dtype) for name, shape in shapes.items()}
     lengths = None
     if problem.has("lengths"):

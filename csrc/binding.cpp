@@ -92,9 +92,9 @@ PYBIND11_MODULE(_core, m) {
            py::arg("c_0").none(true), py::arg("y"), py::arg("dy").none(true), py::arg("dh_n").none(true),
            py::arg("dc_n").none(true), py::kw_only(), py::arg("dx") = none, py::arg("accumulate_dx") = false,
            py::arg("dh_0") = none, py::arg("dc_0") = none, py::arg("dweight_ih") = none, py::arg("dweight_hh") = none,
-           py::arg("dbias_ih") = none, py::arg("dbias_hh") = none, py::arg("lengths") = none,
-           py::arg("dweight_hr") = none, py::arg("dparams") = none, py::arg("mask") = none, py::arg("reset") = none,
-           py::arg("random") = none, py::arg("dh") = none, py::arg("clip_dh") = 0.0)
+           py::arg("dbias_ih") = none, py::arg("dbias_hh") = none, py::arg("lengths") = none, py::arg("dweight_hr") = none,
+           py::arg("dparams") = none, py::arg("mask") = none, py::arg("reset") = none, py::arg("random") = none,
+           py::arg("dh") = none, py::arg("clip_dh") = 0.0)
       .def("estimate", &Plan::estimate, py::arg("seq_len"), py::arg("batch"), py::arg("backward") = false)
       .def(
           "sizes",

@@ -116,9 +116,10 @@ class Plan {
            " inputs and " + std::to_string(p.hidden_size) + " units for " + kernel() +
            (p.flags & RNNK_NO_BIAS ? " without bias" : "") +
            (p.proj_size ? " projected to " + std::to_string(p.proj_size) : "") +
-           (p.heads > 1 ? " in " + std::to_string(p.heads) + " heads" : "") + (p.flags & RNNK_PEEPHOLE ? " with peepholes" : "") +
-           (p.flags & RNNK_RESET_BEFORE ? " with the reset before" : "") + (p.flags & RNNK_LAYER_NORM ? " with layer norm" : "") +
-           (p.flags & RNNK_INDEPENDENT ? " independent" : "");
+           (p.heads > 1 ? " in " + std::to_string(p.heads) + " heads" : "") +
+           (p.flags & RNNK_PEEPHOLE ? " with peepholes" : "") +
+           (p.flags & RNNK_RESET_BEFORE ? " with the reset before" : "") +
+           (p.flags & RNNK_LAYER_NORM ? " with layer norm" : "") + (p.flags & RNNK_INDEPENDENT ? " independent" : "");
   }
   int64_t param_rows() const { return rnnk_plan_param_rows(plan_.get()); }
   int64_t weight_hh_columns() const { return outputs_ / std::max<int64_t>(problem_.heads, 1); }
@@ -228,9 +229,9 @@ class Plan {
                 const py::object& c_0, const py::object& y, const py::object& dy, const py::object& dh_n,
                 const py::object& dc_n, const py::object& dx, bool accumulate_dx, const py::object& dh_0,
                 const py::object& dc_0, const py::object& dweight_ih, const py::object& dweight_hh,
-                const py::object& dbias_ih, const py::object& dbias_hh, const py::object& lengths, const py::object& dweight_hr,
-                const py::object& dparams, const py::object& mask, const py::object& reset, const Random& random,
-                const py::object& dh, double clip_dh) const {
+                const py::object& dbias_ih, const py::object& dbias_hh, const py::object& lengths,
+                const py::object& dweight_hr, const py::object& dparams, const py::object& mask, const py::object& reset,
+                const Random& random, const py::object& dh, double clip_dh) const {
     Call call(*this, packed, x, y, lengths, false);
     rnnk_args& a = call.args;
     const int64_t T = a.seq_len, B = a.batch, rows = gates_ * problem_.hidden_size;

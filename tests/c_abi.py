@@ -13,8 +13,8 @@ OK, INVALID_VALUE, INVALID_TYPE, NOT_SUPPORTED = range(4)
 FLOAT32, FLOAT64, BFLOAT16 = 0, 1, 2
 
 
-def _struct(name: str, *fields: tuple[str, Any]) -> Any:
-    return type(name, (c.Structure,), {"_fields_": list(fields)})
+def _struct(name: str, *fields: tuple[str, Any], base: Any = c.Structure) -> Any:
+    return type(name, (base,), {"_fields_": list(fields)})
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -46,6 +46,27 @@ Args = _struct(
     ("workspace_size", c.c_size_t),
     *_fields(Tensor, "dy dh_n dc_n dx dh_0 dc_0"),
     *_fields(P, "dweight_ih dweight_hh dbias_ih dbias_hh"),
+)
+# The same with what was appended since: the options of a step.
+FullProblem = _struct(
+    "FullProblem",
+    *_fields(I64, "proj_size heads"),
+    ("clip", c.c_double),
+    ("activations", _struct("Activation", ("kind", I32), *_fields(c.c_double, "alpha beta")) * 3),
+    ("zoneout", c.c_double * 2),
+    ("recurrent_dropout", c.c_double),
+    base=Problem,
+)
+FullWeights = _struct("FullWeights", *_fields(P, "weight_hr params"), base=Weights)
+FullArgs = _struct(
+    "FullArgs",
+    *_fields(P, "dweight_hr dparams mask reset"),
+    ("dh", Tensor),
+    ("clip_dh", c.c_double),
+    ("seed", U64),
+    *_fields(U32, "call stream"),
+    ("first_step", I64),
+    base=Args,
 )
 Dropout = _struct(
     "Dropout",
@@ -79,6 +100,8 @@ def load(path: Path) -> Any:
         "plan_kernel",
     ):
         getattr(lib, f"rnnk_{name}").restype = c.c_char_p
+    lib.rnnk_plan_param_rows.restype = I64
+    lib.rnnk_plan_param_rows.argtypes = [P]
     lib.rnnk_plan_estimate.restype = c.c_double
     lib.rnnk_plan_estimate.argtypes = [P, I64, I64, I32]
     lib.rnnk_plan_sizes.argtypes = [P, I64, I64, P]

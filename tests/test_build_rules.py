@@ -17,6 +17,11 @@ CELL_LIST = [
     )
 ]
 
+# header, cell, struct, shape
+VARIANTS = re.findall(
+    r"^RNNK_VARIANT\((\w+), (\w+), (\w+), ([\w| ]+)\)$", (CSRC / "include/rnnkern/cells.inc").read_text(), re.M
+)
+
 # --- object files ---------------------------------------------------------
 
 
@@ -63,7 +68,9 @@ FOLDERS = {
 # The files on top of csrc, by name.
 FILES = {
     "capi.cpp": {"core/"},
-    "binding.cpp": {"arrays.h", "memory.h", "probe.h", "rnnkern/rnnkern.h", "pybind11/"},
+    "binding.cpp": {"probe.h", "stepper.h"},
+    "stepper.h": {"plan.h"},
+    "plan.h": {"arrays.h", "memory.h", "pybind11/"},
     "arrays.cpp": {"arrays.h", "dlpack_abi.h", "rnnkern/rnnkern.h", "pybind11/"},
     "arrays.h": {"dlpack_abi.h", "rnnkern/rnnkern.h", "pybind11/"},
     "memory.cpp": {"memory.h"},
@@ -117,8 +124,10 @@ def test_cells_are_numbered_in_order() -> None:
 
 
 def test_every_cell_has_its_header_and_every_header_its_cell() -> None:
-    headers = {p.stem for p in (CSRC / "cells").glob("*.h")} - {"hd", "math"}
-    assert headers == {name for _, name, _ in CELL_LIST}
+    headers = {p.stem for p in (CSRC / "cells").glob("*.h")} - {"hd", "math", "options"}
+    assert headers == {name for _, name, _ in CELL_LIST} | {header for header, *_ in VARIANTS}
+    assert {cell for _, cell, *_ in VARIANTS} <= {name for _, name, _ in CELL_LIST}
+    assert len({(cell, shape) for _, cell, _, shape in VARIANTS}) == len(VARIANTS) > 10
     for _, name, struct in CELL_LIST:
         assert re.search(rf"\bstruct {struct}\b", (CSRC / f"cells/{name}.h").read_text())
 
@@ -157,18 +166,30 @@ RNNK_HD bool less(One a, One b) { return a.v < b.v; }
 RNNK_HD One select(bool m, One a, One b) { return m ? a : b; }
 """
 _KERNEL = """
-#include "cells/{name}.h"
-__global__ void {name}(rnnk::Step<rnnk::{struct}, One>* q) {{
-  rnnk::{struct}::forward<0>(q[threadIdx.x]);
-  rnnk::{struct}::backward<0>(q[threadIdx.x]);
+#include "cells/{header}.h"
+template <class Cell, int stage>
+__global__ void {struct}_kernel(rnnk::Step<Cell, One>* q) {{
+  Cell::template forward<stage>(q[threadIdx.x]);
+  Cell::template backward<stage>(q[threadIdx.x]);
 }}
+template <class Cell, int stage = Cell::kStages - 1>
+void {struct}_stages() {{
+  {struct}_kernel<Cell, stage><<<1, 1>>>(nullptr);
+  if constexpr (stage > 0) {struct}_stages<Cell, stage - 1>();
+}}
+template void {struct}_stages<rnnk::{struct}>();
 """
 
 
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
 def test_cells_compile_for_cuda(tmp_path: Path) -> None:
-    """Every cell of the list over a one-float value type, forward and backward, in device code for sm_90."""
+    """Every cell and variant over a one-float value type, every stage forward and backward, in device code for sm_90."""
     source = tmp_path / "cells.cu"
-    source.write_text(_VALUE + "".join(_KERNEL.format(name=name, struct=struct) for _, name, struct in CELL_LIST))
+    kinds = dict(
+        [(struct, name) for _, name, struct in CELL_LIST] + [(struct, header) for header, _, struct, _ in VARIANTS]
+    )
+    source.write_text(
+        _VALUE + "".join(_KERNEL.format(header=header, struct=struct) for struct, header in kinds.items())
+    )
     run(tool("nvcc"), "-std=c++20", "-arch=sm_90", "-Werror", "all-warnings", *INCLUDES, "-c", source,
         "-o", tmp_path / "cells.o")  # fmt: skip

@@ -68,8 +68,8 @@ def run(case: Case, data: CaseData, plan: Any, dtype: str, probe: bool = False) 
             params[where] = p[name].reshape(-1, case.H)
     separate = {name: p.get(name) for name in ("weight_hh", "bias_hh") if name not in place}
     packed = plan.pack(
-        p["weight_ih"], separate.get("weight_hh"), p.get("bias_ih"), separate.get("bias_hh"), weight_hr=p.get("weight_hr"),
-        params=params,
+        p["weight_ih"], separate.get("weight_hh"), p.get("bias_ih"), separate.get("bias_hh"),
+        weight_hr=p.get("weight_hr"), params=params,
     )  # fmt: skip
     T, B, H, P = case.T, case.B, case.H, case.P
     out = {"y": Output((T, B, P), kind), "h_n": Output((B, P), kind)}

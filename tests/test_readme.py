@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -39,7 +40,8 @@ def test_the_two_commands_come_first_and_are_one_line_each() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/torch.md"]
+    "document",
+    [*("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"), *(f"docs/{p.name}" for p in DOCS)],
 )
 def test_links_lead_somewhere(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
@@ -60,3 +62,10 @@ def test_features_of_torch_name_tests_that_are_there() -> None:
             file, _, name = name.partition("::")
         source = (ROOT / "tests" / file).read_text(encoding="utf-8")
         assert not name or re.search(rf"^def {name}\(", source, re.MULTILINE), f"{file}::{name}"
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda p: p.name)
+def test_documents_name_files_that_are_there(document: Path) -> None:
+    """Every `tests/...` and `examples/...` in docs/."""
+    named = re.findall(r"`((?:tests|examples|bench)/[\w/.]+)`", document.read_text(encoding="utf-8"))
+    assert not [name for name in named if not (ROOT / name).exists()]

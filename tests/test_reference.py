@@ -16,20 +16,12 @@ Array = np.ndarray[Any, Any]
 
 EPS = float(np.finfo(np.float64).eps)
 PLAIN = ("linear", "rnn_tanh", "rnn_relu", "lstm", "gru")
-P = 2  # outputs of the projected cell
 
 
 def parameters(cell: str, features: int, H: int, rng: np.random.Generator) -> dict[str, Array]:
     """One layer's parameters: everything the cell has, biases included."""
     units = reference.CELLS[cell].gates * H
-    shapes: dict[str, tuple[int, ...]] = {"weight_ih": (units, features), "weight_hh": (units, H)}
-    if cell == "lstm_ln_proj":
-        shapes |= {"weight_hh": (units, P), "weight_hr": (P, H), "gamma_c": (H,), "beta_c": (H,)}
-        shapes |= dict.fromkeys(("gamma_x", "gamma_h", "beta"), (units,))
-    else:
-        shapes |= {"bias_ih": (units,), "bias_hh": (units,)}
-    if cell == "gru_reset_before":
-        shapes["p"] = (3, H)
+    shapes = {"weight_ih": (units, features), "weight_hh": (units, H), "bias_ih": (units,), "bias_hh": (units,)}
     return {name: rng.standard_normal(shape) * 0.6 for name, shape in shapes.items()}
 
 
@@ -65,11 +57,10 @@ def test_layer_gradients(cell: str, lengths: tuple[int, ...] | None, reverse: bo
     rng = np.random.default_rng(3)
     T, B, features, H = 4, 3, 2, 3
     params = parameters(cell, features, H, rng)
-    width, two = (P if cell == "lstm_ln_proj" else H), reference.CELLS[cell].states == 2
-    inputs = params | {"x": rng.standard_normal((T, B, features)), "h_0": rng.standard_normal((B, width))}
-    if two:
+    inputs = params | {"x": rng.standard_normal((T, B, features)), "h_0": rng.standard_normal((B, H))}
+    if reference.CELLS[cell].states == 2:
         inputs["c_0"] = rng.standard_normal((B, H))
-    dy, dh_n, dc_n = (rng.standard_normal(shape) for shape in ((T, B, width), (B, width), (B, H)))
+    dy, dh_n, dc_n = (rng.standard_normal(shape) for shape in ((T, B, H), (B, H), (B, H)))
 
     def run(given: dict[str, Array]) -> Any:
         states = (given["h_0"], given.get("c_0"))
@@ -83,22 +74,21 @@ def test_layer_gradients(cell: str, lengths: tuple[int, ...] | None, reverse: bo
     assert_slopes(reference.layer_backward(saved, dy, dh_n, dc_n), differences(loss, inputs))
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "lstm_ln_proj"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_stack_gradients(cell: str) -> None:
     """Two layers of two directions with lengths, and dropout between them."""
     rng = np.random.default_rng(4)
-    T, B, features, H = 3, 3, 2, 4  # layer norm over 2 units is nearly a step, which no difference quotient can follow
-    width, two = (P if cell == "lstm_ln_proj" else H), reference.CELLS[cell].states == 2
+    T, B, features, H = 3, 3, 2, 4
     params = {
         name + reference.suffix(k, d): value
         for k in range(2)
         for d in range(2)
-        for name, value in parameters(cell, 2 * width if k else features, H, rng).items()
+        for name, value in parameters(cell, 2 * H if k else features, H, rng).items()
     }
-    inputs = params | {"x": rng.standard_normal((T, B, features)), "h_0": rng.standard_normal((4, B, width))}
-    if two:
+    inputs = params | {"x": rng.standard_normal((T, B, features)), "h_0": rng.standard_normal((4, B, H))}
+    if reference.CELLS[cell].states == 2:
         inputs["c_0"] = rng.standard_normal((4, B, H))
-    dy, dh_n, dc_n = (rng.standard_normal(s) for s in ((T, B, 2 * width), (4, B, width), (4, B, H)))
+    dy, dh_n, dc_n = (rng.standard_normal(s) for s in ((T, B, 2 * H), (4, B, H), (4, B, H)))
     options: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "dropout": 0.3, "seed": 2**40 + 7, "call": 2}
 
     def run(given: dict[str, Array]) -> Any:
@@ -164,8 +154,7 @@ def test_lengths_are_rows_alone() -> None:
     rng = np.random.default_rng(0)
     for cell in reference.CELLS:
         params = parameters(cell, 3, 4, rng)
-        width = P if cell == "lstm_ln_proj" else 4
-        x, h_0, c_0 = rng.standard_normal((5, 3, 3)), rng.standard_normal((3, width)), rng.standard_normal((3, 4))
+        x, h_0, c_0 = rng.standard_normal((5, 3, 3)), rng.standard_normal((3, 4)), rng.standard_normal((3, 4))
         c = c_0 if reference.CELLS[cell].states == 2 else None
         for reverse in (False, True):
             x[3:, 1] = x[:, 2] = np.nan

@@ -178,7 +178,6 @@ def test_streams_and_train() -> None:
         ("gru", {"recurrent_dropout": 1.5}, "recurrent_dropout: expected"),
         ("lstm", {"heads": 3}, "heads: expected a divisor of 4"),
         ("lstm", {"activations": (("tanh", 0.0, 0.0),)}, "activations: expected 3 for 'lstm', got 1"),
-        ("lstm_ln_proj", {"clip": 1.0}, "'lstm_ln_proj' has none, got \\['clip'\\]"),
     ],
 )
 def test_what_is_not_defined_is_refused(cell: str, options: dict[str, Any], said: str) -> None:

@@ -105,6 +105,30 @@ def test_a_model_that_is_itself_such_a_module(name: str) -> None:
     assert vars(module).keys() == vars(getattr(torch.nn, name)(IN, H)).keys()
 
 
+def test_a_projection_and_back() -> None:
+    model = torch.nn.Sequential(torch.nn.LSTM(IN, H, 2, proj_size=2, dtype=torch.float64))
+    module, keys, text = model[0], set(vars(model[0])), repr(model[0])
+    x = torch.randn(5, 2, IN, dtype=torch.float64)
+    state = (torch.randn(2, 2, 2, dtype=torch.float64), torch.randn(2, 2, H, dtype=torch.float64))
+
+    def train() -> list[torch.Tensor]:
+        model.zero_grad()
+        y, (h, c) = module(x, state)
+        (y.square().sum() + h.sum() + c.square().sum()).backward()
+        return [y.detach(), h.detach(), c.detach(), *(p.grad.clone() for p in module.parameters())]
+
+    wanted = train()
+    report = rt.replace(model)
+    assert report.swapped == ("0",) and report.left == {}
+    assert type(module) is rt.LSTM and module.proj_size == 2 and repr(module) == text
+    assert_close(train(), wanted)
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert other.proj_size == 2 and torch.equal(other(x, state)[0], module(x, state)[0])
+    report.undo()
+    assert type(module) is torch.nn.LSTM and set(vars(module)) == keys
+    assert all(torch.equal(a, b) for a, b in zip(train(), wanted, strict=True))
+
+
 def test_hooks_are_carried() -> None:
     module = torch.nn.GRU(IN, H)
     calls: list[str] = []
@@ -123,7 +147,6 @@ def test_what_is_left_says_why() -> None:
     strange.nonlinearity = "sine"
     kept: dict[str, Any] = {
         "subclass": Subclass(IN, H),
-        "projection": torch.nn.LSTM(IN, H, proj_size=2),
         "parametrized": parametrizations.weight_norm(torch.nn.LSTM(IN, H), "weight_hh_l0"),
         "patched": patched,
         "complex": torch.nn.GRUCell(IN, H, dtype=torch.complex64),
@@ -137,7 +160,6 @@ def test_what_is_left_says_why() -> None:
     assert {name: type(module) for name, module in kept.items()} == classes
     reasons = {
         "subclass": "Subclass is a subclass",
-        "projection": "proj_size=2",
         "parametrized": "ParametrizedLSTM is a subclass",
         "patched": "forward was replaced",
         "complex": "weight_ih has dtype torch.complex64",
@@ -146,7 +168,7 @@ def test_what_is_left_says_why() -> None:
     }
     assert report.left.keys() == reasons.keys()
     assert all(reason in report.left[name] for name, reason in reasons.items())
-    assert "left projection: proj_size=2" in str(report)
+    assert "left empty: input_size 3 and hidden_size 0" in str(report)
 
 
 def test_undo_leaves_alone_what_was_changed_since() -> None:

@@ -12,8 +12,9 @@ template <bool Norm, bool Projected>
 struct LstmOf {
   static constexpr int kGates = 4, kStates = 2, kStages = 1 + Norm + Projected;
   static constexpr Stage kProjection = {1, 0, Product::weight_hr, false, true};
-  static constexpr Stage kStage[3] = {
-      {4, 0, Product::weight_hh, Norm, false}, Norm ? Stage{1, 0, Product::identity, true, false} : kProjection, kProjection};
+  static constexpr Stage kStage[3] = {{4, 0, Product::weight_hh, Norm, false},
+                                      Norm ? Stage{1, 0, Product::identity, true, false} : kProjection,
+                                      kProjection};
   static constexpr int kParams = 3, kParamStage[kParams] = {0, 0, 0};
   static constexpr int kCarry = Norm;  // forward: o; backward: its gradient
   static constexpr int kSaved = 5 + Norm, kSavedState[kStates] = {-1, 4};

@@ -79,7 +79,7 @@ RNNK_HD V tanh(V x) {
 
 // Kernels flush subnormals: the first number above zero.
 template <class T>
-constexpr T least_normal() {
+constexpr RNNK_HD T least_normal() {
   return sizeof(T) == 4 ? T(1.17549435e-38) : T(2.2250738585072014e-308);
 }
 

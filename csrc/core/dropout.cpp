@@ -19,7 +19,7 @@ void mask_row(const rnnk_dropout_args& a, int64_t t, int64_t b, bool alive) {
   const T scale = static_cast<T>(a.p < 1 ? 1 / (1 - a.p) : 0);
   for (int64_t u = 0; u < a.hidden_size; u += kBatch) {
     uint32_t words[4][kBatch];
-    const uint32_t(&bits)[kBatch] = words[0];
+    const uint32_t (&bits)[kBatch] = words[0];
     if (alive) {
       philox({a.seed, a.call, a.stream, static_cast<uint32_t>(t), static_cast<uint32_t>(b * a.hidden_size + u)}, words);
     }

@@ -12,8 +12,10 @@ struct Named {
   uint32_t flag;
   const char* name;
 };
-constexpr Named kNamed[] = {{RNNK_PEEPHOLE, "peephole"},         {RNNK_COUPLED, "coupled"},
-                            {RNNK_RESET_BEFORE, "reset_before"}, {RNNK_LAYER_NORM, "layer_norm"},
+constexpr Named kNamed[] = {{RNNK_PEEPHOLE, "peephole"},
+                            {RNNK_COUPLED, "coupled"},
+                            {RNNK_RESET_BEFORE, "reset_before"},
+                            {RNNK_LAYER_NORM, "layer_norm"},
                             {RNNK_INDEPENDENT, "independent"}};
 
 void only_for(const Problem& p, uint32_t flag, bool has_it) {

@@ -50,8 +50,8 @@ Problem check_problem(const rnnk_problem* given) {
     fail(RNNK_INVALID_TYPE, "problem.dtype: no dtype has the number %d", p->dtype);
   if (p->device != RNNK_CPU) fail(RNNK_NOT_SUPPORTED, "problem.device: only RNNK_CPU (0) is built in, got %d", p->device);
   if (p->device_index != 0) fail(RNNK_INVALID_VALUE, "problem.device_index: the CPU is 0, got %d", p->device_index);
-  constexpr uint32_t known = RNNK_NO_BIAS | RNNK_REVERSE | RNNK_RECOMPUTE | RNNK_PEEPHOLE | RNNK_COUPLED | RNNK_RESET_BEFORE |
-                             RNNK_LAYER_NORM | RNNK_INDEPENDENT | RNNK_MASKED;
+  constexpr uint32_t known = RNNK_NO_BIAS | RNNK_REVERSE | RNNK_RECOMPUTE | RNNK_PEEPHOLE | RNNK_COUPLED |
+                             RNNK_RESET_BEFORE | RNNK_LAYER_NORM | RNNK_INDEPENDENT | RNNK_MASKED;
   if (p->flags & ~known) {
     fail(RNNK_INVALID_VALUE, "problem.flags: unknown bits in 0x%x", p->flags);
   }

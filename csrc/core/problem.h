@@ -4,6 +4,7 @@
 #include <cstring>
 #include <string>
 
+#include "cells/hd.h"
 #include "rnnkern/rnnkern.h"
 
 namespace rnnk {
@@ -31,9 +32,10 @@ struct Problem {
   rnnk_activation activations[3] = {};
   double zoneout[2] = {0, 0}, recurrent_dropout = 0;
 
-  bool has(uint32_t flag) const { return flags & flag; }
-  bool random() const { return zoneout[0] > 0 || zoneout[1] > 0 || recurrent_dropout > 0; }
-  int64_t weight_hh_columns() const { return output_size / heads; }
+  // Always inlined: this header is part of files compiled for different instruction sets.
+  RNNK_HD bool has(uint32_t flag) const { return flags & flag; }
+  RNNK_HD bool random() const { return zoneout[0] > 0 || zoneout[1] > 0 || recurrent_dropout > 0; }
+  RNNK_HD int64_t weight_hh_columns() const { return output_size / heads; }
 };
 
 struct Failure {

@@ -33,8 +33,9 @@ struct Backward {
   int64_t bytes;
 
   Backward(const Problem& p, const rnnk_args& a, const Gradients<T>& g)
-      : problem(p), args(a), blocks(p, kShape, a, g), d(blocks.d), weights(d, a.packed), reserve(d, a.seq_len, a.batch, a.reserve),
-        rows{a.seq_len, a.batch, p.reverse, nullptr, nullptr}, extras(p, a, d, rows) {
+      : problem(p), args(a), blocks(p, kShape, a, g), d(blocks.d), weights(d, a.packed),
+        reserve(d, a.seq_len, a.batch, a.reserve), rows{a.seq_len, a.batch, p.reverse, nullptr, nullptr},
+        extras(p, a, d, rows) {
     Carver c(a.workspace);
     order = c.take<int32_t>(a.batch);
     sorted_lengths = c.take<int64_t>(a.batch);
@@ -98,6 +99,7 @@ struct Backward {
   // --- one step -------------------------------------------------------------------------------------------------------------------
   // What reaches h' of walk step u through the product of stage 0, for rows whose first step that was: added to dstate.
   struct Initial {
+    static constexpr bool kRare = true;  // runs once a row
     const Backward& f;
     const Operand* from;  // row 0 of dgh, of the head that is being multiplied
     int64_t u, ld_from;
@@ -151,7 +153,7 @@ struct Backward {
   template <int K>
   struct Point {
     static constexpr Stage stage = Cell::kStage[K];
-    static constexpr bool last = K == S - 1, any = Cell::kHasOptions;
+    static constexpr bool last = K == S - 1, any = Cell::kHasOptions, kRare = false;
     const Backward& f;
     const Operand* from = nullptr;  // row 0 of dgh, of the head that is being multiplied
     int64_t ld_from, u, s, t, alive_before;
@@ -182,12 +184,14 @@ struct Backward {
       const Row at = row3(from, t, f.rows.row(row));
       __builtin_prefetch(at.data + panel * W * at.stride * item_size(at.dtype), 0, 2);
     }
-    void watch(V& dh, const Row& to, int64_t unit, int64_t valid) const {
+    // Vectors pass by value: were the step's own address known elsewhere, all of it would live in memory.
+    __attribute__((noinline)) V watch(V dh, Row to, int64_t unit, int64_t valid) const {
       if (f.args.clip_dh > 0) {
         const V bound = V::set1(static_cast<T>(f.args.clip_dh));
         dh = fmin(bound, fmax(-bound, dh));
       }
       if (to.data) store_units<A>(to, unit, valid, dh);
+      return dh;
     }
     // From zero, not from the direct part: that is often the larger, and every term of the chain would round at its size.
     V start(int64_t, int64_t, int) const { return V::set1(0); }
@@ -205,13 +209,13 @@ struct Backward {
       if constexpr (last) {
         q.ds[0] = f.through_product(sum[0], u - 1, row, panel) + V::load(dh_to);
         if (f.args.dy.data && !held) q.ds[0] = q.ds[0] + load_units<A>(row3(f.args.dy, t, caller_row), first_unit, valid);
-        if (watched) watch(q.ds[0], row3(f.args.dh, t, caller_row), first_unit, valid);
+        if (watched) q.ds[0] = watch(q.ds[0], row3(f.args.dh, t, caller_row), first_unit, valid);
       } else {
         q.demit = sum[0];
         if constexpr (!projects(kShape)) q.ds_prev[0] = V::load(dh_to);
       }
       if constexpr (Cell::kHasOptions) {
-        if (held) return hold(q, row, panel, reset);
+        if (held) return hold(q.ds[0], row, panel, reset);
       }
       T* carry = f.dcarry + (row * d.hidden.panels() + panel) * (Cell::kCarry * W);
       V kept[Cell::kStates];  // of zoneout
@@ -282,16 +286,18 @@ struct Backward {
     }
 
     // A step that is masked out: gradients of the states pass, nothing else has one. (Sums over rows leave the row out.)
-    void hold(Q& q, int64_t row, int64_t panel, bool reset) const {
+    __attribute__((noinline)) void hold(V dh, int64_t row, int64_t panel, bool reset) const {
       const V zero = V::set1(0);
-      if constexpr (last) (reset && (K == 0 || projects(kShape)) ? zero : q.ds[0]).store(f.dstate[0] + row * f.d.out.padded() + panel * W);
-      if constexpr (K == 0) {
-        RNNK_UNROLL for (int i = 0; i < Cell::kStates; ++i) {
-          if (reset && (i > 0 || !projects(kShape))) zero.store(f.dstate[i] + row * f.d.state(i).padded() + panel * W);
-        }
+      if constexpr (last) {
+        const bool drop = reset && (K == 0 || projects(kShape));
+        (drop ? zero : dh).store(f.dstate[0] + row * f.d.out.padded() + panel * W);
       }
-      RNNK_UNROLL for (auto& v : q.dgx) v = zero;
-      RNNK_UNROLL for (auto& v : q.dgh) v = zero;
+      for (int i = projects(kShape) ? 1 : 0; K == 0 && reset && i < Cell::kStates; ++i) {
+        zero.store(f.dstate[i] + row * f.d.state(i).padded() + panel * W);
+      }
+      Q q;
+      for (auto& v : q.dgx) v = zero;
+      for (auto& v : q.dgh) v = zero;
       store_gates(q, row, panel, W);
     }
 
@@ -303,9 +309,9 @@ struct Backward {
         const rnnk_tensor& h_0 = f.args.h_0;
         int64_t before = first ? kInitialState : s - 1;
         if constexpr (Cell::kHasOptions) before = f.extras.source(s, row);
-        q.s[0] = before >= 0                              ? load_units<A>(row3(f.args.y, f.rows.time(before), caller_row), unit, n)
+        q.s[0] = before >= 0 ? load_units<A>(row3(f.args.y, f.rows.time(before), caller_row), unit, n)
                  : before == kInitialState && h_0.data ? load_units<A>(row2(h_0, caller_row), unit, n)
-                                                          : zero;
+                                                       : zero;
         if constexpr (Cell::kHasOptions) q.operand = through_operand(q.s[0], row, panel);
       }
       RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {

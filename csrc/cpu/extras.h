@@ -27,8 +27,9 @@ CellOptions<T> cell_options(const Problem& p) {
   o.clip = static_cast<T>(p.clip);
   o.peephole = p.has(RNNK_PEEPHOLE), o.coupled = p.has(RNNK_COUPLED);
   o.keeps_input = o.clipped;
-  for (const auto& fn : {o.f, o.g, o.h}) {
-    const bool follows = fn.kind == Activate::sigmoid || fn.kind == Activate::tanh || fn.kind == Activate::relu;
+  const Activate kinds[] = {o.f.kind, o.g.kind, o.h.kind};
+  for (const Activate kind : kinds) {
+    const bool follows = kind == Activate::sigmoid || kind == Activate::tanh || kind == Activate::relu;
     o.keeps_input = o.keeps_input || !follows;
   }
   return o;

@@ -108,7 +108,8 @@ struct Forward {
     const int64_t i = (n - 1) % per_block;
     if (i < head() - 1) return convert_x(first, part);
     if (i < head()) return input_product(first, part);
-    step(first, first + (i - head()) / forward_phases(kShape), static_cast<int>((i - head()) % forward_phases(kShape)), part);
+    step(first, first + (i - head()) / forward_phases(kShape), static_cast<int>((i - head()) % forward_phases(kShape)),
+         part);
   }
 
   // --- init and final ----------------------------------------------------------------------------------------------------------
@@ -128,7 +129,8 @@ struct Forward {
     if (A::depth > W && part.share == part.shares - 1) {  // operands are zero up to a multiple of depth
       for (int64_t r = part.r0; r < part.r1; ++r) {
         for (int i = 0; i < 2; ++i) {
-          for (auto buffer : {h[i], fed[i]}) zero_tail<A>(buffer + r * h_leading(), d.out.padded());
+          zero_tail<A>(h[i] + r * h_leading(), d.out.padded());
+          zero_tail<A>(fed[i] + r * h_leading(), d.out.padded());
         }
         for (int k = 1; k < S; ++k) {
           if (has_product(kShape, k)) zero_tail<A>(emit[k] + r * emit_leading(k), d.operand(k).padded());
@@ -189,8 +191,8 @@ struct Forward {
     const int64_t end = smaller(first + block, rows.steps), panels = d.hidden.panels();
     const T* bias = d.stage(0).norm ? nullptr : weights.b_ih;  // a norm's bias comes after it
     const auto flush = [&] {
-      for_tiles<A, G>(InputTile<A, G>{from, to, bias}, 0, n, part.first(panels), part.last(panels), d.I,
-                      weights.w_ih, d.panel(d.I, G));
+      for_tiles<A, G>(InputTile<A, G>{from, to, bias}, 0, n, part.first(panels), part.last(panels), d.I, weights.w_ih,
+                      d.panel(d.I, G));
       n = 0;
     };
     for (int64_t s = first; s < end; ++s) {
@@ -222,7 +224,7 @@ struct Forward {
   struct Point {
     static constexpr Stage stage = Cell::kStage[K];
     static constexpr int gates = stage.gates;
-    static constexpr bool any = Cell::kHasOptions;
+    static constexpr bool any = Cell::kHasOptions, kRare = false;
     const Forward& f;
     int64_t s, t;
     const Operand* h_from;
@@ -237,13 +239,12 @@ struct Forward {
     bool keep;
 
     Point(const Forward& f, int64_t first, int64_t s)
-        : f(f), s(s), t(f.rows.time(s)), h_from(f.h[s & 1]), h_to(f.h[(s + 1) & 1]),
-          from(K == 0 ? f.fed[s & 1] : f.emit[K]),
+        : f(f), s(s), t(f.rows.time(s)), h_from(f.h[s & 1]), h_to(f.h[(s + 1) & 1]), from(K == 0 ? f.fed[s & 1] : f.emit[K]),
           gx_from(f.gx + (s - first) * f.rows.batch * f.d.gate_columns()), bias(f.weights.b_hh + stage.first_gate * W),
-          saved_to(f.reserve.saved + t * f.rows.batch * f.reserve.saved_columns), carry_to(f.carry),
-          ld_h(f.h_leading()), ld_from(K == 0 ? ld_h : f.emit_leading(K)), ld_gx(f.d.gate_columns()),
-          ld_saved(f.reserve.saved_columns), ld_carry(Cell::kCarry * f.d.hidden.padded()), ld_state(f.d.hidden.padded()),
-          y(row3(f.args.y, t, 0)), ld_y(f.args.y.stride[1]),
+          saved_to(f.reserve.saved + t * f.rows.batch * f.reserve.saved_columns), carry_to(f.carry), ld_h(f.h_leading()),
+          ld_from(K == 0 ? ld_h : f.emit_leading(K)), ld_gx(f.d.gate_columns()), ld_saved(f.reserve.saved_columns),
+          ld_carry(Cell::kCarry * f.d.hidden.padded()), ld_state(f.d.hidden.padded()), y(row3(f.args.y, t, 0)),
+          ld_y(f.args.y.stride[1]),
           plain(y.dtype == A::storage && f.problem.dtype == y.dtype && y.stride == 1 && !f.rows.order), keep(f.keep) {}
 
     const Operand* operand(int64_t row) const { return from + row * ld_from; }
@@ -313,7 +314,8 @@ struct Forward {
       T* const carry = carry_to + row * ld_carry + unit * Cell::kCarry;
       Operand* const h_new = h_to + row * ld_h + unit;
       auto* const y_new =
-          plain ? reinterpret_cast<typename A::Stored*>(y.data) + row * ld_y + f.d.out.template first_of<any>(panel) : nullptr;
+          plain ? reinterpret_cast<typename A::Stored*>(y.data) + row * ld_y + f.d.out.template first_of<any>(panel)
+                : nullptr;
       T* state[Cell::kStates];
       RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) state[i] = f.state[i] + row * ld_state + unit;
       if constexpr (!stage.projected) {

@@ -84,7 +84,7 @@ struct Blocks {
   using Operand = typename A::Operand;
   using Weight = typename A::Weight;
   using L = Layout<A>;
-  static constexpr int W = V::lanes, kMost = 3;  // stages
+  static constexpr int W = V::lanes, kMost = 3;              // stages
   static constexpr int64_t kTransposed = kChain + L::kLine;  // a line more: see Layout::leading
   static constexpr int64_t kPanel = (kChain + A::pair) * W;  // the same between panels
 
@@ -100,7 +100,8 @@ struct Blocks {
   Weight *x, *operand[kMost];     // [panel][kPanel]
 
   Blocks(const Problem& p, const CellShape& shape, const rnnk_args& a, const Gradients<T>& g)
-      : problem(p), args(a), to(g), d(p, shape), batch(a.batch), steps(gradient_steps(a.seq_len, a.batch)), slots(steps + 1) {}
+      : problem(p), args(a), to(g), d(p, shape), batch(a.batch), steps(gradient_steps(a.seq_len, a.batch)),
+        slots(steps + 1) {}
 
   void carve(Carver& c) {
     dgx = c.take<Operand>(slots * batch * L::leading(d.gate_columns()));
@@ -110,7 +111,8 @@ struct Blocks {
     for (int k = 0; k < d.shape.stages; ++k) {
       const bool product = has_product(d.shape, k);
       dgh[k] = same_dg(d.shape, k) ? dgx : c.take<Operand>(slots * batch * L::leading(d.stage_columns(k)));
-      dgh_t[k] = same_dg(d.shape, k) ? dgx_t : c.take<Operand>(product ? d.stage(k).gates * d.axis(k).units * kTransposed : 0);
+      dgh_t[k] =
+          same_dg(d.shape, k) ? dgx_t : c.take<Operand>(product ? d.stage(k).gates * d.axis(k).units * kTransposed : 0);
       operand[k] = c.take<Weight>(product ? d.operand(k).panels() * kPanel : 0);
       dv[k] = c.take<T>(d.stage(k).norm ? slots * batch * sides(d.shape, k) * d.stage_columns(k) : 0);
     }
@@ -147,8 +149,8 @@ struct Blocks {
     return n;
   }
 
-  void phase(const Rows& rows, const Extras<A>& extras, const Reserve<A>& reserve,
-             const Packed<A>& weights, int64_t first, int64_t i, const Part& part) const {
+  void phase(const Rows& rows, const Extras<A>& extras, const Reserve<A>& reserve, const Packed<A>& weights, int64_t first,
+             int64_t i, const Part& part) const {
     Entry list[kChain];
     const int64_t n = entries(rows, extras, first, i / 2, list);
     if (i % 2 == 0) {
@@ -192,6 +194,7 @@ struct Blocks {
   void panels(const Axis<W>& axis, int64_t n, const Part& part, const RowOf& row_of, Weight* out, bool changes,
               const Change& change) const {
     const int64_t first = part.first(axis.panels()), last = part.last(axis.panels());
+    const int64_t whole = smaller(last, axis.units / W);  // of one head: panels before have no padding
     for (int64_t j = 0; j < round_up(n, larger(A::depth, A::pair)); j += A::pair) {
       Row row[A::pair];
       for (int i = 0; i < A::pair; ++i) row[i] = j + i < n ? row_of(j + i) : Row{nullptr, 1, A::storage};
@@ -202,7 +205,7 @@ struct Blocks {
         if (stored) from[i] = reinterpret_cast<const typename A::Stored*>(row[i].data) + first * W;
       }
       int64_t p = first;
-      for (; stored && p < last && axis.valid(p) == W; ++p) {
+      for (; stored && p < whole; ++p) {
         A::join_stored(from).store(reinterpret_cast<T*>(out + p * kPanel + j * W));
         for (auto& at : from) at += W;
       }
@@ -290,7 +293,8 @@ struct Blocks {
       }
       if (stage.product != Product::weight_hh) continue;
       if (to.weight_hh) recurrent_gradient(k, n, part);
-      if (to.bias_hh && !stage.norm) bias_gradient(dgh_t[k], to.bias_hh + stage.first_gate * d.H, stage.gates * d.H, n, part);
+      if (to.bias_hh && !stage.norm)
+        bias_gradient(dgh_t[k], to.bias_hh + stage.first_gate * d.H, stage.gates * d.H, n, part);
     }
     if (d.shape.has_options) vector_gradients(rows, reserve, list, n, part);
   }
@@ -307,45 +311,58 @@ struct Blocks {
     }
   }
 
-  // Sums over the rows of the chunk, in order, of the vector that of(j) yields; added to units of `to`.
-  template <class Of>
-  void add_units(T* to, const Axis<W>& axis, int64_t panel, int64_t n, const Of& of) const {
-    if (!to) return;
-    V sum = V::set1(0);
-    for (int64_t j = 0; j < n; ++j) sum = sum + of(j);
-    T* const at = to + axis.first(panel);
+  // Sums over the rows of the chunk, in order, of N vectors that of(j, vectors) adds; added to units of each of `to`.
+  template <int N, class Of>
+  void add_units(T* const (&to)[N], const Axis<W>& axis, int64_t panel, int64_t n, const Of& of) const {
+    V sum[N];
+    for (V& v : sum) v = V::set1(0);
+    for (int64_t j = 0; j < n; ++j) of(j, sum);
     const int64_t valid = axis.valid(panel);
-    (V::load_n(at, valid) + sum).store_n(at, valid);
+    for (int i = 0; i < N; ++i) {
+      if (!to[i]) continue;
+      T* const at = to[i] + axis.first(panel);
+      (V::load_n(at, valid) + sum[i]).store_n(at, valid);
+    }
   }
   // Of the rows of params, and of the biases of a normalised product.
-  void vector_gradients(const Rows& rows, const Reserve<A>& reserve, const Entry* list, int64_t n,
-                        const Part& part) const {
+  void vector_gradients(const Rows& rows, const Reserve<A>& reserve, const Entry* list, int64_t n, const Part& part) const {
     const auto& axis = d.hidden;
     const auto row_of_params = [&](int64_t i) { return to.params ? to.params + i * d.H : nullptr; };
     int64_t done = d.own_params;
     for (int64_t i = part.first(done * axis.panels()); i < part.last(done * axis.panels()); ++i) {
       const int64_t row = i / axis.panels(), p = i % axis.panels(), c = row * axis.padded() + p * W;
-      add_units(row_of_params(row), axis, p, n, [&](int64_t j) { return V::load(dp_row(list[j].u, list[j].row) + c); });
+      T* const one[1] = {row_of_params(row)};
+      add_units(one, axis, p, n,
+                [&](int64_t j, V(&sum)[1]) { sum[0] = sum[0] + V::load(dp_row(list[j].u, list[j].row) + c); });
     }
     for (int k = 0; k < d.shape.stages; ++k) {
       const Stage stage = d.stage(k);
       if (!stage.norm) continue;
-      const bool product = stage.product != Product::identity;
-      const int64_t items = axis.panels() * stage.gates;
+      const bool product = has_product(d.shape, k);
+      const int64_t items = axis.panels() * stage.gates, columns = d.stage_columns(k);
       for (int64_t i = part.first(items); i < part.last(items); ++i) {
         const int64_t p = i / stage.gates, g = i % stage.gates, c = i * W;
-        for (int side = product ? 0 : 1; side < 2; ++side) {
-          const auto dv = [&](int64_t j) {
-            return V::load(dv_row(k, sides(d.shape, k) == 2 ? side : 0, list[j].u, list[j].row) + c);
-          };
-          const auto dv_normed = [&](int64_t j) {
-            const int64_t at = (rows.time(rows.steps - 1 - list[j].u) * batch + list[j].row) * 2 + side;
-            return dv(j) * V::load(reserve.normed[k] + at * d.stage_columns(k) + c);
-          };
-          T* const bias = side == 0 ? to.bias_ih : to.bias_hh;
-          T* const shift = product ? (bias ? bias + g * d.H : nullptr) : row_of_params(done + 1);
-          add_units(row_of_params(done + (product ? side * stage.gates + g : 0)), axis, p, n, dv_normed);
-          add_units(shift, axis, p, n, dv);
+        const auto dv = [&](int side, int64_t j) {
+          return V::load(dv_row(k, sides(d.shape, k) == 2 ? side : 0, list[j].u, list[j].row) + c);
+        };
+        const auto normed = [&](int side, int64_t j) {
+          const int64_t at = (rows.time(rows.steps - 1 - list[j].u) * batch + list[j].row) * 2 + side;
+          return V::load(reserve.normed[k] + at * columns + c);
+        };
+        if (product) {
+          T* const four[4] = {row_of_params(done + g), to.bias_ih ? to.bias_ih + g * d.H : nullptr,
+                              row_of_params(done + stage.gates + g), to.bias_hh ? to.bias_hh + g * d.H : nullptr};
+          add_units(four, axis, p, n, [&](int64_t j, V(&sum)[4]) {
+            const V x = dv(0, j), h = dv(1, j);
+            sum[0] = fma(x, normed(0, j), sum[0]), sum[1] = sum[1] + x;
+            sum[2] = fma(h, normed(1, j), sum[2]), sum[3] = sum[3] + h;
+          });
+        } else {
+          T* const two[2] = {row_of_params(done), row_of_params(done + 1)};
+          add_units(two, axis, p, n, [&](int64_t j, V(&sum)[2]) {
+            const V h = dv(0, j);
+            sum[0] = fma(h, normed(1, j), sum[0]), sum[1] = sum[1] + h;
+          });
         }
       }
       done += 2 * stage.gates;
@@ -353,8 +370,7 @@ struct Blocks {
   }
 
   // --- dx -------------------------------------------------------------------------------------------------------------------------
-  void input_gradient(const Rows& rows, const Packed<A>& weights, const Entry* list, int64_t n,
-                      const Part& part) const {
+  void input_gradient(const Rows& rows, const Packed<A>& weights, const Entry* list, int64_t n, const Part& part) const {
     const int64_t K = d.gate_columns();
     const InputGradientTile<A> tile{dgx, slots, batch, L::leading(K), rows, args, d.I, list};
     for_tiles<A, 1>(tile, part.first(n), part.last(n), 0, d.input.panels(), K, weights.w_ih_back, d.panel(K, 1));

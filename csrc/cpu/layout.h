@@ -46,7 +46,7 @@ struct CellShape {
 template <class Cell>
 constexpr CellShape shape_of() {
   static_assert(Cell::kStages <= 3);
-  CellShape s{Cell::kGates, Cell::kStates,    Cell::kStages,     Cell::kSaved,
+  CellShape s{Cell::kGates, Cell::kStates,   Cell::kStages,     Cell::kSaved,
               Cell::kCarry, Cell::kSameGrad, Cell::kHasOptions, {}};
   for (int k = 0; k < Cell::kStages; ++k) s.stage[k] = Cell::kStage[k];
   return s;
@@ -80,10 +80,10 @@ constexpr bool fits(const CellShape& s) {
   for (int k = 0; k < s.stages; ++k) {
     const Stage stage = s.stage[k];
     const bool recurrent = stage.product == Product::weight_hh;
-    if (stage.projected && k < s.stages - 1) return false;                   // h is what the last stage makes
-    if (stage.norm && recurrent && stage.gates != s.gates) return false;     // gx is normalised beside gh, whole
-    if (stage.norm && stage.product == Product::weight_hr) return false;     // no gx beside it
-    if (k > 0 && recurrent && projects(s)) return false;                     // weight_hh has rows of one length
+    if (stage.projected && k < s.stages - 1) return false;                // h is what the last stage makes
+    if (stage.norm && recurrent && stage.gates != s.gates) return false;  // gx is normalised beside gh, whole
+    if (stage.norm && stage.product == Product::weight_hr) return false;  // no gx beside it
+    if (k > 0 && recurrent && projects(s)) return false;                  // weight_hh has rows of one length
   }
   return true;
 }
@@ -134,15 +134,15 @@ struct Packed {
   using Weight = typename A::Weight;
   using L = Layout<A>;
   static constexpr int kMost = 3;  // stages
-  Weight* w_ih;      // [panel][k = I][G][W], terms in pairs where A has them, as everywhere
-  T* b_ih;           // [panel][G][W]
-  T* b_hh;           // the same
-  T* params;         // [own_params][padded H]
-  T* gamma[kMost][2];  // of a normalised stage, of gx and of gh: [panel][gates][W]
-  T* beta[kMost];     // of one without a product
-  Weight* w[kMost];   // stage k: [panel of axis(k)][k = terms(k)][gates][W]
-  Weight* w_ih_back;     // [panel of I][k = gate_columns][W]
-  Weight* w_back[kMost];  // stage k: [panel of operand(k)][k = head_columns(k)][W]
+  Weight* w_ih;                    // [panel][k = I][G][W], terms in pairs where A has them, as everywhere
+  T* b_ih;                         // [panel][G][W]
+  T* b_hh;                         // the same
+  T* params;                       // [own_params][padded H]
+  T* gamma[kMost][2];              // of a normalised stage, of gx and of gh: [panel][gates][W]
+  T* beta[kMost];                  // of one without a product
+  Weight* w[kMost];                // stage k: [panel of axis(k)][k = terms(k)][gates][W]
+  Weight* w_ih_back;               // [panel of I][k = gate_columns][W]
+  Weight* w_back[kMost];           // stage k: [panel of operand(k)][k = head_columns(k)][W]
   int64_t bytes;
 
   Packed(const L& d, const void* base) {
@@ -172,7 +172,7 @@ struct Reserve {
   using T = typename A::T;
   using L = Layout<A>;
   static constexpr int kMost = 3;  // stages
-  T* saved;          // [T][B][panel][kSaved][W]
+  T* saved;                        // [T][B][panel][kSaved][W]
   T* emitted[kMost];  // stage k's operand where a later product needs it for dR: [T][B][padded operand(k)]; k >= 1
   T* normed[kMost];   // gx (where there is a product) and gh of a normalised stage: [T][B][2][stage_columns]
   T* scale[kMost];    // 1 / sqrt(var + eps) of each: [T][B][2]

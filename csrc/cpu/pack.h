@@ -149,7 +149,8 @@ void pack_vector(const void* source, int dtype, int gates, const Axis<V::lanes>&
 
 // One task's share of the whole pack, or of one half of it.
 template <class A>
-void pack(const Problem& problem, const CellShape& shape, const Parameters& from, Halves halves, void* base, const Part& part) {
+void pack(const Problem& problem, const CellShape& shape, const Parameters& from, Halves halves, void* base,
+          const Part& part) {
   using V = typename A::V;
   const Layout<A> d(problem, shape);
   const Packed<A> to(d, base);

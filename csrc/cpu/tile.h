@@ -247,7 +247,7 @@ Visit<A, G> visit(const Point& point, const typename A::Operand* from, int64_t l
 // The point itself, or what make_visit() makes of it.
 template <class A, class Cell, class Point, class Make>
 RNNK_HD decltype(auto) visited(const Point& point, const Make& make_visit) {
-  if constexpr (Cell::kHasOptions && !A::matrix) return make_visit();
+  if constexpr ((Cell::kHasOptions && !A::matrix) || Point::kRare) return make_visit();
   else return (point);
 }
 

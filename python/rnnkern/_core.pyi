@@ -71,9 +71,11 @@ class Plan:
         weight_hr: Array | None = None,
         params: Array | None = None,
     ) -> Packed:
-        """weight_ih [G*H, I], weight_hh [G*H, P/heads], bias_* [G*H] (None without bias), any strides, the plan's dtype.
+        """weight_ih [G*H, I], weight_hh [G*H, P/heads], bias_* [G*H] (None without bias), any strides, the plan's
+        dtype.
 
-        weight_hr [P, H] with a projection; params [param_rows, H] (rnnk_weights). independent: params hold weight_hh, bias_hh.
+        weight_hr [P, H] with a projection; params [param_rows, H] (rnnk_weights). independent: params hold weight_hh,
+        bias_hh.
         """
     def forward(
         self,
@@ -92,7 +94,8 @@ class Plan:
     ) -> None:
         """x [T, B, I] -> writes y [T, B, P], h_n [B, P], c_n [B, H]; c_0, c_n only for cells with a cell state.
 
-        mask, reset: NumPy bool or uint8 [T, B], contiguous. random: (seed, call, stream, first step) draws the cell's masks.
+        mask, reset: NumPy bool or uint8 [T, B], contiguous. random: (seed, call, stream, first step) draws the cell's
+        masks.
 
         lengths: contiguous int64 [B] on the host. reserve: NumPy uint8 [sizes(T, B)["reserve"]], 64-byte aligned, takes
         what backward needs.
@@ -159,7 +162,8 @@ class Plan:
     ) -> None:
         """Writes every output that is not None (of parameters contiguous, overwritten), never the reserve.
 
-        dh [T, B, P]: the gradient of each h_t, where it is alive. clip_dh bounds its elements at every step; 0: no bound.
+        dh [T, B, P]: the gradient of each h_t, where it is alive. clip_dh bounds its elements at every step; 0: no
+        bound.
         """
     def estimate(self, seq_len: int, batch: int, backward: bool = False) -> float:
         """Estimated microseconds."""
@@ -182,7 +186,9 @@ def dropout(x: Array, out: Array, p: float, seed: int, call: int, stream: int, l
 def explain(
     cell: str, dtype: str, input_size: int, hidden_size: int, seq_len: int, batch: int, **options: Any
 ) -> list[dict[str, Any]]:
-    """options: as Plan's. One dict per kernel in list order: name, declined (bool), reason (str), forward_us, backward_us."""
+    """options: as Plan's. One dict per kernel in list order: name, declined (bool), reason (str), forward_us,
+    backward_us.
+    """
 
 def as_numpy(array: Array) -> Any:
     """A NumPy view, not a copy, of any CPU array with ``__dlpack__``; read-only if the producer says so."""

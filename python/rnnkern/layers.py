@@ -115,13 +115,14 @@ class Layer(Module):
         """Inference: no random masks, nothing kept. -> (y, state).
 
         x: [T, B, I], or [B, T, I] with batch_first, or unbatched [T, I]; the layer's dtype; any strides.
-        state: h_0 [L*D, B, P] (LSTM: the tuple (h_0, c_0), c_0 [L*D, B, H]), [L*D, P] for unbatched x, or None for zeros. For bfloat16
-        and float16, c_0 may be float32, and c_n is.
+        state: h_0 [L*D, B, P] (LSTM: the tuple (h_0, c_0), c_0 [L*D, B, H]), [L*D, P] for unbatched x, or None for
+        zeros. For bfloat16 and float16, c_0 may be float32, and c_n is.
         lengths: any integer array [B] in [0, T], any order (unbatched: one integer), or None. Padding is never read;
         y is zero there. The state returned is the one after each row's last valid step.
-        mask: bool [T, B] in x's layout, or None. Where it is False the step is left out: y is zero, the state is held, x is
-        not read. reset: bool [T, B]; the state is zero before a step where it is True: nothing passes the border between
-        steps t - 1 and t, in either direction (and in the forward direction a mark at 0 drops the initial state).
+        mask: bool [T, B] in x's layout, or None. Where it is False the step is left out: y is zero, the state is held,
+        x is not read. reset: bool [T, B]; the state is zero before a step where it is True: nothing passes the border
+        between steps t - 1 and t, in either direction (and in the forward direction a mark at 0 drops the initial
+        state).
         out: a writable array for y, not overlapping the inputs; it is then what is returned as y.
         y: [T, B, D*P] in x's layout; y and the state are new arrays of x's library.
 
@@ -164,11 +165,10 @@ class Layer(Module):
 
         dy: like y, or None for zeros. dstate: like the state, or None; of an LSTM's (dh_n, dc_n) either may be None.
         need_x=False leaves ``grads.x`` None and saves its product (for a first layer on data).
-        probe=True adds ``grads.steps``: for each layer [T, B, D*P], time first, the gradient with respect to every h_t, through
-        y_t and all that follows; float32 for bfloat16 and float16. clip_step bounds its elements to [-clip_step, clip_step] at
-        every step of BPTT, before it goes on.
-        Never writes to the tape: a second call gives the same bits. ValueError for a tape of another layer, or one
-        whose parameters, x or y changed since.
+        probe=True adds ``grads.steps``: for each layer [T, B, D*P], time first, the gradient with respect to every
+        h_t, through y_t and all that follows; float32 for bfloat16 and float16. clip_step bounds its elements to
+        [-clip_step, clip_step] at every step of BPTT, before it goes on. Never writes to the tape: a second call gives
+        the same bits. ValueError for a tape of another layer, or one whose parameters, x or y changed since.
         """
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected the tape that forward returned, got {type(tape).__name__}")
@@ -177,8 +177,8 @@ class Layer(Module):
         inner, spec = tape.inner, self._spec
         batched = len(tape.x_shape) == 3
         if dy is not None:
-            dy = take(dy, "dy", (*tape.x_shape[:-1], spec.directions * spec.outputs), *self._said(batched, f"D*{self._letter}"))
-            dy = self._time_major(dy)
+            shape = (*tape.x_shape[:-1], spec.directions * spec.outputs)
+            dy = self._time_major(take(dy, "dy", shape, *self._said(batched, f"D*{self._letter}")))
         dh_n, dc_n = self._take_state("dstate", dstate, inner.x[0].shape[1], batched, gradient=True)
         if clip_step is not None and not (isinstance(clip_step, (int, float, np.floating)) and clip_step > 0):
             raise ValueError(f"clip_step: expected a bound above 0 or None, got {clip_step!r}")
@@ -344,15 +344,27 @@ class RNN(Layer):
         are for storage, sums and the cell state are float32. Inputs must have it: nothing is converted silently.
     seed: of the initial values (torch's distribution) and of dropout's masks; None draws one.
     recompute: a training forward keeps y and the states of a few steps instead of every step's gates: memory beside y
-    grows with the square root of T, backward runs the forward again, and the gradients have the same bits.
-    The other options are refused by name at any value but the default: they are not there yet.
+        grows with the square root of T, backward runs the forward again, and the gradients have the same bits.
+    reverse: one direction that walks each row from its last valid step to step 0.
+
+    Options of the step (equations and sources: docs/options.md); two that no kernel does together are refused by name:
+
+    clip: every activation's input is bounded to [-clip, clip], as ONNX has it.
+    activations: one of ONNX's eleven by name, or (name, alpha, beta), for f; GRU takes two (of r z, of n), LSTM three (of
+        i f o, of g, of c in the output).
+    layer_norm: W_ih x and W_hh h' are normalised over a row before their biases: gamma_ih, gamma_hh [G*H]; LSTM
+        normalises the c of its output as well: gamma_c, beta_c [H].
+    zoneout: the probability with which h keeps its old value; for LSTM also a pair, of h and of c. In inference, that share.
+    recurrent_dropout: in training, one mask a row for the whole sequence on what W_hh multiplies.
+    heads: W_hh is block-diagonal: weight_hh [G*H, H/heads].
+    independent: W_hh is diagonal (IndRNN): weight_hh [H].
 
     Parameters, for each layer k, with the suffix ``_reverse`` for the second direction: weight_ih_l{k} [G*H, I] (above
-    the first layer I is D*H), weight_hh_l{k} [G*H, H], bias_ih_l{k} and bias_hh_l{k} [G*H]. Read them through
-    ``params``, change them through ``update`` and ``load_state_dict`` only.
+    the first layer I is D*H), weight_hh_l{k} [G*H, H], bias_ih_l{k} and bias_hh_l{k} [G*H], then what options bring.
+    Read them through ``params``, change them through ``update`` and ``load_state_dict`` only.
 
     Raises ValueError for a size, probability or name out of range, TypeError for an argument of another kind or a dtype
-    that is not among these, NotImplementedError for an option or a device that is not there yet.
+    that is not among these, NotImplementedError for a device that is not there or for options that no kernel does together.
     """
 
     def __init__(
@@ -407,7 +419,8 @@ class GRU(Layer):
         r, z = sigmoid(gx + gh),  n = tanh(gx_n + r * gh_n),  h = (1 - z) * n + z * h'
 
     Arguments, their order and defaults are torch.nn.GRU's. Keywords, parameters (with G = 3) and errors are those of
-    ``rnnkern.RNN``, and reset_after, of which only True is there yet.
+    ``rnnkern.RNN``; reset_after=False puts the reset gate before the product (arXiv 1406.1078v3, ONNX's default):
+    n = tanh(gx_n + W_hn (r * h') + b_hn).
     """
 
     def __init__(
@@ -455,7 +468,11 @@ class LSTM(Layer):
         i, f, o = sigmoid(gx + gh),  g = tanh(gx + gh),  c = f * c' + i * g,  h = o * tanh(c)
 
     The state is the tuple (h, c). Arguments, their order and defaults are torch.nn.LSTM's. Keywords, parameters (with
-    G = 4) and errors are those of ``rnnkern.RNN``; proj_size, peephole and coupled are not there yet either.
+    G = 4) and errors are those of ``rnnkern.RNN``, and:
+
+    proj_size: h = W_hr (o * tanh(c)) has P = proj_size entries: weight_hr [P, H], weight_hh [4*H, P].
+    peephole: i and f see c', o sees the new c: peephole [3, H], rows i f o.
+    coupled: f = 1 - i; the rows of f stay in the weights and are not used.
     """
 
     def __init__(

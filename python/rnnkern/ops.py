@@ -95,7 +95,8 @@ def forward(
 ) -> tuple[Array, Array, Array | None, Tape | None]:
     """x [T, B, I] (any strides) -> (y [T, B, D*P], h_n [L*D, B, P], c_n [L*D, B, H] or None, Tape or None).
 
-    h_0 [L*D, B, P], c_0 [L*D, B, H], or None for zeros. lengths: contiguous int64 NumPy [B], checked by the caller, or None.
+    h_0 [L*D, B, P], c_0 [L*D, B, H], or None for zeros. lengths: contiguous int64 NumPy [B], checked by the caller, or
+    None.
     reserve: ``reserve_bytes`` bytes that take what ``backward`` needs, and are the tape's; None: nothing is kept.
     masks: (seed, call) turns dropout between layers and the cell's random masks on; None leaves them off. y: write the
     output here.
@@ -194,7 +195,8 @@ def backward(
 ) -> Gradients:
     """BPTT of a taped forward: dy [T, B, D*P], dh_n [L*D, B, P], dc_n [L*D, B, H], each None for zeros -> Gradients.
 
-    probe: also the gradient of every h_t (``Gradients.steps``). clip_step: bound of its elements, at each step; 0: none.
+    probe: also the gradient of every h_t (``Gradients.steps``). clip_step: bound of its elements, at each step; 0:
+    none.
 
     need_params: one flag for all, or one per ``spec.param_names``. Nothing is computed for what is not needed: layers
     below the lowest one that needs anything are not visited. Never writes to the tape, so twice gives the same bits.
@@ -216,8 +218,8 @@ def backward(
     dparams: list[Array | None] = []
     vectors = []
     for index in range(leading):
-        own, block = _new_gradients(spec, all_plans[index].param_rows, index, needs, memory)
-        dparams += own
+        mine, block = _new_gradients(spec, all_plans[index].param_rows, index, needs, memory)
+        dparams += mine
         vectors.append(block)
     dx = None
     steps: list[Array] = []
@@ -265,8 +267,9 @@ def backward(
                 dh=_half(dh, direction, outs, directions),
                 clip_dh=clip_step,
             )
-        if layer > lowest and dropping(spec, tape.masks) is not None:
-            _drop(spec, layer - 1, dx, dx, tape.masks, lengths)
+        drop = dropping(spec, tape.masks)
+        if layer > lowest and drop is not None:
+            _drop(spec, layer - 1, dx, dx, drop, lengths)
         dy = dx
     return Gradients(dx if need_x else None, dh_0, dc_0, dparams, steps if probe else None)
 
@@ -274,11 +277,10 @@ def backward(
 def _new_gradients(
     spec: Spec, rows: int, index: int, needs: Sequence[bool], memory: Memory
 ) -> tuple[list[Array | None], Array | None]:
-    """Of one layer in one direction: its parameters' gradients, and the block some of them are rows of (``_vectors``)."""
-    own_needs = needs[index * len(spec.own_names) : (index + 1) * len(spec.own_names)]
-    shapes = [
-        spec.param_shapes[name] for name in spec.param_names[index * len(own_needs) : (index + 1) * len(own_needs)]
-    ]
+    """Of one layer in one direction: its parameters' gradients, and the block some are rows of (plans._vectors)."""
+    each = len(spec.own_names)
+    own = slice(index * each, (index + 1) * each)
+    own_needs, shapes = needs[own], spec.shapes[own]
     in_block = vector_rows(spec.options, list(spec.own_names), spec.bias)
     wanted = any(need and name in in_block for need, name in zip(own_needs, spec.own_names, strict=True))
     block = memory.empty((rows, spec.hidden_size), spec.dtype) if wanted else None

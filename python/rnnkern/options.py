@@ -4,9 +4,9 @@ One frozen ``Options`` says them all; ``Options()`` is the plain cell. ``parse``
 in the words of users; which of them no kernel does together is the native library's to say (core/options.cpp).
 
 Sources: peephole, F. Gers and J. Schmidhuber, 2000; coupled, K. Greff et al., 2015; clip and activations, ONNX's RNN
-operators (onnx/defs/rnn); reset_after=False, K. Cho et al., arXiv 1406.1078v3; proj_size, H. Sak et al., 2014; layer_norm,
-J. Ba et al., arXiv 1607.06450; zoneout, D. Krueger et al., arXiv 1606.01305; recurrent_dropout, Y. Gal and Z. Ghahramani,
-arXiv 1512.05287; independent, S. Li et al., arXiv 1803.04831.
+operators (onnx/defs/rnn); reset_after=False, K. Cho et al., arXiv 1406.1078v3; proj_size, H. Sak et al., 2014;
+layer_norm, J. Ba et al., arXiv 1607.06450; zoneout, D. Krueger et al., arXiv 1606.01305; recurrent_dropout, Y. Gal and
+Z. Ghahramani, arXiv 1512.05287; independent, S. Li et al., arXiv 1803.04831.
 """
 
 from __future__ import annotations

@@ -83,8 +83,9 @@ def reorder(array: Any, cell: str, source: str, target: str, axis: int = 0) -> n
 def initial(
     shapes: dict[str, tuple[int, ...]], hidden_size: int, dtype: np.dtype[Any], seed: int
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """PyTorch's initialiser: every parameter, biases too, from U(-1/sqrt(H), 1/sqrt(H)) (torch.nn.RNNBase); the factors of
-    a layer normalisation are 1, its shift 0 (torch.nn.LayerNorm).
+    """PyTorch's initialiser: every parameter, biases too, from U(-1/sqrt(H), 1/sqrt(H)) (torch.nn.RNNBase).
+
+    The factors of a layer normalisation are 1, its shift is 0 (torch.nn.LayerNorm).
 
     Drawn in float64 from ``numpy.random.default_rng(seed)`` in the order of ``shapes``, so that layers that differ only
     in dtype start from the same values, rounded.

@@ -6,7 +6,7 @@
  * functions get small integers and must be exact. Each run also checks that outputs do not depend on threads, on the
  * reserve being kept, on recomputation or on a concurrent caller, and that nothing is written outside the outputs or into
  * the reserve.
- * The sequences' padding holds NaN throughout; scratch and outputs begin as NaN.
+ * The sequences' padding, and steps that are masked out, hold NaN throughout; scratch and outputs begin as NaN.
  */
 #include <float.h>
 #include <math.h>
@@ -17,10 +17,10 @@
 
 #include "rnnkern/rnnkern.h"
 
-enum { W_IH, W_HH, B_IH, B_HH, X, H_0, C_0, DY, DH_N, DC_N, INPUTS };
-enum { Y, H_N, C_N, DX, DH_0, DC_0, DW_IH, DW_HH, DB_IH, DB_HH, OUTPUTS };
-static const char* const output_names[OUTPUTS] = {"y",    "h_n",        "c_n",        "dx",       "dh_0",
-                                                  "dc_0", "dweight_ih", "dweight_hh", "dbias_ih", "dbias_hh"};
+enum { W_IH, W_HH, B_IH, B_HH, W_HR, PARAMS, X, H_0, C_0, DY, DH_N, DC_N, INPUTS };
+enum { Y, H_N, C_N, DX, DH_0, DC_0, DW_IH, DW_HH, DB_IH, DB_HH, DW_HR, DPARAMS, OUTPUTS };
+static const char* const output_names[OUTPUTS] = {
+    "y", "h_n", "c_n", "dx", "dh_0", "dc_0", "dweight_ih", "dweight_hh", "dbias_ih", "dbias_hh", "dweight_hr", "dparams"};
 
 enum { LENGTHS = 64 }; /* beside the problem flags RNNK_NO_BIAS and RNNK_REVERSE */
 typedef struct shape {
@@ -52,8 +52,37 @@ static const shape shapes[] = {
     {3, 0, 3, 4, 0},
 };
 
+/* Options of a cell; a case with some has masks with holes and resets besides, and draws its random masks. */
+typedef struct option_set {
+  const char *name, *cell;
+  uint32_t flags;
+  int64_t P, heads, param_rows;
+  double clip;
+  int32_t activation; /* the first */
+  double zoneout, recurrent_dropout;
+} option_set;
+static const option_set options[] = {
+    {"any", "lstm", RNNK_PEEPHOLE | RNNK_COUPLED, 0, 0, 3, 0, 0, 0.3, 0.3},
+    {"projection", "lstm", 0, 5, 0, 0, 0, RNNK_SOFTSIGN, 0.2, 0.2},
+    {"norm", "lstm", RNNK_LAYER_NORM, 0, 0, 10, 0, 0, 0, 0},
+    {"norm, projection", "lstm", RNNK_LAYER_NORM | RNNK_PEEPHOLE, 4, 0, 13, 0, 0, 0, 0.2},
+    {"heads", "lstm", 0, 0, 3, 0, 0, 0, 0, 0.2},
+    {"any", "gru", 0, 0, 3, 0, 0, RNNK_SOFTPLUS, 0.3, 0.2},
+    {"reset before", "gru", RNNK_RESET_BEFORE, 0, 3, 0, 0, 0, 0, 0.3},
+    {"norm", "gru", RNNK_LAYER_NORM, 0, 0, 6, 0, 0, 0.2, 0},
+    {"any", "rnn_tanh", 0, 0, 3, 0, 0, RNNK_SCALED_TANH, 0.2, 0.2},
+    {"norm", "rnn_tanh", RNNK_LAYER_NORM, 0, 0, 2, 0, RNNK_ELU, 0, 0},
+    {"independent", "rnn_tanh", RNNK_INDEPENDENT, 0, 0, 2, 0, 0, 0.2, 0.2},
+};
+static const shape option_shapes[] = {
+    {5, 7, 4, 9, LENGTHS | RNNK_REVERSE}, {23, 3, 5, 33, LENGTHS}, {3, 37, 3, 18, RNNK_NO_BIAS},
+    {12, 1, 40, 132, RNNK_REVERSE},       {0, 2, 3, 6, 0},
+};
+
 typedef struct test_case {
   shape s;
+  const option_set* o; /* NULL: none */
+  const uint8_t *mask, *reset;
   int32_t cell;
   int exact;
   const double* inputs[INPUTS]; /* NULL: absent */
@@ -77,24 +106,43 @@ static void need(rnnk_status status, const char* what) {
   exit(2);
 }
 
-static int64_t input_count(const shape* s, int64_t gates, int which) {
-  const int64_t state = s->B * s->H;
+static int64_t outputs_of(const test_case* c) { return c->o && c->o->P ? c->o->P : c->s.H; }
+
+static int64_t input_count(const test_case* c, int which) {
+  const shape* s = &c->s;
+  const int64_t gates = rnnk_cell_gates(c->cell), P = outputs_of(c), heads = c->o && c->o->heads ? c->o->heads : 1;
   switch (which) {
     case W_IH: return gates * s->H * s->I;
-    case W_HH: return gates * s->H * s->H;
+    case W_HH: return gates * s->H * (P / heads);
     case B_IH:
     case B_HH: return gates * s->H;
+    case W_HR: return P * s->H;
+    case PARAMS: return c->o ? c->o->param_rows * s->H : 0;
     case X: return s->T * s->B * s->I;
-    case DY: return s->T * s->B * s->H;
-    default: return state;
+    case DY: return s->T * s->B * P;
+    case H_0:
+    case DH_N: return s->B * P;
+    default: return s->B * s->H;
+  }
+}
+
+static int has_input(const test_case* c, int which) {
+  const int independent = c->o && (c->o->flags & RNNK_INDEPENDENT);
+  switch (which) {
+    case W_HH: return !independent;
+    case B_IH: return !(c->s.flags & RNNK_NO_BIAS);
+    case B_HH: return !(c->s.flags & RNNK_NO_BIAS) && !independent;
+    case W_HR: return c->o && c->o->P;
+    case PARAMS: return c->o && c->o->param_rows;
+    case C_0:
+    case DC_N: return rnnk_cell_states(c->cell) > 1;
+    default: return 1;
   }
 }
 
 /* The input that has the shape of an output. */
-static int64_t output_count(const shape* s, int64_t gates, int which) {
-  static const int twin[OUTPUTS] = {DY, H_0, C_0, X, H_0, C_0, W_IH, W_HH, B_IH, B_HH};
-  return input_count(s, gates, twin[which]);
-}
+static const int twin[OUTPUTS] = {DY, H_0, C_0, X, H_0, C_0, W_IH, W_HH, B_IH, B_HH, W_HR, PARAMS};
+static int64_t output_count(const test_case* c, int which) { return input_count(c, twin[which]); }
 
 /* --- data ----------------------------------------------------------------------------------------------------------------- */
 
@@ -122,25 +170,27 @@ static double sparse(void) { return (double)(random_bits() % 4 == 0) - (double)(
 static void fill(double* v, const test_case* c, int which, int64_t count) {
   const int64_t row = which == W_IH ? c->s.I : which == W_HH ? c->s.H : 0;
   for (int64_t i = 0; i < count; ++i) {
-    if (!c->exact) v[i] = uniform(which <= B_HH ? 1 / sqrt((double)c->s.H) : 1.5);
+    if (!c->exact) v[i] = which == PARAMS ? 0.5 + uniform(0.5) : uniform(which <= W_HR ? 1 / sqrt((double)c->s.H) : 1.5);
     else if (!row) v[i] = sparse();
     else v[i] = i % row == (which == W_HH ? (i / row * 7 + 3) % row : 5 * i / row % row) ? (i / row % 3 ? 1 : -1) : 0;
   }
-  if ((which == X || which == DY) && c->lengths) {
-    const int64_t width = which == X ? c->s.I : c->s.H;
+  if (which == X || which == DY) {
+    const int64_t width = which == X ? c->s.I : outputs_of(c);
     for (int64_t t = 0; t < c->s.T; ++t) {
       for (int64_t b = 0; b < c->s.B; ++b) {
-        for (int64_t i = 0; t >= c->lengths[b] && i < width; ++i) v[(t * c->s.B + b) * width + i] = NAN;
+        const int hidden = (c->lengths && t >= c->lengths[b]) || (c->mask && !c->mask[t * c->s.B + b]);
+        for (int64_t i = 0; hidden && i < width; ++i) v[(t * c->s.B + b) * width + i] = NAN;
       }
     }
   }
 }
 
-static test_case make_case(const shape* s, int32_t cell, uint64_t seed) {
+static test_case make_case(const shape* s, const option_set* o, int32_t cell, uint64_t seed) {
   test_case c;
   const char* name = rnnk_cell_name(cell);
   memset(&c, 0, sizeof c);
   c.s = *s;
+  c.o = o;
   c.cell = cell;
   c.exact = !strcmp(name, "linear") || !strcmp(name, "rnn_relu");
   random_state = seed;
@@ -149,11 +199,17 @@ static test_case make_case(const shape* s, int32_t cell, uint64_t seed) {
     for (int64_t b = 0; b < s->B; ++b) lengths[b] = b == 0 ? s->T : b == 1 ? 0 : random_bits() % (uint32_t)(s->T + 1);
     c.lengths = lengths;
   }
+  if (o) {
+    const int64_t steps = s->T * s->B;
+    uint8_t *mask = allocate((size_t)steps), *reset = allocate((size_t)steps);
+    for (int64_t i = 0; i < steps; ++i) mask[i] = random_bits() % 5 > 0, reset[i] = random_bits() % 5 == 0;
+    c.mask = mask;
+    c.reset = reset;
+  }
   for (int i = 0; i < INPUTS; ++i) {
-    const int64_t count = input_count(s, rnnk_cell_gates(cell), i);
+    const int64_t count = input_count(&c, i);
     double* v;
-    if ((i == B_IH || i == B_HH) && (s->flags & RNNK_NO_BIAS)) continue;
-    if ((i == C_0 || i == DC_N) && rnnk_cell_states(cell) < 2) continue;
+    if (!has_input(&c, i)) continue;
     v = allocate((size_t)count * sizeof *v);
     fill(v, &c, i, count);
     c.inputs[i] = v;
@@ -164,6 +220,8 @@ static test_case make_case(const shape* s, int32_t cell, uint64_t seed) {
 static void free_case(test_case* c) {
   for (int i = 0; i < INPUTS; ++i) free((void*)c->inputs[i]);
   free((void*)c->lengths);
+  free((void*)c->mask);
+  free((void*)c->reset);
 }
 
 /* --- one run -------------------------------------------------------------------------------------------------------------- */
@@ -189,9 +247,9 @@ static const char* dtype_name(int dtype) { return dtype == RNNK_FLOAT64 ? "f64" 
 
 static void complain(const run* r, const char* what, const char* detail) {
   const shape* s = &r->c->s;
-  printf("FAILED %s %s %s t%lldb%lldi%lldh%lld flags %u: %s %s\n", r->kernel, rnnk_cell_name(r->c->cell),
-         dtype_name(r->dtype), (long long)s->T, (long long)s->B, (long long)s->I, (long long)s->H, (unsigned)s->flags, what,
-         detail);
+  printf("FAILED %s %s %s %s t%lldb%lldi%lldh%lld flags %u: %s %s\n", r->kernel, rnnk_cell_name(r->c->cell),
+         r->c->o ? r->c->o->name : "", dtype_name(r->dtype), (long long)s->T, (long long)s->B, (long long)s->I,
+         (long long)s->H, (unsigned)s->flags, what, detail);
   ++failures;
 }
 
@@ -210,7 +268,7 @@ static rnnk_tensor view(void* data, int64_t width, int64_t batch, int dtype, int
 static void execute(run* r) {
   const test_case* c = r->c;
   const shape* s = &c->s;
-  const int64_t gates = rnnk_cell_gates(c->cell), B = s->B, H = s->H;
+  const int64_t B = s->B, H = s->H, P = outputs_of(c);
   const int dtype = r->dtype;
   void* in[INPUTS];
   rnnk_problem problem;
@@ -226,13 +284,24 @@ static void execute(run* r) {
   problem.flags = (s->flags & (RNNK_NO_BIAS | RNNK_REVERSE)) | r->flags;
   problem.input_size = s->I;
   problem.hidden_size = H;
+  if (c->o) {
+    problem.flags |= c->o->flags | RNNK_MASKED;
+    problem.proj_size = c->o->P;
+    problem.heads = c->o->heads;
+    problem.clip = c->o->clip;
+    problem.activations[0].kind = c->o->activation;
+    problem.activations[0].alpha = 0.8;
+    problem.activations[0].beta = 0.6;
+    problem.zoneout[0] = c->o->zoneout;
+    problem.recurrent_dropout = c->o->recurrent_dropout;
+  }
   need(rnnk_plan_create(&problem, r->kernel, &plan), "rnnk_plan_create");
   memset(&sizes, 0, sizeof sizes);
   sizes.struct_size = sizeof sizes;
   need(rnnk_plan_sizes(plan, s->T, B, &sizes), "rnnk_plan_sizes");
 
   for (int i = 0; i < INPUTS; ++i) {
-    const int64_t count = input_count(s, gates, i);
+    const int64_t count = input_count(c, i);
     in[i] = c->inputs[i] ? malloc((size_t)count * item(dtype) + 1) : NULL; /* + 1: never an empty block */
     for (int64_t k = 0; in[i] && k < count; ++k) {
       if (dtype == RNNK_FLOAT64) ((double*)in[i])[k] = c->inputs[i][k];
@@ -241,8 +310,8 @@ static void execute(run* r) {
     }
   }
   for (int i = 0; i < OUTPUTS; ++i) {
-    const int absent = ((i == C_N || i == DC_0) && !c->inputs[C_0]) || (i >= DB_IH && !c->inputs[B_IH]);
-    r->bytes[i] = absent ? 0 : (size_t)output_count(s, gates, i) * item(dtype);
+    const int absent = !c->inputs[twin[i]];
+    r->bytes[i] = absent ? 0 : (size_t)output_count(c, i) * item(dtype);
     r->outputs[i] = absent ? NULL : malloc(r->bytes[i] + GUARD + (GUARD == 0 && r->bytes[i] == 0));
     if (!absent) memset(r->outputs[i], 0xff, r->bytes[i] + GUARD);
   }
@@ -253,6 +322,8 @@ static void execute(run* r) {
   weights.weight_hh = in[W_HH];
   weights.bias_ih = in[B_IH];
   weights.bias_hh = in[B_HH];
+  weights.weight_hr = in[W_HR];
+  weights.params = in[PARAMS];
   void *packed = allocate(sizes.packed), *reserve = allocate(sizes.reserve), *kept = allocate(sizes.reserve);
   void *forward_scratch = allocate(sizes.workspace_forward), *backward_scratch = allocate(sizes.workspace_backward);
   memset(packed, 0xff, sizes.packed);
@@ -266,12 +337,17 @@ static void execute(run* r) {
   a.seq_len = s->T;
   a.batch = B;
   a.lengths = c->lengths;
+  a.mask = c->mask;
+  a.reset = c->reset;
+  a.flags = c->o ? RNNK_TRAIN : 0;
+  a.seed = 12345678901234567u;
+  a.call = 3;
   a.packed = packed;
   a.x = view(in[X], s->I, B, dtype, 3);
-  a.y = view(r->outputs[Y], H, B, dtype, 3);
-  a.h_0 = view(in[H_0], H, B, dtype, 2);
+  a.y = view(r->outputs[Y], P, B, dtype, 3);
+  a.h_0 = view(in[H_0], P, B, dtype, 2);
   a.c_0 = view(in[C_0], H, B, dtype, 2);
-  a.h_n = view(r->outputs[H_N], H, B, dtype, 2);
+  a.h_n = view(r->outputs[H_N], P, B, dtype, 2);
   a.c_n = view(r->outputs[C_N], H, B, dtype, 2);
   a.workspace = forward_scratch;
   a.workspace_size = sizes.workspace_forward;
@@ -286,16 +362,18 @@ static void execute(run* r) {
 
   a.workspace = backward_scratch;
   a.workspace_size = sizes.workspace_backward;
-  a.dy = view(in[DY], H, B, dtype, 3);
-  a.dh_n = view(in[DH_N], H, B, dtype, 2);
+  a.dy = view(in[DY], P, B, dtype, 3);
+  a.dh_n = view(in[DH_N], P, B, dtype, 2);
   a.dc_n = view(in[DC_N], H, B, dtype, 2);
   a.dx = view(r->outputs[DX], s->I, B, dtype, 3);
-  a.dh_0 = view(r->outputs[DH_0], H, B, dtype, 2);
+  a.dh_0 = view(r->outputs[DH_0], P, B, dtype, 2);
   a.dc_0 = view(r->outputs[DC_0], H, B, dtype, 2);
   a.dweight_ih = r->outputs[DW_IH];
   a.dweight_hh = r->outputs[DW_HH];
   a.dbias_ih = r->outputs[DB_IH];
   a.dbias_hh = r->outputs[DB_HH];
+  a.dweight_hr = r->outputs[DW_HR];
+  a.dparams = r->outputs[DPARAMS];
   need(rnnk_backward(plan, &a), "rnnk_backward");
   if (memcmp(kept, reserve, sizes.reserve)) complain(r, "reserve", "was written by backward");
   for (int i = 0; i < OUTPUTS; ++i) {
@@ -338,9 +416,11 @@ static void compare(const run* got, const run* judge) {
       got->dtype == RNNK_BFLOAT16; /* sums are made in float32, of operands that may be rounded: sqrt(T) alone */
   const double eps = got->dtype == RNNK_FLOAT64 ? DBL_EPSILON : half ? 0x1p-7 : FLT_EPSILON;
   const double terms = half ? 1 : sqrt((double)(s->I + s->H + 2));
-  const double bound = got->c->exact && !half ? 0 : 8 * eps * terms * sqrt((double)s->T + 1);
+  /* A layer norm passes an error on 1 / std times as large, which is some ten times here. */
+  const double magnified = got->c->o && (got->c->o->flags & RNNK_LAYER_NORM) ? 10 : 1;
+  const double bound = got->c->exact && !half ? 0 : 8 * eps * terms * magnified * sqrt((double)s->T + 1);
   for (int i = 0; i < OUTPUTS; ++i) {
-    double scale = DBL_MIN, error = 0;
+    double scale = got->c->o ? 1 : DBL_MIN, error = 0; /* 1: the size of terms that cancel where little is left of a mask */
     char detail[120];
     const int64_t count = (int64_t)(got->bytes[i] / item(got->dtype));
     for (int64_t k = 0; k < count; ++k) {
@@ -366,17 +446,20 @@ static void* execute_on_thread(void* r) {
   return NULL;
 }
 
-/* Some kernels are for bfloat16 alone. */
-static int takes(const char* kernel, int dtype) {
+/* Some kernels are for bfloat16 alone, or take no heads of this size. */
+static int takes(const char* kernel, int dtype, const test_case* c) {
   rnnk_problem problem;
   rnnk_plan* plan;
   memset(&problem, 0, sizeof problem);
   problem.struct_size = sizeof problem;
+  problem.cell = c->cell;
   problem.dtype = dtype;
-  problem.input_size = problem.hidden_size = 1;
+  problem.input_size = 1;
+  problem.hidden_size = c->s.H;
+  problem.heads = c->o ? c->o->heads : 0;
   const rnnk_status status = rnnk_plan_create(&problem, kernel, &plan);
+  if (status == RNNK_OK) rnnk_plan_destroy(plan);
   if (status != RNNK_NOT_SUPPORTED) need(status, "rnnk_plan_create");
-  rnnk_plan_destroy(plan);
   return status == RNNK_OK;
 }
 
@@ -384,7 +467,7 @@ static void test_kernel(const test_case* c, const char* kernel, const run* judge
   for (int dtype = RNNK_FLOAT32; dtype <= RNNK_BFLOAT16; ++dtype) {
     run alone = {c, kernel, dtype, 0, {NULL}, {0}}, team = alone, beside = alone, again = alone;
     pthread_t other;
-    if (!takes(kernel, dtype)) continue;
+    if (!takes(kernel, dtype, c)) continue;
     again.flags = RNNK_RECOMPUTE;
     need(rnnk_set_num_threads(1), "rnnk_set_num_threads");
     execute(&alone);
@@ -402,6 +485,15 @@ static void test_kernel(const test_case* c, const char* kernel, const run* judge
     free_run(&team);
     free_run(&beside);
   }
+}
+
+static void judge_and_test(const shape* s, const option_set* o, int32_t cell, uint64_t seed, const char* kernel) {
+  test_case c = make_case(s, o, cell, seed);
+  run judge = {&c, "cpu_scalar", RNNK_FLOAT64, 0, {NULL}, {0}};
+  execute(&judge);
+  test_kernel(&c, kernel, &judge);
+  free_run(&judge);
+  free_case(&c);
 }
 
 static int wanted(const char* kernel, int argc, char** argv) {
@@ -425,12 +517,14 @@ int main(int argc, char** argv) {
     worst_ratio = 0;
     for (int32_t cell = 0; rnnk_cell_name(cell); ++cell) {
       for (size_t i = 0; i < sizeof shapes / sizeof *shapes; ++i, ++cases) {
-        test_case c = make_case(&shapes[i], cell, 1000 * (uint64_t)cell + i);
-        run judge = {&c, "cpu_scalar", RNNK_FLOAT64, 0, {NULL}, {0}};
-        execute(&judge);
-        test_kernel(&c, kernel, &judge);
-        free_run(&judge);
-        free_case(&c);
+        judge_and_test(&shapes[i], NULL, cell, 1000 * (uint64_t)cell + i, kernel);
+      }
+      for (size_t k = 0; k < sizeof options / sizeof *options; ++k) {
+        for (size_t i = 0;
+             !strcmp(options[k].cell, rnnk_cell_name(cell)) && i < sizeof option_shapes / sizeof *option_shapes; ++i) {
+          judge_and_test(&option_shapes[i], &options[k], cell, 100 * (uint64_t)k + i, kernel);
+          ++cases;
+        }
       }
     }
     printf("%s: %s; largest error %.2f of what is allowed\n", kernel, failures == failed_before ? "ok" : "FAILED",

@@ -64,23 +64,23 @@ typedef enum rnnk_cell {
 } rnnk_cell;
 
 enum {
-  RNNK_NO_BIAS = 1,  /* problem flag: b_ih and b_hh are absent (zero) */
-  RNNK_REVERSE = 2,  /* problem flag: walk each row from its last valid step to step 0 */
+  RNNK_NO_BIAS = 1,   /* problem flag: b_ih and b_hh are absent (zero) */
+  RNNK_REVERSE = 2,   /* problem flag: walk each row from its last valid step to step 0 */
   RNNK_RECOMPUTE = 4, /* problem flag: the reserve keeps the states of some steps alone and grows with sqrt(T); rnnk_backward
                         runs the forward again, with the same results to the bit. It does not read y then. */
   /* Options of the step, as problem flags (ARCHITECTURE.md, "Options"): */
-  RNNK_PEEPHOLE = 8,       /* LSTM: i, f see c', o the new c */
-  RNNK_COUPLED = 16,       /* LSTM: f = 1 - i; the rows of f stand in the weights and are not used */
-  RNNK_RESET_BEFORE = 32,  /* GRU: the reset gate before the product (arXiv 1406.1078v3) */
-  RNNK_LAYER_NORM = 64,    /* gx and gh are normalised over a row before their biases, and the c of an LSTM's output */
-  RNNK_INDEPENDENT = 128,  /* Elman: h = f(gx + u * h' + b_hh) with a vector u (IndRNN, arXiv 1803.04831) */
-  RNNK_MASKED = 256        /* rnnk_args.mask and .reset may be given */
+  RNNK_PEEPHOLE = 8,      /* LSTM: i, f see c', o the new c */
+  RNNK_COUPLED = 16,      /* LSTM: f = 1 - i; the rows of f stand in the weights and are not used */
+  RNNK_RESET_BEFORE = 32, /* GRU: the reset gate before the product (arXiv 1406.1078v3) */
+  RNNK_LAYER_NORM = 64,   /* gx and gh are normalised over a row before their biases, and the c of an LSTM's output */
+  RNNK_INDEPENDENT = 128, /* Elman: h = f(gx + u * h' + b_hh) with a vector u (IndRNN, arXiv 1803.04831) */
+  RNNK_MASKED = 256       /* rnnk_args.mask and .reset may be given */
 };
 
 /* ONNX's activations (onnx/defs/rnn): alpha and beta are read where the formula has them. */
 typedef enum rnnk_activation_kind {
-  RNNK_OF_CELL = 0,          /* the cell's own */
-  RNNK_RELU = 1,             /* max(x, 0) */
+  RNNK_OF_CELL = 0, /* the cell's own */
+  RNNK_RELU = 1,    /* max(x, 0) */
   RNNK_TANH = 2,
   RNNK_SIGMOID = 3,
   RNNK_AFFINE = 4,           /* alpha x + beta */
@@ -108,12 +108,12 @@ typedef struct rnnk_problem {
   int64_t input_size;   /* I >= 1 */
   int64_t hidden_size;  /* H >= 1 */
   /* Options of the step; 0 is neutral for each. */
-  int64_t proj_size; /* P: h = W_hr (o * h(c)) has P entries; LSTM alone. 0: h has H, and P = H below */
-  int64_t heads;     /* weight_hh is block-diagonal, of so many blocks: [G*H, H/heads] */
-  double clip;       /* > 0: the input of every activation is bounded to [-clip, clip] */
+  int64_t proj_size;              /* P: h = W_hr (o * h(c)) has P entries; LSTM alone. 0: h has H, and P = H below */
+  int64_t heads;                  /* weight_hh is block-diagonal, of so many blocks: [G*H, H/heads] */
+  double clip;                    /* > 0: the input of every activation is bounded to [-clip, clip] */
   rnnk_activation activations[3]; /* LSTM: of i f o, of g, of c in the output; GRU: of r z, of n; Elman: one */
-  double zoneout[2];              /* in [0, 1]: h, and c, keep their old value: at random with RNNK_TRAIN, else this share of it */
-  double recurrent_dropout;       /* in [0, 1]: with RNNK_TRAIN one mask a row on what the recurrent product multiplies */
+  double zoneout[2];        /* in [0, 1]: h, and c, keep their old value: at random with RNNK_TRAIN, else this share of it */
+  double recurrent_dropout; /* in [0, 1]: with RNNK_TRAIN one mask a row on what the recurrent product multiplies */
 } rnnk_problem;
 
 /* Bytes the caller provides. */
@@ -171,13 +171,13 @@ typedef struct rnnk_args {
   void *dbias_ih, *dbias_hh;     /* out */
   /* Options */
   void *dweight_hr, *dparams; /* out of rnnk_backward: of weight_hr and params */
-  const uint8_t* mask;        /* [T, B] contiguous, with RNNK_MASKED: 0 holds the state in that step; y is 0, x is not read */
-  const uint8_t* reset;       /* [T, B] contiguous, with RNNK_MASKED: not 0: the state is zero before that step */
-  rnnk_tensor dh;             /* [T, B, P] out of rnnk_backward: the gradient of each step's h, through all that follows */
-  double clip_dh;             /* > 0: rnnk_backward bounds that gradient to [-clip_dh, clip_dh] at every step */
-  uint64_t seed;              /* of random masks, with RNNK_TRAIN: Philox4x32-10, key seed, counter (call, stream, */
-  uint32_t call, stream;      /* first_step + t, row * units + unit); word 1: zoneout of h, 2: of c; 3, at step 0: recurrent */
-  int64_t first_step;         /* dropout */
+  const uint8_t* mask;   /* [T, B] contiguous, with RNNK_MASKED: 0 holds the state in that step; y is 0, x is not read */
+  const uint8_t* reset;  /* [T, B] contiguous, with RNNK_MASKED: not 0: the state is zero before that step */
+  rnnk_tensor dh;        /* [T, B, P] out of rnnk_backward: the gradient of each step's h, through all that follows */
+  double clip_dh;        /* > 0: rnnk_backward bounds that gradient to [-clip_dh, clip_dh] at every step */
+  uint64_t seed;         /* of random masks, with RNNK_TRAIN: Philox4x32-10, key seed, counter (call, stream, */
+  uint32_t call, stream; /* first_step + t, row * units + unit); word 1: zoneout of h, 2: of c; 3, at step 0: recurrent */
+  int64_t first_step;    /* dropout */
 } rnnk_args;
 
 enum {

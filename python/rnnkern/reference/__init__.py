@@ -11,7 +11,6 @@ Shapes: T steps, B rows, I inputs, H hidden units, P outputs (H without a projec
     activations  the functions and their slopes          options  Options, and the parameters that follow
     cells        one step of each cell                    masks    Philox and what it decides
     layer        one layer in one direction               stack    layers and directions
-    witnesses    two cells that only a test has
 """
 
 from .activations import Activation, sigmoid
@@ -21,7 +20,6 @@ from .layer import CELLS, Drawn, Saved, layer, layer_backward, nearest_kink
 from .masks import dropout_kept, philox4x32, recurrent_kept, thin, zoneout_held
 from .options import Options, activations_of, parameter_shapes
 from .stack import StackSaved, stack, stack_backward, suffix, turned
-from .witnesses import GruResetBefore, LstmLayerNormProj
 
 __all__ = [
     "CELLS",
@@ -34,9 +32,7 @@ __all__ = [
     "Grads",
     "Gru",
     "GruBefore",
-    "GruResetBefore",
     "Lstm",
-    "LstmLayerNormProj",
     "Options",
     "Params",
     "Saved",

@@ -16,7 +16,6 @@ from .arrays import Array, Params, wide
 from .cells import Cell, Elman, Gru, GruBefore, Lstm
 from .masks import recurrent_kept, thin, zoneout_held
 from .options import Options, check_params
-from .witnesses import GruResetBefore, LstmLayerNormProj
 
 _MAKE: dict[str, Callable[[Options], Cell]] = {
     "linear": lambda options: Elman("linear", options),
@@ -24,8 +23,6 @@ _MAKE: dict[str, Callable[[Options], Cell]] = {
     "rnn_relu": lambda options: Elman("rnn_relu", options),
     "lstm": lambda options: Lstm("lstm", options),
     "gru": lambda options: Gru("gru", options) if options.reset_after else GruBefore("gru", options),
-    "gru_reset_before": lambda options: GruResetBefore(),
-    "lstm_ln_proj": lambda options: LstmLayerNormProj(),
 }
 CELLS: dict[str, Cell] = {name: make(Options()) for name, make in _MAKE.items()}
 

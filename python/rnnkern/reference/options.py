@@ -43,10 +43,6 @@ def activations_of(cell: str, options: Options) -> list[Activation]:
 
 def check_options(cell: str, options: Options) -> None:
     """ValueError for an option that the cell does not have, or that is not defined beside another."""
-    if cell not in GATES:
-        if options != Options():
-            raise ValueError(f"options: {cell!r} has none, got {_changed(options)}")
-        return
     for cells, names in ((("lstm",), ("peephole", "coupled")), (("gru",), ("reset_after",))):
         if cell not in cells and (wrong := set(names) & set(_changed(options))):
             raise ValueError(f"options: {cell!r} has no {sorted(wrong)}")
@@ -85,8 +81,6 @@ def parameter_shapes(
 def check_params(cell: str, options: Options, params: Params) -> None:
     """ValueError unless the parameters are those of the cell with its options. Biases and beta_c may be absent."""
     check_options(cell, options)
-    if cell not in GATES:
-        return
     units, input_size = params["weight_ih"].shape
     proj_size = params["weight_hr"].shape[0] if "weight_hr" in params else 0
     if proj_size and cell != "lstm":

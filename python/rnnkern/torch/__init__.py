@@ -5,6 +5,8 @@
     lstm = LSTM(64, 128, num_layers=2, bidirectional=True)     # torch.nn.LSTM's arguments, order and defaults
     y, (h_n, c_n) = lstm(x)                                    # tensors or a PackedSequence, batched or not
     y, (h_n, c_n) = lstm(x, lengths=lengths)                   # extension: any order, zeros allowed
+    y, (h_n, c_n) = lstm(x, mask=mask, reset=reset)            # extension: steps left out, steps that begin anew
+    LSTM(64, 128, layer_norm=True, zoneout=(0.1, 0.1))         # extension: the options of rnnkern.LSTM
 
     report = replace(model)                                    # swaps every RNN of a model in place; report.undo()
 
@@ -14,7 +16,8 @@ those of ``torch.nn``. What differs, on purpose:
 * The modules derive from ``torch.nn.Module``, not from ``torch.nn.LSTM``: ``isinstance(m, torch.nn.LSTM)`` is False.
 * Weights are read from the module's attributes and packed anew at every call, so no change to them can be missed,
   however it is made. Only an explicit ``freeze()`` keeps a pack.
-* ``lengths=``, a sequence of no steps and a batch of no rows are accepted.
+* ``lengths=``, ``mask=``, ``reset=``, a sequence of no steps and a batch of no rows are accepted.
+* Options of the cell are keywords after torch.nn's arguments, and read-only attributes. torch.nn has ``proj_size``.
 * A state whose batch does not fit a PackedSequence is always refused; ``torch.nn`` drops surplus rows of it.
 * Under CPU autocast every module computes and answers in autocast's dtype, as ``torch.nn.LSTM`` and ``RNN`` do;
   ``torch.nn.GRU`` and packed ``LSTM`` answer in float32 there.
@@ -30,7 +33,8 @@ any T and B. Second derivatives, forward mode, ``vmap`` and torch.func work; wha
 composed of torch's operations, tens of times slower, as ``rnnkern.explain(module, x)`` says. ``docs/torch.md`` has the
 list.
 
-Not there yet, and refused by name with NotImplementedError: ``proj_size``, tensors that are not on the CPU, and
+Not there yet, and refused by name with NotImplementedError: tensors that are not on the CPU, the random masks of
+zoneout and recurrent dropout under a second derivative or in forward mode (``eval()`` has none), and
 ``torch.autograd.grad(..., is_grads_batched=True)``.
 """
 

@@ -10,8 +10,7 @@ in Python would answer it with a tangent of zero.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +19,12 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from .. import ops
+from ..spec import NO_MARKS, Marks
 from . import composed, functional, kernels, operators
 from .kernels import Options, masks_of
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """What a call is, apart from the tensors that have gradients."""
 
     options: Options
@@ -34,6 +33,12 @@ class Call:
     masks: Tensor | None  # int64 [2]
     keep: bool  # a gradient will be asked for
     packed: tuple[Any, ...] | None = None  # frozen weights; only without keep
+    marks: Marks = NO_MARKS  # bool [T, B]: NumPy arrays, checked, or tensors that cannot be looked at
+
+    @property
+    def hidden(self) -> bool:
+        """Whether lengths or marks cannot be looked at."""
+        return any(isinstance(value, Tensor) for value in (self.lengths, *self.marks))
 
 
 def records_gradient(tensors: Sequence[Tensor | None]) -> bool:
@@ -47,17 +52,20 @@ def records_gradient(tensors: Sequence[Tensor | None]) -> bool:
 def recurrence(
     call: Call, x: Tensor, h_0: Tensor | None, c_0: Tensor | None, params: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """x [T, B, I], h_0, c_0 [L*D, B, H] or None -> y [T, B, D*H], h_n, c_n [L*D, B, H] (c_n None without a cell state).
+    """x [T, B, I], h_0 [L*D, B, P], c_0 [L*D, B, H] or None -> y [T, B, D*P], h_n, c_n (c_n None without a cell state).
 
     params: in the order of ``call.spec.param_names``. Everything is checked by the caller; every answer has x's dtype.
     """
-    if isinstance(call.lengths, Tensor) or watched((x, h_0, c_0, *params)):
-        return by_operator(call.options, x, h_0, c_0, params, _as_tensor(call.lengths), call.masks)
+    plain = call.lengths is None and call.marks is NO_MARKS
+    if (not plain and call.hidden) or watched((x, h_0, c_0, *params)):
+        marks = _marks_as_tensors(call.marks)
+        return by_operator(call.options, x, h_0, c_0, params, _as_tensor(call.lengths), call.masks, marks)
     if call.keep:
         return Recurrence.apply(call, x, h_0, c_0, *params)  # type: ignore[no-any-return,no-untyped-call]
     return kernels.forward(
-        call.spec, call.options.batch_first, x, h_0, c_0, params, call.lengths, masks_of(call.masks), False, call.packed
-    )[:3]
+        call.spec, call.options.batch_first, x, h_0, c_0, params, call.lengths, masks_of(call.masks), False,
+        call.packed, call.marks,
+    )[:3]  # fmt: skip
 
 
 def by_operator(
@@ -68,34 +76,47 @@ def by_operator(
     params: Sequence[Tensor],
     lengths: Tensor | None,
     masks: Tensor | None,
+    marks: Marks = NO_MARKS,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
+    """``recurrence`` with lengths and marks as tensors."""
     if torch.compiler.is_compiling():
         if (
             torch._C._are_functorch_transforms_active()
         ):  # traced inside of torch.func: Dynamo gives an operator no tangent
-            return composed.layer(x, h_0, c_0, params, lengths, masks_of(masks), options)
-        y, h_n, c_n = operators.layer(x, h_0, c_0, params, lengths, masks, *options)
+            return composed.layer(x, h_0, c_0, params, lengths, masks_of(masks), options, marks)
+        y, h_n, c_n = operators.layer(x, h_0, c_0, params, lengths, masks, *options, *marks)
     elif needs_tangent((x, h_0, c_0, *params)):
-        return composed.layer(x, h_0, c_0, params, lengths, masks_of(masks), options)
+        return composed.layer(x, h_0, c_0, params, lengths, masks_of(masks), options, marks)
     elif functional.differentiates():
-        y, h_n, c_n = functional.layer(x, h_0, c_0, params, lengths, masks, options)
+        y, h_n, c_n = functional.layer(x, h_0, c_0, params, lengths, masks, options, marks)
     else:
-        y, h_n, c_n = operators.layer(x, h_0, c_0, params, lengths, masks, *options)
-    return y, h_n, c_n if composed.CELLS[options.cell][0] == 2 else None
+        y, h_n, c_n = operators.layer(x, h_0, c_0, params, lengths, masks, *options, *marks)
+    return y, h_n, c_n if composed.CELLS[options.cell].states == 2 else None
 
 
 def _as_tensor(lengths: Any) -> Tensor | None:
     return torch.from_numpy(lengths) if isinstance(lengths, np.ndarray) else lengths
 
 
+def _marks_as_tensors(marks: Marks) -> Marks:
+    return marks if marks is NO_MARKS else Marks(*map(_as_tensor, marks))
+
+
+# Every call asks these; under their full names they cost as much again in look-ups.
+_compiling = torch.compiler.is_compiling
+_functorch_level = torch._C._functorch.peek_interpreter_stack
+_modes = torch._C._len_torch_dispatch_stack
+_tracing = torch._C._get_tracing_state
+
+
 def watched(tensors: Sequence[Tensor | None]) -> bool:
     """Whether a graph, a transform, a dispatch mode or a tensor of another class must get to see an operator."""
     if (
-        torch.compiler.is_compiling()
+        _compiling()
         or forward_ad._current_level >= 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._get_tracing_state() is not None
+        or _functorch_level() is not None
+        or _modes() > 0
+        or _tracing() is not None
     ):
         return True
     for tensor in tensors:  # a loop, since a generator would cost more than all of it
@@ -120,8 +141,9 @@ class Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, x: Tensor, h_0: Any, c_0: Any, *params: Tensor) -> Any:
         y, h_n, c_n, reserve = kernels.forward(
-            call.spec, call.options.batch_first, x, h_0, c_0, params, call.lengths, masks_of(call.masks), True
-        )
+            call.spec, call.options.batch_first, x, h_0, c_0, params, call.lengths, masks_of(call.masks), True,
+            None, call.marks,
+        )  # fmt: skip
         ctx.call = call
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, h_0, c_0, y, reserve, *params)
@@ -150,13 +172,13 @@ def _watched_gradient(call: Call, needs: Sequence[bool], grads: Sequence[Any], s
     """What came in above the layer, after its forward: a mode, a level of torch.func, a tangent."""
     x, h_0, c_0, y, reserve, *params = saved
     dy, dh_n, dc_n = grads
-    lengths = _as_tensor(call.lengths)
+    lengths, marks = _as_tensor(call.lengths), _marks_as_tensors(call.marks)
     if needs_tangent((dy, dh_n, dc_n, x, h_0, c_0, *params)):
         drawn = masks_of(call.masks)
-        answer = composed.pullback(grads, (x, h_0, c_0, *params), lengths, drawn, call.options)
+        answer = composed.pullback(grads, (x, h_0, c_0, *params), lengths, drawn, call.options, marks)
     else:
         answer = operators.layer_backward(
-            dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, lengths, call.masks, *call.options, list(needs)
+            dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, lengths, call.masks, *call.options, list(needs), *marks
         )
     return [grad if need else None for grad, need in zip(answer, needs, strict=True)]
 
@@ -166,7 +188,9 @@ def _gradient(
     reserve: Tensor, *params: Tensor,
 ) -> list[Tensor | None]:  # fmt: skip
     masks = masks_of(call.masks)
-    return kernels.backward(call.spec, dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, call.lengths, masks, needs)
+    return kernels.backward(
+        call.spec, dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, call.lengths, masks, needs, call.marks
+    )
 
 
 class RecurrenceGradient(torch.autograd.Function):
@@ -186,6 +210,7 @@ class RecurrenceGradient(torch.autograd.Function):
         call = ctx.call
         lengths = _as_tensor(call.lengths)
         grads = composed.gradients(
-            (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(call.masks), call.options, seeds
-        )
+            (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(call.masks), call.options, seeds,
+            _marks_as_tensors(call.marks),
+        )  # fmt: skip
         return (None, None, *grads[:6], None, None, *grads[6:])

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import Module, init
+from torch.nn import Module, Parameter, init
 
 from .. import ops
+from ..spec import NO_MARKS, Marks
 from .autograd import Call, by_operator, records_gradient, recurrence
 from .checks import check_tensor
 from .kernels import DTYPES, Options, draw_masks, spec_of
+from .options import StepOptions, parse
 
 
 class Frozen(NamedTuple):
@@ -28,7 +30,7 @@ class Frozen(NamedTuple):
     packed: tuple[Any, ...]
 
 
-class Recurrent(Module):
+class Recurrent(StepOptions, Module):
     """Base of the layers and of the cells."""
 
     input_size: int
@@ -38,6 +40,7 @@ class Recurrent(Module):
     bidirectional: bool = False
     batch_first: bool = False
     dropout: float = 0.0
+    reverse: bool = False
     recompute: bool = False  # set it on a module: backward runs the forward again instead of keeping its gates
     _frozen: Frozen | None = None
     _is_layer: bool = False
@@ -54,11 +57,36 @@ class Recurrent(Module):
         return [getattr(self, name) for name in self._weight_names()]
 
     def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), in the order torch.nn draws them."""
+        """Draw every parameter from U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), in the order torch.nn draws them.
+
+        The factors of a layer normalisation become 1, its shift 0, as torch.nn.LayerNorm's.
+        """
         self.unfreeze()
         bound = 1.0 / math.sqrt(self.hidden_size)
-        for weight in self.parameters():
-            init.uniform_(weight, -bound, bound)
+        for name, weight in self.named_parameters():
+            if name.startswith(("gamma", "beta")):
+                init.constant_(weight, float(name.startswith("gamma")))
+            else:
+                init.uniform_(weight, -bound, bound)
+
+    def _settle(self, cell: str, options: dict[str, Any], device: Any, dtype: Any) -> ops.Spec:
+        """Keep the step's options, given by the constructor's keywords, and make the parameters. -> the spec.
+
+        Options that no kernel does together are refused here, not at the first call.
+        """
+        self._choose(parse(cell, self.hidden_size, options))
+        said = Options(cell, self.num_layers, self.bidirectional, 0.0, False, False, self.reverse, self._step_text)
+        spec = self._spec(dtype if dtype in DTYPES else torch.float32, said)
+        if self._step_text:
+            ops.plans(spec)
+        for name, shape in spec.param_shapes.items():
+            name = name if self._is_layer else name.removesuffix("_l0")
+            self.register_parameter(name, Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        return spec
+
+    def _widths(self) -> tuple[int, int]:
+        """Of h and c."""
+        return self._chosen.proj_size or self.hidden_size, self.hidden_size
 
     # Freezing -------------------------------------------------------------------------------------------------------
 
@@ -120,8 +148,9 @@ class Recurrent(Module):
 
     def _options(self, batch_first: bool = False) -> Options:
         return Options(
-            self._cell(), self.num_layers, self.bidirectional, self.dropout, batch_first, bool(self.recompute)
-        )
+            self._cell(), self.num_layers, self.bidirectional, self.dropout, batch_first, bool(self.recompute),
+            self.reverse, self._step_text,
+        )  # fmt: skip
 
     def _spec(self, dtype: torch.dtype, options: Options) -> ops.Spec:
         return spec_of(options, dtype, self.input_size, self.hidden_size, self.bias)
@@ -131,11 +160,13 @@ class Recurrent(Module):
         spec = self._check_weights(self._weights(), self._options())[1]
         assert spec is not None
         frozen = "kept by freeze()" if self._frozen is not None else "packed at every call"
-        notes = (
+        notes: tuple[str, ...] = (
             f"weights: {frozen}",
             "kernels run: eager calls, torch.compile and torch.export (one node), autograd, torch.func.grad and vmap",
             "composed of torch's operations: second derivatives, forward mode (jvp, duals), torch.func in a graph",
         )
+        if self._random:
+            notes += ("refused there in training: the random masks of zoneout and recurrent_dropout",)
         return spec, self._is_layer, notes
 
     def _run(
@@ -144,10 +175,11 @@ class Recurrent(Module):
         states: tuple[Tensor, ...] | None,
         lengths: Any = None,
         batch_first: bool = False,
+        marks: Marks = NO_MARKS,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """x [T, B, I], states [L*D, B, H] each, of checked shapes -> y [T, B, D*H], states of the same shapes.
+        """x [T, B, I], states h [L*D, B, P] (and c [L*D, B, H]), of checked shapes -> y [T, B, D*P], states as given.
 
-        lengths: checked int64 [B], a NumPy array (in a graph that is being captured, a tensor), or None.
+        lengths: checked int64 [B], a NumPy array (in a graph that is being captured, a tensor), or None; marks alike.
         """
         weights = self._weights()
         options = self._options(batch_first)
@@ -161,13 +193,14 @@ class Recurrent(Module):
             states = None if states is None else tuple(state.to(target) for state in states)
         self._check_dtypes(x, states, dtype)
         h_0, c_0 = (*(states or ()), None, None)[:2]
-        masks = draw_masks() if self.training and self.dropout > 0.0 and self.num_layers > 1 else None
+        drops = self.training and (self._random or (self.dropout > 0.0 and self.num_layers > 1))
+        masks = draw_masks() if drops else None
         if spec is None:
-            y, h_n, c_n = by_operator(options, x, h_0, c_0, weights, lengths, masks)
+            y, h_n, c_n = by_operator(options, x, h_0, c_0, weights, lengths, masks, marks)
         else:
             keep = records_gradient([x, h_0, c_0, *weights])
             packed = None if self._frozen is None else self._frozen_pack(spec, weights, keep)
-            call = Call(options, spec, lengths, masks, keep, packed)
+            call = Call(options, spec, lengths, masks, keep, packed, marks)
             y, h_n, c_n = recurrence(call, x, h_0, c_0, weights)
         return y, (h_n,) if c_n is None else (h_n, c_n)
 

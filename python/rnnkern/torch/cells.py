@@ -11,17 +11,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from .base import Recurrent
 from .checks import check_tensor
 
+_PLAIN_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
 
 class RNNCellBase(Recurrent):
-    """Parameters, input and output of one cell; the subclasses say which. B is batch, I input_size, H hidden_size."""
+    """Parameters, input and output of one cell; the subclasses say which.
+
+    B is batch, I input_size, H hidden_size, P proj_size or H.
+    """
+
+    _own_names: tuple[str, ...] = ()  # of the options' parameters
 
     def __init__(
-        self, input_size: int, hidden_size: int, bias: bool, num_chunks: int, device: Any = None, dtype: Any = None
+        self, cell: str, input_size: int, hidden_size: int, bias: bool, device: Any, dtype: Any, options: dict[str, Any]
     ) -> None:
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
@@ -30,20 +36,16 @@ class RNNCellBase(Recurrent):
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
-        rows = num_chunks * hidden_size
-        shapes = {
-            "weight_ih": (rows, input_size),
-            "weight_hh": (rows, hidden_size),
-            "bias_ih": (rows,),
-            "bias_hh": (rows,),
-        }
-        for name, shape in shapes.items():
-            absent = name.startswith("bias") and not bias
-            self.register_parameter(name, None if absent else Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        names = self._settle(cell, options, device, dtype).own_names
+        if not bias:
+            self.register_parameter("bias_ih", None)
+            self.register_parameter("bias_hh", None)
+        if self._step_text:
+            self._own_names = tuple(name for name in names if name not in _PLAIN_NAMES)
         self.reset_parameters()
 
     def _weight_names(self) -> Sequence[str]:
-        return ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
+        return (_PLAIN_NAMES if self.bias else _PLAIN_NAMES[:2]) + self._own_names
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"
@@ -51,10 +53,13 @@ class RNNCellBase(Recurrent):
             text += f", bias={self.bias}"
         if getattr(self, "nonlinearity", "tanh") != "tanh":
             text += f", nonlinearity={self.nonlinearity}"
+        if self.proj_size:
+            text += f", proj_size={self.proj_size}"
+        text += self._said()
         return text if self._frozen is None else text + ", frozen=True"
 
     def _step(self, input: Any, states: Sequence[Any] | None, labels: Sequence[str]) -> tuple[Tensor, ...]:
-        """input [B, I] or [I], states [B, H] or [H] each -> the next states, shaped as the input is."""
+        """input [B, I] or [I], states h [B, P] (and c [B, H]), or without B -> the next states, as given."""
         name = type(self).__name__
         for label, value in zip(("input", *labels), (input, *(states or ())), strict=False):
             check_tensor(label, value)
@@ -62,8 +67,8 @@ class RNNCellBase(Recurrent):
                 raise ValueError(f"{name}: Expected {label} to be 1D or 2D, got {value.dim()}D instead")
         if input.shape[-1] != self.input_size:
             raise RuntimeError(f"input has inconsistent input_size: got {input.shape[-1]} expected {self.input_size}")
-        expected = (*input.shape[:-1], self.hidden_size)
-        for label, state in zip(labels, states or (), strict=False):
+        for label, state, width in zip(labels, states or (), self._widths(), strict=False):
+            expected = (*input.shape[:-1], width)
             if state.shape != expected:
                 raise RuntimeError(f"{name}: Expected {label} size {expected}, got {list(state.shape)}")
         batched = input.dim() == 2
@@ -85,7 +90,10 @@ class RNNCellBase(Recurrent):
 
 
 class RNNCell(RNNCellBase):
-    """h = tanh(W x + b_ih + R h' + b_hh), or ReLU for tanh. Arguments and defaults of torch.nn.RNNCell."""
+    """h = tanh(W x + b_ih + R h' + b_hh), or ReLU for tanh. Arguments and defaults of torch.nn.RNNCell.
+
+    The keywords after them are options of the cell, as ``rnnkern.RNNCell`` has them.
+    """
 
     nonlinearity: str
 
@@ -97,8 +105,23 @@ class RNNCell(RNNCellBase):
         nonlinearity: str = "tanh",
         device: Any = None,
         dtype: Any = None,
+        *,
+        clip: float | None = None,
+        activations: Any = None,
+        layer_norm: bool = False,
+        zoneout: float | tuple[float, float] = 0.0,
+        heads: int = 1,
+        independent: bool = False,
     ) -> None:
-        super().__init__(input_size, hidden_size, bias, 1, device, dtype)
+        options: dict[str, Any] = {
+            "clip": clip,
+            "activations": activations,
+            "layer_norm": layer_norm,
+            "zoneout": zoneout,
+        }
+        options |= {"heads": heads, "independent": independent}
+        cell = "rnn_relu" if nonlinearity == "relu" else "rnn_tanh"  # any other is refused by a call, as in torch.nn
+        super().__init__(cell, input_size, hidden_size, bias, device, dtype, options)
         self.nonlinearity = nonlinearity
 
     def _cell(self) -> str:
@@ -112,12 +135,31 @@ class RNNCell(RNNCellBase):
 
 
 class GRUCell(RNNCellBase):
-    """One step of ``GRU``. Arguments and defaults of torch.nn.GRUCell."""
+    """One step of ``GRU``. Arguments and defaults of torch.nn.GRUCell, then options as of ``rnnkern.GRUCell``."""
 
     def __init__(
-        self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        reset_after: bool = True,
+        clip: float | None = None,
+        activations: Any = None,
+        layer_norm: bool = False,
+        zoneout: float | tuple[float, float] = 0.0,
+        heads: int = 1,
     ) -> None:
-        super().__init__(input_size, hidden_size, bias, 3, device, dtype)
+        options: dict[str, Any] = {
+            "reset_after": reset_after,
+            "clip": clip,
+            "activations": activations,
+            "layer_norm": layer_norm,
+        }
+        options |= {"zoneout": zoneout, "heads": heads}
+        super().__init__("gru", input_size, hidden_size, bias, device, dtype, options)
 
     def _cell(self) -> str:
         return "gru"
@@ -128,18 +170,34 @@ class GRUCell(RNNCellBase):
 
 
 class LSTMCell(RNNCellBase):
-    """One step of ``LSTM``. Arguments and defaults of torch.nn.LSTMCell."""
+    """One step of ``LSTM``. Arguments and defaults of torch.nn.LSTMCell, then options as of ``rnnkern.LSTMCell``."""
 
     def __init__(
-        self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        proj_size: int = 0,
+        peephole: bool = False,
+        coupled: bool = False,
+        clip: float | None = None,
+        activations: Any = None,
+        layer_norm: bool = False,
+        zoneout: float | tuple[float, float] = 0.0,
+        heads: int = 1,
     ) -> None:
-        super().__init__(input_size, hidden_size, bias, 4, device, dtype)
+        options: dict[str, Any] = {"proj_size": proj_size, "peephole": peephole, "coupled": coupled, "clip": clip}
+        options |= {"activations": activations, "layer_norm": layer_norm, "zoneout": zoneout, "heads": heads}
+        super().__init__("lstm", input_size, hidden_size, bias, device, dtype, options)
 
     def _cell(self) -> str:
         return "lstm"
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """input [B, I] or [I], hx (h, c) each [B, H] or [H] (zeros when left out) -> (h, c), shaped as hx."""
+        """input [B, I] or [I], hx (h [B, P], c [B, H]), or without B (zeros when left out) -> (h, c), as hx."""
         if isinstance(hx, Tensor):
             raise TypeError("LSTMCell: expected hx to be a tuple (h, c), got a Tensor")
         if hx is not None and len(hx) != 2:

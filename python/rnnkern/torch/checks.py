@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..layers import take_marks as take_arrays
+from ..spec import Marks
+
 
 def check_tensor(name: str, value: Any) -> None:
     """TypeError for what is no tensor, NotImplementedError for a tensor no kernel can read."""
@@ -57,6 +60,39 @@ def lengths_tensor(lengths: Any, batch: Any, seq_len: Any) -> Tensor:
     return lengths.to(device="cpu", dtype=torch.int64)
 
 
+def take_marks(mask: Any, reset: Any, sizes: tuple[int, int], batched: bool = True, batch_first: bool = False) -> Marks:
+    """mask and reset in the caller's layout as arrays of their own, bool [T, B]; TypeError or ValueError.
+
+    sizes: (T, B).
+    """
+    for name, value in (("mask", mask), ("reset", reset)):
+        if isinstance(value, Tensor):
+            check_tensor(name, value)
+    return take_arrays(mask, reset, sizes, batched, batch_first)
+
+
+def marks_tensors(mask: Any, reset: Any, sizes: tuple[Any, Any], batched: bool, batch_first: bool) -> Marks:
+    """``take_marks`` as tensors, where values cannot be looked at."""
+    seq_len, batch = sizes
+    wanted: tuple[Any, ...] = (batch, seq_len) if batch_first else (seq_len, batch)
+    axes = "[B, T]" if batch_first else "[T, B]"
+    if not batched:
+        wanted, axes = (seq_len,), "[T]"
+    marks: list[Tensor | None] = []
+    for name, value in (("mask", mask), ("reset", reset)):
+        if value is None:
+            marks.append(None)
+            continue
+        tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        check_tensor(name, tensor)
+        if tensor.dtype != torch.bool:
+            raise TypeError(f"{name}: expected bool {axes}, got {tensor.dtype}")
+        if tensor.shape != wanted:
+            raise ValueError(f"{name}: expected {axes} {list(wanted)}, got {list(tensor.shape)}")
+        marks.append(tensor.unsqueeze(1) if not batched else tensor.transpose(0, 1) if batch_first else tensor)
+    return Marks(*marks)
+
+
 def check_batch_sizes(batch_sizes: Tensor, rows: int) -> np.ndarray[Any, Any]:
     """The sizes [T] of a PackedSequence that fit its rows of data; torch.nn raises RuntimeError on others, too."""
     if batch_sizes.dim() != 1 or batch_sizes.dtype != torch.int64 or batch_sizes.numel() == 0:
@@ -73,7 +109,7 @@ def check_batch_sizes(batch_sizes: Tensor, rows: int) -> np.ndarray[Any, Any]:
 def check_options(
     input_size: Any, hidden_size: Any, num_layers: Any, bias: Any, batch_first: Any, dropout: Any, proj_size: Any
 ) -> None:
-    """torch.nn's own checks, in its order and words, then what is not there yet."""
+    """torch.nn's own checks, in its order and words."""
     if not isinstance(dropout, (int, float, np.number)) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
         raise ValueError(
             "dropout should be a number in range [0, 1] representing the probability of an element being zeroed"
@@ -90,8 +126,6 @@ def check_options(
         raise ValueError("proj_size should be a positive integer or zero to disable projections")
     if proj_size >= hidden_size:
         raise ValueError("proj_size has to be smaller than hidden_size")
-    if proj_size > 0:
-        raise NotImplementedError(f"proj_size: projections are not implemented yet; expected 0, got {proj_size}")
 
 
 def refuse_unknown(name: str, unknown: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """The cells as compositions of torch's own operations: what runs where a transform has no fused kernel.
 
-Equations of ``csrc/cells``, structure of ``ops.py`` (layers, directions, lengths, dropout with the same masks), for
-any tensor torch can transform: second derivatives, forward mode, ``vmap`` inside of it. Tens of times slower than a
-kernel.
+Steps are those of ``steps.py``, structure that of ``ops.py`` (layers, directions, lengths, marks, dropout with the same
+masks), for any tensor torch can transform: second derivatives, forward mode, ``vmap`` inside of it. Tens of times
+slower than a kernel.
 """
 
 from __future__ import annotations
@@ -15,38 +15,16 @@ import torch
 from torch import Tensor
 
 from .. import _core
+from ..options import Options as StepOptions
+from ..options import layer_shapes
+from ..spec import NO_MARKS, Marks
 from .checks import take_lengths
 from .kernels import Options, unwrapped
+from .options import options_of, random_of
+from .steps import CELLS, Params, State, stepper
 
-State = tuple[Tensor, ...]  # (h,) or (h, c), each [B, H]
 _Run = Callable[..., tuple[Tensor, ...]]
 _Grads = Sequence[Tensor | None]
-
-
-def _elman(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor, State], State]:
-    return lambda gx, gh, _: (f(gx + gh),)
-
-
-def _lstm(gx: Tensor, gh: Tensor, state: State) -> State:
-    i, f, g, o = (gx + gh).chunk(4, -1)
-    c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
-
-
-def _gru(gx: Tensor, gh: Tensor, state: State) -> State:
-    xr, xz, xn = gx.chunk(3, -1)
-    hr, hz, hn = gh.chunk(3, -1)
-    z = torch.sigmoid(xz + hz)
-    n = torch.tanh(xn + torch.sigmoid(xr + hr) * hn)
-    return ((1 - z) * n + z * state[0],)
-
-
-CELLS: dict[str, tuple[int, Callable[[Tensor, Tensor, State], State]]] = {
-    "rnn_tanh": (1, _elman(torch.tanh)),
-    "rnn_relu": (1, _elman(torch.relu)),
-    "lstm": (2, _lstm),
-    "gru": (1, _gru),
-}
 
 
 def layer(
@@ -57,13 +35,69 @@ def layer(
     lengths: Tensor | None,
     masks: tuple[int, int] | None,
     options: Options,
+    marks: Marks = NO_MARKS,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """x [T, B, I], h_0, c_0 [L*D, B, H] or None, lengths int64 [B] -> y [T, B, D*H], h_n, c_n [L*D, B, H] (or None)."""
-    states, step = CELLS[options.cell]
-    directions = 2 if options.bidirectional else 1
-    each = len(params) // (options.num_layers * directions)
+    """x [T, B, I], h_0 [L*D, B, P], c_0 [L*D, B, H] or None -> y [T, B, D*P], h_n, c_n as the states (or None).
+
+    lengths: int64 [B]. marks: of tensors, bool [T, B]. NotImplementedError for masks that a cell's own options draw.
+    """
+    step_options, own_names, outputs, hidden = _layout(params, options)
+    random = random_of(options.cell, hidden, options.step)
+    if masks is not None and random:
+        raise NotImplementedError(
+            f"{random}: a transform that has no fused kernel (a second derivative, forward mode) cannot draw its "
+            "random masks; after eval() the module has none"
+        )
+    states, directions = CELLS[options.cell].states, 2 if options.bidirectional else 1
+    each = len(own_names)
     seq_len, batch = x.shape[:2]
-    hidden = params[1].shape[-1]
+    alive, live = _present(lengths, marks, seq_len, batch)
+    if live is not None:
+        x = torch.where(live, x, 0)  # what is not read may not even meet a zero gradient
+    zeros = x.new_zeros((batch, outputs)), x.new_zeros((batch, hidden))
+    last: list[State] = []
+    for index in range(options.num_layers):
+        outcome = []
+        for direction in range(directions):
+            at = index * directions + direction
+            back = direction == 1 or options.reverse
+            own: Params = dict(zip(own_names, params[at * each : (at + 1) * each], strict=True))
+            gx, step = stepper(options.cell, step_options if options.step else None, own, x)
+            borders = None if marks.reset is None else _borders(marks.reset, alive, back)
+            state: State = tuple(z if s is None else s[at] for s, z in zip((h_0, c_0)[:states], zeros, strict=False))
+            steps: list[Any] = [None] * seq_len
+            for t in reversed(range(seq_len)) if back else range(seq_len):
+                if borders is not None:
+                    state = tuple(torch.where(borders[t], 0, s) for s in state)
+                new = step(gx[t], state)
+                if live is None:
+                    state, steps[t] = new, new[0]
+                else:
+                    state = tuple(torch.where(live[t], n, s) for n, s in zip(new, state, strict=True))
+                    steps[t] = torch.where(live[t], new[0], 0)
+            outcome.append(torch.stack(steps) if steps else gx.new_zeros((0, batch, outputs)))
+            last.append(state)
+        x = torch.cat(outcome, -1) if directions == 2 else outcome[0]
+        if masks is not None and options.dropout > 0 and index < options.num_layers - 1:
+            x = x * _mask(x, index, outputs, directions, options.dropout, masks)
+    h_n, *c_n = (torch.stack([state[k] for state in last]) for k in range(states))
+    return x, h_n, c_n[0] if c_n else None
+
+
+def _layout(params: Sequence[Tensor], options: Options) -> tuple[StepOptions, list[str], int, int]:
+    """The step's options, the names of one layer's parameters in one direction, P and H."""
+    cell = CELLS[options.cell]
+    hidden = params[0].shape[0] // cell.gates
+    chosen = options_of(options.cell, hidden, options.step)
+    each = len(params) // (options.num_layers * (2 if options.bidirectional else 1))
+    names = list(layer_shapes(chosen, cell.gates, cell.states, 1, hidden, True))
+    if len(names) != each:
+        names = [name for name in names if not name.startswith("bias")]
+    return chosen, names, chosen.proj_size or hidden, hidden
+
+
+def _present(lengths: Tensor | None, marks: Marks, seq_len: int, batch: int) -> tuple[Tensor | None, Tensor | None]:
+    """bool [T, B, 1]: which steps are before their row's end, and which of them are taken; None: all."""
     alive = None
     if lengths is not None:
         if not torch.compiler.is_compiling():
@@ -71,51 +105,40 @@ def layer(
             if not torch._C._functorch.is_functorch_wrapped_tensor(plain):  # mapped ones cannot be looked at
                 take_lengths(plain, batch, seq_len)
         alive = torch.arange(seq_len)[:, None, None] < lengths[None, :, None]
-        x = torch.where(alive, x, 0)  # what stands in the padding may not even meet a zero gradient
-    zeros = x.new_zeros((batch, hidden))
-    last: list[State] = []
-    for index in range(options.num_layers):
-        outputs = []
-        for direction in range(directions):
-            at = index * directions + direction
-            weight_ih, weight_hh, *bias = params[at * each : (at + 1) * each]
-            bias_ih, bias_hh = bias or (None, None)
-            gx = torch.nn.functional.linear(x, weight_ih, bias_ih)
-            state: State = tuple(zeros if s is None else s[at] for s in (h_0, c_0)[:states])
-            steps: list[Any] = [None] * seq_len
-            for t in reversed(range(seq_len)) if direction else range(seq_len):
-                new = step(gx[t], torch.nn.functional.linear(state[0], weight_hh, bias_hh), state)
-                if alive is None:
-                    state, steps[t] = new, new[0]
-                else:
-                    state = tuple(torch.where(alive[t], n, s) for n, s in zip(new, state, strict=True))
-                    steps[t] = torch.where(alive[t], new[0], 0)
-            outputs.append(torch.stack(steps) if steps else gx.new_zeros((0, batch, hidden)))
-            last.append(state)
-        x = torch.cat(outputs, -1) if directions == 2 else outputs[0]
-        if masks is not None and options.dropout > 0 and index < options.num_layers - 1:
-            x = x * _mask(x, index, hidden, directions, options.dropout, masks)
-    h_n, *c_n = (torch.stack([state[k] for state in last]) for k in range(states))
-    return x, h_n, c_n[0] if c_n else None
+    if marks.mask is None:
+        return alive, alive
+    mask = marks.mask.unsqueeze(-1)
+    return alive, mask if alive is None else alive & mask
 
 
-def _mask(x: Tensor, index: int, hidden: int, directions: int, dropout: float, masks: tuple[int, int]) -> Tensor:
+def _borders(reset: Tensor, alive: Tensor | None, back: bool) -> Tensor:
+    """bool [T, B, 1]: before which steps of the walk the state is zeroed. A mark in a row's padding is none of it."""
+    marked = reset.unsqueeze(-1) if alive is None else reset.unsqueeze(-1) & alive
+    return torch.cat([marked[1:], torch.zeros_like(marked[:1])]) if back else marked
+
+
+def _mask(x: Tensor, index: int, width: int, directions: int, dropout: float, masks: tuple[int, int]) -> Tensor:
     """What the scheduler multiplies the output of a layer by."""
-    mask = np.ones((x.shape[0], x.shape[1], directions * hidden))  # no tensor: torch.func would wrap it
+    mask = np.ones((x.shape[0], x.shape[1], directions * width))  # no tensor: torch.func would wrap it
     for direction in range(directions):
-        half = mask[..., direction * hidden : (direction + 1) * hidden]
+        half = mask[..., direction * width : (direction + 1) * width]
         _core.dropout(half, half, dropout, *masks, index * directions + direction)
     return torch.from_numpy(mask).to(x.dtype)
 
 
 def pullback(
-    grads: _Grads, primals: _Grads, lengths: Tensor | None, masks: tuple[int, int] | None, options: Options
+    grads: _Grads,
+    primals: _Grads,
+    lengths: Tensor | None,
+    masks: tuple[int, int] | None,
+    options: Options,
+    marks: Marks = NO_MARKS,
 ) -> list[Tensor | None]:
     """BPTT composed: gradients of (x, h_0, c_0, *params), which are ``primals``, None for what is not there.
 
     grads: of (y, h_n, c_n), None for zeros.
     """
-    run, values, cotangents, given = _problem(grads, primals, lengths, masks, options)
+    run, values, cotangents, given = _problem(grads, primals, lengths, masks, options, marks)
     back: Any = torch.func.vjp(run, *values)[1]
     answer: list[Tensor | None] = [None] * len(primals)
     for i, grad in zip(given, back(cotangents), strict=True):
@@ -130,12 +153,13 @@ def gradients(
     masks: tuple[int, int] | None,
     options: Options,
     seeds: _Grads,
+    marks: Marks = NO_MARKS,
 ) -> list[Tensor | None]:
     """The derivative of ``pullback``: gradients of sum(seed * gradient) for (*grads, *primals).
 
     seeds: of the gradients of the primals, None for zeros. It is itself differentiable, to any order.
     """
-    run, values, cotangents, given = _problem(grads, primals, lengths, masks, options)
+    run, values, cotangents, given = _problem(grads, primals, lengths, masks, options, marks)
 
     def pull(cotangents: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         back: Any = torch.func.vjp(run, *values)[1]
@@ -155,7 +179,12 @@ def gradients(
 
 
 def _problem(
-    grads: _Grads, primals: _Grads, lengths: Tensor | None, masks: tuple[int, int] | None, options: Options
+    grads: _Grads,
+    primals: _Grads,
+    lengths: Tensor | None,
+    masks: tuple[int, int] | None,
+    options: Options,
+    marks: Marks,
 ) -> tuple[_Run, tuple[Tensor, ...], tuple[Tensor, ...], list[int]]:
     """The layer as a function of the primals that are there, these, cotangents for its answers, the primals' places."""
     given = [i for i, primal in enumerate(primals) if primal is not None]
@@ -165,13 +194,15 @@ def _problem(
         for i, value in zip(given, values, strict=True):
             full[i] = value
         x, h_0, c_0, *params = full
-        return tuple(a for a in layer(x, h_0, c_0, params, lengths, masks, options) if a is not None)
+        return tuple(a for a in layer(x, h_0, c_0, params, lengths, masks, options, marks) if a is not None)
 
     values = tuple(primal for primal in primals if primal is not None)
     x: Any = primals[0]
-    weight_hh: Any = primals[4]
-    directions, hidden = 2 if options.bidirectional else 1, weight_hh.shape[-1]
-    state = (options.num_layers * directions, x.shape[1], hidden)
-    shapes = ((x.shape[0], x.shape[1], directions * hidden), state, state)[: 1 + CELLS[options.cell][0]]
+    params: Any = primals[3:]
+    _, _, outputs, hidden = _layout(params, options)
+    directions = 2 if options.bidirectional else 1
+    rows = (options.num_layers * directions, x.shape[1])
+    all_shapes = ((x.shape[0], x.shape[1], directions * outputs), (*rows, outputs), (*rows, hidden))
+    shapes = all_shapes[: 1 + CELLS[options.cell].states]
     cotangents = tuple(x.new_zeros(shape) if grad is None else grad for shape, grad in zip(shapes, grads, strict=False))
     return run, values, cotangents, given

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..spec import NO_MARKS, Marks
 from . import composed, operators
 from .kernels import Options, masks_of
 
@@ -38,17 +39,28 @@ def layer(
     lengths: Tensor | None,
     masks: Tensor | None,
     options: Options,
+    marks: Marks = NO_MARKS,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The results of ``operators.layer``."""
-    return _Layer.apply(options, x, h_0, c_0, lengths, masks, *params)[:3]  # type: ignore[no-any-return,no-untyped-call]
+    return _Layer.apply(options, x, h_0, c_0, lengths, masks, *marks, *params)[:3]  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _Layer(torch.autograd.Function):
-    """(options, x, h_0, c_0, lengths, masks, *params) -> (y, h_n, c_n, reserve)."""
+    """(options, x, h_0, c_0, lengths, masks, mask, reset, *params) -> (y, h_n, c_n, reserve)."""
 
     @staticmethod
-    def forward(options: Options, x: Tensor, h_0: Any, c_0: Any, lengths: Any, masks: Any, *params: Tensor) -> Any:
-        return operators.layer_train(x, h_0, c_0, params, lengths, masks, *options)
+    def forward(
+        options: Options,
+        x: Tensor,
+        h_0: Any,
+        c_0: Any,
+        lengths: Any,
+        masks: Any,
+        mask: Any,
+        reset: Any,
+        *params: Tensor,
+    ) -> Any:
+        return operators.layer_train(x, h_0, c_0, params, lengths, masks, *options, mask, reset)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
@@ -65,11 +77,11 @@ class _Layer(torch.autograd.Function):
         if dy is None and dh_n is None and dc_n is None:
             return (None,) * (1 + len(needs))
         y, reserve, *tensors = ctx.saved_tensors
-        wanted = tuple(needs[:3] + needs[5:])
+        wanted = tuple(needs[:3] + needs[7:])
         dx, dh_0, dc_0, *dparams = _Gradient.apply(  # type: ignore[no-untyped-call]
             (ctx.options, wanted), dy, dh_n, dc_n, y, reserve, *tensors
         )
-        answer = (dx, dh_0, dc_0, None, None, *dparams)
+        answer = (dx, dh_0, dc_0, None, None, None, None, *dparams)
         return (None, *(grad if need else None for grad, need in zip(answer, needs, strict=True)))
 
     @staticmethod
@@ -78,7 +90,7 @@ class _Layer(torch.autograd.Function):
 
 
 class _Gradient(torch.autograd.Function):
-    """((options, needs), dy, dh_n, dc_n, y, reserve, x, h_0, c_0, lengths, masks, *params) -> gradients.
+    """((options, needs), dy, dh_n, dc_n, y, reserve, x, h_0, c_0, lengths, masks, mask, reset, *params) -> gradients.
 
     Of x, h_0, c_0, *params; empty where not needed.
     """
@@ -86,10 +98,10 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     def forward(how: Any, dy: Any, dh_n: Any, dc_n: Any, y: Tensor, reserve: Tensor, *tensors: Any) -> Any:
         options, needs = how
-        x, h_0, c_0, lengths, masks, *params = tensors
+        x, h_0, c_0, lengths, masks, mask, reset, *params = tensors
         return tuple(
             operators.layer_backward(
-                dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, lengths, masks, *options, list(needs)
+                dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, lengths, masks, *options, list(needs), mask, reset
             )
         )
 
@@ -101,12 +113,12 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *seeds: Any) -> Any:
-        dy, dh_n, dc_n, x, h_0, c_0, lengths, masks, *params = ctx.saved_tensors
+        dy, dh_n, dc_n, x, h_0, c_0, lengths, masks, mask, reset, *params = ctx.saved_tensors
         seeds = tuple(seed if need else None for seed, need in zip(seeds, ctx.needs, strict=True))
         grads = composed.gradients(
-            (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(masks), ctx.options, seeds
+            (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(masks), ctx.options, seeds, Marks(mask, reset)
         )
-        return (None, *grads[:3], None, None, *grads[3:6], None, None, *grads[6:])
+        return (None, *grads[:3], None, None, *grads[3:6], None, None, None, None, *grads[6:])
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from .. import _core, ops
+from ..spec import NO_MARKS, Marks
+from .options import NEUTRAL, options_of
 
 DTYPES = {
     torch.float32: "float32",
@@ -28,14 +30,19 @@ _TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
 class Options(NamedTuple):
-    """The last arguments of every operator, in their order."""
+    """The arguments of every operator that are no tensors, in their order."""
 
     cell: str
     num_layers: int
     bidirectional: bool
     dropout: float  # between layers, where the call has masks
-    batch_first: bool  # y's memory is [B, T, D*H]; its shape is [T, B, D*H] all the same
+    batch_first: bool  # y's memory is [B, T, D*P]; its shape is [T, B, D*P] all the same
     recompute: bool
+    reverse: bool = False
+    step: str = ""  # the cell's own options, as options.py writes them
+
+
+_GATES = {name: gates for name, gates, _ in _core.cells()}
 
 
 @lru_cache(maxsize=128)
@@ -53,6 +60,8 @@ def _spec(
         options.dropout,
         kernel,
         options.recompute,
+        options.reverse,
+        options_of(options.cell, hidden_size, options.step),
     )
 
 
@@ -63,16 +72,19 @@ def spec_of(options: Options, dtype: torch.dtype, input_size: int, hidden_size: 
 
 def spec_for(options: Options, x: Tensor, params: Sequence[Tensor]) -> ops.Spec:
     """The spec of an operator's arguments; RuntimeError where x and params do not fit together."""
-    stacks = options.num_layers * (2 if options.bidirectional else 1)
-    if x.dim() != 3 or len(params) not in (2 * stacks, 4 * stacks):
-        raise RuntimeError(
-            f"rnnkern: expected x [T, B, I] and {2 * stacks} or {4 * stacks} parameters, got x {list(x.shape)} and "
-            f"{len(params)}"
-        )
     if x.dtype not in DTYPES:
         raise NotImplementedError(f"rnnkern: expected one of {', '.join(DTYPES.values())}, got {x.dtype}")
-    bias = len(params) == 4 * stacks
-    spec = spec_of(options, x.dtype, int(x.shape[2]), int(params[1].shape[-1]), bias)
+    rows = int(params[0].shape[0]) if params and params[0].dim() == 2 else 0
+    sizes = (int(x.shape[-1]) if x.dim() == 3 else 1, max(1, rows // _GATES.get(options.cell, 1)))
+    spec = spec_of(options, x.dtype, *sizes, bias=True)
+    if x.dim() != 3 or len(params) != len(spec.param_names):
+        counts, spec = [len(spec.param_names)], spec_of(options, x.dtype, *sizes, bias=False)
+        counts.insert(0, len(spec.param_names))
+        if x.dim() != 3 or len(params) != counts[0]:
+            raise RuntimeError(
+                f"rnnkern: expected x [T, B, I] and {counts[0]} or {counts[1]} parameters, got x {list(x.shape)} and "
+                f"{len(params)}"
+            )
     for name, shape, param in zip(spec.param_names, spec.shapes, params, strict=True):
         if param.shape != shape or param.dtype != x.dtype:
             raise RuntimeError(f"{name}: expected {list(shape)} of {x.dtype}, got {list(param.shape)} of {param.dtype}")
@@ -112,6 +124,12 @@ def readable(tensor: Any) -> Any:
     return tensor.detach() if _DETACHED else tensor
 
 
+def _packable(spec: ops.Spec, params: Sequence[Tensor]) -> list[Tensor]:
+    """Parameters for ``ops.pack``; it reads those of options with NumPy, which takes none that require grad."""
+    tensors = [readable(param) for param in params]
+    return tensors if spec.options is NEUTRAL else [tensor.detach() for tensor in tensors]
+
+
 def _empty(shape: tuple[int, ...], dtype: str) -> Tensor:
     return torch.empty(shape, dtype=_TORCH_DTYPES[dtype], device=_CPU)
 
@@ -124,9 +142,9 @@ MEMORY = ops.Memory(_empty, _view)
 
 
 def output_like(spec: ops.Spec, batch_first: bool, x: Tensor) -> Tensor:
-    """y [T, B, D*H], not filled; the strides are the same for a fake x."""
+    """y [T, B, D*P], not filled; the strides are the same for a fake x."""
     seq_len, batch = x.shape[:2]
-    width = spec.directions * spec.hidden_size
+    width = spec.directions * spec.outputs
     strides = (width, seq_len * width, 1) if batch_first else (batch * width, width, 1)
     return torch.empty_strided((seq_len, batch, width), strides, dtype=x.dtype, device=x.device)
 
@@ -142,10 +160,14 @@ def forward(
     masks: tuple[int, int] | None,
     keep: bool,
     packed: tuple[Any, ...] | None = None,
+    marks: Marks = NO_MARKS,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """-> y, h_n, c_n (None without a cell state), and with ``keep`` the reserve, uint8 [n]. All have x's dtype."""
+    """-> y, h_n, c_n (None without a cell state), and with ``keep`` the reserve, uint8 [n]. All have x's dtype.
+
+    marks: of NumPy arrays, as ``ops.forward`` takes them.
+    """
     if packed is None:
-        packed = ops.pack(spec, [readable(param) for param in params], backward=False)
+        packed = ops.pack(spec, _packable(spec, params), backward=False)
     y = output_like(spec, batch_first, x)
     reserve = None
     if keep:
@@ -162,6 +184,7 @@ def forward(
         reserve=None if reserve is None else reserve.numpy(),
         masks=masks,
         y=y,
+        marks=marks,
     )
     return y, h_n, c_n if c_n is None else c_n.to(x.dtype), reserve
 
@@ -180,9 +203,10 @@ def backward(
     lengths: np.ndarray[Any, Any] | None,
     masks: tuple[int, int] | None,
     needs: Sequence[bool],
+    marks: Marks = NO_MARKS,
 ) -> list[Tensor | None]:
     """Gradients of (x, h_0, c_0, *params), None where ``needs`` says so. Packs its half of the weights."""
-    packed = ops.pack(spec, [readable(param) for param in params], backward=True, forward=False)
+    packed = ops.pack(spec, _packable(spec, params), backward=True, forward=False)
     if reserve.data_ptr() % 64:  # a saved-tensor hook brought back a copy
         nbytes = reserve.numel()
         reserve = torch.frombuffer(_core.Block(nbytes), dtype=torch.uint8, count=nbytes).copy_(reserve)
@@ -197,6 +221,7 @@ def backward(
         lengths,
         masks,
         MEMORY,
+        marks,
     )
     need_x, need_h, need_c, *need_params = needs
     grads = ops.backward(
@@ -212,4 +237,7 @@ def backward(
         need_params=need_params,
     )
     dh_0, dc_0 = (None if grad is None else grad.to(x.dtype) for grad in (grads.h, grads.c))
-    return [grads.x, dh_0 if need_h else None, dc_0 if need_c else None, *grads.params]
+    of_params = grads.params
+    if spec.options is not NEUTRAL:  # the kernel's rows of one matrix: no answer may be a view of another's memory
+        of_params = [g if g is None or g.untyped_storage().nbytes() == g.nbytes else g.clone() for g in of_params]
+    return [grads.x, dh_0 if need_h else None, dc_0 if need_c else None, *of_params]

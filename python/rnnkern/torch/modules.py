@@ -11,25 +11,35 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from ..parameters import check_bool
+from ..spec import NO_MARKS
 from .autograd import watched
 from .base import Recurrent
-from .checks import check_batch_sizes, check_options, check_tensor, lengths_tensor, refuse_unknown, take_lengths
+from .checks import (
+    check_batch_sizes,
+    check_options,
+    check_tensor,
+    lengths_tensor,
+    marks_tensors,
+    refuse_unknown,
+    take_lengths,
+    take_marks,
+)
+from .options import read_option
 
 _CELLS = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru"}
-_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
 
 
 class RNNBase(Recurrent):
     """Construction, input and output of a stack of recurrent layers; the subclasses say which cell.
 
-    Below, T is seq_len, B batch, I input_size, H hidden_size, L num_layers, D directions, G gates.
+    Below, T is seq_len, B batch, I input_size, H hidden_size, P proj_size or H, L num_layers, D directions.
     """
 
     mode: str
-    proj_size: int
+    peephole = read_option("peephole")
     _is_layer = True
     _flat_weights_names: list[str]
 
@@ -43,11 +53,13 @@ class RNNBase(Recurrent):
         batch_first: bool,
         dropout: float,
         bidirectional: bool,
-        proj_size: int = 0,
-        device: Any = None,
-        dtype: Any = None,
+        device: Any,
+        dtype: Any,
+        reverse: bool,
+        options: dict[str, Any],
     ) -> None:
         super().__init__()
+        proj_size = options.get("proj_size", 0)
         check_options(input_size, hidden_size, num_layers, bias, batch_first, dropout, proj_size)
         if dropout > 0 and num_layers == 1:
             warnings.warn(
@@ -63,24 +75,11 @@ class RNNBase(Recurrent):
         self.batch_first = batch_first
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
-        self.proj_size = proj_size
-        self._flat_weights_names = []
-        self._all_weights: list[list[str]] = []
-        gates = _GATES[mode] * hidden_size
-        for layer in range(num_layers):
-            for suffix in ("", "_reverse") if bidirectional else ("",):
-                layer_input = input_size if layer == 0 else hidden_size * (2 if bidirectional else 1)
-                shapes: dict[str, tuple[int, ...]] = {
-                    "weight_ih": (gates, layer_input),
-                    "weight_hh": (gates, hidden_size),
-                }
-                if bias:
-                    shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)}
-                names = [f"{kind}_l{layer}{suffix}" for kind in shapes]
-                for name, shape in zip(names, shapes.values(), strict=True):
-                    self.register_parameter(name, Parameter(torch.empty(shape, device=device, dtype=dtype)))
-                self._flat_weights_names.extend(names)
-                self._all_weights.append(names)
+        self.reverse = check_bool("reverse", reverse)
+        spec = self._settle(self._cell(), options, device, dtype)
+        each = len(spec.own_names)
+        self._flat_weights_names = list(spec.param_names)
+        self._all_weights = [self._flat_weights_names[i : i + each] for i in range(0, len(spec.param_names), each)]
         self.reset_parameters()
 
     def _cell(self) -> str:
@@ -99,11 +98,12 @@ class RNNBase(Recurrent):
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"
-        defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0, "bidirectional": False}
-        defaults |= {"recompute": False}
+        defaults = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0}
+        defaults |= {"bidirectional": False, "recompute": False, "reverse": False}
         for name, default in defaults.items():
             if getattr(self, name) != default:
                 text += f", {name}={getattr(self, name)}"
+        text += self._said()
         return text if self._frozen is None else text + ", frozen=True"
 
     # States: a tuple of one or two tensors inside, what the user passes and gets outside -----------------------------
@@ -118,7 +118,7 @@ class RNNBase(Recurrent):
         return ("hidden",)
 
     def _take_state(self, hx: Any, batch: int, batched: bool) -> tuple[Tensor, ...] | None:
-        """hx -> tensors [L*D, B, H], or None for zeros."""
+        """hx -> tensors h [L*D, B, P] (and c [L*D, B, H]), or None for zeros."""
         if hx is None:
             return None
         states = self._state_tuple(hx)
@@ -133,24 +133,31 @@ class RNNBase(Recurrent):
             raise RuntimeError(f"For {kind} input, {name} should also be {expected_dims}-D but got {got}")
         if not batched:
             states = tuple(state.unsqueeze(1) for state in states)
-        expected = (self.num_layers * (2 if self.bidirectional else 1), batch, self.hidden_size)
-        for label, state in zip(labels, states, strict=True):
+        rows = self.num_layers * (2 if self.bidirectional else 1)
+        for label, state, width in zip(labels, states, self._widths(), strict=False):
+            expected = (rows, batch, width)
             if state.shape != expected:
                 raise RuntimeError(f"Expected {label} size {expected}, got {list(state.shape)}")
         return states
 
     # The call -------------------------------------------------------------------------------------------------------
 
-    def forward(self, input: Any, hx: Any = None, *, lengths: Any = None) -> tuple[Any, Any]:
+    def forward(
+        self, input: Any, hx: Any = None, *, lengths: Any = None, mask: Any = None, reset: Any = None
+    ) -> tuple[Any, Any]:
         """Run the layers over a whole sequence.
 
         input: tensor [T, B, I] ([B, T, I] with batch_first), unbatched [T, I], or a PackedSequence.
-        hx: h_0 [L*D, B, H] (LSTM: a tuple (h_0, c_0)), unbatched [L*D, H]; zeros when left out.
+        hx: h_0 [L*D, B, P] (LSTM: a tuple (h_0, c_0), c_0 [L*D, B, H]), unbatched without B; zeros when left out.
         lengths: number of valid steps of each row, integers [B] in any order, each in [0, T]; for batched tensors only.
             What stands in the padding never matters; the output is zero there, and a row's final state is the one after
             its last valid step (a row of length 0 returns its initial state).
+        mask: bool [T, B] ([B, T] with batch_first, [T] unbatched), a tensor or array. Where it is False the step is
+            left out: the output is zero, the state is held, the input is not read.
+        reset: bool, shaped as mask. Where it is True the state is zero before the step: nothing passes the border
+            between it and the step before it, in either direction.
 
-        Returns (output, h_n), for LSTM (output, (h_n, c_n)): output [T, B, D*H] laid out as the input is, states as hx.
+        Returns (output, h_n), for LSTM (output, (h_n, c_n)): output [T, B, D*P] laid out as the input is, states as hx.
 
         Raises ValueError or RuntimeError as torch.nn does for a wrong rank, size or dtype; NotImplementedError for a
         tensor that is not a dense one on the CPU; TypeError for what is no tensor or, in lengths, no integer.
@@ -158,6 +165,9 @@ class RNNBase(Recurrent):
         if isinstance(input, PackedSequence):
             if lengths is not None:
                 raise ValueError("lengths: expected None with a PackedSequence, which has its own")
+            for name, value in (("mask", mask), ("reset", reset)):
+                if value is not None:
+                    raise ValueError(f"{name}: expected None with a PackedSequence; pass a padded tensor and lengths")
             # Its sizes are data, which no graph can know: captured graphs leave it out.
             packed = self._forward_packed
             return torch.compiler.disable(packed)(input, hx) if torch.compiler.is_compiling() else packed(input, hx)  # type: ignore[no-untyped-call]
@@ -175,7 +185,11 @@ class RNNBase(Recurrent):
                 raise ValueError("lengths: expected None with unbatched input; pass input[:length]")
             hidden = torch.compiler.is_compiling() or (isinstance(lengths, Tensor) and watched((lengths,)))
             lengths = (lengths_tensor if hidden else take_lengths)(lengths, x.shape[1], x.shape[0])
-        y, states = self._run(x, states, lengths, batch_first)
+        marks = NO_MARKS
+        if mask is not None or reset is not None:
+            hidden = torch.compiler.is_compiling() or watched([m for m in (mask, reset) if isinstance(m, Tensor)])
+            marks = (marks_tensors if hidden else take_marks)(mask, reset, x.shape[:2], batched, batch_first)
+        y, states = self._run(x, states, lengths, batch_first, marks)
         if not batched:
             return y.squeeze(1), self._state_value(tuple(state.squeeze(1) for state in states))
         return y.transpose(0, 1) if batch_first else y, self._state_value(states)
@@ -211,7 +225,10 @@ class RNNBase(Recurrent):
 
 
 class RNN(RNNBase):
-    """Elman layers: h = tanh(W x + b_ih + R h' + b_hh), or ReLU for tanh. Arguments and defaults of torch.nn.RNN."""
+    """Elman layers: h = tanh(W x + b_ih + R h' + b_hh), or ReLU for tanh. Arguments and defaults of torch.nn.RNN.
+
+    The keywords after them are options of the cell, as ``rnnkern.RNN`` has them.
+    """
 
     def __init__(
         self,
@@ -225,14 +242,30 @@ class RNN(RNNBase):
         bidirectional: bool = False,
         device: Any = None,
         dtype: Any = None,
+        *,
+        reverse: bool = False,
+        clip: float | None = None,
+        activations: Any = None,
+        layer_norm: bool = False,
+        zoneout: float | tuple[float, float] = 0.0,
+        recurrent_dropout: float = 0.0,
+        heads: int = 1,
+        independent: bool = False,
         **unknown: Any,
     ) -> None:
         refuse_unknown("RNN", unknown)
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         mode = f"RNN_{nonlinearity.upper()}"
+        options: dict[str, Any] = {
+            "clip": clip,
+            "activations": activations,
+            "layer_norm": layer_norm,
+            "zoneout": zoneout,
+        }
+        options |= {"recurrent_dropout": recurrent_dropout, "heads": heads, "independent": independent}
         sizes = (input_size, hidden_size, num_layers)
-        super().__init__(mode, *sizes, bias, batch_first, dropout, bidirectional, device=device, dtype=dtype)
+        super().__init__(mode, *sizes, bias, batch_first, dropout, bidirectional, device, dtype, reverse, options)
         self.nonlinearity = nonlinearity
 
 
@@ -240,6 +273,8 @@ class GRU(RNNBase):
     """Gated recurrent units, gates r z n, reset after the product, as torch.nn.GRU:
 
     r, z = s(W x + b_ih + R h' + b_hh);  n = tanh(W_n x + b_in + r*(R_n h' + b_hn));  h = (1-z)*n + z*h'.
+
+    The keywords after torch.nn's arguments are options of the cell, as ``rnnkern.GRU`` has them.
     """
 
     def __init__(
@@ -253,19 +288,35 @@ class GRU(RNNBase):
         bidirectional: bool = False,
         device: Any = None,
         dtype: Any = None,
+        *,
+        reverse: bool = False,
+        reset_after: bool = True,
+        clip: float | None = None,
+        activations: Any = None,
+        layer_norm: bool = False,
+        zoneout: float | tuple[float, float] = 0.0,
+        recurrent_dropout: float = 0.0,
+        heads: int = 1,
         **unknown: Any,
     ) -> None:
         refuse_unknown("GRU", unknown)
+        options: dict[str, Any] = {
+            "reset_after": reset_after,
+            "clip": clip,
+            "activations": activations,
+            "layer_norm": layer_norm,
+        }
+        options |= {"zoneout": zoneout, "recurrent_dropout": recurrent_dropout, "heads": heads}
         sizes = (input_size, hidden_size, num_layers)
-        super().__init__("GRU", *sizes, bias, batch_first, dropout, bidirectional, device=device, dtype=dtype)
+        super().__init__("GRU", *sizes, bias, batch_first, dropout, bidirectional, device, dtype, reverse, options)
 
 
 class LSTM(RNNBase):
     """Long short-term memory, gates i f g o, as torch.nn.LSTM:
 
-    i, f, o = s(W x + b_ih + R h' + b_hh);  g = tanh(the same);  c = f*c' + i*g;  h = o*tanh(c).
+    i, f, o = s(W x + b_ih + R h' + b_hh);  g = tanh(the same);  c = f*c' + i*g;  h = o*tanh(c), or W_hr times it.
 
-    ``proj_size > 0`` raises NotImplementedError.
+    The keywords after torch.nn's arguments are options of the cell, as ``rnnkern.LSTM`` has them.
     """
 
     def __init__(
@@ -280,9 +331,22 @@ class LSTM(RNNBase):
         proj_size: int = 0,
         device: Any = None,
         dtype: Any = None,
+        *,
+        reverse: bool = False,
+        peephole: bool = False,
+        coupled: bool = False,
+        clip: float | None = None,
+        activations: Any = None,
+        layer_norm: bool = False,
+        zoneout: float | tuple[float, float] = 0.0,
+        recurrent_dropout: float = 0.0,
+        heads: int = 1,
     ) -> None:
+        options: dict[str, Any] = {"proj_size": proj_size, "peephole": peephole, "coupled": coupled, "clip": clip}
+        options |= {"activations": activations, "layer_norm": layer_norm, "zoneout": zoneout}
+        options |= {"recurrent_dropout": recurrent_dropout, "heads": heads}
         sizes = (input_size, hidden_size, num_layers)
-        super().__init__("LSTM", *sizes, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
+        super().__init__("LSTM", *sizes, bias, batch_first, dropout, bidirectional, device, dtype, reverse, options)
 
     def _state_tuple(self, hx: Any) -> tuple[Any, ...]:
         if isinstance(hx, Tensor) or len(hx) != 2:

@@ -5,7 +5,8 @@
     rnnkern::layer_backward   gradients
 
 ``layer`` is what modules call; where a gradient is recorded it becomes ``layer_train``. A second derivative is that
-of the composed form (``composed.py``). c_n is empty for cells without a cell state.
+of the composed form (``composed.py``). c_n is empty for cells without a cell state. What was added since the first
+exported graphs (``reverse``, ``step``, ``mask``, ``reset``) has a default, so that those still load.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .. import ops
+from ..spec import NO_MARKS, Marks
 from . import composed, kernels
-from .checks import take_lengths
+from .checks import take_lengths, take_marks
 from .kernels import Options, masks_of, output_like, spec_for
 
 _INPUTS = "Tensor x, Tensor? h_0, Tensor? c_0, Tensor[] params"
@@ -27,14 +29,18 @@ _OPTIONS = (
     "Tensor? lengths, Tensor? masks, str cell, int num_layers, bool bidirectional, float dropout, bool batch_first, "
     "bool recompute"
 )
+_MARKS = "Tensor? mask=None, Tensor? reset=None"
+_SINCE = f"bool reverse=False, str step='', {_MARKS}"
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
 
 _LIBRARY = torch.library.Library("rnnkern", "DEF")
-_LIBRARY.define(f"layer({_INPUTS}, {_OPTIONS}) -> (Tensor y, Tensor h_n, Tensor c_n)", tags=_TAGS)
-_LIBRARY.define(f"layer_train({_INPUTS}, {_OPTIONS}) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor reserve)", tags=_TAGS)
+_LIBRARY.define(f"layer({_INPUTS}, {_OPTIONS}, {_SINCE}) -> (Tensor y, Tensor h_n, Tensor c_n)", tags=_TAGS)
+_LIBRARY.define(
+    f"layer_train({_INPUTS}, {_OPTIONS}, {_SINCE}) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor reserve)", tags=_TAGS
+)
 _LIBRARY.define(
     f"layer_backward(Tensor? dy, Tensor? dh_n, Tensor? dc_n, {_INPUTS}, Tensor y, Tensor reserve, {_OPTIONS}, "
-    "bool[] needs) -> Tensor[]",
+    f"bool reverse, str step, bool[] needs, {_MARKS}) -> Tensor[]",
     tags=_TAGS,
 )
 layer = torch.ops.rnnkern.layer.default
@@ -42,15 +48,31 @@ layer_train = torch.ops.rnnkern.layer_train.default
 layer_backward = torch.ops.rnnkern.layer_backward.default
 
 
+_WIDTH = len(Options._fields)
+
+
+def _split(rest: Sequence[Any]) -> tuple[Options, Marks]:
+    """What follows the tensors of ``layer``: the dispatcher leaves out trailing values that are the defaults."""
+    if len(rest) <= _WIDTH:
+        return Options(*rest), NO_MARKS
+    return Options(*rest[:_WIDTH]), Marks(*rest[_WIDTH:])
+
+
 # On the CPU ---------------------------------------------------------------------------------------------------------
+
+
+def _marks(marks: Marks, x: Tensor) -> Marks:
+    return NO_MARKS if marks is NO_MARKS else take_marks(*marks, (x.shape[0], x.shape[1]))
 
 
 def _run(keep: bool, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
     x, h_0, c_0, params, lengths, masks, *rest = arguments
-    options = Options(*rest)
+    options, marks = _split(rest)
     spec = spec_for(options, x, params)
     rows = None if lengths is None else take_lengths(lengths, x.shape[1], x.shape[0])
-    y, h_n, c_n, reserve = kernels.forward(spec, options.batch_first, x, h_0, c_0, params, rows, masks_of(masks), keep)
+    y, h_n, c_n, reserve = kernels.forward(
+        spec, options.batch_first, x, h_0, c_0, params, rows, masks_of(masks), keep, None, _marks(marks, x)
+    )
     c_n = x.new_empty(0) if c_n is None else c_n
     return (y, h_n, c_n) if reserve is None else (y, h_n, c_n, reserve)
 
@@ -77,12 +99,15 @@ def _layer_backward(
     masks: Tensor | None,
     *rest: Any,
 ) -> list[Tensor]:
-    options, needs = Options(*rest[:-1]), rest[-1]
+    needs = rest[_WIDTH]
+    options, marks = _split((*rest[:_WIDTH], *rest[_WIDTH + 1 :]))
     spec = spec_for(options, x, params)
     rows = None if lengths is None else take_lengths(lengths, x.shape[1], x.shape[0])
     if spec.states == 1:
         dc_n = None
-    grads = kernels.backward(spec, dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, rows, masks_of(masks), needs)
+    grads = kernels.backward(
+        spec, dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, rows, masks_of(masks), needs, _marks(marks, x)
+    )
     return [x.new_empty(0) if grad is None else grad for grad in grads]
 
 
@@ -91,11 +116,12 @@ def _layer_backward(
 
 def _fake(keep: bool, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
     x, _, _, params, _, masks, *rest = arguments
-    options = Options(*rest)
+    options, _ = _split(rest)
     spec = spec_for(options, x, params)
     y = output_like(spec, options.batch_first, x)
-    state = (spec.num_layers * spec.directions, x.shape[1], spec.hidden_size)
-    answer = (y, x.new_empty(state), x.new_empty(state if spec.states == 2 else 0))
+    rows = (spec.num_layers * spec.directions, x.shape[1])
+    c_n = x.new_empty((*rows, spec.hidden_size) if spec.states == 2 else 0)
+    answer = (y, x.new_empty((*rows, spec.outputs)), c_n)
     if not keep:
         return answer
     drop = ops.dropping(spec, None if masks is None else (0, 0)) is not None
@@ -105,7 +131,7 @@ def _fake(keep: bool, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
 
 def _fake_backward(*arguments: Any) -> list[Tensor]:
     x, h_0, c_0, params = arguments[3:7]
-    wanted = zip((x, h_0, c_0, *params), arguments[-1], strict=True)
+    wanted = zip((x, h_0, c_0, *params), arguments[11 + _WIDTH], strict=True)
     return [x.new_empty(value.shape if need and value is not None else 0) for value, need in wanted]
 
 
@@ -127,10 +153,11 @@ def _record(keyset: Any, *arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, h_0, c_0, params, lengths, masks, *ctx.options = inputs
+    x, h_0, c_0, params, lengths, masks, *rest = inputs
+    ctx.options, marks = _split(rest)
     y, _, _, reserve = output
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, h_0, c_0, y, reserve, lengths, masks, *params)
+    ctx.save_for_backward(x, h_0, c_0, y, reserve, lengths, masks, *marks, *params)
 
 
 def _has_tangent(tensors: Sequence[Tensor | None]) -> bool:
@@ -140,31 +167,36 @@ def _has_tangent(tensors: Sequence[Tensor | None]) -> bool:
 
 
 def _differentiate(ctx: Any, dy: Any, dh_n: Any, dc_n: Any, _: Any) -> tuple[Any, ...]:
-    x, h_0, c_0, y, reserve, lengths, masks, *params = ctx.saved_tensors
+    x, h_0, c_0, y, reserve, lengths, masks, mask, reset, *params = ctx.saved_tensors
     need_x, need_h, need_c, need_params, *others = ctx.needs_input_grad
     needs = [need_x, need_h, need_c, *need_params]
     if dy is None and dh_n is None and dc_n is None:
         return (None, None, None, [None] * len(params), *(None for _ in others))
     if _has_tangent((dy, dh_n, dc_n, x, h_0, c_0, *params)):  # from above the layer: an operator would lose it
-        drawn = masks_of(masks)
-        grads = composed.pullback((dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, drawn, Options(*ctx.options))
+        grads = composed.pullback(
+            (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(masks), ctx.options, Marks(mask, reset)
+        )
     else:
-        grads = layer_backward(dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, lengths, masks, *ctx.options, needs)
+        grads = layer_backward(
+            dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, lengths, masks, *ctx.options, needs, mask, reset
+        )
     dx, dh_0, dc_0, *dparams = (grad if need else None for grad, need in zip(grads, needs, strict=True))
     return (dx, dh_0, dc_0, dparams, *(None for _ in others))
 
 
 def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    dy, dh_n, dc_n, x, h_0, c_0, params, _, _, lengths, masks, *options, ctx.needs = inputs
+    dy, dh_n, dc_n, x, h_0, c_0, params, _, _, lengths, masks, *options, ctx.needs, mask, reset = inputs
     ctx.options = Options(*options)
-    ctx.save_for_backward(dy, dh_n, dc_n, x, h_0, c_0, lengths, masks, *params)
+    ctx.save_for_backward(dy, dh_n, dc_n, x, h_0, c_0, lengths, masks, mask, reset, *params)
 
 
 def _differentiate_backward(ctx: Any, seeds: Sequence[Any]) -> tuple[Any, ...]:
-    dy, dh_n, dc_n, x, h_0, c_0, lengths, masks, *params = ctx.saved_tensors
+    dy, dh_n, dc_n, x, h_0, c_0, lengths, masks, mask, reset, *params = ctx.saved_tensors
     seeds = [seed if need else None for seed, need in zip(seeds, ctx.needs, strict=True)]
-    grads = composed.gradients((dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(masks), ctx.options, seeds)
-    return (*grads[:6], grads[6:], *(None for _ in range(5 + len(ctx.options))))
+    grads = composed.gradients(
+        (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(masks), ctx.options, seeds, Marks(mask, reset)
+    )
+    return (*grads[:6], grads[6:], *(None for _ in ctx.needs_input_grad[7:]))
 
 
 # vmap ---------------------------------------------------------------------------------------------------------------
@@ -194,8 +226,9 @@ def one_by_one(operator: Callable[..., Any], size: int, in_dims: Any, arguments:
 
 
 def _map(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
-    x, h_0, c_0, params, lengths, masks, *options = arguments
-    x_dim, h_dim, c_dim, params_dims, lengths_dim, masks_dim, *_ = in_dims
+    x, h_0, c_0, params, lengths, masks, *rest = arguments
+    x_dim, h_dim, c_dim, params_dims, lengths_dim, masks_dim, *dims = in_dims
+    options, marks = _split(rest)
     size = info.batch_size
     if masks is not None or _is_mapped([params_dims, masks_dim]):
         return one_by_one(layer, size, in_dims, arguments)
@@ -208,7 +241,8 @@ def _map(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
         return value.movedim(axis if dim is None else dim, axis).flatten(axis, axis + 1)
 
     wide = (rows(x, x_dim, 1), rows(h_0, h_dim, 1), rows(c_0, c_dim, 1), params, rows(lengths, lengths_dim, 0), masks)
-    y, h_n, c_n = layer(*wide, *options)
+    mark_dims = Marks(*dims[_WIDTH:])
+    y, h_n, c_n = layer(*wide, *options, rows(marks.mask, mark_dims.mask, 1), rows(marks.reset, mark_dims.reset, 1))
     batch = x.shape[1] if x_dim is None else x.movedim(x_dim, 0).shape[2]
     y, h_n = y.unflatten(1, (size, batch)), h_n.unflatten(1, (size, batch))
     return (y, h_n, c_n.unflatten(1, (size, batch)) if c_n.dim() == 3 else c_n), (1, 1, 1 if c_n.dim() == 3 else None)

@@ -17,6 +17,7 @@ from .base import Recurrent
 from .cells import GRUCell, LSTMCell, RNNCell
 from .kernels import DTYPES
 from .modules import GRU, LSTM, RNN
+from .options import parse
 
 _REPLACEMENTS: dict[type[Module], type[Recurrent]] = {
     torch.nn.RNN: RNN,
@@ -48,6 +49,7 @@ class Replacement:
             module, original, replacement = self._undo.pop()
             if type(module) is replacement:  # someone may have changed it since
                 module.unfreeze()  # type: ignore[operator]
+                module._forget()  # type: ignore[operator]
                 module.__class__ = original  # type: ignore[assignment]
                 if isinstance(module, torch.nn.RNNBase):
                     module._init_flat_weights()
@@ -63,7 +65,7 @@ def replace(model: Module) -> Replacement:
 
     Nested and shared modules and the model itself are included; each stays the same object with the same parameters
     and hooks. Left as they are, with the reason in the report: subclasses (parametrized modules among them, whose
-    class torch makes on the fly), projections, modules whose ``forward`` was replaced, other devices, other dtypes.
+    class torch makes on the fly), modules whose ``forward`` was replaced, other devices, other dtypes.
 
     Afterwards ``isinstance(m, torch.nn.LSTM)`` is False for the swapped modules, so swap after code that asks. The
     report's ``undo()`` turns them back. Raises TypeError when ``model`` is no torch.nn.Module.
@@ -83,7 +85,10 @@ def replace(model: Module) -> Replacement:
         original = type(module)
         for cache in _TORCH_CACHES:
             module.__dict__.pop(cache, None)
+        projected = getattr(module, "proj_size", 0)
         module.__class__ = _REPLACEMENTS[original]  # type: ignore[assignment]
+        if projected:
+            module._choose(parse("lstm", module.hidden_size, {"proj_size": projected}))  # type: ignore[operator]
         swapped.append(name)
         undo.append((module, original, _REPLACEMENTS[original]))
     return Replacement(tuple(swapped), left, undo)
@@ -95,8 +100,6 @@ def _reason_to_leave(module: Any) -> str | None:
         return f"its class {kind.__name__} is a subclass, whose own code rnnkern cannot know"
     if "forward" in module.__dict__:
         return "its forward was replaced on the instance"
-    if getattr(module, "proj_size", 0) > 0:
-        return f"proj_size={module.proj_size}: projections are not implemented yet"
     if getattr(module, "nonlinearity", "tanh") not in ("tanh", "relu"):
         return f"nonlinearity {module.nonlinearity!r} is not one of 'tanh' and 'relu'"
     if min(module.input_size, module.hidden_size) < 1:

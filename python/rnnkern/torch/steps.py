@@ -1,0 +1,160 @@
+"""One step of each cell in torch's own operations: the plain cells, and the cells with options (``rnnkern.options``).
+
+Equations and order of operations are those of csrc/cells; ``composed.py`` walks time with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from .options import Options
+
+State = tuple[Tensor, ...]  # (h,) or (h, c): h [B, P], c [B, H]
+Params = dict[str, Tensor]  # of one layer in one direction, by their names without suffix
+_Function = Callable[[Tensor], Tensor]
+_NORM_EPS = 1e-5  # torch.nn.LayerNorm's
+
+
+# Plain cells: (gx, gh, state) -> state ------------------------------------------------------------------------------
+
+
+def _elman(f: _Function) -> Callable[[Tensor, Tensor, State], State]:
+    return lambda gx, gh, _: (f(gx + gh),)
+
+
+def _lstm(gx: Tensor, gh: Tensor, state: State) -> State:
+    i, f, g, o = (gx + gh).chunk(4, -1)
+    c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def _gru(gx: Tensor, gh: Tensor, state: State) -> State:
+    xr, xz, xn = gx.chunk(3, -1)
+    hr, hz, hn = gh.chunk(3, -1)
+    z = torch.sigmoid(xz + hz)
+    n = torch.tanh(xn + torch.sigmoid(xr + hr) * hn)
+    return ((1 - z) * n + z * state[0],)
+
+
+# Options ------------------------------------------------------------------------------------------------------------
+
+# f(v, alpha, beta) as onnx/defs/rnn defines them. Where a branch is not taken, its slope has to be finite all the same.
+ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
+    "relu": lambda v, a, b: torch.relu(v),
+    "tanh": lambda v, a, b: torch.tanh(v),
+    "sigmoid": lambda v, a, b: torch.sigmoid(v),
+    "affine": lambda v, a, b: a * v + b,
+    "leakyrelu": lambda v, a, b: torch.where(v < 0, a * v, v),
+    "thresholdedrelu": lambda v, a, b: torch.where(v > a, v, 0),
+    "scaledtanh": lambda v, a, b: a * torch.tanh(b * v),
+    "hardsigmoid": lambda v, a, b: (a * v + b).clamp(0, 1),
+    "elu": lambda v, a, b: torch.where(v < 0, a * torch.expm1(v.clamp(max=0)), v),
+    "softsign": lambda v, a, b: v / (1 + v.abs()),
+    "softplus": lambda v, a, b: -torch.nn.functional.logsigmoid(-v),
+}
+
+
+def _functions(own: tuple[str, ...], options: Options) -> list[_Function]:
+    """The step's activations, each behind the bound of its input. own: the plain cell's."""
+    entries = options.activations or tuple((name, 0.0, 0.0) for name in own)
+
+    def bounded(name: str, alpha: float, beta: float) -> _Function:
+        f, clip = ACTIVATIONS[name], options.clip
+        return lambda v: f(v.clamp(-clip, clip) if clip else v, alpha, beta)
+
+    return [bounded(*entry) for entry in entries]
+
+
+def _normalised(v: Tensor) -> Tensor:
+    v = v - v.mean(-1, keepdim=True)
+    return v * torch.rsqrt(v.square().mean(-1, keepdim=True) + _NORM_EPS)
+
+
+def _side(p: Params, name: str, product: Tensor, norm: bool) -> Tensor:
+    """gx of W x (name "ih"), gh of R h' ("hh")."""
+    if norm:
+        product = p[f"gamma_{name}"] * _normalised(product)
+    bias = p.get(f"bias_{name}")
+    return product if bias is None else product + bias
+
+
+def _recurrent(weight: Tensor, h: Tensor, heads: int) -> Tensor:
+    """R h'. R is diagonal where weight is [H]; with heads there is one block for each of them on its diagonal."""
+    if weight.dim() == 1:
+        return weight * h
+    if heads == 1:
+        return linear(h, weight)
+    blocks = weight.unflatten(0, (-1, heads, weight.shape[-1]))  # [G, heads, units out, units in]
+    return torch.einsum("bek,geuk->bgeu", h.unflatten(-1, (heads, -1)), blocks).flatten(1)
+
+
+def _elman_with(own: tuple[str, ...], o: Options, p: Params, gx: Tensor, state: State) -> State:
+    (f,) = _functions(own, o)
+    return (f(gx + _side(p, "hh", _recurrent(p["weight_hh"], state[0], o.heads), o.layer_norm)),)
+
+
+def _gru_with(own: tuple[str, ...], o: Options, p: Params, gx: Tensor, state: State) -> State:
+    (f, g), (h,) = _functions(own, o), state
+    xr, xz, xn = gx.chunk(3, -1)
+    hr, hz, hn = _side(p, "hh", _recurrent(p["weight_hh"], h, o.heads), o.layer_norm).chunk(3, -1)
+    r, z = f(xr + hr), f(xz + hz)
+    if o.reset_after:
+        n = g(xn + r * hn)
+    else:
+        n = g(xn + _side(p, "hh", _recurrent(p["weight_hh"], r * h, o.heads), False).chunk(3, -1)[2])
+    return ((1 - z) * n + z * h,)
+
+
+def _lstm_with(own: tuple[str, ...], o: Options, p: Params, gx: Tensor, state: State) -> State:
+    (f, g, act_h), (h, c) = _functions(own, o), state
+    vi, vf, vg, vo = (gx + _side(p, "hh", _recurrent(p["weight_hh"], h, o.heads), o.layer_norm)).chunk(4, -1)
+    if o.peephole:
+        vi, vf = vi + p["peephole"][0] * c, vf + p["peephole"][1] * c
+    i = f(vi)
+    c = (1 - i if o.coupled else f(vf)) * c + i * g(vg)
+    if o.peephole:
+        vo = vo + p["peephole"][2] * c
+    shown = p["gamma_c"] * _normalised(c) + p["beta_c"] if o.layer_norm else c
+    h = f(vo) * act_h(shown)
+    return linear(h, p["weight_hr"]) if o.proj_size else h, c
+
+
+class Cell(NamedTuple):
+    gates: int
+    states: int
+    own: tuple[str, ...]  # the plain cell's activations
+    plain: Callable[[Tensor, Tensor, State], State]
+    step: Callable[[tuple[str, ...], Options, Params, Tensor, State], State]
+
+
+CELLS = {
+    "rnn_tanh": Cell(1, 1, ("tanh",), _elman(torch.tanh), _elman_with),
+    "rnn_relu": Cell(1, 1, ("relu",), _elman(torch.relu), _elman_with),
+    "lstm": Cell(4, 2, ("sigmoid", "tanh", "tanh"), _lstm, _lstm_with),
+    "gru": Cell(3, 1, ("sigmoid", "tanh"), _gru, _gru_with),
+}
+
+
+def stepper(name: str, o: Options | None, p: Params, x: Tensor) -> tuple[Tensor, Callable[[Tensor, State], State]]:
+    """x [T, B, I] -> gx [T, B, G*H] and the function (gx_t, state) -> state. Zoneout mixes, as without random masks.
+
+    o: None for the plain cell.
+    """
+    cell: Any = CELLS[name]
+    if o is None:
+        weight, bias = p["weight_hh"], p.get("bias_hh")
+        return linear(x, p["weight_ih"], p.get("bias_ih")), lambda gx, state: cell.plain(
+            gx, linear(state[0], weight, bias), state
+        )
+
+    def step(gx: Tensor, state: State) -> State:
+        new = cell.step(cell.own, o, p, gx, state)
+        mixed = zip(o.zoneout, state, new, strict=False)
+        return tuple(z * before + (1 - z) * after if z else after for z, before, after in mixed)
+
+    return _side(p, "ih", linear(x, p["weight_ih"]), o.layer_norm), step
