@@ -183,13 +183,10 @@ template void {struct}_stages<rnnk::{struct}>();
 
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
 def test_cells_compile_for_cuda(tmp_path: Path) -> None:
-    """Every cell and variant over a one-float value type, every stage forward and backward, in device code for sm_90."""
+    """Every cell and variant over a one-float value type, every stage forward and backward, in device code (sm_90)."""
     source = tmp_path / "cells.cu"
-    kinds = dict(
-        [(struct, name) for _, name, struct in CELL_LIST] + [(struct, header) for header, _, struct, _ in VARIANTS]
-    )
-    source.write_text(
-        _VALUE + "".join(_KERNEL.format(header=header, struct=struct) for struct, header in kinds.items())
-    )
+    kinds = {struct: name for _, name, struct in CELL_LIST} | {struct: header for header, _, struct, _ in VARIANTS}
+    text = "".join(_KERNEL.format(header=header, struct=struct) for struct, header in kinds.items())
+    source.write_text(_VALUE + text)
     run(tool("nvcc"), "-std=c++20", "-arch=sm_90", "-Werror", "all-warnings", *INCLUDES, "-c", source,
         "-o", tmp_path / "cells.o")  # fmt: skip

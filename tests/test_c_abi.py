@@ -228,7 +228,7 @@ def test_sizes_and_explain(lib: Any, layer: Layer) -> None:
 
 
 def test_bigger_structs_of_a_later_header_are_taken(lib: Any, layer: Layer) -> None:
-    """What a later header appends is not read; the structs of the first one, which all other tests use, are completed."""
+    """What a later header appends is not read; structs of the first one, which other tests use, are completed."""
     later = c.sizeof(FullArgs) + 64
     buffer = c.create_string_buffer(b"\0" * c.sizeof(FullArgs) + b"\xff" * 64, later)
     c.memmove(buffer, c.byref(layer.args), c.sizeof(layer.args))

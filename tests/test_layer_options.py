@@ -63,7 +63,7 @@ def near(got: Array, wanted: Array, name: str) -> None:
 @pytest.mark.parametrize("train", [False, True], ids=["fixed", "random"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_deep_bidirectional_stack(name: str, train: bool) -> None:
-    """Two layers, both directions, dropout, lengths, masks with holes, resets, batch_first: outputs and all gradients."""
+    """Two layers, both directions, dropout, lengths, masks with holes, resets, batch_first: outputs, all gradients."""
     kind, options = OPTIONS[name]
     layer = layer_of(kind, options, num_layers=2, bidirectional=True, dropout=0.25, batch_first=True)
     rng = np.random.default_rng(3)

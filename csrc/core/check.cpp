@@ -75,7 +75,7 @@ void check_weights(const Problem& problem, const rnnk_weights& w) {
   for (const auto& each : all) {
     if (!!each.data == each.wanted) continue;
     fail(RNNK_INVALID_VALUE, "weights.%s: expected %s, got %s", each.name,
-         each.wanted                                              ? "a pointer"
+         each.wanted                                        ? "a pointer"
          : each.data == w.bias_ih || each.data == w.bias_hh ? "NULL with RNNK_NO_BIAS"
                                                             : "NULL for this problem",
          each.data ? "a pointer" : "NULL");

@@ -350,11 +350,12 @@ class RNN(Layer):
     Options of the step (equations and sources: docs/options.md); two that no kernel does together are refused by name:
 
     clip: every activation's input is bounded to [-clip, clip], as ONNX has it.
-    activations: one of ONNX's eleven by name, or (name, alpha, beta), for f; GRU takes two (of r z, of n), LSTM three (of
-        i f o, of g, of c in the output).
+    activations: one of ONNX's eleven by name, or (name, alpha, beta), for f; GRU takes two (of r z, of n), LSTM three
+        (of i f o, of g, of c in the output).
     layer_norm: W_ih x and W_hh h' are normalised over a row before their biases: gamma_ih, gamma_hh [G*H]; LSTM
         normalises the c of its output as well: gamma_c, beta_c [H].
-    zoneout: the probability with which h keeps its old value; for LSTM also a pair, of h and of c. In inference, that share.
+    zoneout: the probability with which h keeps its old value; for LSTM also a pair, of h and of c. In inference, that
+        share of it.
     recurrent_dropout: in training, one mask a row for the whole sequence on what W_hh multiplies.
     heads: W_hh is block-diagonal: weight_hh [G*H, H/heads].
     independent: W_hh is diagonal (IndRNN): weight_hh [H].
@@ -364,7 +365,8 @@ class RNN(Layer):
     Read them through ``params``, change them through ``update`` and ``load_state_dict`` only.
 
     Raises ValueError for a size, probability or name out of range, TypeError for an argument of another kind or a dtype
-    that is not among these, NotImplementedError for a device that is not there or for options that no kernel does together.
+    that is not among these, NotImplementedError for a device that is not there or for options that no kernel does
+    together.
     """
 
     def __init__(
