@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every point and the machine's facts here")
     parser.add_argument("--blocks", type=int, default=9)
     parser.add_argument("--only", help="one option")
+    parser.add_argument("--sizes", default="64,128,256,512", help="which H, commas between them")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for cell, names in _OPTIONS.items():
@@ -117,7 +118,7 @@ def main() -> None:
             if arguments.only not in (None, name):
                 continue
             for size, steps in _SIZES:
-                for batch in _BATCHES:
+                for batch in _BATCHES if str(size) in arguments.sizes.split(",") else ():
                     rows += measure(cell, name, size, steps, batch, arguments.blocks)
                     for row in rows[-2:]:
                         where = "{cell} {option} {mode} b{batch} h{size}".format(**row)

@@ -236,6 +236,34 @@ def test_bigger_structs_of_a_later_header_are_taken(lib: Any, layer: Layer) -> N
     assert lib.rnnk_forward(layer.plan, buffer) == OK and lib.rnnk_backward(layer.plan, buffer) == OK
 
 
+def full_args(layer: Layer, **values: Any) -> Any:
+    """The layer's arguments in today's struct."""
+    args = FullArgs()
+    c.memmove(c.byref(args), c.byref(layer.args), c.sizeof(layer.args))
+    args.struct_size = c.sizeof(args)
+    for name, value in values.items():
+        setattr(args, name, value)
+    return args
+
+
+def test_gradients_of_parameters_that_are_not_there_are_refused(lib: Any, layer: Layer) -> None:
+    assert layer.call("forward") == OK
+    room = np.full(64, 7, np.float32)
+    for name in ("dweight_hr", "dparams"):
+        args = full_args(layer, **{name: room.ctypes.data})
+        sentence = f"{name}: expected NULL, this problem has no such parameter"
+        refused(lib, lib.rnnk_backward(layer.plan, c.byref(args)), INVALID_VALUE, sentence)
+    assert (room == 7).all()
+
+
+def test_an_absent_tensor_may_have_strides(lib: Any, layer: Layer) -> None:
+    """clip_dh looks at every step's gradient; where dh is absent it is stored nowhere."""
+    assert layer.call("forward") == OK
+    args = full_args(layer, clip_dh=1.0)
+    args.dh.stride[:] = [layer.B * layer.H, layer.H, 1]
+    assert lib.rnnk_backward(layer.plan, c.byref(args)) == OK
+
+
 Change = Callable[[Layer], Any]
 
 

@@ -213,3 +213,29 @@ def test_the_step_clip_bounds_every_step() -> None:
 def test_wrong_marks(marks: dict[str, Any], kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words):
         layer_of("GRU", {})(np.zeros((T, B, IN)), **marks)
+
+
+def test_zoneout_of_one_holds_the_state_exactly() -> None:
+    """In inference the old state's share is a product, not a difference: h' is not lost beside a large new h."""
+    layer = rk.RNN(1, 1, nonlinearity="relu", zoneout=1.0)
+    layer.load_state_dict({name: np.ones_like(value) for name, value in layer.params.items()})
+    h_0 = np.full((1, 1, 1), 0.1, np.float32)
+    for x in (1e9, np.inf):
+        y, h_n = layer(np.full((2, 1, 1), x, np.float32), h_0)
+        assert (y == h_0).all() and np.array_equal(h_n, h_0)
+
+
+def test_numbers_that_the_dtype_cannot_hold_are_refused() -> None:
+    for options, words in (({"clip": 1e-46}, "clip"), ({"activations": (("Affine", 1e39, 0.0),)}, "activations")):
+        with pytest.raises(ValueError, match=words):
+            rk.RNN(IN, H, **options)
+        rk.RNN(IN, H, dtype="float64", **options)
+
+
+def test_a_spec_pickled_before_options_were_there() -> None:
+    """What an older state lacks has the default."""
+    spec = rk.GRU(IN, H).spec
+    old = {name: value for name, value in spec.__getstate__().items() if name not in ("reverse", "options")}
+    revived = object.__new__(type(spec))
+    revived.__dict__.update(old)
+    assert hash(revived) == hash(spec) and revived.__getstate__() == spec.__getstate__()

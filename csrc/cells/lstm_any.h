@@ -78,7 +78,7 @@ struct LstmOf {
       if (q.o->peephole) dc = fma(q.p[2], q.dgx[3], dc);
       const auto df = dc * q.s[1];
       q.dgx[0] = (q.o->coupled ? fma(dc, g.y, -df) : dc * g.y) * i.slope;
-      q.dgx[1] = df * f.slope;
+      q.dgx[1] = q.o->coupled ? zero : df * f.slope;
       q.dgx[2] = dc * i.y * g.slope;
       q.ds_prev[1] = dc * f.y;
       if (q.o->peephole) {

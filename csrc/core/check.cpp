@@ -60,25 +60,49 @@ void check_lengths(const int64_t* lengths, int64_t seq_len, int64_t batch) {
   }
 }
 
+// Which parameters a problem has.
+struct Has {
+  bool weight_hh, bias_ih, bias_hh, weight_hr, params;
+  explicit Has(const Problem& p)
+      : weight_hh(!p.has(RNNK_INDEPENDENT)), bias_ih(p.bias), bias_hh(p.bias && weight_hh), weight_hr(p.projects),
+        params(param_rows(p) > 0) {}
+};
+
 void check_weights(const Problem& problem, const rnnk_weights& w) {
-  const bool recurrent = !problem.has(RNNK_INDEPENDENT), bias = problem.bias;
+  const Has has(problem);
   const struct {
     const char* name;
     const void* data;
     bool wanted;
-  } all[] = {{"weight_ih", w.weight_ih, true},
-             {"weight_hh", w.weight_hh, recurrent},
-             {"bias_ih", w.bias_ih, bias},
-             {"bias_hh", w.bias_hh, bias && recurrent},
-             {"weight_hr", w.weight_hr, problem.projects},
-             {"params", w.params, param_rows(problem) > 0}};
+  } all[] = {{"weight_ih", w.weight_ih, true},          {"weight_hh", w.weight_hh, has.weight_hh},
+             {"bias_ih", w.bias_ih, has.bias_ih},       {"bias_hh", w.bias_hh, has.bias_hh},
+             {"weight_hr", w.weight_hr, has.weight_hr}, {"params", w.params, has.params}};
   for (const auto& each : all) {
     if (!!each.data == each.wanted) continue;
+    const bool bias = each.data == w.bias_ih || each.data == w.bias_hh;
     fail(RNNK_INVALID_VALUE, "weights.%s: expected %s, got %s", each.name,
-         each.wanted                                        ? "a pointer"
-         : each.data == w.bias_ih || each.data == w.bias_hh ? "NULL with RNNK_NO_BIAS"
-                                                            : "NULL for this problem",
+         each.wanted ? "a pointer"
+         : bias      ? "NULL with RNNK_NO_BIAS"
+                     : "NULL for this problem",
          each.data ? "a pointer" : "NULL");
+  }
+}
+
+// Gradients of parameters that the problem does not have must not be asked for.
+void check_gradients(const Problem& problem, const rnnk_args& a) {
+  const Has has(problem);
+  const struct {
+    const char* name;
+    const void* data;
+    bool there;
+  } all[] = {{"dweight_hh", a.dweight_hh, has.weight_hh},
+             {"dbias_ih", a.dbias_ih, has.bias_ih},
+             {"dbias_hh", a.dbias_hh, has.bias_hh},
+             {"dweight_hr", a.dweight_hr, has.weight_hr},
+             {"dparams", a.dparams, has.params}};
+  for (const auto& each : all) {
+    if (each.data && !each.there)
+      fail(RNNK_INVALID_VALUE, "%s: expected NULL, this problem has no such parameter", each.name);
   }
 }
 
@@ -107,6 +131,7 @@ void check_args(const Problem& problem, const Kernel& kernel, const rnnk_args& a
     check_tensor(problem, a.dh_0, "dh_0", false, true);
     check_tensor(problem, a.dc_0, "dc_0", false, true);
     check_tensor(problem, a.dh, "dh", false, true);
+    check_gradients(problem, a);
   } else {
     check_tensor(problem, a.h_n, "h_n", false, false);
     check_tensor(problem, a.c_n, "c_n", false, true);

@@ -74,7 +74,10 @@ void take_options(Problem& p, const rnnk_problem& from) {
   not_both(p.projects, "proj_size", heads, "heads");
   not_both(p.has(RNNK_INDEPENDENT), "independent", heads, "heads");
 
-  if (!(from.clip >= 0)) fail(RNNK_INVALID_VALUE, "clip: expected a bound above 0, or 0 for none, got %g", from.clip);
+  // In the type that kernels compute in.
+  const auto computed = [&](double v) { return p.dtype == RNNK_FLOAT64 ? v : static_cast<double>(static_cast<float>(v)); };
+  if (!(from.clip >= 0) || (from.clip > 0 && computed(from.clip) == 0))
+    fail(RNNK_INVALID_VALUE, "clip: expected a bound above 0, or 0 for none, got %g", from.clip);
   p.clip = from.clip;
   const int activations = lstm ? 3 : gru ? 2 : 1;
   for (int i = 0; i < 3; ++i) {
@@ -83,7 +86,7 @@ void take_options(Problem& p, const rnnk_problem& from) {
       fail(RNNK_INVALID_VALUE, "activations[%d]: expected %s, got kind %d", i,
            i < activations ? "a value of rnnk_activation_kind" : "none for this cell", a.kind);
     }
-    if (!std::isfinite(a.alpha) || !std::isfinite(a.beta)) {
+    if (!std::isfinite(computed(a.alpha)) || !std::isfinite(computed(a.beta))) {
       fail(RNNK_INVALID_VALUE, "activations[%d]: expected finite alpha and beta, got %g and %g", i, a.alpha, a.beta);
     }
     p.activations[i] = a;

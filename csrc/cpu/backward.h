@@ -190,7 +190,7 @@ struct Backward {
         const V bound = V::set1(static_cast<T>(f.args.clip_dh));
         dh = fmin(bound, fmax(-bound, dh));
       }
-      if (to.data) store_units<A>(to, unit, valid, dh);
+      if (f.args.dh.data) store_units<A>(to, unit, valid, dh);
       return dh;
     }
     // From zero, not from the direct part: that is often the larger, and every term of the chain would round at its size.

@@ -43,8 +43,11 @@ struct Zone {
 
   RNNK_HD V kept(V v) const { return random ? select(less(V::set1(0), share), v, V::set1(0)) : share * v; }
   RNNK_HD V renewed(V v) const { return random ? select(less(V::set1(0), share), V::set1(0), v) : v - share * v; }
+  // Where all of the old is kept the new one does not matter, be it infinite.
   RNNK_HD V mix(V old, V now) const {
-    return random ? select(less(V::set1(0), share), old, now) : fma(share, old - now, now);
+    const V zero = V::set1(0), one = V::set1(1);
+    if (random) return select(less(zero, share), old, now);
+    return select(less(share, one), fma(share, old, (one - share) * now), old);
   }
 };
 

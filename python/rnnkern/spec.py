@@ -70,12 +70,12 @@ class Spec:
         """Computed once: every call looks its plans up by it."""
         known = self.__dict__.get("_hash")
         if known is None:
-            known = hash(tuple(self.__dict__[name] for name in self.__dataclass_fields__))
+            known = hash(tuple(getattr(self, name) for name in self.__dataclass_fields__))
             object.__setattr__(self, "_hash", known)
         return int(known)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in self.__dataclass_fields__}  # the hash is this process's own
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}  # the hash is this process's own
 
     @cached_property
     def gates(self) -> int:

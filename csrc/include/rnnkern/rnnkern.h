@@ -173,7 +173,8 @@ typedef struct rnnk_args {
   void *dweight_hr, *dparams; /* out of rnnk_backward: of weight_hr and params */
   const uint8_t* mask;   /* [T, B] contiguous, with RNNK_MASKED: 0 holds the state in that step; y is 0, x is not read */
   const uint8_t* reset;  /* [T, B] contiguous, with RNNK_MASKED: not 0: the state is zero before that step */
-  rnnk_tensor dh;        /* [T, B, P] out of rnnk_backward: the gradient of each step's h, through all that follows */
+  rnnk_tensor dh;        /* [T, B, P] out of rnnk_backward: the gradient of each step's h, through all that follows; not
+                                 written past a row's length */
   double clip_dh;        /* > 0: rnnk_backward bounds that gradient to [-clip_dh, clip_dh] at every step */
   uint64_t seed;         /* of random masks, with RNNK_TRAIN: Philox4x32-10, key seed, counter (call, stream, */
   uint32_t call, stream; /* first_step + t, row * units + unit); word 1: zoneout of h, 2: of c; 3, at step 0: recurrent */

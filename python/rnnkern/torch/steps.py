@@ -49,7 +49,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "tanh": lambda v, a, b: torch.tanh(v),
     "sigmoid": lambda v, a, b: torch.sigmoid(v),
     "affine": lambda v, a, b: a * v + b,
-    "leakyrelu": lambda v, a, b: torch.where(v < 0, a * v, v),
+    "leakyrelu": lambda v, a, b: torch.where(v > 0, v, a * v),
     "thresholdedrelu": lambda v, a, b: torch.where(v > a, v, 0),
     "scaledtanh": lambda v, a, b: a * torch.tanh(b * v),
     "hardsigmoid": lambda v, a, b: (a * v + b).clamp(0, 1),
