@@ -138,6 +138,10 @@ def cases() -> list[Case]:
             # H past one vector of every kernel, and a batch past its tiles, every other row; more steps than a block.
             size = ((4, 3, 3, 9), (3, 7, 5, 33), (5, 2, 4, 18), (23, 1, 2, 12), (2, 35, 7, 24))[n % 5]
             out.append(Case(cell, tuple(row.items()), *size))
+        # Heads that end within a pair of bfloat16 terms, an even number of them; and heads that the matrix unit takes.
+        plain = {name: values[0] for name, values in (own | SHARED).items()}
+        for heads, units in ((2, 22), (3, 96)):
+            out.append(Case(cell, tuple((plain | {"heads": heads}).items()), 3, 5, 3, units))
     return out
 
 

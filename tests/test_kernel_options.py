@@ -20,7 +20,7 @@ from rnnkern import _core
 from rnnkern.options import ACTIVATIONS
 from runner import KERNELS, UNAVAILABLE, Kept, Output
 
-_SCALAR = CASES[::3]  # one lane is slow
+_SCALAR = [case for n, case in enumerate(CASES) if n % 3 == 0 or case["heads"] == 2]  # one lane is slow
 
 
 def plan_of(case: Case, data: CaseData, dtype: str, kernel: str) -> Any:

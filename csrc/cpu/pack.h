@@ -102,8 +102,8 @@ void pack_matrix(const From& from, const GateRows& rows_of, int64_t K, typename 
       const int64_t valid = smaller<int64_t>(W, K - p * W);
       for (int j = 0; j < rows; j += pair) {
         Weight* out = backward + (p * total + rows_of.before + c + j) * W;
-        bool whole = From::plain && valid == W;
-        for (int i = 0; i < pair; ++i) whole = whole && row[j + i] >= 0;
+        bool whole = From::plain && valid == W && j + pair <= rows;
+        for (int i = 0; whole && i < pair; ++i) whole = row[j + i] >= 0;
         if (whole) {
           const Weight* from_rows[pair];
           for (int i = 0; i < pair; ++i) from_rows[i] = from.template lanes<Weight>(row[j + i] + p * W);
@@ -111,6 +111,7 @@ void pack_matrix(const From& from, const GateRows& rows_of, int64_t K, typename 
           continue;
         }
         for (int i = 0; i < W * pair; ++i) {
+          if (j + i % pair >= rows) continue;  // one lane: a head may end within a pair
           const int64_t begin = row[j + i % pair];
           out[i] = begin >= 0 && i / pair < valid ? from(begin + p * W + i / pair) : Weight(0);
         }
