@@ -6,7 +6,6 @@ place of ``layer.backward(..., probe=True)``; where layers have that argument, t
 
 from __future__ import annotations
 
-import inspect
 import re
 import subprocess
 import sys
@@ -25,8 +24,6 @@ from rnnkern import train
 
 Array = np.ndarray[Any, Any]
 ROOT = Path(__file__).resolve().parents[1]
-HAVE_PROBE = "probe" in inspect.signature(rk.RNN.backward).parameters
-probed = pytest.mark.skipif(not HAVE_PROBE, reason="this build's layers have no backward(..., probe=True)")
 T, B, IN, H = 5, 3, 2, 4
 
 
@@ -146,7 +143,6 @@ def test_wrong_arguments_are_named() -> None:
         train.gradient_norms(model, tape, y, rows=1)
 
 
-@probed
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_give_what_the_stand_in_gives(kind: str) -> None:
     model, rng = two_layers(kind), np.random.default_rng(5)
@@ -184,7 +180,6 @@ def test_the_example_shows_what_it_says(tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-@probed
 def test_the_example_runs(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     command = [sys.executable, str(ROOT / "examples" / "vanishing_gradients.py"), "out.png"]
@@ -198,9 +193,6 @@ def test_the_document_runs() -> None:
     text = (ROOT / "docs" / "gradients.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
-    ran = 0
     for block in blocks:
-        if HAVE_PROBE or "gradient_norms" not in block:
-            exec(compile(block, "docs/gradients.md", "exec"), names)
-            ran += 1
-    assert ran >= len(blocks) - 1 and len(blocks) >= 4
+        exec(compile(block, "docs/gradients.md", "exec"), names)
+    assert len(blocks) >= 4

@@ -12,21 +12,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..options import ACTIVATIONS
+
 Activation = str | tuple[str, float] | tuple[str, float, float]
 
 # Name -> default of each parameter it takes, alpha, then beta (floats of 32 bits, as attributes are); None: none.
+_WITHOUT_DEFAULT = ("Affine", "ScaledTanh")
 PARAMETERS: dict[str, tuple[float | None, ...]] = {
-    "Relu": (),
-    "Tanh": (),
-    "Sigmoid": (),
-    "Softsign": (),
-    "Softplus": (),
-    "LeakyRelu": (float(np.float32(0.01)),),
-    "ThresholdedRelu": (1.0,),
-    "Elu": (1.0,),
-    "HardSigmoid": (float(np.float32(0.2)), 0.5),
-    "Affine": (None, None),
-    "ScaledTanh": (None, None),
+    name: tuple(None if name in _WITHOUT_DEFAULT else float(np.float32(value)) for value in defaults)
+    for _, name, defaults in ACTIVATIONS.values()
 }
 _CANONICAL = {name.lower(): name for name in PARAMETERS}
 _LISTS = ("activation_alpha", "activation_beta")
