@@ -181,9 +181,7 @@ def pytorch(layer: Any, *, seed: int = 0, dtype: Any = None, hidden_size: int | 
     Layer norm, which torch's layers have not, starts as torch.nn.LayerNorm: gains one, shifts zero.
     """
     shapes, dtype, hidden = _describe(layer, dtype, hidden_size)
-    values = initial(dict(shapes), hidden, dtype, seed)
-    neutral = {name: float(_kind(name).startswith("gamma")) for name in shapes if _kind(name)[:5] in ("gamma", "beta_")}
-    return values | {name: np.full(shapes[name], value, dtype) for name, value in neutral.items()}
+    return initial(dict(shapes), hidden, dtype, seed)
 
 
 def keras(layer: Any, *, seed: int = 0, dtype: Any = None, hidden_size: int | None = None) -> dict[str, Array]:
