@@ -9,4 +9,5 @@ timing.py   alternating blocks, with a pause until the other libraries' threads 
 machine.py  what this machine is, and what it can do at most
 report.py   ratios, shares of the limit, geometric means; the JSON document
 table.py    the table on the terminal         plot.py  the picture
+gpu/        the commands that measure on a GPU
 """

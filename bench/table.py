@@ -62,8 +62,8 @@ def _points(outcome: Outcome, table: list[Row]) -> Table:
             row.point.mode,
             row.subject.kernel or row.subject.name,
             *(_time(entry, row.point.problem.seq_len) for entry in (row.subject, *row.peers.values())),
-            _ratio(row.ratios.get(BEST)),
-            _ratio(row.ratios.get("torch")),
+            ratio_text(row.ratios.get(BEST)),
+            ratio_text(row.ratios.get("torch")),
             "" if row.share is None else f"{row.share:.0%}",
             end_section=index + 1 < len(table) and table[index + 1].point.problem.cell != cell,
         )
@@ -77,7 +77,7 @@ def _time(entry: Entry, seq_len: int) -> Text:
     return Text(f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}")
 
 
-def _ratio(ratio: float | None) -> Text:
+def ratio_text(ratio: float | None) -> Text:
     if ratio is None:
         return Text("")
     return Text(f"{ratio:.2f}", style="green" if ratio >= 1 else "red")
@@ -94,5 +94,5 @@ def _means(table: list[Row]) -> Table:
         group = [mean for mean in found if (mean.subject, mean.cell, mean.mode) == (subject, cell, mode)]
         ratios = {mean.against: mean.ratio for mean in group}
         points = str(max(mean.points for mean in group))
-        view.add_row(subject, cell, mode, _ratio(ratios.get(BEST)), _ratio(ratios.get("torch")), points)
+        view.add_row(subject, cell, mode, ratio_text(ratios.get(BEST)), ratio_text(ratios.get("torch")), points)
     return view

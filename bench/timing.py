@@ -20,11 +20,14 @@ _PATIENCE: Final = 1.0  # seconds after which a pool that never sleeps is timed 
 
 @dataclass(frozen=True)
 class Plan:
-    """blocks: how many per contender; block: seconds each lasts at least; pause: seconds before a block, at least."""
+    """blocks: how many per contender; block: seconds each lasts at least; pause: seconds before a block, at least.
+
+    pause None: no waiting for threads either, where nobody leaves any running.
+    """
 
     blocks: int = 7
     block: float = 0.05
-    pause: float = 0.02
+    pause: float | None = 0.02
 
 
 @dataclass
@@ -37,8 +40,10 @@ class Timing:
     restless: bool = False  # they did not within _PATIENCE
 
 
-def settle(pause: float) -> tuple[float, bool]:
+def settle(pause: float | None) -> tuple[float, bool]:
     """Wait at least `pause` and until this process's threads are quiet. -> (seconds waited, whether they are)."""
+    if pause is None:
+        return 0.0, True
     start = time.perf_counter()
     quiet = False
     while not quiet or time.perf_counter() - start < pause:
@@ -50,6 +55,9 @@ def settle(pause: float) -> tuple[float, bool]:
     return time.perf_counter() - start, quiet
 
 
+Repeat = Callable[[Callable[[], Any], int], float]
+
+
 def _repeat(call: Callable[[], Any], calls: int) -> float:
     start = time.perf_counter()
     for _ in range(calls):
@@ -57,19 +65,24 @@ def _repeat(call: Callable[[], Any], calls: int) -> float:
     return time.perf_counter() - start
 
 
-def calls_for(call: Callable[[], Any], block: float) -> int:
+def calls_for(call: Callable[[], Any], block: float, repeat: Repeat | None = None) -> int:
     """How many calls last `block` seconds. Warms up on the way."""
-    _repeat(call, 1)
+    repeat = repeat or _repeat
+    repeat(call, 1)
     calls = 1
-    while (elapsed := _repeat(call, calls)) < block / 4:
+    while (elapsed := repeat(call, calls)) < block / 4:
         calls *= 2
     return max(1, math.ceil(calls * block / elapsed))
 
 
-def measure(calls: Mapping[str, Callable[[], Any]], plan: Plan) -> dict[str, Timing]:
-    """Times every contender `plan.blocks` times, turn by turn; each round begins with the next contender."""
+def measure(calls: Mapping[str, Callable[[], Any]], plan: Plan, repeat: Repeat | None = None) -> dict[str, Timing]:
+    """Times every contender `plan.blocks` times, turn by turn; each round begins with the next contender.
+
+    repeat(call, count): seconds that `count` calls take, by whatever clock their work is seen by; None: the host's.
+    """
+    repeat = repeat or _repeat
     names = list(calls)
-    timings = {name: Timing(calls_for(calls[name], plan.block)) for name in names}
+    timings = {name: Timing(calls_for(calls[name], plan.block, repeat)) for name in names}
     settle(plan.pause)
     enabled = gc.isenabled()
     gc.disable()  # a collection in one contender's block is nobody's fault
@@ -77,8 +90,8 @@ def measure(calls: Mapping[str, Callable[[], Any]], plan: Plan) -> dict[str, Tim
         for turn in range(plan.blocks):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 call, timing = calls[name], timings[name]
-                _repeat(call, max(1, timing.calls // 8))  # wakes its threads, refills its caches
-                timing.blocks.append(_repeat(call, timing.calls) / timing.calls)
+                repeat(call, max(1, timing.calls // 8))  # wakes its threads, refills its caches
+                timing.blocks.append(repeat(call, timing.calls) / timing.calls)
                 waited, quiet = settle(plan.pause)
                 timing.pauses.append(waited)
                 timing.restless |= not quiet

@@ -7,6 +7,7 @@
 
 #include "core/beside.h"
 #include "core/check.h"
+#include "core/device.h"
 #include "core/dropout.h"
 #include "core/recompute.h"
 #include "core/stack.h"
@@ -195,7 +196,7 @@ rnnk_status rnnk_backward(const rnnk_plan* plan, const rnnk_args* args) {
 
 rnnk_status rnnk_dropout(const rnnk_dropout_args* args) {
   return guarded([&] {
-    const rnnk_dropout_args& a = required_struct(args, "args");
+    const rnnk_dropout_args a = adopted(args, offsetof(rnnk_dropout_args, device), "args");
     if (!(a.p >= 0 && a.p <= 1)) fail(RNNK_INVALID_VALUE, "p: expected 0 to 1, got %g", a.p);
     Problem shape;  // for the bounds on sizes that every call has
     shape.hidden_size = a.hidden_size;
@@ -204,7 +205,11 @@ rnnk_status rnnk_dropout(const rnnk_dropout_args* args) {
            static_cast<long long>(a.hidden_size));
     }
     check_extent(shape, a.seq_len, a.batch);
-    check_lengths(a.lengths, a.seq_len, a.batch);
+    if (a.device != RNNK_CPU && a.device != RNNK_CUDA) {
+      fail(RNNK_INVALID_VALUE, "device: expected RNNK_CPU (0) or RNNK_CUDA (1), got %d", a.device);
+    }
+    if (a.device == RNNK_CPU) check_lengths(a.lengths, a.seq_len, a.batch);
+    else check_device(a.device_index, "device_index"), report_faults(a.device_index);
     if (a.seq_len == 0 || a.batch == 0) return;
     required(static_cast<const char*>(a.in.data), "in");
     required(static_cast<const char*>(a.out.data), "out");
@@ -212,7 +217,8 @@ rnnk_status rnnk_dropout(const rnnk_dropout_args* args) {
       fail(RNNK_INVALID_TYPE, "in, out: expected the same dtype, got %s and %s", dtype_name(a.in.dtype),
            dtype_name(a.out.dtype));
     }
-    dropout(a);
+    if (a.device == RNNK_CPU) dropout(a);
+    else device_dropout(a);
   });
 }
 
@@ -232,13 +238,34 @@ rnnk_status rnnk_explain(const rnnk_problem* problem, int64_t seq_len, int64_t b
     check_extent(p, seq_len, batch);
     verdict->forward_us = verdict->backward_us = 0;
     verdict->reason[0] = 0;
-    const char* missing = unavailable(*kernel);
+    const char* missing = kernel->device != p.device ? other_device(*kernel) : unavailable(*kernel);
     if (*missing) std::strncat(verdict->reason, missing, sizeof verdict->reason - 1);
     verdict->declined = *missing || !kernel->accepts(p, verdict->reason, sizeof verdict->reason);
     if (verdict->declined) return;
     verdict->forward_us = kernel->estimate(p, seq_len, batch, false, team_size());
     verdict->backward_us = kernel->estimate(p, seq_len, batch, true, team_size());
   });
+}
+
+int32_t rnnk_device_count(void) { return device_count(); }
+const char* rnnk_devices_unavailable(void) { return devices_unavailable(); }
+rnnk_status rnnk_get_device_info(int32_t device_index, rnnk_device_info* info) {
+  return guarded([&] {
+    required_struct(info, "info");
+    check_device(device_index, "device_index");
+    const uint32_t size = info->struct_size;
+    *info = device_info(device_index);
+    info->struct_size = size;
+  });
+}
+rnnk_status rnnk_device_check(int32_t device_index) {
+  return guarded([&] {
+    check_device(device_index, "device_index");
+    report_faults(device_index);
+  });
+}
+rnnk_status rnnk_set_cublaslt(const char* path) {
+  return guarded([&] { set_cublaslt(&required(path, "path")); });
 }
 
 rnnk_status rnnk_set_num_threads(int32_t threads) {

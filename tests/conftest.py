@@ -25,6 +25,15 @@ def kernel(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked gpu skip where no CUDA device can be used. Only they import torch for it."""
+    if item.get_closest_marker("gpu"):
+        from rnnkern.bench.gpu.record import refusal
+
+        if reason := refusal():
+            pytest.skip(reason)
+
+
 @pytest.fixture
 def set_threads() -> Iterator[Callable[[int], None]]:
     """_core.set_num_threads, undone after the test."""

@@ -154,4 +154,20 @@ RNNK_HD Gate<V> recall(const Q& q, const Function<typename V::T>& fn, V saved) {
   return {saved, slope(fn, saved, saved)};  // sigmoid, tanh and relu alone
 }
 
+// Zoneout (D. Krueger et al., 2016, arXiv 1606.01305) of one vector: which share of the old state it keeps.
+template <class V>
+struct Zone {
+  V share;  // at random 0 or 1, else the probability
+  bool random;
+
+  RNNK_HD V kept(V v) const { return random ? select(less(V::set1(0), share), v, V::set1(0)) : share * v; }
+  RNNK_HD V renewed(V v) const { return random ? select(less(V::set1(0), share), V::set1(0), v) : v - share * v; }
+  // Where all of the old is kept the new one does not matter, be it infinite.
+  RNNK_HD V mix(V old, V now) const {
+    const V zero = V::set1(0), one = V::set1(1);
+    if (random) return select(less(zero, share), old, now);
+    return select(less(share, one), fma(share, old, (one - share) * now), old);
+  }
+};
+
 }  // namespace rnnk

@@ -21,7 +21,8 @@ double estimate(const ForwardCall& c, int threads) {
 
 void forward_both(const ForwardCall& one, const ForwardCall& other) {
   const ForwardCall* const calls[2] = {&one, &other};
-  const int threads = team_size();
+  // A GPU's work only goes on a stream: there is nothing to run side by side here.
+  const int threads = one.problem.device == RNNK_CPU && other.problem.device == RNNK_CPU ? team_size() : 1;
   const double in_turn = estimate(one, threads) + estimate(other, threads);
   const double side_by_side = std::max(estimate(one, 1), estimate(other, 1)) + kJobUs;
   const bool beside = threads > 1 && side_by_side * kWorth < in_turn;

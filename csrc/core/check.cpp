@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/device.h"
 #include "core/recompute.h"
 
 namespace rnnk {
@@ -108,7 +109,8 @@ void check_gradients(const Problem& problem, const rnnk_args& a) {
 
 void check_args(const Problem& problem, const Kernel& kernel, const rnnk_args& a, Pass pass) {
   check_extent(problem, a.seq_len, a.batch);
-  check_lengths(a.lengths, a.seq_len, a.batch);
+  if (problem.device == RNNK_CPU) check_lengths(a.lengths, a.seq_len, a.batch);  // those of a GPU its kernels check
+  else report_faults(problem.device_index);
   const bool backward = pass == Pass::backward, any = a.seq_len > 0 && a.batch > 0;
   const bool cell_state = cell_info(problem.cell)->states > 1;
   if (!cell_state && (a.c_0.data || a.c_n.data || a.dc_n.data || a.dc_0.data)) {

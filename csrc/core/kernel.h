@@ -53,6 +53,8 @@ extern const Kernel* const kKernels[];  // list order, null-terminated
 
 // Why this machine cannot run the kernel, or "". The string is static.
 const char* unavailable(const Kernel&);
+// That it is for another device than the problem's.
+const char* other_device(const Kernel&);
 uint32_t cpu_features();
 const char* cpu_feature_names();
 

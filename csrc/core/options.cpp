@@ -52,7 +52,7 @@ int variant_of(int cell, int shape) {
 
 void take_options(Problem& p, const rnnk_problem& from) {
   const bool lstm = p.cell == RNNK_CELL_lstm, gru = p.cell == RNNK_CELL_gru, elman = !lstm && !gru;
-  p.flags = from.flags & ~uint32_t{RNNK_NO_BIAS | RNNK_REVERSE | RNNK_RECOMPUTE};
+  p.flags = from.flags & ~uint32_t{RNNK_NO_BIAS | RNNK_REVERSE | RNNK_RECOMPUTE | RNNK_TF32};
   only_for(p, RNNK_PEEPHOLE, lstm);
   only_for(p, RNNK_COUPLED, lstm);
   only_for(p, RNNK_RESET_BEFORE, gru);

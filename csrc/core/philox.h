@@ -5,6 +5,8 @@
 #pragma once
 #include <cstdint>
 
+#include "cells/hd.h"
+
 namespace rnnk {
 namespace {  // internal linkage: compiled for different instruction sets
 
@@ -15,7 +17,7 @@ struct Counter {
 
 // words[w][i] of the block of element `c.element + i`.
 template <int N>
-inline void philox(const Counter& c, uint32_t (&words)[4][N]) {
+RNNK_HD void philox(const Counter& c, uint32_t (&words)[4][N]) {
   for (int i = 0; i < N; ++i) {
     words[0][i] = c.call, words[1][i] = c.stream, words[2][i] = c.t, words[3][i] = c.element + static_cast<uint32_t>(i);
   }
@@ -33,7 +35,7 @@ inline void philox(const Counter& c, uint32_t (&words)[4][N]) {
 }
 
 // Happens to an element when its 32 bits are below this; p = 1 always, which no 32-bit threshold could say.
-inline uint64_t chance(double p) { return static_cast<uint64_t>(p * 4294967296.0); }
+RNNK_HD uint64_t chance(double p) { return static_cast<uint64_t>(p * 4294967296.0); }
 
 }  // namespace
 }  // namespace rnnk

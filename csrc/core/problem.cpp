@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "core/cells.generated.h"
+#include "core/device.h"
 
 namespace rnnk {
 
@@ -48,10 +49,14 @@ Problem check_problem(const rnnk_problem* given) {
   if (!cell_info(p->cell)) fail(RNNK_INVALID_VALUE, "problem.cell: no cell has the number %d", p->cell);
   if (p->dtype < 0 || p->dtype > RNNK_FLOAT16)
     fail(RNNK_INVALID_TYPE, "problem.dtype: no dtype has the number %d", p->dtype);
-  if (p->device != RNNK_CPU) fail(RNNK_NOT_SUPPORTED, "problem.device: only RNNK_CPU (0) is built in, got %d", p->device);
-  if (p->device_index != 0) fail(RNNK_INVALID_VALUE, "problem.device_index: the CPU is 0, got %d", p->device_index);
+  if (p->device != RNNK_CPU && p->device != RNNK_CUDA) {
+    fail(RNNK_INVALID_VALUE, "problem.device: expected RNNK_CPU (0) or RNNK_CUDA (1), got %d", p->device);
+  }
+  const bool gpu = p->device == RNNK_CUDA;
+  if (!gpu && p->device_index != 0) fail(RNNK_INVALID_VALUE, "problem.device_index: the CPU is 0, got %d", p->device_index);
+  if (gpu) check_device(p->device_index, "problem.device_index");
   constexpr uint32_t known = RNNK_NO_BIAS | RNNK_REVERSE | RNNK_RECOMPUTE | RNNK_PEEPHOLE | RNNK_COUPLED |
-                             RNNK_RESET_BEFORE | RNNK_LAYER_NORM | RNNK_INDEPENDENT | RNNK_MASKED;
+                             RNNK_RESET_BEFORE | RNNK_LAYER_NORM | RNNK_INDEPENDENT | RNNK_MASKED | RNNK_TF32;
   if (p->flags & ~known) {
     fail(RNNK_INVALID_VALUE, "problem.flags: unknown bits in 0x%x", p->flags);
   }
@@ -63,10 +68,16 @@ Problem check_problem(const rnnk_problem* given) {
     fail(RNNK_INVALID_VALUE, "hidden_size: expected 1 to %lld, got %lld", static_cast<long long>(kMostUnits),
          static_cast<long long>(p->hidden_size));
   }
+  if ((p->flags & RNNK_TF32) && !(gpu && p->dtype == RNNK_FLOAT32)) {
+    fail(RNNK_INVALID_VALUE, "problem.flags: RNNK_TF32 is for float32 on RNNK_CUDA, got %s on %s", dtype_name(p->dtype),
+         gpu ? "RNNK_CUDA" : "RNNK_CPU");
+  }
   Problem q;
   q.cell = p->cell;
   q.dtype = p->dtype;
   q.device = p->device;
+  q.device_index = p->device_index;
+  q.tf32 = p->flags & RNNK_TF32;
   q.bias = !(p->flags & RNNK_NO_BIAS);
   q.reverse = p->flags & RNNK_REVERSE;
   q.recompute = p->flags & RNNK_RECOMPUTE;

@@ -19,6 +19,8 @@ struct Problem {
   int variant = -1;  // of cells.inc, by its line; -1: no options
   int dtype = RNNK_FLOAT32;
   int device = RNNK_CPU;
+  int device_index = 0;
+  bool tf32 = false;
   bool bias = true;
   bool reverse = false;
   bool recompute = false;

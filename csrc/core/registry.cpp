@@ -24,7 +24,7 @@ namespace {
 constexpr int64_t kNominalSteps = 32, kNominalBatch = 16;
 
 bool can_run(const Kernel& kernel, const Problem& problem, char* reason, int64_t size) {
-  const char* missing = unavailable(kernel);
+  const char* missing = kernel.device != problem.device ? other_device(kernel) : unavailable(kernel);
   if (*missing) {
     std::strncpy(reason, missing, static_cast<size_t>(size - 1));
     reason[size - 1] = 0;
@@ -33,11 +33,26 @@ bool can_run(const Kernel& kernel, const Problem& problem, char* reason, int64_t
   return kernel.accepts(problem, reason, size);
 }
 
+bool is_kernel_of(int device, const char* name) {  // -1: of any
+  for (auto k = kKernels; *k; ++k) {
+    if (std::strcmp((*k)->name, name) == 0 && (device < 0 || (*k)->device == device)) return true;
+  }
+  return false;
+}
+
 }  // namespace
+
+const char* other_device(const Kernel& kernel) {
+  return kernel.device == RNNK_CUDA ? "it runs on a GPU, and the problem's device is the CPU"
+                                    : "it runs on the CPU, and the problem's device is a GPU";
+}
 
 const Kernel& choose_kernel(const Problem& problem, const char* name) {
   char reason[240] = "";
-  if (!name || !*name) name = std::getenv("RNNKERN_KERNEL");
+  const bool from_environment = !name || !*name;
+  if (from_environment) name = std::getenv("RNNKERN_KERNEL");
+  // The environment forces one device's kernels; problems of the other choose freely.
+  if (name && *name && from_environment && !is_kernel_of(problem.device, name) && is_kernel_of(-1, name)) name = nullptr;
   if (name && *name) {
     std::string known;
     for (auto k = kKernels; *k; ++k) {

@@ -18,8 +18,8 @@ bool in_blocks(const ForwardCall& c) {
   const rnnk_args& a = c.args;
   const int state = c.problem.dtype == RNNK_FLOAT64 ? RNNK_FLOAT64 : RNNK_FLOAT32;
   const bool cell_state = cell_info(c.problem.cell)->states > 1;
-  return !c.problem.reverse && !a.reserve && !a.lengths && !a.mask && !a.reset && !(a.flags & RNNK_TRAIN) && a.batch > 0 &&
-         a.h_n.data && (!cell_state || (a.c_n.data && a.c_n.dtype == state));
+  return c.problem.device == RNNK_CPU && !c.problem.reverse && !a.reserve && !a.lengths && !a.mask && !a.reset &&
+         !(a.flags & RNNK_TRAIN) && a.batch > 0 && a.h_n.data && (!cell_state || (a.c_n.data && a.c_n.dtype == state));
 }
 
 struct Wave {

@@ -1,55 +1,12 @@
 // What the driver does around a step of a cell with options: held and reset states, zoneout, recurrent dropout. Everything is
 // selected, never multiplied by zero: 0 * NaN is NaN, and steps that are masked out may hold anything.
 #pragma once
-#include "cells/options.h"
+#include "core/cell_options.h"
 #include "core/philox.h"
 #include "cpu/layout.h"
 
 namespace rnnk {
 namespace {
-
-template <class T>
-CellOptions<T> cell_options(const Problem& p) {
-  const bool lstm = p.cell == RNNK_CELL_lstm, gru = p.cell == RNNK_CELL_gru;
-  const auto function = [&](int i, Activate own) {
-    const rnnk_activation& a = p.activations[i];
-    if (!a.kind) return Function<T>{own, T(1), T(0)};
-    return Function<T>{static_cast<Activate>(a.kind), static_cast<T>(a.alpha), static_cast<T>(a.beta)};
-  };
-  const Activate elman = p.cell == RNNK_CELL_rnn_tanh   ? Activate::tanh
-                         : p.cell == RNNK_CELL_rnn_relu ? Activate::relu
-                                                        : Activate::affine;
-  CellOptions<T> o{};
-  o.f = function(0, lstm || gru ? Activate::sigmoid : elman);
-  o.g = function(1, Activate::tanh);
-  o.h = function(2, Activate::tanh);
-  o.clipped = p.clip > 0;
-  o.clip = static_cast<T>(p.clip);
-  o.peephole = p.has(RNNK_PEEPHOLE), o.coupled = p.has(RNNK_COUPLED);
-  o.keeps_input = o.clipped;
-  const Activate kinds[] = {o.f.kind, o.g.kind, o.h.kind};
-  for (const Activate kind : kinds) {
-    const bool follows = kind == Activate::sigmoid || kind == Activate::tanh || kind == Activate::relu;
-    o.keeps_input = o.keeps_input || !follows;
-  }
-  return o;
-}
-
-// Zoneout (D. Krueger et al., 2016, arXiv 1606.01305) of one vector: which share of the old state it keeps.
-template <class V>
-struct Zone {
-  V share;  // at random 0 or 1, else the probability
-  bool random;
-
-  RNNK_HD V kept(V v) const { return random ? select(less(V::set1(0), share), v, V::set1(0)) : share * v; }
-  RNNK_HD V renewed(V v) const { return random ? select(less(V::set1(0), share), V::set1(0), v) : v - share * v; }
-  // Where all of the old is kept the new one does not matter, be it infinite.
-  RNNK_HD V mix(V old, V now) const {
-    const V zero = V::set1(0), one = V::set1(1);
-    if (random) return select(less(zero, share), old, now);
-    return select(less(share, one), fma(share, old, (one - share) * now), old);
-  }
-};
 
 // Of a step of the walk, that a state comes from: no step.
 enum : int64_t { kInitialState = -1, kZeroState = -2 };

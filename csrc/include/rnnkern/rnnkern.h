@@ -4,6 +4,11 @@
  * packed layouts and owns neither weights nor buffers. The caller allocates everything (64-byte aligned where it says so).
  * Sequence length, batch and row lengths come with each call.
  *
+ * On a GPU (problem.device = RNNK_CUDA) every pointer to an array, `lengths`, `mask` and `reset` included, is to memory of that
+ * device, and every function that takes `cuda_stream` only puts work on that stream: it waits for nothing and allocates nothing,
+ * so it may be captured in a CUDA graph. What a kernel finds wrong with device memory (a length outside [0, T]) it clamps, and
+ * the next call on that device, or rnnk_device_check(), reports it.
+ *
  *     rnnk_plan_create -> rnnk_plan_sizes -> rnnk_pack_weights -> rnnk_forward -> rnnk_backward -> rnnk_plan_destroy
  *
  * Shapes stand in brackets: T seq_len, B batch, I input_size, H hidden_size, P entries of h (H without a projection),
@@ -74,7 +79,9 @@ enum {
   RNNK_RESET_BEFORE = 32, /* GRU: the reset gate before the product (arXiv 1406.1078v3) */
   RNNK_LAYER_NORM = 64,   /* gx and gh are normalised over a row before their biases, and the c of an LSTM's output */
   RNNK_INDEPENDENT = 128, /* Elman: h = f(gx + u * h' + b_hh) with a vector u (IndRNN, arXiv 1803.04831) */
-  RNNK_MASKED = 256       /* rnnk_args.mask and .reset may be given */
+  RNNK_MASKED = 256,      /* rnnk_args.mask and .reset may be given */
+  RNNK_TF32 =
+      512 /* RNNK_CUDA, float32: products may round their operands to 10 bits of mantissa; states and sums are float32 */
 };
 
 /* ONNX's activations (onnx/defs/rnn): alpha and beta are read where the formula has them. */
@@ -103,8 +110,8 @@ typedef struct rnnk_problem {
   int32_t cell;         /* rnnk_cell */
   int32_t dtype;        /* rnnk_dtype of x, y, h and the weights */
   int32_t device;       /* rnnk_device */
-  int32_t device_index; /* 0 for the CPU */
-  uint32_t flags;       /* RNNK_NO_BIAS | RNNK_REVERSE | RNNK_RECOMPUTE */
+  int32_t device_index; /* 0 for the CPU, CUDA's number of a GPU */
+  uint32_t flags;       /* RNNK_NO_BIAS | RNNK_REVERSE | ... above */
   int64_t input_size;   /* I >= 1 */
   int64_t hidden_size;  /* H >= 1 */
   /* Options of the step; 0 is neutral for each. */
@@ -144,6 +151,7 @@ typedef struct rnnk_weights {
    * and bias_hh are NULL then); with RNNK_LAYER_NORM the factors of gx (G) and gh (G), and of LSTM's c its factor and
    * shift (2). NULL where K is 0. */
   const void* params;
+  void* cuda_stream; /* cudaStream_t of RNNK_CUDA; NULL: the default stream */
 } rnnk_weights;
 
 /* The tensors of one call. Absent h_0, c_0, dy, dh_n, dc_n count as zero; absent outputs are not computed. */
@@ -179,6 +187,7 @@ typedef struct rnnk_args {
   uint64_t seed;         /* of random masks, with RNNK_TRAIN: Philox4x32-10, key seed, counter (call, stream, */
   uint32_t call, stream; /* first_step + t, row * units + unit); word 1: zoneout of h, 2: of c; 3, at step 0: recurrent */
   int64_t first_step;    /* dropout */
+  void* cuda_stream;     /* cudaStream_t of RNNK_CUDA; NULL: the default stream */
 } rnnk_args;
 
 enum {
@@ -227,6 +236,8 @@ typedef struct rnnk_dropout_args {
   int64_t seq_len, batch, hidden_size;
   const int64_t* lengths;
   rnnk_tensor in, out;
+  int32_t device, device_index; /* rnnk_device, where `in`, `out` and `lengths` are */
+  void* cuda_stream;
 } rnnk_dropout_args;
 RNNK_API rnnk_status rnnk_dropout(const rnnk_dropout_args* args);
 
@@ -250,6 +261,25 @@ typedef struct rnnk_verdict {
 } rnnk_verdict;
 RNNK_API rnnk_status rnnk_explain(const rnnk_problem* problem, int64_t seq_len, int64_t batch, int32_t index,
                                   rnnk_verdict* verdict);
+
+/* GPUs this library can use: 0 where it was built without CUDA, or there is no driver (rnnk_devices_unavailable says which; it
+ * is an empty string where there are some). */
+RNNK_API int32_t rnnk_device_count(void);
+RNNK_API const char* rnnk_devices_unavailable(void);
+typedef struct rnnk_device_info {
+  uint32_t struct_size;
+  int32_t capability; /* 90 for 9.0 */
+  int32_t multiprocessors;
+  int64_t shared_per_block; /* bytes a block can have */
+  int64_t memory;           /* bytes */
+  char name[64];
+} rnnk_device_info;
+RNNK_API rnnk_status rnnk_get_device_info(int32_t device_index, rnnk_device_info* info);
+/* Reports, once, what kernels on this device found wrong since the last report. Waits for nothing: what is still to run has not
+ * been looked at. */
+RNNK_API rnnk_status rnnk_device_check(int32_t device_index);
+/* The file of cuBLASLt for products over time, where the loader's path does not lead to one. Before the first call that needs it. */
+RNNK_API rnnk_status rnnk_set_cublaslt(const char* path);
 
 /* Threads of the library's own team, the caller's included. Default: RNNKERN_NUM_THREADS, else the CPUs this process may
  * use. Waits for a running kernel to finish. */

@@ -1,0 +1,113 @@
+"""What is measured, in which order, for how long. Pure: nothing here knows a GPU, torch or the compiled library.
+
+A point is one problem (T, B, I = H) in one precision; inference and the training step are timed together at it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+# Every axis begins with what tells most; `grid` visits the middle of all of them first. H = 768 with B = 16 is where
+# published figures of cuDNN and FlashRNN stand; cuDNN has no persistent kernel for bfloat16, for GRU, for B = 1.
+CELLS: Final = ("lstm", "gru", "rnn_tanh")
+PRECISIONS: Final = ("bf16", "f16", "tf32", "f32")
+HIDDEN: Final = (768, 256, 1024, 128, 512, 2048, 64, 192, 160)
+BATCHES: Final = (16, 1, 64, 128, 32, 8, 256, 4)
+MODES: Final = ("inference", "training")
+
+SEQ_LEN: Final = 1024  # of the published figures
+
+
+@dataclass(frozen=True)
+class Point:
+    """precision: "tf32" is float32 data multiplied in TF32, "f32" float32 throughout."""
+
+    cell: str
+    precision: str
+    hidden_size: int
+    batch: int
+    seq_len: int = SEQ_LEN
+
+    def __str__(self) -> str:
+        sizes = f"t{self.seq_len}b{self.batch}i{self.hidden_size}h{self.hidden_size}"
+        return f"{self.cell} {sizes} {self.precision}"
+
+    @property
+    def problem(self) -> str:
+        """The problem string (rnnkern.problems), in which the way of multiplying has no word."""
+        return str(self).replace("tf32", "f32")
+
+
+def parse(text: str) -> Point:
+    """The point that `str` gave."""
+    cell, sizes, precision = text.split()
+    steps, rest = sizes.removeprefix("t").split("b")
+    batch, rest = rest.split("i")
+    return Point(cell, precision, int(rest.split("h")[1]), int(batch), int(steps))
+
+
+def grid(
+    cells: Sequence[str] = CELLS,
+    precisions: Sequence[str] = PRECISIONS,
+    hidden: Sequence[int] = HIDDEN,
+    batches: Sequence[int] = BATCHES,
+    seq_len: int = SEQ_LEN,
+) -> list[Point]:
+    """All combinations, by the sum of their places on the axes: wherever time ends, every class has had its turns."""
+    placed = [
+        (i + j + k + m, (m, k, j, i), Point(cell, precision, size, batch, seq_len))
+        for i, cell in enumerate(cells)
+        for j, precision in enumerate(precisions)
+        for k, size in enumerate(hidden)
+        for m, batch in enumerate(batches)
+    ]
+    return [point for _, _, point in sorted(placed, key=lambda entry: entry[:2])]
+
+
+class Budget:
+    """Seconds that a command may take, and whether one more point fits into what is left of them."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        if not seconds > 0:
+            raise ValueError(f"budget: expected more than 0 seconds, got {seconds}")
+        self.seconds = seconds
+        self._clock = clock
+        self._end = clock() + seconds
+        self._since: float | None = None
+        self._longest = 0.0
+
+    def left(self) -> float:
+        return max(0.0, self._end - self._clock())
+
+    def begin(self) -> bool:
+        """A point begins, unless the longest one so far would no longer fit. Also ends the one before."""
+        now = self._clock()
+        if self._since is not None:
+            self._longest = max(self._longest, now - self._since)
+        self._since = now
+        return self._end - now > self._longest
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of a command and the weight of its share of the time."""
+
+    name: str
+    weight: float
+
+
+def share(budget: Budget, steps: Sequence[Step]) -> float:
+    """Seconds for the first of the `steps` still to come: what earlier ones left over is everybody's."""
+    return budget.left() * steps[0].weight / sum(step.weight for step in steps)
+
+
+def walk(points: Sequence[Point], budget: Budget, measure: Callable[[Point, float], Any]) -> list[Point]:
+    """measure(point, seconds left) in order while the budget lasts. -> the points that were not reached."""
+    for index, point in enumerate(points):
+        if not budget.begin():
+            return list(points[index:])
+        measure(point, budget.left())
+    return []

@@ -1,0 +1,251 @@
+"""Everything to be measured on a GPU, as three commands that each keep to a budget and write their record as they go.
+
+    python -m bench.gpu.run check      the GPU's latencies, the tests marked gpu, equal bits, compute-sanitizer
+    python -m bench.gpu.run bench      rnnkern against cuDNN, most telling points first
+    python -m bench.gpu.run peers      which algorithm cuDNN takes where; FlashRNN where it is installed
+
+The record is bench/results/<gpu>/<date>-<command>.json. Exit status: 0; 1 when something failed or was wrong; 2
+without a GPU. --dry-run needs none: it walks the plan and says what would be built and measured.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from . import check as checks
+from . import jobs, points, record
+
+# A point that was begun within the budget may end some seconds beyond it. After the limit it is taken for hung; the
+# first point of a process also loads CUDA and torch.
+_OVERRUN: Final = 10.0
+_POINT_LIMIT: Final = 90.0
+_FLASHRNN: Final = ((1, 768), (12, 64), (3, 256))  # heads, units of each: of its published figures
+_PEERS: Final = (points.Step("cudnn", 2), points.Step("flashrnn", 1))
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+
+BudgetOption = Annotated[float, typer.Option(min=1, help="Seconds for the whole command.")]
+ResultsOption = Annotated[Path, typer.Option(help="The folder that holds a folder for each GPU.")]
+CommitOption = Annotated[str, typer.Option(help="What to record as the commit where there is no git checkout.")]
+LengthOption = Annotated[int, typer.Option(min=1, help="Steps T of every point.")]
+DryOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, without a GPU.")]
+
+
+def _needs_gpu(command: str) -> None:
+    if refused := record.refusal():
+        typer.echo(f"{command} measures on a GPU, and {refused}. --dry-run shows what it would do.", err=True)
+        raise typer.Exit(2)
+
+
+def _kept(command: str, results: Path, commit: str, budget: points.Budget, **more: Any) -> record.Record:
+    import rnnkern as rk
+
+    from .. import machine
+
+    gpu = record.gpu()
+    head = {"commit": record.commit(Path.cwd()) or commit, "budget_s": budget.seconds, "gpu": gpu}
+    head |= {"versions": {"rnnkern": rk.info()["version"]} | record.versions()}
+    head |= {"machine": machine.facts(rk.get_num_threads())} | more
+    return record.Record(record.place(results, gpu["name"], command), command, head)
+
+
+def _end(kept: record.Record) -> None:
+    kept.put("gpu_after", record.gpu()["now"])
+    kept.end()
+    typer.echo(f"Record: {kept.path}")
+
+
+def _print(*tables: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    for table in tables:
+        console.print(table)
+
+
+def _ask(process: jobs.Worker, request: dict[str, Any], limit: float) -> dict[str, Any]:
+    try:
+        return process.ask(request, limit)
+    except jobs.Died as error:
+        return {"error": str(error)}
+
+
+def over_points(
+    do: str, plan: list[points.Point], budget: points.Budget, kept: record.Record, process: jobs.Worker
+) -> list[dict[str, Any]]:
+    """One request for each point while the budget lasts. -> the entries, which the record has too."""
+    entries: list[dict[str, Any]] = []
+
+    def measure(point: points.Point, left: float) -> None:
+        found = _ask(process, {"do": do, "point": str(point)}, min(left + _OVERRUN, _POINT_LIMIT))
+        entries.append({"point": str(point)} | found)
+        kept.add("points", entries[-1])
+        typer.echo(f"{point}: {brief(found)}")
+
+    try:
+        kept.put("unreached", [str(point) for point in points.walk(plan, budget, measure)])
+    finally:
+        process.close()
+    return entries
+
+
+def brief(found: dict[str, Any]) -> str:
+    """An entry of a point on one line."""
+    if "error" in found:
+        return str(found["error"]).splitlines()[0][:160]
+    words = [str(found.get("kernel") or found.get("algorithm") or "")]
+    for mode in points.MODES:
+        figures = found[mode] if "us_per_step" not in found[mode] else {"cudnn": found[mode]}
+        for name, figure in figures.items():
+            if name == "ratio":
+                words.append(f"({figure:.2f}x)")
+            else:
+                words.append(f"{mode} {name} " + (figure.get("wrong") or f"{figure['us_per_step']:.3f} us/step"))
+    return "  ".join(words)
+
+
+def faulty(entries: list[dict[str, Any]]) -> bool:
+    """Whether rnnkern failed, or anybody was wrong, anywhere."""
+    return any(
+        "error" in entry
+        or any(
+            "wrong" in figure for mode in points.MODES for figure in entry[mode].values() if isinstance(figure, dict)
+        )
+        for entry in entries
+    )
+
+
+@app.command()
+def check(
+    budget: BudgetOption = 470,
+    results: ResultsOption = Path("bench/results"),
+    commit: CommitOption = "",
+    dry_run: DryOption = False,
+) -> None:
+    """Measure the GPU's latencies, run the tests marked gpu, look for differing bits, bad accesses and races."""
+    if dry_run:
+        _dry_check(budget)
+        return
+    _needs_gpu("check")
+    if not Path("tests").is_dir():
+        raise typer.BadParameter(f"expected to be started in a checkout, which has tests/; {Path.cwd()} has none")
+    from . import tables
+
+    time = points.Budget(budget)
+    kept = _kept("check", results, commit, time)
+    outcomes: dict[str, dict[str, Any]] = {}
+    for index, step in enumerate(checks.STEPS):
+        limit = points.share(time, checks.STEPS[index:])
+        outcomes[step.name] = checks.Check(kept.add).run(step.name, limit)
+        kept.put("steps", outcomes)
+        typer.echo(f"{step.name}: {outcomes[step.name]['said']}")
+    _end(kept)
+    _print(tables.latencies(kept.document.get("latencies", [])), tables.steps(outcomes))
+    if any(outcome["ok"] is False for outcome in outcomes.values()):
+        raise typer.Exit(1)
+
+
+def _dry_check(budget: float) -> None:
+    total = sum(step.weight for step in checks.STEPS)
+    compiler = checks.nvcc()
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "latencies"
+        commands = {
+            "latencies": [*checks.build(compiler or "nvcc", program), "&&", str(program)],
+            "tests": checks.tests(),
+            "same bits": ["repetitions of a training step, alone and beside other work", *map(str, checks.REPEATED)],
+            **{tool: checks.sanitized("compute-sanitizer", tool) for tool in ("memcheck", "racecheck")},
+        }
+        for step in checks.STEPS:
+            typer.echo(f"{step.name} ({budget * step.weight / total:.0f} s): {shlex.join(commands[step.name])}")
+        if not compiler:
+            typer.echo("latencies.cu: not compiled, nvcc is not installed")
+            return
+        done = jobs.run(checks.build(compiler, program), 300)
+        typer.echo(f"latencies.cu: {'compiles' if done.code == 0 else 'does not compile: ' + done.tail}")
+        if done.code != 0:
+            raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    budget: BudgetOption = 470,
+    results: ResultsOption = Path("bench/results"),
+    commit: CommitOption = "",
+    seq_len: LengthOption = points.SEQ_LEN,
+    dry_run: DryOption = False,
+) -> None:
+    """rnnkern.torch's modules against torch.nn's (cuDNN) at the same points: checked against each other, then timed."""
+    plan = points.grid(seq_len=seq_len)
+    if dry_run:
+        _dry_points(plan, budget)
+        return
+    _needs_gpu("bench")
+    from . import tables
+
+    time = points.Budget(budget)
+    kept = _kept("bench", results, commit, time, points=[])
+    entries = over_points("contest", plan, time, kept, checks.worker())
+    kept.put("geometric_means", tables.means(entries))
+    _end(kept)
+    typer.echo(f"{len(entries)} of {len(plan)} points")
+    _print(tables.contest(entries))
+    if faulty(entries):
+        raise typer.Exit(1)
+
+
+@app.command()
+def peers(
+    budget: BudgetOption = 470,
+    results: ResultsOption = Path("bench/results"),
+    commit: CommitOption = "",
+    seq_len: LengthOption = points.SEQ_LEN,
+    dry_run: DryOption = False,
+) -> None:
+    """cuDNN alone with the kernels it launched, and FlashRNN, which compiles for minutes at each shape."""
+    plan = points.grid(seq_len=seq_len)
+    flashrnn = importlib.util.find_spec("flashrnn") is not None
+    if dry_run:
+        _dry_points(plan, budget)
+        typer.echo("then FlashRNN" if flashrnn else "FlashRNN is not installed: left out")
+        return
+    _needs_gpu("peers")
+    from . import tables
+
+    time = points.Budget(budget)
+    kept = _kept("peers", results, commit, time, points=[])
+    mine = points.Budget(points.share(time, _PEERS) if flashrnn else time.left())
+    entries = over_points("cudnn", plan, mine, kept, checks.worker())
+    process = checks.worker()
+    try:
+        for heads, size in _FLASHRNN if flashrnn else ():
+            found = _ask(process, {"do": "flashrnn", "heads": heads, "head_dim": size}, max(1.0, time.left()))
+            kept.add("flashrnn", {"heads": heads, "head_dim": size} | found)
+            typer.echo(f"FlashRNN, {heads} heads of {size}: {found}")
+    finally:
+        process.close()
+    if not flashrnn:
+        kept.put("flashrnn", "not installed")
+    _end(kept)
+    typer.echo(f"{len(entries)} of {len(plan)} points")
+    _print(tables.algorithms(entries))
+
+
+def _dry_points(plan: list[points.Point], budget: float) -> None:
+    def say(point: points.Point, left: float) -> None:
+        typer.echo(str(point))
+
+    points.walk(plan, points.Budget(budget), say)
+    typer.echo(f"{len(plan)} points in this order, each in both modes, as many as {budget:.0f} s have room for")
+
+
+if __name__ == "__main__":
+    app()

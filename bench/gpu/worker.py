@@ -1,0 +1,151 @@
+"""The process in which points are run: requests are lines of JSON, from stdin or as arguments; each gets one as answer.
+
+    {"do": "contest", "point": "lstm t1024b16i768h768 bf16"}     rnnkern and cuDNN, both modes
+    {"do": "cudnn", "point": ...}                                cuDNN alone, with the kernels that it launched
+    {"do": "repeat", "point": ..., "times": 100}                 are the bits of every repetition the same?
+    {"do": "small"}                                              every cell and precision once, small: for a sanitizer
+    {"do": "flashrnn", "heads": 12, "head_dim": 64}              FlashRNN at one of its published shapes
+
+What ends or hangs the process is for jobs.Worker to see.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from statistics import median
+from typing import Any, Final
+
+import torch
+
+from .. import timing
+from . import contenders
+from .points import CELLS, MODES, PRECISIONS, Point, parse
+
+_SMALL: Final = ((5, 3, 24), (3, 16, 128), (4, 1, 64))  # T, B, H: below, at and above what tiles are made of
+
+
+def contest(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
+    import rnnkern as rk
+
+    bout = contenders.Bout(parse(request["point"]), ("rnnkern", "cudnn"), how)
+    answer: dict[str, Any] = {"kernel": rk.explain(bout.modules["rnnkern"], bout.x).kernel}
+    for mode in MODES:
+        wrong = bout.wrong(mode)
+        right = [name for name in ("rnnkern", "cudnn") if name not in wrong]
+        found = bout.times(mode, right) if right else {}
+        answer[mode] = found | {name: {"wrong": reason} for name, reason in wrong.items()}
+        if len(right) == 2:
+            answer[mode]["ratio"] = found["cudnn"]["median_us"] / found["rnnkern"]["median_us"]
+    return answer
+
+
+def cudnn(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
+    point = parse(request["point"])
+    bout = contenders.Bout(point, ("cudnn",), how)
+    answer: dict[str, Any] = {}
+    for mode in MODES:
+        answer[mode] = bout.times(mode, ["cudnn"])["cudnn"]
+        answer[mode]["kernels"] = bout.kernels("cudnn", mode)
+    answer["algorithm"] = contenders.algorithm(answer["inference"]["kernels"], point.seq_len)
+    return answer
+
+
+def same_bits(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
+    """Every other repetition runs beside a large product on another stream: other blocks come and go meanwhile."""
+    bout = contenders.Bout(parse(request["point"]), ("rnnkern",), how)
+    stream: Any = torch.cuda.Stream
+    side = stream() if how.device == "cuda" else None
+    load = torch.randn((4096, 4096) if side else (1, 1), device=how.device)
+    first: dict[str, torch.Tensor] = {}
+    differing: dict[str, int] = {}
+    for turn in range(int(request["times"])):
+        if side and turn % 2:
+            with torch.cuda.stream(side):
+                load @ load
+        found = bout.answers("rnnkern", "training")
+        first = first or {name: value.clone() for name, value in found.items()}
+        for name, value in found.items():
+            if not torch.equal(_bits(value), _bits(first[name])):
+                differing[name] = differing.get(name, 0) + 1
+    return {"times": int(request["times"]), "differing": differing}
+
+
+def _bits(value: torch.Tensor) -> torch.Tensor:
+    return value.contiguous().view(torch.int16 if value.element_size() == 2 else torch.int32)
+
+
+def small(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
+    wrong: dict[str, str] = {}
+    points = [Point(c, p, size, batch, steps) for c in CELLS for p in PRECISIONS for steps, batch, size in _SMALL]
+    for point in points:
+        bout = contenders.Bout(point, ("rnnkern",), how)
+        wrong |= {
+            f"{point} {mode}": why for mode in MODES for name, why in bout.wrong(mode).items() if name == "rnnkern"
+        }
+    return {"points": len(points), "wrong": wrong}
+
+
+def flashrnn(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
+    """LSTM, bf16, B = 16, T = 1024, of its paper; its input product is not inside. It compiles at the first call."""
+    from flashrnn import flashrnn as run
+
+    heads, size, batch, steps = int(request["heads"]), int(request["head_dim"]), 16, 1024
+
+    def draw(*shape: int) -> torch.Tensor:
+        drawn: torch.Tensor = torch.randn(shape, device=how.device, dtype=torch.bfloat16) * size**-0.5
+        return drawn.requires_grad_()
+
+    given = draw(batch, steps, 4, heads, size), draw(4, heads, size, size), draw(4, heads, size)
+    states = torch.zeros((2, batch, 1, heads, size), device=how.device, dtype=torch.bfloat16)
+
+    def forward() -> Any:
+        return run(*given, states=states, function="lstm", backend="cuda_fused")[0][0]
+
+    def infer() -> Any:
+        with torch.no_grad():
+            return forward()
+
+    dy = torch.randn_like(forward())
+    calls = {"inference": infer, "training": lambda: torch.autograd.grad(forward(), given, dy)}
+    return {
+        mode: {"us_per_step": median(found.blocks) * 1e6 / steps}
+        for mode, found in timing.measure(calls, how.plan, how.repeat).items()
+    }
+
+
+_DO: Final[dict[str, Callable[[dict[str, Any], contenders.How], dict[str, Any]]]] = {
+    "contest": contest,
+    "cudnn": cudnn,
+    "repeat": same_bits,
+    "small": small,
+    "flashrnn": flashrnn,
+}
+
+
+def answer(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
+    """An error of Python's is a result: it is recorded, and the other points go on. "last": this process is spoilt."""
+    try:
+        return _DO[request["do"]](request, how)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        return {"error": text, "last": "CUDA error" in text}
+
+
+def serve(requests: Iterable[str], how: contenders.How) -> bool:
+    """Whether no answer was an error or found something wrong. What else is printed goes to stderr."""
+    fine = True
+    out, sys.stdout = sys.stdout, sys.stderr
+    try:
+        for line in requests:
+            found = answer(json.loads(line), how)
+            fine = fine and not (found.get("error") or found.get("wrong"))
+            print(json.dumps(found), file=out, flush=True)
+    finally:
+        sys.stdout = out
+    return fine
+
+
+if __name__ == "__main__":
+    sys.exit(0 if serve(sys.argv[1:] or sys.stdin, contenders.How()) else 1)

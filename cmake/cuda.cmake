@@ -1,0 +1,75 @@
+# The GPU's part of the library, RNNKERN_CUDA:
+#   AUTO  where nvcc and a GPU are there, for that GPU; else no CUDA
+#   ON    sm_80, sm_90 and PTX of compute_90, whatever is there
+#   OFF   no CUDA
+#   SIMT  the same kernels on the host, run by the executor of tests/simt: device 0 is that, its memory the host's. For tests.
+set(RNNKERN_CUDA AUTO CACHE STRING "CUDA kernels: AUTO, ON, OFF or SIMT")
+set_property(CACHE RNNKERN_CUDA PROPERTY STRINGS AUTO ON OFF SIMT)
+set(RNNK_DEVICE_SOURCES csrc/core/no_device.cpp)
+set(RNNK_DEVICE_OBJECTS "")
+set(rnnk_cuda ${RNNKERN_CUDA})
+
+if(rnnk_cuda STREQUAL "AUTO")
+  find_program(RNNK_NVCC nvcc HINTS $ENV{CUDACXX} $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)
+  find_program(RNNK_NVIDIA_SMI nvidia-smi)
+  set(rnnk_cuda OFF)
+  if(RNNK_NVCC AND RNNK_NVIDIA_SMI)
+    execute_process(COMMAND ${RNNK_NVIDIA_SMI} -L RESULT_VARIABLE rnnk_no_gpu OUTPUT_VARIABLE rnnk_gpus ERROR_QUIET)
+    if(rnnk_no_gpu EQUAL 0 AND rnnk_gpus MATCHES "GPU")
+      set(rnnk_cuda NATIVE)
+    endif()
+  endif()
+endif()
+if(NOT rnnk_cuda MATCHES "^(ON|OFF|SIMT|NATIVE)$")
+  message(FATAL_ERROR "RNNKERN_CUDA: expected AUTO, ON, OFF or SIMT, got ${RNNKERN_CUDA}")
+endif()
+message(STATUS "rnnkern: CUDA ${rnnk_cuda}")
+
+if(rnnk_cuda MATCHES "^(ON|NATIVE)$")
+  if(rnnk_cuda STREQUAL "ON")
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual)
+  else()
+    set(CMAKE_CUDA_ARCHITECTURES native)
+  endif()
+  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+  if(NOT CMAKE_CUDA_COMPILER AND RNNK_NVCC)
+    set(CMAKE_CUDA_COMPILER ${RNNK_NVCC})
+  endif()
+  enable_language(CUDA)
+  find_package(CUDAToolkit REQUIRED)
+  set(RNNK_DEVICE_SOURCES cuda/device.cpp cuda/blas.cpp cuda/runtime.cu cuda/dropout.cu)
+elseif(rnnk_cuda STREQUAL "SIMT")
+  set(RNNK_DEVICE_SOURCES cuda/device.cpp cuda/dropout.cu tests/simt/runtime.cpp tests/simt/blas.cpp tests/simt/executor.cpp
+      tests/simt/fiber.cpp tests/simt/shared.cpp tests/simt/delayed.cpp tests/simt/device.cpp tests/simt/meetings.cpp)
+endif()
+
+# One strategy: a file of kernels and its record.
+function(rnnk_add_strategy name source)
+  if(rnnk_cuda STREQUAL "OFF" OR (RNNKERN_KERNELS AND NOT name IN_LIST RNNKERN_KERNELS))
+    return()
+  endif()
+  add_library(${name} OBJECT ${source})
+  rnnk_device_target(${name})
+  set(RNNK_KERNEL_NAMES ${RNNK_KERNEL_NAMES} ${name} PARENT_SCOPE)
+  set(RNNK_KERNEL_OBJECTS ${RNNK_KERNEL_OBJECTS} $<TARGET_OBJECTS:${name}> PARENT_SCOPE)
+endfunction()
+
+# What every target with files of cuda/ needs. Types of the cells have internal linkage (they are also in files compiled for
+# other CPUs), which GCC remarks on wherever they are members; -ffp-contract is nvcc's own --fmad there.
+function(rnnk_device_target target)
+  target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} csrc csrc/include ${RNNK_GENERATED})
+  target_compile_definitions(${target} PRIVATE RNNK_BUILDING)
+  if(rnnk_cuda STREQUAL "SIMT")
+    get_target_property(sources ${target} SOURCES)
+    list(FILTER sources INCLUDE REGEX "\\.cu$")
+    set_source_files_properties(${sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++")
+    target_include_directories(${target} PRIVATE tests)
+    target_compile_definitions(${target} PRIVATE RNNK_SIMT)
+    target_compile_options(${target} PRIVATE -O1 -ffp-contract=off -Wno-subobject-linkage)
+  else()
+    target_compile_options(${target} PRIVATE
+      $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fPIC,-fvisibility=hidden,-Wno-subobject-linkage -Xptxas=-v --expt-relaxed-constexpr>)
+  endif()
+endfunction()

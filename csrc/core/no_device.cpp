@@ -1,0 +1,16 @@
+// A build without CUDA: there are no devices, and every question about one says so.
+#include "core/device.h"
+
+#include "core/problem.h"
+
+namespace rnnk {
+
+int device_count() { return 0; }
+const char* devices_unavailable() { return "this build of rnnkern has no CUDA kernels (it was made without nvcc)"; }
+void check_device(int, const char* what) { fail(RNNK_NOT_SUPPORTED, "%s: %s", what, devices_unavailable()); }
+rnnk_device_info device_info(int) { fail(RNNK_NOT_SUPPORTED, "device_index: %s", devices_unavailable()); }
+void report_faults(int) {}
+void set_cublaslt(const char*) {}
+void device_dropout(const rnnk_dropout_args&) { fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable()); }
+
+}  // namespace rnnk

@@ -1,0 +1,155 @@
+// The pointwise part of a forward step: gathers what a cell reads for one unit of one row, calls it, and puts away what it
+// wrote. Strategies differ in who calls this, and in where the states lie (h_from ... carry may be shared memory).
+#pragma once
+#include "cuda/step.cuh"
+
+namespace rnnk {
+namespace gpu {
+
+template <class T>
+struct ForwardData {
+  Walk<T> walk;
+  const T *b_ih, *b_hh, *params;
+  const T *gamma[kMost][2], *beta[kMost];
+  // Of the step's parity: h before it in [s & 1], after it in the other
+  void *h[2], *fed[2];
+  void* emit[kMost];
+  T *state, *carry;
+  T *raw[kMost], *moments[kMost];
+  const T* gx;                   // of the block: row (t - t0) * B + row, ld_gx apart
+  int64_t t0;                    // first time of the block
+  int64_t ld_h, ld_emit, ld_gx;  // elements between rows of h and fed, of emit, of gx
+  T* saved;
+  void* emitted[kMost];
+  T *normed[kMost], *scale[kMost];
+  rnnk_tensor y;
+};
+
+template <class Element, class Cell, int K>
+struct ForwardPoint {
+  using T = Element;
+  using V = One<T>;
+  using Data = ForwardData<T>;
+  static constexpr CellShape kShape = shape_of<Cell>();
+  static constexpr Stage stage = Cell::kStage[K];
+  static constexpr int gates = stage.gates, G = Cell::kGates, S = Cell::kStages;
+
+  static RNNK_DEVICE const Axis& axis(const Data& d) { return stage.projected ? d.walk.out : d.walk.hidden; }
+
+  // gh: what the product made of the stage's gates; of a stage without one, what the one before emitted.
+  static RNNK_DEVICE void run(const Data& d, int64_t s, const Place& at, const T (&gh)[gates]) {
+    const Walk<T>& w = d.walk;
+    const int64_t t = w.time(s), row = at.row;
+    if (!w.alive(s, row)) {
+      if constexpr (K == S - 1) store3<T>(d.y, t, row, at.unit(w.out), T(0));
+      return;
+    }
+    Step<Cell, V> q;
+    const Axis& hidden = w.hidden;
+    const int64_t H = hidden.padded(), column = at.column(hidden), record = t * w.batch + row;
+    const T* gx = d.gx + ((t - d.t0) * w.batch + row) * d.ld_gx;
+    for (int g = 0; g < gates; ++g) {
+      const int gate = stage.first_gate + g;
+      q.gh[gate] = {gh[g]};
+      if constexpr (stage.product != Product::weight_hr && !(stage.product == Product::identity && K > 0)) {
+        q.gx[gate] = {gx[at.gate(hidden, G, gate)]};
+      }
+      if constexpr (stage.norm) {
+        normalise(d, q, at, g, record);
+      } else if constexpr (stage.product == Product::weight_hh || K == 0) {
+        q.gx[gate].v += d.b_ih[at.gate(hidden, G, gate)];
+        q.gh[gate].v += d.b_hh[at.gate(hidden, G, gate)];
+      }
+    }
+    T* const saved = d.saved + record * Cell::kSaved * H + column;
+    T* const carry = d.carry + row * Cell::kCarry * H + column;
+    T* const state = d.state + row * H + column;
+    const int64_t h_at = row * d.ld_h + at.column(w.out);
+    if constexpr (!stage.projected) {
+      for (int i = 0; i < Cell::kParams; ++i) q.p[i] = {i < w.own_params ? d.params[i * H + column] : T(0)};
+      if constexpr (!projects(kShape)) q.s[0] = {load<T>(d.h[s & 1], w.dtype, h_at)};
+      if constexpr (Cell::kStates > 1) q.s[1] = {*state};
+      if constexpr (K > 0) {  // what earlier stages left; the states are already the new ones
+        for (int i = 0; i < Cell::kCarry; ++i) q.carry[i] = {carry[i * H]};
+        if constexpr (Cell::kStates > 1) q.s_new[1] = q.s[1];
+        if (w.keep) {
+          for (int i = 0; i < Cell::kSaved; ++i) q.saved[i] = {saved[i * H]};
+        }
+      }
+    }
+    if constexpr (Cell::kHasOptions) {
+      q.o = &w.o;
+      if constexpr (K == 0) {
+        if constexpr (!projects(kShape)) q.operand = {load<T>(d.fed[s & 1], w.dtype, h_at)};
+        if constexpr (Cell::kStates > 1) {
+          if (w.resets(t, row)) q.s[1] = {T(0)};
+        }
+      }
+    }
+    Cell::template forward<K>(q);
+    if constexpr (Cell::kHasOptions && K == 0 && Cell::kStates > 1) {
+      if (w.zones(1)) q.s_new[1] = w.zone(1, t, row, at.unit(hidden)).mix(q.s[1], q.s_new[1]);
+      if (w.masked(t, row)) q.s_new[1] = q.s[1];
+      q.saved[Cell::kSavedState[1]] = q.s_new[1];
+    }
+    if constexpr (!stage.projected) {
+      if constexpr (Cell::kStates > 1) *state = q.s_new[1].v;
+      for (int i = 0; i < Cell::kCarry; ++i) carry[i * H] = q.carry[i].v;
+      if (w.keep) {
+        for (int i = 0; i < Cell::kSaved; ++i) saved[i * H] = q.saved[i].v;
+      }
+    }
+    if constexpr (K + 1 < S) {
+      if constexpr (has_product(kShape, K + 1)) {
+        store(d.emit[K + 1], w.dtype, row * d.ld_emit + column, q.emit.v);
+        if (w.keep) store(d.emitted[K + 1], w.dtype, record * H + column, q.emit.v);
+      } else {
+        d.raw[K + 1][row * H + column] = q.emit.v;
+      }
+    } else {
+      finish_h(d, s, t, at, q.s_new[0], h_at);
+    }
+  }
+
+  // gx and gh of gate g, each (x - mean) * scale, then its factor and shift.
+  static RNNK_DEVICE void normalise(const Data& d, Step<Cell, V>& q, const Place& at, int g, int64_t record) {
+    constexpr bool both = stage.product == Product::weight_hh;
+    const Axis& units = axis(d);
+    const int64_t columns = gates * units.padded(), c = at.gate(units, gates, g);
+    const int gate = stage.first_gate + g;
+    for (int i = both ? 0 : 1; i < 2; ++i) {
+      V& v = i == 0 ? q.gx[gate] : q.gh[gate];
+      const T* moments = d.moments[K] + (at.row * 2 + i) * 2;
+      v.v = (v.v - moments[0]) * moments[1];
+      if (d.walk.keep) {
+        d.normed[K][(record * 2 + i) * columns + c] = v.v;
+        if (c == 0) d.scale[K][record * 2 + i] = moments[1];
+      }
+      const T* shift = !both ? d.beta[K] : i == 0 ? d.b_ih : d.b_hh;
+      v.v = fused(d.gamma[K][i][c], v.v, shift[c]);
+    }
+  }
+
+  // The new h: kept by zoneout, held by the mask, reset before the next step; y beside it.
+  static RNNK_DEVICE void finish_h(const Data& d, int64_t s, int64_t t, const Place& at, V now, int64_t h_at) {
+    const Walk<T>& w = d.walk;
+    void* const to = d.h[(s + 1) & 1];
+    if constexpr (!Cell::kHasOptions) {
+      const T out = rounded(now.v, w.dtype);
+      store(to, w.dtype, h_at, out);
+      store3<T>(d.y, t, at.row, at.unit(w.out), out);
+    } else {
+      const V old{load<T>(d.h[s & 1], w.dtype, h_at)};
+      if (w.zones(0)) now = w.zone(0, t, at.row, at.unit(w.out)).mix(old, now);
+      const bool held = w.masked(t, at.row);
+      T out = held ? old.v : rounded(now.v, w.dtype);
+      store3<T>(d.y, t, at.row, at.unit(w.out), held ? T(0) : out);
+      if (w.resets_at(s + 1, at.row)) out = T(0);
+      store(to, w.dtype, h_at, out);
+      if (w.dropped) store(d.fed[(s + 1) & 1], w.dtype, h_at, w.thinned(out, at.row, at.column(w.out)));
+    }
+  }
+};
+
+}  // namespace gpu
+}  // namespace rnnk

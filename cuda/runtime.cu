@@ -1,0 +1,126 @@
+#include "cuda/runtime.h"
+
+#include <cuda_runtime.h>
+
+#include <cstring>
+#include <mutex>
+
+namespace rnnk {
+namespace gpu {
+namespace {
+
+constexpr int kMostDevices = 64;
+
+void check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // it would be reported to the next caller too
+  fail(error == cudaErrorMemoryAllocation ? RNNK_OUT_OF_MEMORY : RNNK_RUNTIME_ERROR, "%s: %s (%s)", what,
+       cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+struct Count {
+  int count = 0;
+  const char* why = "";
+  Count() {
+    const cudaError_t error = cudaGetDeviceCount(&count);
+    if (error == cudaSuccess && count > 0) return;
+    cudaGetLastError();
+    count = 0;
+    why = error == cudaSuccess || error == cudaErrorNoDevice ? "the driver knows of none"
+          : error == cudaErrorInsufficientDriver             ? "the NVIDIA driver is missing, or older than CUDA 13 needs"
+                                                             : cudaGetErrorString(error);
+  }
+};
+
+struct Device {
+  std::once_flag once;
+  Facts facts{};
+  uint64_t *host_word = nullptr, *device_word = nullptr;
+};
+Device devices[kMostDevices];
+
+Device& device(int index) {
+  const char* why = "";
+  const int count = device_count(&why);
+  if (index < 0 || index >= count || index >= kMostDevices) {
+    fail(RNNK_INVALID_VALUE, "device_index: expected 0 to %d, got %d", count - 1, index);
+  }
+  Device& d = devices[index];
+  std::call_once(d.once, [&] {
+    cudaDeviceProp p{};
+    check(cudaGetDeviceProperties(&p, index), "cudaGetDeviceProperties");
+    std::strncpy(d.facts.name, p.name, sizeof d.facts.name - 1);
+    d.facts.capability = p.major * 10 + p.minor;
+    d.facts.multiprocessors = p.multiProcessorCount;
+    d.facts.shared_per_block = static_cast<int64_t>(p.sharedMemPerBlockOptin);
+    d.facts.memory = static_cast<int64_t>(p.totalGlobalMem);
+    const OnDevice here(index);
+    check(cudaHostAlloc(reinterpret_cast<void**>(&d.host_word), sizeof *d.host_word,
+                        cudaHostAllocMapped | cudaHostAllocPortable),
+          "cudaHostAlloc");
+    *d.host_word = 0;
+    check(cudaHostGetDevicePointer(reinterpret_cast<void**>(&d.device_word), d.host_word, 0), "cudaHostGetDevicePointer");
+  });
+  return d;
+}
+
+cudaStream_t stream_of(void* stream) { return static_cast<cudaStream_t>(stream); }
+
+}  // namespace
+
+int device_count(const char** why) {
+  static const Count found;
+  *why = found.why;
+  return found.count;
+}
+
+const Facts& facts(int index) { return device(index).facts; }
+uint64_t* fault_word(int index) { return device(index).host_word; }
+uint64_t* fault_word_on_device(int index) { return device(index).device_word; }
+
+OnDevice::OnDevice(int index) {
+  check(cudaGetDevice(&before_), "cudaGetDevice");
+  if (before_ == index) before_ = -1;
+  else check(cudaSetDevice(index), "cudaSetDevice");
+}
+OnDevice::~OnDevice() {
+  if (before_ >= 0) cudaSetDevice(before_);
+}
+
+void clear(void* to, size_t bytes, void* stream) {
+  if (bytes > 0) check(cudaMemsetAsync(to, 0, bytes, stream_of(stream)), "cudaMemsetAsync");
+}
+void copy(void* to, const void* from, size_t bytes, void* stream) {
+  if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_of(stream)), "cudaMemcpyAsync");
+}
+
+void launch_raw(const void* kernel, const Launch& how, void* params, const char* name) {
+  if (how.shared > 48 * 1024) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared)), name);
+  }
+  if (how.grid_x > 0x7fffffff || how.grid_y > 65535) {
+    fail(RNNK_NOT_SUPPORTED, "%s: a grid of %lld x %lld blocks is more than a GPU takes", name,
+         static_cast<long long>(how.grid_x), static_cast<long long>(how.grid_y));
+  }
+  void* arguments[] = {params};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(how.grid_x), static_cast<unsigned>(how.grid_y));
+  config.blockDim = dim3(static_cast<unsigned>(how.threads));
+  config.dynamicSmemBytes = static_cast<size_t>(how.shared);
+  config.stream = stream_of(how.stream);
+  cudaLaunchAttribute attributes[2]{};
+  config.attrs = attributes;
+  if (how.cluster > 1) {
+    if (how.cluster > 8) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), name);
+    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+    attributes[config.numAttrs++].val.clusterDim = {static_cast<unsigned>(how.cluster), 1, 1};
+  }
+  if (how.cooperative) {
+    attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
+    attributes[config.numAttrs++].val.cooperative = 1;
+  }
+  check(cudaLaunchKernelExC(&config, kernel, arguments), name);
+}
+
+}  // namespace gpu
+}  // namespace rnnk

@@ -1,0 +1,183 @@
+// cuda_solo: which problems it takes, the record and the instances.
+#include <algorithm>
+#include <cstdio>
+
+#include "cuda/dispatch.cuh"
+#include "cuda/solo_backward.cuh"
+#include "cuda/solo_forward.cuh"
+
+namespace rnnk {
+namespace gpu {
+namespace {
+
+// Plain cells of at most this many tiles keep their weights in registers: per gate and fragment 4 of the 255 that a thread has.
+template <class A, class Cell>
+constexpr int kMostTilesInRegisters = Cell::kHasOptions || A::K == 4 ? 0
+                                      : A::K == 16                   ? 8
+                                                                     : 4;
+// Instances hold up to so many tiles' fragments.
+constexpr int kSteps[] = {4, 8};
+
+template <class A, class Cell>
+int instance(const Layout& d) {  // tiles that the instance for it has room for; 0: weights in shared memory
+  const int64_t tiles = d.hidden.pad / kTile;
+  if (tiles > kMostTilesInRegisters<A, Cell>) return 0;
+  return *std::find_if(std::begin(kSteps), std::end(kSteps), [&](int n) { return n >= tiles; });
+}
+inline int64_t warps_of(const Layout& d) { return std::min<int64_t>(kMostWarps, std::max(d.hidden.pad, d.out.pad) / kTile); }
+
+template <class A, class Cell>
+struct Bytes {
+  int64_t forward, backward;
+  explicit Bytes(const Problem& p) {
+    static constexpr CellShape shape = shape_of<Cell>();
+    const Layout d(p, shape);
+    const int warps = static_cast<int>(warps_of(d));
+    const bool drops = may_drop(p, shape);
+    if (instance<A, Cell>(d) > 0) {
+      forward = SoloForwardSpace<A, Cell, true>(nullptr, d.hidden, d.out, drops, warps).used;
+      backward = SoloBackwardSpace<A, Cell, true>(nullptr, d.hidden, d.out, warps).used;
+    } else {
+      forward = SoloForwardSpace<A, Cell, false>(nullptr, d.hidden, d.out, drops, warps).used;
+      backward = SoloBackwardSpace<A, Cell, false>(nullptr, d.hidden, d.out, warps).used;
+    }
+  }
+};
+struct BytesOf {
+  template <class A, class Cell>
+  static int64_t run(const Problem& p) {
+    const Bytes<A, Cell> bytes(p);
+    return std::max(bytes.forward, bytes.backward);
+  }
+};
+
+// fn(integral_constant) of the instance.
+template <class A, class Cell, class Fn>
+void with_instance(const Layout& d, const Fn& fn) {
+  constexpr int most = kMostTilesInRegisters<A, Cell>;
+  switch (instance<A, Cell>(d)) {
+    case 4:
+      if constexpr (most >= 4) return fn(std::integral_constant<int, 4>());
+      break;
+    case 8:
+      if constexpr (most >= 8) return fn(std::integral_constant<int, 8>());
+      break;
+    default: break;
+  }
+  fn(std::integral_constant<int, 0>());
+}
+
+struct PackOf {
+  template <class A, class Cell>
+  static void run(const Problem& p, const rnnk_weights& w, Halves halves, void* packed) {
+    static constexpr CellShape shape = shape_of<Cell>();
+    pack_call<A>(p, shape, w, halves, packed);
+  }
+};
+
+struct ForwardOf {
+  template <class A, class Cell>
+  static void run(const Problem& p, const rnnk_args& a) {
+    static constexpr CellShape shape = shape_of<Cell>();
+    Forward<A> f(p, a, shape);
+    const int64_t blocks = (f.B + kRows - 1) / kRows * p.heads, bytes = Bytes<A, Cell>(p).forward;
+    f.run([&](int64_t s0, int64_t s1) {
+      SoloForwardParams<A> params{f.data, {}, s0, s1, f.B};
+      for (int k = 0; k < kMost; ++k) params.weights[k] = reinterpret_cast<const typename A::Operand*>(f.packed.w[k]);
+      with_instance<A, Cell>(f.d, [&](auto tiles) {
+        constexpr int F = tiles * kTile / A::K;
+        launch(solo_forward_kernel<A, Cell, F>, {blocks, 1, static_cast<int>(warps_of(f.d)) * 32, bytes, f.stream}, params,
+               "solo_forward_kernel");
+      });
+    });
+  }
+};
+
+struct BackwardOf {
+  template <class A, class Cell>
+  static void run(const Problem& p, const rnnk_args& a) {
+    static constexpr CellShape shape = shape_of<Cell>();
+    Backward<A> b(p, a, shape);
+    const int64_t blocks = (b.B + kRows - 1) / kRows * p.heads, bytes = Bytes<A, Cell>(p).backward;
+    // The driver walks step by step; this kernel takes a block's at its first.
+    b.run([&](int64_t s, int64_t s1) {
+      if (s + 1 != s1) return;
+      SoloBackwardParams<A> params{};
+      params.data = b.data;
+      params.before = s1 < b.T_ ? b.space.dgh_before : nullptr;
+      for (int k = 0; k < kMost; ++k) {
+        params.weights[k] = reinterpret_cast<const typename A::Operand*>(b.packed.w_back[k]);
+        for (int i = 0; i < 2; ++i) params.gamma[k][i] = Call<A>::values(b.packed.gamma[k][i]);
+        params.normed[k] = Call<A>::values(b.reserve.normed[k]), params.scale[k] = Call<A>::values(b.reserve.scale[k]);
+      }
+      params.s1 = s1, params.s0 = s1 > b.space.block ? s1 - b.space.block : 0, params.batch = b.B;
+      with_instance<A, Cell>(b.d, [&](auto tiles) {
+        constexpr int F = Cell::kGates * tiles * kTile / A::K;
+        launch(solo_backward_kernel<A, Cell, F>, {blocks, 1, static_cast<int>(warps_of(b.d)) * 32, bytes, b.stream}, params,
+               "solo_backward_kernel");
+      });
+    });
+  }
+};
+
+bool accepts(const Problem& p, char* reason, int64_t size) {
+  const auto decline = [&](const char* why) {
+    std::snprintf(reason, static_cast<size_t>(size), "%s", why);
+    return false;
+  };
+  if (p.recompute) return decline("RNNK_RECOMPUTE is not there on a GPU");
+  if (p.dtype == RNNK_FLOAT64) return decline("it has no float64");
+  if (*blas_unavailable()) return decline(blas_unavailable());
+  const int64_t bytes = with_arithmetic<BytesOf, false>(p), most = facts(p.device_index).shared_per_block;
+  if (bytes <= most) return true;
+  std::snprintf(
+      reason, static_cast<size_t>(size), "a head of %lld units needs %lld bytes of shared memory, a block has %lld",
+      static_cast<long long>(p.hidden_size / p.heads), static_cast<long long>(bytes), static_cast<long long>(most));
+  return false;
+}
+
+// The model of the single multiprocessor: a barrier and the pointwise part, and the products at the rate of mma.sync; groups that
+// do not fit side by side take turns. (Rates: published ones of H100, not measurements of this library.)
+double estimate(const Problem& p, int64_t seq_len, int64_t batch, bool backward, int) {
+  constexpr double step_us = 0.15, products_per_us = 128 * 1024 * 4.0;  // multiply-adds of 8 rows
+  const CellShape shape = shape_of_problem(p);
+  const Layout d(p, shape);
+  double products = 0;
+  for (int k = 0; k < shape.stages; ++k) {
+    if (d.product(k)) products += static_cast<double>(d.head_columns(k) * d.operand(k).pad);
+  }
+  const double slower = p.dtype == RNNK_FLOAT32 ? (p.tf32 ? 2 : 6) : 1;
+  const double groups = static_cast<double>((batch + kRows - 1) / kRows * p.heads);
+  const double turns = std::max(1.0, groups / facts(p.device_index).multiprocessors);
+  const double over_time = static_cast<double>(seq_len * batch) * static_cast<double>(d.gate_columns() * (d.I + d.P)) * 1e-8;
+  return 20 + static_cast<double>(seq_len) * turns * (step_us * shape.stages + products * slower * 4 / products_per_us) +
+         (backward ? 2 : 1) * over_time;
+}
+
+}  // namespace
+}  // namespace gpu
+
+extern const Kernel cuda_solo_kernel;
+const Kernel cuda_solo_kernel = {
+    "cuda_solo",
+    RNNK_CUDA,
+    0,
+    gpu::accepts,
+    gpu::estimate,
+    gpu::sizes_of,
+    [](int64_t seq_len, int64_t batch) { return gpu::Layout::block_steps(seq_len, batch); },
+    [](const Problem& p, const rnnk_weights& w, Halves halves, void* packed) {
+      const gpu::OnDevice device(p.device_index);
+      gpu::with_arithmetic<gpu::PackOf, false>(p, w, halves, packed);
+    },
+    [](const Problem& p, const rnnk_args& a) {
+      const gpu::OnDevice device(p.device_index);
+      gpu::with_arithmetic<gpu::ForwardOf, false>(p, a);
+    },
+    [](const Problem& p, const rnnk_args& a) {
+      const gpu::OnDevice device(p.device_index);
+      gpu::with_arithmetic<gpu::BackwardOf, false>(p, a);
+    },
+};
+
+}  // namespace rnnk

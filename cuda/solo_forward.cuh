@@ -1,0 +1,217 @@
+// solo.cuh's forward kernel.
+#pragma once
+#include "cuda/forward.cuh"
+#include "cuda/solo.cuh"
+
+namespace rnnk {
+namespace gpu {
+
+template <class A>
+struct SoloForwardParams {
+  ForwardData<typename A::T> data;
+  const typename A::Operand* weights[kMost];
+  int64_t s0, s1, batch;
+};
+
+// Shared memory of one block, by what it is for.
+template <class A, class Cell, bool in_registers>
+struct SoloForwardSpace : SoloSpace<A> {
+  using T = typename A::T;
+  using Operand = typename A::Operand;
+  using Base = SoloSpace<A>;
+  static constexpr CellShape kShape = shape_of<Cell>();
+  Operand *h[2], *fed[2], *emit[kMost];
+  T *state, *raw[kMost], *ring, *sums;
+  int64_t ld_h, ld_emit, ld_gx;
+
+  RNNK_HD SoloForwardSpace(char* base, const Axis& hidden, const Axis& out, bool drops, int warps) : Base(base) {
+    ld_h = out.pad + Base::kSkew, ld_emit = hidden.pad + Base::kSkew, ld_gx = Cell::kGates * hidden.pad;
+    for (int k = 0; k < Cell::kStages; ++k) {
+      const Axis& result = projected(k) ? out : hidden;
+      const Axis& terms = k == 0 ? out : projected(k - 1) ? out : hidden;
+      if (!in_registers && product(k)) this->weights[k] = this->template take<Operand>(gates(k) * result.pad * terms.pad);
+      emit[k] = this->template take<Operand>(k > 0 && product(k) ? kRows * ld_emit : 0);
+      raw[k] = this->template take<T>(raw_columns(k, result));
+    }
+    for (int i = 0; i < 2; ++i) {
+      h[i] = this->template take<Operand>(kRows * ld_h);
+      fed[i] = drops ? this->template take<Operand>(kRows * ld_h) : h[i];
+    }
+    state = this->template take<T>(Cell::kStates > 1 ? kRows * hidden.pad : 0);
+    sums = this->template take<T>(warps * Cell::kGates * kRows * kSumsLd);
+    ring = this->template take<T>(kRing * kRows * ld_gx);
+  }
+  static RNNK_HD constexpr bool product(int k) { return has_product(kShape, k); }
+  static RNNK_HD constexpr bool projected(int k) { return kShape.stage[k].projected; }
+  static RNNK_HD constexpr int gates(int k) { return kShape.stage[k].gates; }
+  static RNNK_HD constexpr int64_t raw_columns(int k, const Axis& result) {
+    return kShape.stage[k].norm || (!product(k) && k > 0) ? kRows * gates(k) * result.pad : 0;
+  }
+};
+
+template <class A, class Cell, int F>
+struct SoloForward {
+  using T = typename A::T;
+  using Operand = typename A::Operand;
+  using Space = SoloForwardSpace<A, Cell, (F > 0)>;
+  static constexpr CellShape kShape = shape_of<Cell>();
+
+  // Stage K of step s of the rows [first, first + count) of a head.
+  template <int K, class Registers>
+  static RNNK_DEVICE void stage(const ForwardData<T>& d, const Space& space, const Registers& registers, int64_t s,
+                                int64_t first, int64_t count, int64_t head) {
+    using Point = ForwardPoint<T, Cell, K>;
+    constexpr Stage kind = Cell::kStage[K];
+    constexpr int G = kind.gates;
+    const Walk<T>& w = d.walk;
+    const Axis& axis = kind.projected ? w.out : w.hidden;
+    const Axis& terms = K == 0 ? w.out : w.hidden;
+    const int64_t fragments = terms.pad / A::K, columns = G * axis.pad;
+    T* const sums = space.sums + warp() * Cell::kGates * kRows * kSumsLd;
+    const auto point = [&](const Place& at, const T(&gh)[G]) { Point::run(d, s, at, gh); };
+    if constexpr (kind.product != Product::identity) {
+      const typename A::Rows rows(K == 0 ? space.fed[s & 1] : space.emit[K], K == 0 ? space.ld_h : space.ld_emit, count);
+      for (int64_t tile = warp(); tile < axis.pad / kTile; tile += threads() / 32) {
+        T sum[G][4] = {};
+        if constexpr (F > 0) {
+          registers.multiply(sum, rows, fragments);
+        } else {
+          const Operand* const weights = space.weights[K] + tile * fragments * (G * kTile * A::K);
+          for (int64_t f = 0; f < fragments; ++f) {
+            const typename A::B b = A::load_b(rows, f * A::K);
+            for (int g = 0; g < G; ++g) A::multiply(sum[g], A::load_a(weights + (f * G + g) * (kTile * A::K)), b);
+          }
+        }
+        if constexpr (kind.norm) {
+          finish_tile(sums, sum, 0, count, 0, tile * kTile, axis.each, [&](const Place& at, const T(&gh)[G]) {
+            for (int g = 0; g < G; ++g) space.raw[K][at.row * columns + g * axis.pad + at.i] = gh[g];
+          });
+        } else {
+          finish_tile(sums, sum, first, count, head, tile * kTile, axis.each, point);
+        }
+      }
+    }
+    if constexpr (kind.norm) {
+      sync_block();
+      const T* const gx =
+          kind.product == Product::weight_hh ? d.gx + ((w.time(s) - d.t0) * w.batch + first) * d.ld_gx : nullptr;
+      row_moments(gx, space.raw[K], d.ld_gx, columns, count, axis, d.moments[K] + first * 4);
+      sync_block();
+    }
+    if constexpr (kind.norm || kind.product == Product::identity) {
+      for (int64_t e = thread(); e < count * axis.each; e += threads()) {
+        const int64_t row = e / axis.each, i = e % axis.each;
+        T gh[G];
+        for (int g = 0; g < G; ++g) {
+          gh[g] = kind.norm || K > 0 ? space.raw[K][row * columns + g * axis.pad + i] : T(0);
+        }
+        point(Place{first + row, head, i}, gh);
+      }
+    }
+    if constexpr (K + 1 < Cell::kStages) {
+      sync_block();
+      stage<K + 1>(d, space, registers, s, first, count, head);
+    }
+  }
+
+  static RNNK_DEVICE void run(const SoloForwardParams<A>& p) {
+    ForwardData<T> d = p.data;
+    const Walk<T>& w = p.data.walk;
+    const Axis &hidden = w.hidden, &out = w.out;
+    const bool drops = w.dropped != nullptr, one_head = hidden.heads == 1;
+    const int64_t head = block_x() % hidden.heads, first = block_x() / hidden.heads * kRows;
+    const int64_t count = least(kRows, p.batch - first), warps = threads() / 32;
+    const Space space(shared(), hidden, out, drops, static_cast<int>(warps));
+
+    Resident<A, Cell::kGates, (F > 0 ? F : 1)> registers;
+    if constexpr (F > 0) {
+      const int64_t fragments = out.pad / A::K;
+      registers.load(p.weights[0] + (head * (hidden.pad / kTile) + warp()) * fragments * (Cell::kGates * kTile * A::K),
+                     fragments);
+    } else {
+      for (int k = 0; k < Cell::kStages; ++k) {
+        if (!Space::product(k)) continue;
+        const int64_t size =
+            Space::gates(k) * (Space::projected(k) ? out.pad : hidden.pad) * (k == 0 ? out.pad : hidden.pad);
+        fill_shared(space.weights[k], p.weights[k] + head * size, size * static_cast<int64_t>(sizeof(Operand)));
+      }
+    }
+    for (int i = 0; i < 2; ++i) {
+      const int64_t at = first * out.padded() + head * out.pad;
+      move_rows(space.h[i], space.ld_h, static_cast<const Operand*>(p.data.h[i]) + at, out.padded(), count, out.pad);
+      if (drops)
+        move_rows(space.fed[i], space.ld_h, static_cast<const Operand*>(p.data.fed[i]) + at, out.padded(), count, out.pad);
+    }
+    if (Cell::kStates > 1 && one_head) {
+      move_rows(space.state, hidden.pad, p.data.state + first * hidden.pad, hidden.pad, count, hidden.pad);
+      d.state = space.state - first * hidden.pad;
+    }
+    for (int k = 1; k < Cell::kStages; ++k) {
+      if (!Space::product(k)) continue;
+      for (int64_t e = thread(); e < kRows * space.ld_emit; e += threads()) space.emit[k][e] = Operand(0);
+      d.emit[k] = space.emit[k] - first * space.ld_emit - head * hidden.pad;
+    }
+    for (int k = 0; k < Cell::kStages; ++k) {
+      if (Space::raw_columns(k, hidden) > 0) d.raw[k] = space.raw[k] - first * Space::gates(k) * hidden.pad;
+    }
+    d.ld_h = space.ld_h, d.ld_emit = space.ld_emit, d.ld_gx = space.ld_gx;
+    for (int i = 0; i < 2; ++i) {
+      d.h[i] = space.h[i] - first * space.ld_h - head * out.pad;
+      d.fed[i] = space.fed[i] - first * space.ld_h - head * out.pad;
+    }
+
+    // No row lives outside of [begin, end).
+    int64_t begin = 0, end = w.steps;
+    if (w.lengths) {
+      int64_t longest = 0;
+      for (int64_t r = 0; r < count; ++r) longest = w.length(first + r) > longest ? w.length(first + r) : longest;
+      if (w.reverse) begin = w.steps - longest;
+      else end = longest;
+    }
+    const auto fetch = [&](int64_t s) {  // gx of step s, in the background
+      if (s < p.s1 && s >= begin && s < end) {
+        T* const to = space.ring + s % kRing * (kRows * space.ld_gx);
+        const int64_t row = (w.time(s) - p.data.t0) * w.batch + first;
+        for (int64_t e = thread() * (16 / sizeof(T)); e < count * space.ld_gx; e += threads() * (16 / sizeof(T))) {
+          const int64_t r = e / space.ld_gx, c = e % space.ld_gx;
+          copy_async(to + e, p.data.gx + (row + r) * p.data.ld_gx + head * space.ld_gx + c);
+        }
+      }
+      copy_commit();
+    };
+    fetch(p.s0);
+    fetch(p.s0 + 1);
+    for (int64_t s = p.s0; s < p.s1; ++s) {
+      copy_wait<1>();
+      sync_block();  // gx of this step is there, and h; the slot of the step before is free
+      fetch(s + 2);
+      if (s < begin || s >= end) {
+        for (int64_t e = thread(); e < count * out.each; e += threads()) {
+          store3<T>(d.y, w.time(s), first + e / out.each, head * out.each + e % out.each, T(0));
+        }
+        continue;
+      }
+      d.gx = space.ring + s % kRing * (kRows * space.ld_gx) - ((w.time(s) - d.t0) * w.batch + first) * space.ld_gx -
+             head * space.ld_gx;
+      stage<0>(d, space, registers, s, first, count, head);
+    }
+    sync_block();
+    for (int i = 0; i < 2; ++i) {
+      const int64_t at = first * out.padded() + head * out.pad;
+      move_rows(static_cast<Operand*>(p.data.h[i]) + at, out.padded(), space.h[i], space.ld_h, count, out.pad);
+      if (drops)
+        move_rows(static_cast<Operand*>(p.data.fed[i]) + at, out.padded(), space.fed[i], space.ld_h, count, out.pad);
+    }
+    if (Cell::kStates > 1 && one_head) {
+      move_rows(p.data.state + first * hidden.pad, hidden.pad, space.state, hidden.pad, count, hidden.pad);
+    }
+  }
+};
+
+template <class A, class Cell, int F>
+RNNK_GLOBAL void RNNK_BOUNDS(F > 0 ? 256 : 512) solo_forward_kernel(SoloForwardParams<A> p) {
+  SoloForward<A, Cell, F>::run(p);
+}
+
+}  // namespace gpu
+}  // namespace rnnk

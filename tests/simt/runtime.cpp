@@ -1,0 +1,70 @@
+// The twin of the host side in cuda/runtime.h: one device, whose memory is the host's.
+#include "cuda/runtime.h"
+
+#include <cstring>
+
+#include "simt/shared.h"
+
+namespace rnnk {
+namespace gpu {
+
+namespace {
+constexpr int kMultiprocessors = 132, kThreads = 2048, kBlocks = 32;  // of a multiprocessor
+constexpr int64_t kShared = 233472;                                   // of a multiprocessor, 1024 of a block not its own
+uint64_t fault = 0;
+
+void refuse(bool refused, const char* name, const char* what, int64_t got) {
+  if (refused) fail(RNNK_RUNTIME_ERROR, "kernel %s: %s, got %lld", name, what, static_cast<long long>(got));
+}
+}  // namespace
+
+int device_count(const char** why) {
+  *why = "";
+  return 1;
+}
+
+const Facts& facts(int index) {
+  static constexpr Facts only{"host SIMT executor", 90, kMultiprocessors, simt::kMostShared, int64_t{64} << 30};
+  if (index != 0) fail(RNNK_INVALID_VALUE, "device_index: the executor is 0, got %d", index);
+  return only;
+}
+
+OnDevice::OnDevice(int index) : before_(0) { facts(index); }
+OnDevice::~OnDevice() = default;
+
+void clear(void* to, size_t bytes, void*) { std::memset(to, 0, bytes); }
+void copy(void* to, const void* from, size_t bytes, void*) { std::memcpy(to, from, bytes); }
+
+uint64_t* fault_word(int index) {
+  facts(index);
+  return &fault;
+}
+uint64_t* fault_word_on_device(int index) { return fault_word(index); }
+
+void launch_checked(const Launch& how, simt::Grid grid) {
+  const char* name = grid.name;
+  refuse(how.threads < 1 || how.threads > 1024, name, "expected 1 to 1024 threads", how.threads);
+  refuse(how.grid_x > 0x7fffffff, name, "expected at most 2147483647 blocks in x", how.grid_x);
+  refuse(how.grid_y > 65535, name, "expected at most 65535 blocks in y", how.grid_y);
+  refuse(how.shared < 0 || how.shared > simt::kMostShared, name, "expected at most 232448 bytes of shared memory",
+         how.shared);
+  refuse(how.cluster < 1 || how.cluster > 16, name, "expected clusters of 1 to 16 blocks", how.cluster);
+  refuse(how.grid_x % how.cluster != 0, name, "expected blocks in x that are whole clusters", how.grid_x);
+  if (how.cooperative) {
+    int64_t each = kThreads / how.threads;
+    if (each > kBlocks) each = kBlocks;
+    if (each > kShared / (how.shared + 1024)) each = kShared / (how.shared + 1024);
+    const int64_t blocks = how.grid_x * how.grid_y;
+    refuse(blocks > kMultiprocessors * each, name, "a cooperative launch of more blocks than run at once", blocks);
+  }
+  grid.x = how.grid_x;
+  grid.y = how.grid_y;
+  grid.shared = how.shared;
+  grid.threads = how.threads;
+  grid.cluster = how.cluster;
+  grid.together = how.cooperative;
+  simt::run(grid);
+}
+
+}  // namespace gpu
+}  // namespace rnnk
