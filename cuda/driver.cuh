@@ -59,6 +59,13 @@ struct Forward : Call<A> {
   using Base::args, Base::B, Base::d, Base::packed, Base::problem, Base::reserve, Base::stream, Base::T_, Base::values;
   ForwardSpace space;
   ForwardData<T> data;
+  void* fed[2];  // what stage 0 multiplies: space.h, or with recurrent dropout space.fed
+
+  // Before step s h is in buffer s % 2, after it in the other.
+  void at_step(int64_t s) {
+    data.h_from = space.h[s & 1], data.h_to = space.h[(s + 1) & 1];
+    data.fed_from = fed[s & 1], data.fed_to = fed[(s + 1) & 1];
+  }
 
   Forward(const Problem& p, const rnnk_args& a, const CellShape& shape)
       : Base(p, a, shape), space(d, may_drop(p, shape), a.seq_len, a.batch, a.workspace) {
@@ -73,7 +80,7 @@ struct Forward : Call<A> {
       data.emitted[k] = reserve.emitted[k], data.normed[k] = values(reserve.normed[k]);
       data.scale[k] = values(reserve.scale[k]);
     }
-    for (int i = 0; i < 2; ++i) data.h[i] = space.h[i], data.fed[i] = drops ? space.fed[i] : space.h[i];
+    for (int i = 0; i < 2; ++i) fed[i] = drops ? space.fed[i] : space.h[i];
     data.state = values(space.state), data.carry = values(space.carry);
     data.gx = values(space.gx), data.ld_gx = d.gate_columns(), data.ld_h = d.out.padded(), data.ld_emit = d.hidden.padded();
     data.saved = values(reserve.saved), data.y = a.y;
@@ -89,7 +96,7 @@ struct Forward : Call<A> {
     if (walk.dropped) {
       run_move(DrawDropped<T>{B * d.out.padded(), walk, values(space.dropped)}, stream, "draw_dropped");
     }
-    run_move(BeginHidden<T>{B * d.out.padded(), walk, args.h_0, {data.h[0], data.h[1]}, {data.fed[0], data.fed[1]}}, stream,
+    run_move(BeginHidden<T>{B * d.out.padded(), walk, args.h_0, {space.h[0], space.h[1]}, {fed[0], fed[1]}}, stream,
              "begin_hidden");
     if (d.shape.states > 1) {
       run_move(MoveState<T, false>{B * d.hidden.padded(), d.hidden, args.c_0, data.state}, stream, "begin_state");
@@ -115,7 +122,7 @@ struct Forward : Call<A> {
       steps(s0, s1);
     }
     if (args.h_n.data) {
-      run_move(EndHidden<T>{B * d.out.padded(), walk, args.h_n, {data.h[0], data.h[1]}}, stream, "end_hidden");
+      run_move(EndHidden<T>{B * d.out.padded(), walk, args.h_n, {space.h[0], space.h[1]}}, stream, "end_hidden");
     }
     if (args.c_n.data) {
       run_move(MoveState<T, true>{B * d.hidden.padded(), d.hidden, args.c_n, data.state}, stream, "end_state");

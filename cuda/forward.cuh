@@ -11,8 +11,8 @@ struct ForwardData {
   Walk<T> walk;
   const T *b_ih, *b_hh, *params;
   const T *gamma[kMost][2], *beta[kMost];
-  // Of the step's parity: h before it in [s & 1], after it in the other
-  void *h[2], *fed[2];
+  // h before and after the step; fed: the same as stage 0 multiplies it
+  void *h_from, *h_to, *fed_from, *fed_to;
   void* emit[kMost];
   T *state, *carry;
   T *raw[kMost], *moments[kMost];
@@ -67,7 +67,7 @@ struct ForwardPoint {
     const int64_t h_at = row * d.ld_h + at.column(w.out);
     if constexpr (!stage.projected) {
       for (int i = 0; i < Cell::kParams; ++i) q.p[i] = {i < w.own_params ? d.params[i * H + column] : T(0)};
-      if constexpr (!projects(kShape)) q.s[0] = {load<T>(d.h[s & 1], w.dtype, h_at)};
+      if constexpr (!projects(kShape)) q.s[0] = {load<T>(d.h_from, w.dtype, h_at)};
       if constexpr (Cell::kStates > 1) q.s[1] = {*state};
       if constexpr (K > 0) {  // what earlier stages left; the states are already the new ones
         for (int i = 0; i < Cell::kCarry; ++i) q.carry[i] = {carry[i * H]};
@@ -80,7 +80,7 @@ struct ForwardPoint {
     if constexpr (Cell::kHasOptions) {
       q.o = &w.o;
       if constexpr (K == 0) {
-        if constexpr (!projects(kShape)) q.operand = {load<T>(d.fed[s & 1], w.dtype, h_at)};
+        if constexpr (!projects(kShape)) q.operand = {load<T>(d.fed_from, w.dtype, h_at)};
         if constexpr (Cell::kStates > 1) {
           if (w.resets(t, row)) q.s[1] = {T(0)};
         }
@@ -133,20 +133,19 @@ struct ForwardPoint {
   // The new h: kept by zoneout, held by the mask, reset before the next step; y beside it.
   static RNNK_DEVICE void finish_h(const Data& d, int64_t s, int64_t t, const Place& at, V now, int64_t h_at) {
     const Walk<T>& w = d.walk;
-    void* const to = d.h[(s + 1) & 1];
     if constexpr (!Cell::kHasOptions) {
       const T out = rounded(now.v, w.dtype);
-      store(to, w.dtype, h_at, out);
+      store(d.h_to, w.dtype, h_at, out);
       store3<T>(d.y, t, at.row, at.unit(w.out), out);
     } else {
-      const V old{load<T>(d.h[s & 1], w.dtype, h_at)};
+      const V old{load<T>(d.h_from, w.dtype, h_at)};
       if (w.zones(0)) now = w.zone(0, t, at.row, at.unit(w.out)).mix(old, now);
       const bool held = w.masked(t, at.row);
       T out = held ? old.v : rounded(now.v, w.dtype);
       store3<T>(d.y, t, at.row, at.unit(w.out), held ? T(0) : out);
       if (w.resets_at(s + 1, at.row)) out = T(0);
-      store(to, w.dtype, h_at, out);
-      if (w.dropped) store(d.fed[(s + 1) & 1], w.dtype, h_at, w.thinned(out, at.row, at.column(w.out)));
+      store(d.h_to, w.dtype, h_at, out);
+      if (w.dropped) store(d.fed_to, w.dtype, h_at, w.thinned(out, at.row, at.column(w.out)));
     }
   }
 };

@@ -82,7 +82,7 @@ struct ForwardOf {
     Forward<A> f(p, a, shape);
     const int64_t blocks = (f.B + kRows - 1) / kRows * p.heads, bytes = Bytes<A, Cell>(p).forward;
     f.run([&](int64_t s0, int64_t s1) {
-      SoloForwardParams<A> params{f.data, {}, s0, s1, f.B};
+      SoloForwardParams<A> params{f.data, {}, {f.space.h[0], f.space.h[1]}, {f.fed[0], f.fed[1]}, s0, s1, f.B};
       for (int k = 0; k < kMost; ++k) params.weights[k] = reinterpret_cast<const typename A::Operand*>(f.packed.w[k]);
       with_instance<A, Cell>(f.d, [&](auto tiles) {
         constexpr int F = tiles * kTile / A::K;

@@ -2,13 +2,15 @@
 // stay in its registers (plain cells of up to 128 units) or in its shared memory, h is exchanged there, and one barrier a step is
 // all there is to wait for. Any number of rows and heads is as many blocks.
 #pragma once
+#include <type_traits>
+
 #include "cuda/driver.cuh"
 #include "cuda/tile.cuh"
 
 namespace rnnk {
 namespace gpu {
 
-constexpr int kMostWarps = 16, kRing = 3;  // steps of gx in shared memory: one in use, two on their way
+constexpr int kMostWarps = 8, kRing = 3;  // steps of gx in shared memory: one in use, two on their way
 
 // Where what lies in shared memory; on the host it only measures.
 template <class A>
@@ -48,6 +50,15 @@ struct Resident {
   }
 };
 
+// fn(k) for the stages of a cell, k a constant: device code may not index a static array at run time.
+template <int stages, int k = 0, class Fn>
+RNNK_HD void for_stages(const Fn& fn) {
+  if constexpr (k < stages) {
+    fn(std::integral_constant<int, k>());
+    for_stages<stages, k + 1>(fn);
+  }
+}
+
 // Copies bytes, whole 16, of global memory to shared memory with all threads of the block; they are there after a barrier.
 RNNK_DEVICE void fill_shared(void* to, const void* from, int64_t bytes) {
   for (int64_t i = thread() * 16; i < bytes; i += threads() * 16) {
@@ -58,8 +69,8 @@ RNNK_DEVICE void fill_shared(void* to, const void* from, int64_t bytes) {
 // Rows [count][pad] of one head between global rows `ld` apart and shared ones `ld_near` apart.
 template <class E>
 RNNK_DEVICE void move_rows(E* to, int64_t ld_to, const E* from, int64_t ld_from, int64_t count, int64_t pad) {
-  for (int64_t e = thread(); e < count * pad; e += threads())
-    to[e / pad * ld_to + e % pad] = from[e / pad * ld_from + e % pad];
+  const int n = static_cast<int>(pad), all = static_cast<int>(count) * n;  // 64-bit division is a call
+  for (int e = thread(); e < all; e += threads()) to[e / n * ld_to + e % n] = from[e / n * ld_from + e % n];
 }
 
 // A tile's sums by its warp alone, then run(place, sums of its gates) for its elements, four a lane.
@@ -89,11 +100,12 @@ RNNK_DEVICE void row_moments(const T* gx, const T* gh, int64_t ld_gx, int64_t co
     if (!v) continue;
     const T n = static_cast<T>(columns / axis.pad * axis.each);
     T sum = 0, squares = 0;
-    for (int64_t c = lane(); c < columns; c += 32) sum += c % axis.pad < axis.each ? v[c] : T(0);
+    const int pad = static_cast<int>(axis.pad), all = static_cast<int>(columns);
+    for (int c = lane(); c < all; c += 32) sum += c % pad < axis.each ? v[c] : T(0);
     for (int mask = 16; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
     const T mean = sum / n;
-    for (int64_t c = lane(); c < columns; c += 32) {
-      const T off = c % axis.pad < axis.each ? v[c] - mean : T(0);
+    for (int c = lane(); c < all; c += 32) {
+      const T off = c % pad < axis.each ? v[c] - mean : T(0);
       squares = fused(off, off, squares);
     }
     for (int mask = 16; mask > 0; mask /= 2) squares += shuffle_xor(squares, mask);

@@ -28,19 +28,20 @@ struct SoloBackwardSpace : SoloSpace<A> {
   int64_t ld_near[kMost];
 
   RNNK_HD SoloBackwardSpace(char* base, const Axis& hidden, const Axis& out, int warps) : Base(base) {
-    for (int k = 0; k < Cell::kStages; ++k) {
-      const Axis& result = kShape.stage[k].projected ? out : hidden;
-      const Axis& operand = k == 0 ? out : hidden;
-      const int64_t terms = kShape.stage[k].gates * result.pad;
-      if (!in_registers && product(k)) this->weights[k] = this->template take<Operand>(terms * operand.pad);
+    for_stages<Cell::kStages>([&](auto k) {
+      constexpr Stage stage = kShape.stage[k];
+      const Axis &result = stage.projected ? out : hidden, &operand = k == 0 ? out : hidden;
+      const int64_t terms = stage.gates * result.pad;
+      if (!in_registers && kProduct<k>) this->weights[k] = this->template take<Operand>(terms * operand.pad);
       ld_near[k] = terms + Base::kSkew;
       near[k] = this->template take<Operand>(kRows * ld_near[k]);
-    }
+    });
     other = Cell::kStages == 1 ? this->template take<Operand>(kRows * ld_near[0]) : near[0];
     for (int i = 0; i < Cell::kStates; ++i) dstate[i] = this->template take<T>(kRows * (i == 0 ? out.pad : hidden.pad));
     sums = this->template take<T>(warps * kRows * kSumsLd);
   }
-  static RNNK_HD constexpr bool product(int k) { return has_product(kShape, k); }
+  template <int k>
+  static constexpr bool kProduct = has_product(kShape, k);
 };
 
 template <class A, class Cell, int F>
@@ -64,8 +65,9 @@ struct SoloBackward {
     const Operand* const near = S == 1 && (s & 1) ? space.near[0] : S == 1 ? space.other : space.near[from];
     const auto point = [&](const Place& at, const T(&sum)[1]) { Point::run(d, s, at, sum); };
     if constexpr (source.product == Product::identity) {
-      for (int64_t e = thread(); e < count * axis.each; e += threads()) {
-        const int64_t row = e / axis.each, i = e % axis.each;
+      const int each = static_cast<int>(axis.each);
+      for (int e = thread(); e < static_cast<int>(count) * each; e += threads()) {
+        const int row = e / each, i = e % each;
         const T sum[1] = {load<T>(near, w.dtype, row * space.ld_near[from] + i)};
         point(Place{first + row, head, i}, sum);
       }
@@ -102,7 +104,8 @@ struct SoloBackward {
     constexpr int n = sides(kShape, K);
     const Walk<T>& w = d.walk;
     const Axis& axis = kind.projected ? w.out : w.hidden;
-    const int64_t columns = kind.gates * axis.pad, t = w.time(s);
+    const int64_t t = w.time(s);
+    const int pad = static_cast<int>(axis.pad), columns = kind.gates * pad;
     for (int64_t r = warp(); r < count; r += threads() / 32) {
       const int64_t row = first + r, in_block = (t - d.t0) * w.batch + row;
       const bool any = w.alive(s, row) && !w.masked(t, row);  // what is saved of others may be NaN
@@ -112,15 +115,15 @@ struct SoloBackward {
         const T* const normed = p.normed[K] + record * columns;
         const T units = static_cast<T>(kind.gates * axis.each);
         T sum = 0, dot = 0;
-        for (int64_t c = lane(); any && c < columns; c += 32) {
-          if (c % axis.pad >= axis.each) continue;
+        for (int c = lane(); any && c < columns; c += 32) {
+          if (c % pad >= axis.each) continue;
           const T dn = gamma[c] * dg[c];
           sum += dn, dot = fused(dn, normed[c], dot);
         }
         for (int mask = 16; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask), dot += shuffle_xor(dot, mask);
         const T mean = sum / units, slope = dot / units;
-        for (int64_t c = lane(); c < columns; c += 32) {
-          const bool valid = any && c % axis.pad < axis.each;
+        for (int c = lane(); c < columns; c += 32) {
+          const bool valid = any && c % pad < axis.each;
           const T v = valid ? p.scale[K][record] * (gamma[c] * dg[c] - mean - normed[c] * slope) : T(0);
           store(side == 0 ? d.dgx : d.dgh[K], w.dtype, in_block * columns + c, v);
           if (side == 1) store(d.near[K], w.dtype, row * d.ld_near[K] + c, v);
@@ -134,17 +137,20 @@ struct SoloBackward {
     const Walk<T>& w = d.walk;
     const int64_t row = (w.time(s) - d.t0) * w.batch + first, H = w.hidden.padded();
     const auto zero = [&](void* to, int64_t columns, int64_t part) {
-      for (int64_t e = thread(); e < count * part; e += threads()) {
-        store(to, w.dtype, (row + e / part) * columns + head * part + e % part, T(0));
+      const int n = static_cast<int>(part);
+      for (int e = thread(); e < static_cast<int>(count) * n; e += threads()) {
+        store(to, w.dtype, (row + e / n) * columns + head * part + e % n, T(0));
       }
     };
     zero(d.dgx, Cell::kGates * H, Cell::kGates * w.hidden.pad);
-    for (int k = 0; k < S; ++k) {
-      const Axis& axis = kShape.stage[k].projected ? w.out : w.hidden;
-      if (!same_dg(kShape, k)) zero(d.dgh[k], kShape.stage[k].gates * axis.padded(), kShape.stage[k].gates * axis.pad);
-    }
-    for (int64_t e = thread(); e < count * w.own_params * H; e += threads()) {
-      if (e % H / w.hidden.pad == head) d.dp[row * w.own_params * H + e] = T(0);
+    for_stages<S>([&](auto k) {
+      constexpr Stage stage = kShape.stage[k];
+      const Axis& axis = stage.projected ? w.out : w.hidden;
+      if constexpr (!same_dg(kShape, k)) zero(d.dgh[k], stage.gates * axis.padded(), stage.gates * axis.pad);
+    });
+    const int units = static_cast<int>(H), all = static_cast<int>(count) * w.own_params * units;
+    for (int e = thread(); e < all; e += threads()) {
+      if (e % units / static_cast<int>(w.hidden.pad) == head) d.dp[row * w.own_params * H + e] = T(0);
     }
   }
 
@@ -160,18 +166,19 @@ struct SoloBackward {
       const int64_t fragments = Cell::kGates * hidden.pad / A::K;
       registers.load(p.weights[0] + (head * (out.pad / kTile) + warp()) * fragments * (kTile * A::K), fragments);
     } else {
-      for (int k = 0; k < S; ++k) {
-        if (!Space::product(k)) continue;
-        const int64_t size = (space.ld_near[k] - Space::kSkew) * (k == 0 ? out.pad : hidden.pad);
-        fill_shared(space.weights[k], p.weights[k] + head * size, size * static_cast<int64_t>(sizeof(Operand)));
-      }
+      for_stages<S>([&](auto k) {
+        if constexpr (Space::template kProduct<k>) {
+          const int64_t size = (space.ld_near[k] - Space::kSkew) * (k == 0 ? out.pad : hidden.pad);
+          fill_shared(space.weights[k], p.weights[k] + head * size, size * static_cast<int64_t>(sizeof(Operand)));
+        }
+      });
       copy_commit();
       copy_wait<0>();
     }
     for (int k = 0; k < S; ++k) {
-      const int64_t ld = space.ld_near[k], terms = ld - Space::kSkew;
+      const int ld = static_cast<int>(space.ld_near[k]), terms = ld - static_cast<int>(Space::kSkew);
       const auto* const before = static_cast<const Operand*>(p.before) + (first * hidden.heads + head) * terms;
-      for (int64_t e = thread(); e < kRows * ld; e += threads()) {
+      for (int e = thread(); e < kRows * ld; e += threads()) {
         const bool any = k == 0 && p.before && e / ld < count && e % ld < terms;
         space.near[k][e] = any ? before[e / ld * hidden.heads * terms + e % ld] : Operand(0);
         if (S == 1) space.other[e] = space.near[k][e];
@@ -209,7 +216,7 @@ struct SoloBackward {
 };
 
 template <class A, class Cell, int F>
-RNNK_GLOBAL void RNNK_BOUNDS(F > 0 ? 256 : 512) solo_backward_kernel(SoloBackwardParams<A> p) {
+RNNK_GLOBAL void RNNK_BOUNDS(32 * kMostWarps) solo_backward_kernel(SoloBackwardParams<A> p) {
   SoloBackward<A, Cell, F>::run(p);
 }
 

@@ -10,6 +10,7 @@ template <class A>
 struct SoloForwardParams {
   ForwardData<typename A::T> data;
   const typename A::Operand* weights[kMost];
+  void *h[2], *fed[2];  // between launches: before step s in [s % 2]
   int64_t s0, s1, batch;
 };
 
@@ -26,13 +27,12 @@ struct SoloForwardSpace : SoloSpace<A> {
 
   RNNK_HD SoloForwardSpace(char* base, const Axis& hidden, const Axis& out, bool drops, int warps) : Base(base) {
     ld_h = out.pad + Base::kSkew, ld_emit = hidden.pad + Base::kSkew, ld_gx = Cell::kGates * hidden.pad;
-    for (int k = 0; k < Cell::kStages; ++k) {
-      const Axis& result = projected(k) ? out : hidden;
-      const Axis& terms = k == 0 ? out : projected(k - 1) ? out : hidden;
-      if (!in_registers && product(k)) this->weights[k] = this->template take<Operand>(gates(k) * result.pad * terms.pad);
-      emit[k] = this->template take<Operand>(k > 0 && product(k) ? kRows * ld_emit : 0);
-      raw[k] = this->template take<T>(raw_columns(k, result));
-    }
+    for_stages<Cell::kStages>([&](auto k) {
+      const Axis &result = axis<k>(hidden, out), &terms = operand<k>(hidden, out);
+      if (!in_registers && kProduct<k>) this->weights[k] = this->template take<Operand>(kGates<k> * result.pad * terms.pad);
+      emit[k] = this->template take<Operand>(k > 0 && kProduct<k> ? kRows * ld_emit : 0);
+      raw[k] = this->template take<T>(kRaw<k> ? kRows * kGates<k> * result.pad : 0);
+    });
     for (int i = 0; i < 2; ++i) {
       h[i] = this->template take<Operand>(kRows * ld_h);
       fed[i] = drops ? this->template take<Operand>(kRows * ld_h) : h[i];
@@ -41,11 +41,19 @@ struct SoloForwardSpace : SoloSpace<A> {
     sums = this->template take<T>(warps * Cell::kGates * kRows * kSumsLd);
     ring = this->template take<T>(kRing * kRows * ld_gx);
   }
-  static RNNK_HD constexpr bool product(int k) { return has_product(kShape, k); }
-  static RNNK_HD constexpr bool projected(int k) { return kShape.stage[k].projected; }
-  static RNNK_HD constexpr int gates(int k) { return kShape.stage[k].gates; }
-  static RNNK_HD constexpr int64_t raw_columns(int k, const Axis& result) {
-    return kShape.stage[k].norm || (!product(k) && k > 0) ? kRows * gates(k) * result.pad : 0;
+  template <int k>
+  static constexpr bool kProduct = has_product(kShape, k);
+  template <int k>
+  static constexpr int kGates = kShape.stage[k].gates;
+  template <int k>
+  static constexpr bool kRaw = kShape.stage[k].norm || (!has_product(kShape, k) && k > 0);  // its gh stands in memory first
+  template <int k>
+  static RNNK_HD const Axis& axis(const Axis& hidden, const Axis& out) {  // of stage k's result
+    return kShape.stage[k].projected ? out : hidden;
+  }
+  template <int k>
+  static RNNK_HD const Axis& operand(const Axis& hidden, const Axis& out) {  // of what it multiplies
+    return k == 0 ? out : hidden;
   }
 };
 
@@ -70,7 +78,8 @@ struct SoloForward {
     T* const sums = space.sums + warp() * Cell::kGates * kRows * kSumsLd;
     const auto point = [&](const Place& at, const T(&gh)[G]) { Point::run(d, s, at, gh); };
     if constexpr (kind.product != Product::identity) {
-      const typename A::Rows rows(K == 0 ? space.fed[s & 1] : space.emit[K], K == 0 ? space.ld_h : space.ld_emit, count);
+      const typename A::Rows rows(K == 0 ? (s & 1 ? space.fed[1] : space.fed[0]) : space.emit[K],
+                                  K == 0 ? space.ld_h : space.ld_emit, count);
       for (int64_t tile = warp(); tile < axis.pad / kTile; tile += threads() / 32) {
         T sum[G][4] = {};
         if constexpr (F > 0) {
@@ -99,8 +108,9 @@ struct SoloForward {
       sync_block();
     }
     if constexpr (kind.norm || kind.product == Product::identity) {
-      for (int64_t e = thread(); e < count * axis.each; e += threads()) {
-        const int64_t row = e / axis.each, i = e % axis.each;
+      const int each = static_cast<int>(axis.each);
+      for (int e = thread(); e < static_cast<int>(count) * each; e += threads()) {
+        const int row = e / each, i = e % each;
         T gh[G];
         for (int g = 0; g < G; ++g) {
           gh[g] = kind.norm || K > 0 ? space.raw[K][row * columns + g * axis.pad + i] : T(0);
@@ -129,36 +139,33 @@ struct SoloForward {
       registers.load(p.weights[0] + (head * (hidden.pad / kTile) + warp()) * fragments * (Cell::kGates * kTile * A::K),
                      fragments);
     } else {
-      for (int k = 0; k < Cell::kStages; ++k) {
-        if (!Space::product(k)) continue;
-        const int64_t size =
-            Space::gates(k) * (Space::projected(k) ? out.pad : hidden.pad) * (k == 0 ? out.pad : hidden.pad);
-        fill_shared(space.weights[k], p.weights[k] + head * size, size * static_cast<int64_t>(sizeof(Operand)));
-      }
+      for_stages<Cell::kStages>([&](auto k) {
+        if constexpr (Space::template kProduct<k>) {
+          const int64_t size = Space::template kGates<k> * Space::template axis<k>(hidden, out).pad *
+                               Space::template operand<k>(hidden, out).pad;
+          fill_shared(space.weights[k], p.weights[k] + head * size, size * static_cast<int64_t>(sizeof(Operand)));
+        }
+      });
     }
     for (int i = 0; i < 2; ++i) {
       const int64_t at = first * out.padded() + head * out.pad;
-      move_rows(space.h[i], space.ld_h, static_cast<const Operand*>(p.data.h[i]) + at, out.padded(), count, out.pad);
+      move_rows(space.h[i], space.ld_h, static_cast<const Operand*>(p.h[i]) + at, out.padded(), count, out.pad);
       if (drops)
-        move_rows(space.fed[i], space.ld_h, static_cast<const Operand*>(p.data.fed[i]) + at, out.padded(), count, out.pad);
+        move_rows(space.fed[i], space.ld_h, static_cast<const Operand*>(p.fed[i]) + at, out.padded(), count, out.pad);
     }
     if (Cell::kStates > 1 && one_head) {
       move_rows(space.state, hidden.pad, p.data.state + first * hidden.pad, hidden.pad, count, hidden.pad);
       d.state = space.state - first * hidden.pad;
     }
-    for (int k = 1; k < Cell::kStages; ++k) {
-      if (!Space::product(k)) continue;
-      for (int64_t e = thread(); e < kRows * space.ld_emit; e += threads()) space.emit[k][e] = Operand(0);
-      d.emit[k] = space.emit[k] - first * space.ld_emit - head * hidden.pad;
-    }
-    for (int k = 0; k < Cell::kStages; ++k) {
-      if (Space::raw_columns(k, hidden) > 0) d.raw[k] = space.raw[k] - first * Space::gates(k) * hidden.pad;
-    }
+    for_stages<Cell::kStages>([&](auto k) {
+      if constexpr (k > 0 && Space::template kProduct<k>) {
+        for (int64_t e = thread(); e < kRows * space.ld_emit; e += threads()) space.emit[k][e] = Operand(0);
+        d.emit[k] = space.emit[k] - first * space.ld_emit - head * hidden.pad;
+      }
+      if constexpr (Space::template kRaw<k>) d.raw[k] = space.raw[k] - first * Space::template kGates<k> * hidden.pad;
+    });
     d.ld_h = space.ld_h, d.ld_emit = space.ld_emit, d.ld_gx = space.ld_gx;
-    for (int i = 0; i < 2; ++i) {
-      d.h[i] = space.h[i] - first * space.ld_h - head * out.pad;
-      d.fed[i] = space.fed[i] - first * space.ld_h - head * out.pad;
-    }
+    const int64_t h_offset = first * space.ld_h + head * out.pad;
 
     // No row lives outside of [begin, end).
     int64_t begin = 0, end = w.steps;
@@ -172,8 +179,10 @@ struct SoloForward {
       if (s < p.s1 && s >= begin && s < end) {
         T* const to = space.ring + s % kRing * (kRows * space.ld_gx);
         const int64_t row = (w.time(s) - p.data.t0) * w.batch + first;
-        for (int64_t e = thread() * (16 / sizeof(T)); e < count * space.ld_gx; e += threads() * (16 / sizeof(T))) {
-          const int64_t r = e / space.ld_gx, c = e % space.ld_gx;
+        constexpr int n = 16 / sizeof(T);
+        const int columns = static_cast<int>(space.ld_gx), all = static_cast<int>(count) * columns;
+        for (int e = thread() * n; e < all; e += threads() * n) {
+          const int r = e / columns, c = e % columns;
           copy_async(to + e, p.data.gx + (row + r) * p.data.ld_gx + head * space.ld_gx + c);
         }
       }
@@ -186,21 +195,24 @@ struct SoloForward {
       sync_block();  // gx of this step is there, and h; the slot of the step before is free
       fetch(s + 2);
       if (s < begin || s >= end) {
-        for (int64_t e = thread(); e < count * out.each; e += threads()) {
-          store3<T>(d.y, w.time(s), first + e / out.each, head * out.each + e % out.each, T(0));
+        const int each = static_cast<int>(out.each);
+        for (int e = thread(); e < static_cast<int>(count) * each; e += threads()) {
+          store3<T>(d.y, w.time(s), first + e / each, head * each + e % each, T(0));
         }
         continue;
       }
       d.gx = space.ring + s % kRing * (kRows * space.ld_gx) - ((w.time(s) - d.t0) * w.batch + first) * space.ld_gx -
              head * space.ld_gx;
+      d.h_from = (s & 1 ? space.h[1] : space.h[0]) - h_offset, d.h_to = (s & 1 ? space.h[0] : space.h[1]) - h_offset;
+      d.fed_from = (s & 1 ? space.fed[1] : space.fed[0]) - h_offset;
+      d.fed_to = (s & 1 ? space.fed[0] : space.fed[1]) - h_offset;
       stage<0>(d, space, registers, s, first, count, head);
     }
     sync_block();
     for (int i = 0; i < 2; ++i) {
       const int64_t at = first * out.padded() + head * out.pad;
-      move_rows(static_cast<Operand*>(p.data.h[i]) + at, out.padded(), space.h[i], space.ld_h, count, out.pad);
-      if (drops)
-        move_rows(static_cast<Operand*>(p.data.fed[i]) + at, out.padded(), space.fed[i], space.ld_h, count, out.pad);
+      move_rows(static_cast<Operand*>(p.h[i]) + at, out.padded(), space.h[i], space.ld_h, count, out.pad);
+      if (drops) move_rows(static_cast<Operand*>(p.fed[i]) + at, out.padded(), space.fed[i], space.ld_h, count, out.pad);
     }
     if (Cell::kStates > 1 && one_head) {
       move_rows(p.data.state + first * hidden.pad, hidden.pad, space.state, hidden.pad, count, hidden.pad);
@@ -209,7 +221,7 @@ struct SoloForward {
 };
 
 template <class A, class Cell, int F>
-RNNK_GLOBAL void RNNK_BOUNDS(F > 0 ? 256 : 512) solo_forward_kernel(SoloForwardParams<A> p) {
+RNNK_GLOBAL void RNNK_BOUNDS(32 * kMostWarps) solo_forward_kernel(SoloForwardParams<A> p) {
   SoloForward<A, Cell, F>::run(p);
 }
 

@@ -51,7 +51,7 @@ void forward_stages(const Forward<A>& f, int64_t s) {
   constexpr Stage stage = Cell::kStage[K];
   const Layout& d = f.d;
   const Axis &axis = d.axis(K), &terms = d.operand(K);
-  const void* const rows = K == 0 ? f.data.fed[s & 1] : f.data.emit[K];
+  const void* const rows = K == 0 ? f.data.fed_from : f.data.emit[K];
   if constexpr (!Cell::kHasOptions) {
     launch_step<A, Point>(
         {f.data, s, f.B, operands<A>(f.packed.w[K]), operands<A>(rows), terms.padded(), terms.pad, axis, true}, f.stream);
@@ -78,7 +78,10 @@ void stepwise_forward(const Problem& p, const rnnk_args& a) {
   static constexpr CellShape shape = shape_of<Cell>();
   Forward<A> f(p, a, shape);
   f.run([&](int64_t s0, int64_t s1) {
-    for (int64_t s = s0; s < s1; ++s) forward_stages<A, Cell>(f, s);
+    for (int64_t s = s0; s < s1; ++s) {
+      f.at_step(s);
+      forward_stages<A, Cell>(f, s);
+    }
   });
 }
 
