@@ -68,9 +68,26 @@ ArrayView view_numpy(const py::array& array, const char* name) {
   return v;
 }
 
-// Takes over a capsule: renames it as the protocol asks and calls the deleter when the last view is gone.
+std::string text_of(const Where& where) {
+  return where.device == RNNK_CPU ? "in CPU memory" : "on cuda:" + std::to_string(where.index);
+}
+
+void check_device(const dlpack::Device& device, const char* name, const Where& where) {
+  const bool host = device.type == dlpack::kCPU || device.type == dlpack::kCUDAHost;
+  const bool gpu = device.type == dlpack::kCUDA || device.type == dlpack::kCUDAManaged;
+  if (where.device == RNNK_CPU ? host : gpu && (device.id == where.index || device.type == dlpack::kCUDAManaged)) return;
+  const std::string got = host  ? "one in CPU memory"
+                          : gpu ? "one on cuda:" + std::to_string(device.id)
+                                : "DLPack device type " + std::to_string(device.type);
+  const std::string text = std::string(name) + ": expected an array " + text_of(where) + ", got " + got +
+                           "; nothing is moved between devices silently";
+  PyErr_SetString(host || gpu ? PyExc_ValueError : PyExc_NotImplementedError, text.c_str());
+  throw py::error_already_set();
+}
+
+// What a DLPack capsule says, and who keeps its memory.
 struct Imported {
-  dlpack::Tensor* tensor;
+  dlpack::Tensor tensor;
   bool read_only;
   py::object owner;
 };
@@ -83,36 +100,32 @@ py::object own(Managed* managed) {
   });
 }
 
-void check_device(int device, const char* name) {
-  if (device == dlpack::kCPU || device == dlpack::kCUDAHost) return;
-  PyErr_SetString(PyExc_NotImplementedError,
-                  (std::string(name) + ": expected an array in CPU memory, got DLPack device type " +
-                   std::to_string(device) + "; nothing is moved between devices silently")
-                      .c_str());
-  throw py::error_already_set();
-}
-
-Imported import_dlpack(const py::handle& array, const char* name) {
+// Takes over a capsule: renames it as the protocol asks and calls the deleter when the last view is gone.
+Imported import_dlpack(const py::handle& array, const char* name, const Where& where) {
   const py::tuple device = array.attr("__dlpack_device__")();
-  check_device(device[0].cast<int>(), name);
+  check_device({device[0].cast<int32_t>(), device[1].cast<int32_t>()}, name, where);
+  // -1: the producer is not to synchronise anything. A caller says on which stream to run, and that is its library's own
+  // current stream: what made the array is on it already (and a stream that is being captured must not wait for another).
+  py::dict how;
+  if (where.device != RNNK_CPU) how["stream"] = -1;
   py::object capsule;
   try {
-    capsule = array.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 1));
+    capsule = array.attr("__dlpack__")(**how, py::arg("max_version") = py::make_tuple(1, 1));
   } catch (py::error_already_set& error) {
     if (!error.matches(PyExc_TypeError)) throw;  // a 0.x producer does not know the argument
-    capsule = array.attr("__dlpack__")();
+    capsule = array.attr("__dlpack__")(**how);
   }
   PyObject* raw = capsule.ptr();
   if (PyCapsule_IsValid(raw, "dltensor_versioned")) {
     auto* m = static_cast<dlpack::ManagedTensorVersioned*>(PyCapsule_GetPointer(raw, "dltensor_versioned"));
     if (m->version.major > 1) throw py::buffer_error(std::string(name) + ": DLPack version is newer than 1.x");
     PyCapsule_SetName(raw, "used_dltensor_versioned");
-    return {&m->tensor, (m->flags & dlpack::kReadOnly) != 0, own(m)};
+    return {m->tensor, (m->flags & dlpack::kReadOnly) != 0, own(m)};
   }
   if (!PyCapsule_IsValid(raw, "dltensor")) type_error(std::string(name) + ": __dlpack__ returned no DLPack capsule");
   auto* m = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(raw, "dltensor"));
   PyCapsule_SetName(raw, "used_dltensor");
-  return {&m->tensor, false, own(m)};
+  return {m->tensor, false, own(m)};
 }
 
 int dtype_of(const dlpack::DataType& t) {
@@ -137,12 +150,6 @@ void shape_of(const dlpack::Tensor& t, ArrayView& v) {
     v.strides[i] = t.strides ? t.strides[i] : step;
     step *= t.shape[i];
   }
-}
-
-void shape_of(const Imported& from, const py::handle& array, ArrayView& v) {
-  shape_of(*from.tensor, v);
-  v.writable = !from.read_only;
-  v.owner = py::make_tuple(from.owner, array);
 }
 
 // The table of a type that has one, looked up once for each type: torch's Python methods cost some 5 us an array.
@@ -172,47 +179,149 @@ const dlpack::ExchangeApi* exchange_api(PyTypeObject* type) {
   return api;
 }
 
-ArrayView view_dlpack(const py::handle& array, const char* name) {
-  ArrayView v;
+// An array by DLPack: all of its view but the dtype, which may be none of ours.
+dlpack::DataType from_dlpack(const py::handle& array, const char* name, const Where& where, ArrayView& v) {
   if (const dlpack::ExchangeApi* api = exchange_api(Py_TYPE(array.ptr()))) {
     dlpack::Tensor t;
     if (api->tensor_from_object(array.ptr(), &t) != 0) throw py::error_already_set();
-    check_device(t.device.type, name);
-    v.tensor.dtype = dtype_of(t.dtype);
-    if (v.tensor.dtype < 0) bad_dtype(name, t.dtype);
+    check_device(t.device, name, where);
     shape_of(t, v);
     v.writable = true;
     v.owner = py::reinterpret_borrow<py::object>(array);
-    return v;
+    return t.dtype;
   }
-  const Imported from = import_dlpack(array, name);
-  v.tensor.dtype = dtype_of(from.tensor->dtype);
-  if (v.tensor.dtype < 0) bad_dtype(name, from.tensor->dtype);
-  shape_of(from, array, v);
+  const Imported from = import_dlpack(array, name, where);
+  shape_of(from.tensor, v);
+  v.writable = !from.read_only;
+  v.owner = py::make_tuple(from.owner, array);
+  return from.tensor.dtype;
+}
+
+// The same by the CUDA array interface (version 2 or 3), which knows no bfloat16 and no number of the GPU: that is the
+// library's to know (devices.py). Its entry "stream" is the one the producer last worked on. It is not waited for, since the
+// caller names the stream to run on, and orders it after the producer's: they are the same for a library's own arrays.
+dlpack::DataType from_interface(const py::handle& array, const char* name, ArrayView& v) {
+  const py::dict facts = array.attr("__cuda_array_interface__");
+  const std::string type = facts["typestr"].cast<std::string>();
+  const uint8_t code = type.size() < 3  ? 255
+                       : type[1] == 'f' ? dlpack::kFloat
+                       : type[1] == 'i' ? dlpack::kInt
+                       : type[1] == 'u' ? dlpack::kUInt
+                       : type[1] == 'b' ? dlpack::kBool
+                                        : 255;
+  if (code == 255 || type[0] == '>' || type.find_first_not_of("0123456789", 2) != std::string::npos || type.size() > 4) {
+    type_error(std::string(name) + ": expected little-endian numbers, got typestr " + type);
+  }
+  const int64_t item = std::stoi(type.substr(2));
+  if (facts.contains("mask") && !facts["mask"].is_none()) {
+    type_error(std::string(name) + ": expected a plain array, got a masked one, whose mask would be ignored");
+  }
+  const auto data = facts["data"].cast<std::pair<uintptr_t, bool>>();
+  v.tensor.data = reinterpret_cast<void*>(data.first);
+  v.writable = !data.second;
+  v.shape = facts["shape"].cast<std::vector<int64_t>>();
+  v.strides.resize(v.shape.size());
+  int64_t step = 1;
+  for (size_t i = v.shape.size(); i-- > 0; step *= v.shape[i]) v.strides[i] = step;
+  if (facts.contains("strides") && !facts["strides"].is_none()) {
+    const auto strides = facts["strides"].cast<std::vector<int64_t>>();
+    for (size_t i = 0; i < v.shape.size(); ++i) {
+      if (strides.at(i) % item && v.shape[i] > 1) {
+        throw py::value_error(std::string(name) + ": strides must be whole elements, got a stride of " +
+                              std::to_string(strides[i]) + " bytes for items of " + std::to_string(item));
+      }
+      v.strides[i] = strides[i] / item;
+    }
+  }
+  v.owner = py::reinterpret_borrow<py::object>(array);
+  return {code, static_cast<uint8_t>(item * 8), 1};
+}
+
+// Any array that is not NumPy's.
+dlpack::DataType foreign(const py::handle& array, const char* name, const Where& where, ArrayView& v) {
+  if (exchange_api(Py_TYPE(array.ptr())) || py::hasattr(array, "__dlpack__")) return from_dlpack(array, name, where, v);
+  if (py::hasattr(array, "__cuda_array_interface__")) {
+    if (where.device == RNNK_CPU) check_device({dlpack::kCUDA, 0}, name, where);
+    return from_interface(array, name, v);
+  }
+  type_error(std::string(name) + ": expected an array (NumPy, or with __dlpack__" +
+             (where.device == RNNK_CPU ? "" : " or __cuda_array_interface__") + "), got " + type_name(array));
+}
+
+ArrayView view_any(const py::handle& array, const char* name, const Where& where) {
+  if (py::isinstance<py::array>(array)) {
+    if (where.device != RNNK_CPU) check_device({dlpack::kCPU, 0}, name, where);
+    return view_numpy(py::reinterpret_borrow<py::array>(array), name);
+  }
+  ArrayView v;
+  const dlpack::DataType type = foreign(array, name, where, v);
+  v.tensor.dtype = dtype_of(type);
+  if (v.tensor.dtype < 0) bad_dtype(name, type);
   return v;
 }
 
-}  // namespace
-
-ArrayView view(const py::handle& array, const char* name) {
-  if (py::isinstance<py::array>(array)) return view_numpy(py::reinterpret_borrow<py::array>(array), name);
-  if (exchange_api(Py_TYPE(array.ptr())) || py::hasattr(array, "__dlpack__")) return view_dlpack(array, name);
-  type_error(std::string(name) + ": expected an array (NumPy, or with __dlpack__), got " + type_name(array));
-}
-
-ArrayView view(const py::handle& array, const char* name, std::initializer_list<int64_t> shape, bool write) {
-  ArrayView v = view(array, name);
+void check_use(const ArrayView& v, const char* name, std::initializer_list<int64_t> shape, bool write) {
   bool fits = v.shape.size() == shape.size();
   for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape.begin()[i] < 0 || shape.begin()[i] == v.shape[i];
   if (!fits) {
     throw py::value_error(std::string(name) + ": expected shape " + shape_text(shape) + ", got " + shape_text(v.shape));
   }
   if (write && !v.writable) throw py::value_error(std::string(name) + ": expected a writable array, got a read-only one");
+}
+
+}  // namespace
+
+ArrayView view(const py::handle& array, const char* name, const Where& where, std::initializer_list<int64_t> shape,
+               bool write) {
+  ArrayView v = view_any(array, name, where);
+  check_use(v, name, shape, write);
   for (size_t i = 0; i < v.strides.size() && i < 3; ++i) v.tensor.stride[i] = v.strides[i];
   // An empty array may have a null pointer, which means "absent" below; nothing will be read through this one.
   static char nothing;
   if (!v.tensor.data) v.tensor.data = &nothing;
   return v;
+}
+
+ArrayView gpu_items(const py::handle& array, const char* name, const Where& where, Items items,
+                    std::initializer_list<int64_t> shape, bool write) {
+  if (py::isinstance<py::array>(array)) check_device({dlpack::kCPU, 0}, name, where);
+  ArrayView v;
+  const dlpack::DataType t = foreign(array, name, where, v);
+  const bool byte = t.bits == 8 && (t.code == dlpack::kUInt || (items == Items::marks && t.code == dlpack::kBool));
+  if (t.lanes != 1 || !(items == Items::int64 ? t.code == dlpack::kInt && t.bits == 64 : byte)) {
+    const char* const wanted[] = {"int64", "uint8", "bool or uint8"};
+    type_error(std::string(name) + ": expected dtype " + wanted[static_cast<int>(items)] + ", got DLPack type code " +
+               std::to_string(t.code) + " with " + std::to_string(t.bits) + " bits");
+  }
+  check_use(v, name, shape, write);
+  if (!dense(v)) throw py::value_error(std::string(name) + ": expected a contiguous array");
+  alignas(64) static char nothing[64];
+  if (!v.tensor.data) v.tensor.data = nothing;
+  return v;
+}
+
+Span span(const py::handle& array, const char* name, const Where& where) {
+  ArrayView v;
+  const dlpack::DataType t = foreign(array, name, where, v);
+  const auto begin = reinterpret_cast<uintptr_t>(v.tensor.data);
+  Span s{begin, begin, false};
+  int64_t low = 0, high = t.bits / 8;
+  for (size_t i = 0; i < v.shape.size(); ++i) {
+    if (v.shape[i] == 0) return s;
+    const int64_t reach = (v.shape[i] - 1) * v.strides[i] * (t.bits / 8);
+    (reach < 0 ? low : high) += reach;
+    s.overlaps_itself |= v.shape[i] > 1 && v.strides[i] == 0;
+  }
+  s.begin = begin + static_cast<uintptr_t>(low), s.end = begin + static_cast<uintptr_t>(high);
+  return s;
+}
+
+bool dense(const ArrayView& v) {
+  int64_t step = 1;
+  for (size_t i = v.shape.size(); i-- > 0; step *= v.shape[i]) {
+    if (v.shape[i] != 1 && v.strides[i] != step) return false;
+  }
+  return true;
 }
 
 bool plain_rows(const py::handle& array, int64_t rows, int64_t columns, bool write, rnnk_tensor& to) {
@@ -262,10 +371,12 @@ py::object as_numpy(const py::object& array) {
   if (py::isinstance<py::array>(array)) return array;
   if (!py::hasattr(array, "__dlpack__")) type_error("array: expected __dlpack__, got " + type_name(array));
   ArrayView v;
-  Imported from = import_dlpack(array, "array");
-  const dlpack::DataType type = from.tensor->dtype;
+  const Imported from = import_dlpack(array, "array", {});
+  shape_of(from.tensor, v);
+  v.writable = !from.read_only;
+  v.owner = py::make_tuple(from.owner, array);
+  const dlpack::DataType type = from.tensor.dtype;
   const bool integer = (type.code == dlpack::kInt || type.code == dlpack::kUInt) && type.lanes == 1;
-  shape_of(from, array, v);
   v.tensor.dtype = dtype_of(type);
   if (!integer && v.tensor.dtype < 0) bad_dtype("array", type);
   const py::dtype dtype = integer ? py::dtype((type.code == dlpack::kInt ? "int" : "uint") + std::to_string(type.bits))

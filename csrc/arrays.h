@@ -1,7 +1,9 @@
-// Python arrays as rnnk_tensor views: NumPy's own arrays directly (bfloat16 as ml_dtypes.bfloat16), all others by DLPack.
+// Python arrays as rnnk_tensor views: NumPy's own arrays directly (bfloat16 as ml_dtypes.bfloat16), all others by DLPack; those of a
+// GPU also by __cuda_array_interface__, where there is no DLPack.
 #pragma once
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <string>
 #include <vector>
@@ -21,11 +23,30 @@ struct ArrayView {
   py::object owner;
 };
 
-// TypeError / ValueError naming the argument. None is the caller's business.
-ArrayView view(const py::handle& array, const char* name);
+// Where an array must be: in host memory, or on one GPU.
+struct Where {
+  int32_t device = RNNK_CPU, index = 0;
+};
 
-// The same with a check of the shape (-1: any), and of writability.
-ArrayView view(const py::handle& array, const char* name, std::initializer_list<int64_t> shape, bool write);
+// An array of a dtype that is computed with; its shape (-1: any size) and, where it is to be written to, that it may be.
+// TypeError / ValueError / NotImplementedError naming the argument. None is the caller's business.
+ArrayView view(const py::handle& array, const char* name, const Where& where, std::initializer_list<int64_t> shape,
+               bool write);
+
+// Contiguous memory of a GPU that holds no numbers of ours.
+enum class Items { int64, uint8, marks };  // marks: bool or uint8
+ArrayView gpu_items(const py::handle& array, const char* name, const Where& where, Items items,
+                    std::initializer_list<int64_t> shape, bool write);
+
+// Whether elements stand in memory without gaps, the last axis innermost.
+bool dense(const ArrayView& view);
+
+// First byte and one past the last of an array of any kind, and whether elements share a place.
+struct Span {
+  uintptr_t begin, end;
+  bool overlaps_itself;
+};
+Span span(const py::handle& array, const char* name, const Where& where);
 
 // Whether an array is a plain matrix [rows, columns] (or, of one row, [columns]): NumPy's own, contiguous, aligned, native,
 // of a dtype of ours and writable where asked. Allocates nothing; says no rather than why.

@@ -6,16 +6,24 @@ namespace rnnk_py {
 namespace {
 
 void dropout(const py::object& x, const py::object& out, double p, uint64_t seed, uint32_t call, uint32_t stream,
-             const py::object& lengths) {
-  const ArrayView from = view(x, "x", {-1, -1, -1}, false);
-  const ArrayView to = view(out, "out", {from.shape[0], from.shape[1], from.shape[2]}, true);
+             const py::object& lengths, const std::string& device, int32_t device_index, uintptr_t cuda_stream) {
+  const Where where{Plan::device_from_name(device), device_index};
+  const bool gpu = where.device != RNNK_CPU;
+  if (gpu) reach_cuda();
+  const ArrayView from = view(x, "x", where, {-1, -1, -1}, false);
+  const ArrayView to = view(out, "out", where, {from.shape[0], from.shape[1], from.shape[2]}, true);
   rnnk_dropout_args a{};
   a.struct_size = sizeof a;
   a.call = call, a.stream = stream, a.p = p, a.seed = seed;
   a.seq_len = from.shape[0], a.batch = from.shape[1], a.hidden_size = from.shape[2];
   a.in = from.tensor, a.out = to.tensor;
+  a.device = where.device, a.device_index = where.index, a.cuda_stream = reinterpret_cast<void*>(cuda_stream);
   py::array_t<int64_t, py::array::c_style> held;
-  if (!lengths.is_none()) {
+  ArrayView rows;
+  if (gpu && !lengths.is_none()) {
+    rows = gpu_items(lengths, "lengths", where, Items::int64, {a.batch}, false);
+    a.lengths = static_cast<const int64_t*>(rows.tensor.data);
+  } else if (!lengths.is_none()) {
     held = py::cast<py::array_t<int64_t, py::array::c_style>>(lengths);
     if (held.ndim() != 1 || held.shape(0) != a.batch) throw py::value_error("lengths: expected shape [batch]");
     a.lengths = held.data();
@@ -32,6 +40,7 @@ py::list explain(const std::string& cell, const std::string& dtype, int64_t inpu
                  int64_t batch, const py::kwargs& options) {
   rnnk_problem problem = Plan::problem(cell, dtype, input_size, hidden_size);
   Plan::take_options(problem, options);
+  if (problem.device != RNNK_CPU) reach_cuda();
   py::list out;
   for (int32_t i = 0; rnnk_kernel_name(i); ++i) {
     rnnk_verdict v{};
@@ -55,7 +64,7 @@ PYBIND11_MODULE(_core, m) {
   using namespace rnnk_py;
   m.doc() = "rnnkern's native core; see _core.pyi";
   py::class_<Packed, std::shared_ptr<Packed>>(m, "Packed")
-      .def_property_readonly("nbytes", [](const Packed& p) { return p.memory.size(); })
+      .def_property_readonly("nbytes", [](const Packed& p) { return p.size(); })
       .def_readonly("forward", &Packed::forward)
       .def_readonly("backward", &Packed::backward);
   py::class_<Block>(m, "Block", py::buffer_protocol())
@@ -78,14 +87,15 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("param_rows", &Plan::param_rows)
       .def("pack", &Plan::pack, py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih").none(true),
            py::arg("bias_hh").none(true), py::arg("backward") = true, py::arg("forward") = true, py::arg("weight_hr") = none,
-           py::arg("params") = none)
+           py::arg("params") = none, py::arg("into") = none, py::arg("stream") = 0)
       .def("forward", &Plan::forward, py::arg("packed"), py::arg("x"), py::arg("h_0").none(true), py::arg("c_0").none(true),
            py::arg("y"), py::arg("h_n").none(true), py::arg("c_n").none(true), py::arg("lengths") = none,
-           py::arg("reserve") = none, py::arg("mask") = none, py::arg("reset") = none, py::arg("random") = none)
+           py::arg("reserve") = none, py::arg("mask") = none, py::arg("reset") = none, py::arg("random") = none,
+           py::arg("workspace") = none, py::arg("stream") = 0)
       .def("forward_both", &Plan::forward_both, py::arg("other"), py::arg("packed"), py::arg("x"), py::arg("h_0"),
            py::arg("c_0"), py::arg("y"), py::arg("h_n"), py::arg("c_n"), py::arg("lengths").none(true), py::arg("reserve"),
            py::arg("mask") = none, py::arg("reset") = std::array<py::object, 2>{none, none},
-           py::arg("random") = std::array<Random, 2>{})
+           py::arg("random") = std::array<Random, 2>{}, py::arg("workspace") = none, py::arg("stream") = 0)
       .def_static("forward_stack", &Plan::forward_stack, py::arg("plans"), py::arg("packed"), py::arg("x"), py::arg("h_0"),
                   py::arg("c_0"), py::arg("y"), py::arg("h_n"), py::arg("c_n"))
       .def("backward", &Plan::backward, py::arg("packed"), py::arg("reserve"), py::arg("x"), py::arg("h_0").none(true),
@@ -94,7 +104,7 @@ PYBIND11_MODULE(_core, m) {
            py::arg("dh_0") = none, py::arg("dc_0") = none, py::arg("dweight_ih") = none, py::arg("dweight_hh") = none,
            py::arg("dbias_ih") = none, py::arg("dbias_hh") = none, py::arg("lengths") = none, py::arg("dweight_hr") = none,
            py::arg("dparams") = none, py::arg("mask") = none, py::arg("reset") = none, py::arg("random") = none,
-           py::arg("dh") = none, py::arg("clip_dh") = 0.0)
+           py::arg("dh") = none, py::arg("clip_dh") = 0.0, py::arg("workspace") = none, py::arg("stream") = 0)
       .def("estimate", &Plan::estimate, py::arg("seq_len"), py::arg("batch"), py::arg("backward") = false)
       .def(
           "sizes",
@@ -112,9 +122,21 @@ PYBIND11_MODULE(_core, m) {
       .def("step", &Stepper::step, py::arg("x"), py::arg("h"), py::arg("c") = none)
       .def("try_step", &Stepper::try_step, py::arg("x"), py::arg("state"));
   m.def("dropout", &dropout, py::arg("x"), py::arg("out"), py::arg("p"), py::arg("seed"), py::arg("call"), py::arg("stream"),
-        py::arg("lengths") = none);
+        py::arg("lengths") = none, py::arg("device") = "cpu", py::arg("device_index") = 0, py::arg("cuda_stream") = 0);
   m.def("explain", &explain, py::arg("cell"), py::arg("dtype"), py::arg("input_size"), py::arg("hidden_size"),
         py::arg("seq_len"), py::arg("batch"));
+  m.def("device_count", &device_count);
+  m.def("devices_unavailable", [] { return device_count() > 0 ? "" : rnnk_devices_unavailable(); });
+  m.def("device_info", &device_info, py::arg("index"));
+  m.def("device_check", &device_check, py::arg("index"));
+  m.def("set_cublaslt", [](const std::string& path) { check(rnnk_set_cublaslt(path.c_str())); }, py::arg("path"));
+  m.def(
+      "span",
+      [](const py::object& array, const char* name, int32_t device_index) {
+        const Span s = span(array, name, {RNNK_CUDA, device_index});
+        return py::make_tuple(s.begin, s.end, s.overlaps_itself);
+      },
+      py::arg("array"), py::arg("name"), py::arg("device_index"));
   m.def("cells", [] {
     py::list out;
     for (int32_t i = 0; rnnk_cell_name(i); ++i) {

@@ -1,28 +1,15 @@
 // Plans and packed weights over Python arrays: one kernel call each, its arguments checked and pointed to.
 #pragma once
-#include <pybind11/stl.h>
-
 #include <array>
 #include <memory>
 #include <tuple>
 
 #include "arrays.h"
+#include "gpu.h"
 #include "memory.h"
 
 namespace rnnk_py {
 namespace {
-
-inline void check(rnnk_status status) {
-  if (status == RNNK_OK) return;
-  const char* text = rnnk_last_error();
-  PyObject* type = PyExc_RuntimeError;
-  if (status == RNNK_INVALID_VALUE) type = PyExc_ValueError;
-  if (status == RNNK_INVALID_TYPE) type = PyExc_TypeError;
-  if (status == RNNK_NOT_SUPPORTED) type = PyExc_NotImplementedError;
-  if (status == RNNK_OUT_OF_MEMORY) type = PyExc_MemoryError;
-  PyErr_SetString(type, text);
-  throw py::error_already_set();
-}
 
 // Kernels expected to take less keep the GIL: giving it up and taking it back costs more than it frees.
 constexpr double kReleaseAboveUs = 20;
@@ -36,9 +23,12 @@ rnnk_status released(bool release, const Fn& fn) {
 }
 
 struct Packed {
-  Buffer memory;
+  Buffer memory;     // of a CPU's plan
+  ArrayView on_gpu;  // of a GPU's: the caller's, kept alive
   bool forward, backward;
   std::string layout;  // of which plans: a pack is of use for those that lay weights out alike
+  void* data() const { return on_gpu.owner ? on_gpu.tensor.data : memory.data(); }
+  size_t size() const { return on_gpu.owner ? static_cast<size_t>(on_gpu.shape[0]) : memory.size(); }
 };
 // Bytes for whatever a caller keeps, from the memory that is kept between calls.
 struct Block {
@@ -55,9 +45,11 @@ using Random = std::optional<std::tuple<uint64_t, uint32_t, uint32_t, int64_t>>;
 class Plan {
  public:
   Plan(const rnnk_problem& problem, const std::optional<std::string>& kernel) : problem_(problem) {
+    if (problem_.device != RNNK_CPU) reach_cuda();
     rnnk_plan* raw = nullptr;
     check(rnnk_plan_create(&problem_, kernel ? kernel->c_str() : nullptr, &raw));
     plan_.reset(raw);
+    where_ = {problem_.device, problem_.device_index};
     gates_ = rnnk_cell_gates(problem_.cell);
     outputs_ = problem_.proj_size ? problem_.proj_size : problem_.hidden_size;
     cell_state_ = rnnk_cell_states(problem_.cell) > 1;
@@ -77,11 +69,20 @@ class Plan {
     p.hidden_size = hidden_size;
     return p;
   }
+  static int32_t device_from_name(const std::string& name) {
+    if (name != "cpu" && name != "cuda") throw py::value_error("device: expected \"cpu\" or \"cuda\", got \"" + name + "\"");
+    return name == "cpu" ? RNNK_CPU : RNNK_CUDA;
+  }
   // Options by their names in _core.pyi; those that are absent stay neutral.
   static void take_options(rnnk_problem& p, const py::kwargs& options) {
     const std::pair<const char*, uint32_t> flags[] = {
-        {"peephole", RNNK_PEEPHOLE},     {"coupled", RNNK_COUPLED},         {"reset_before", RNNK_RESET_BEFORE},
-        {"layer_norm", RNNK_LAYER_NORM}, {"independent", RNNK_INDEPENDENT}, {"masked", RNNK_MASKED},
+        {"peephole", RNNK_PEEPHOLE},
+        {"coupled", RNNK_COUPLED},
+        {"reset_before", RNNK_RESET_BEFORE},
+        {"layer_norm", RNNK_LAYER_NORM},
+        {"independent", RNNK_INDEPENDENT},
+        {"masked", RNNK_MASKED},
+        {"tf32", RNNK_TF32},
     };
     for (const auto& [key, value] : options) {
       const std::string name = py::cast<std::string>(key);
@@ -91,7 +92,9 @@ class Plan {
         if (name == flag) known = true, p.flags |= py::cast<bool>(option) ? bit : 0u;
       }
       if (known) continue;
-      if (name == "proj_size") p.proj_size = py::cast<int64_t>(option);
+      if (name == "device") p.device = device_from_name(py::cast<std::string>(option));
+      else if (name == "device_index") p.device_index = py::cast<int32_t>(option);
+      else if (name == "proj_size") p.proj_size = py::cast<int64_t>(option);
       else if (name == "heads") p.heads = py::cast<int64_t>(option);
       else if (name == "clip") p.clip = py::cast<double>(option);
       else if (name == "recurrent_dropout") p.recurrent_dropout = py::cast<double>(option);
@@ -114,7 +117,8 @@ class Plan {
     const rnnk_problem& p = problem_;
     return std::string(dtypes[p.dtype]) + " " + rnnk_cell_name(p.cell) + " of " + std::to_string(p.input_size) +
            " inputs and " + std::to_string(p.hidden_size) + " units for " + kernel() +
-           (p.flags & RNNK_NO_BIAS ? " without bias" : "") +
+           (p.device == RNNK_CPU ? "" : " on cuda:" + std::to_string(p.device_index)) +
+           (p.flags & RNNK_NO_BIAS ? " without bias" : "") + (p.flags & RNNK_TF32 ? " in TF32" : "") +
            (p.proj_size ? " projected to " + std::to_string(p.proj_size) : "") +
            (p.heads > 1 ? " in " + std::to_string(p.heads) + " heads" : "") +
            (p.flags & RNNK_PEEPHOLE ? " with peepholes" : "") +
@@ -135,7 +139,7 @@ class Plan {
 
   std::shared_ptr<Packed> pack(const py::object& weight_ih, const py::object& weight_hh, const py::object& bias_ih,
                                const py::object& bias_hh, bool backward, bool forward, const py::object& weight_hr,
-                               const py::object& params) const {
+                               const py::object& params, const py::object& into, uintptr_t stream) const {
     if (!forward && !backward) throw py::value_error("forward, backward: expected at least one of them");
     const int64_t rows = gates_ * problem_.hidden_size;
     std::vector<ArrayView> views;
@@ -150,12 +154,23 @@ class Plan {
     w.bias_hh = contiguous(bias_hh, "bias_hh", {rows}, false, views);
     w.weight_hr = contiguous(weight_hr, "weight_hr", {outputs_, problem_.hidden_size}, false, views);
     w.params = contiguous(params, "params", {param_rows(), problem_.hidden_size}, false, views);
-    auto packed = std::make_shared<Packed>(Packed{Buffer(sizes(0, 0).packed), forward, backward, layout_});
+    const size_t bytes = sizes(0, 0).packed;
+    auto packed = std::make_shared<Packed>();
+    packed->forward = forward, packed->backward = backward, packed->layout = layout_;
+    if (on_gpu()) {
+      reach_cuda();
+      packed->on_gpu = gpu_bytes(into, "into", bytes);
+      w.cuda_stream = reinterpret_cast<void*>(stream);
+    } else if (into.is_none()) {
+      packed->memory.reserve(bytes);
+    } else {
+      throw py::value_error("into: expected None, since the plan is not on a GPU");
+    }
     const int32_t halves = !backward ? RNNK_PACK_FORWARD : forward ? RNNK_PACK_BOTH : RNNK_PACK_BACKWARD;
     rnnk_status status;
     {
       py::gil_scoped_release release;
-      status = rnnk_pack_weights(plan_.get(), &w, halves, packed->memory.data(), packed->memory.size());
+      status = rnnk_pack_weights(plan_.get(), &w, halves, packed->data(), packed->size());
     }
     check(status);
     return packed;
@@ -163,10 +178,11 @@ class Plan {
 
   void forward(const Packed& packed, const py::object& x, const py::object& h_0, const py::object& c_0, const py::object& y,
                const py::object& h_n, const py::object& c_n, const py::object& lengths, const py::object& reserve,
-               const py::object& mask, const py::object& reset, const Random& random) const {
+               const py::object& mask, const py::object& reset, const Random& random, const py::object& workspace,
+               uintptr_t stream) const {
     ForwardCall f(*this, packed, x, h_0, c_0, y, h_n, c_n, lengths, reserve);
     f.options(mask, reset, random);
-    f.run(f.workspace_size, false);
+    f.run(f.workspace_size, false, workspace, stream);
   }
 
   // Every tuple has two entries: of this plan and of the other.
@@ -174,7 +190,7 @@ class Plan {
   void forward_both(const Plan& other, const std::array<std::shared_ptr<Packed>, 2>& packed, const py::object& x,
                     const Pair& h_0, const Pair& c_0, const Pair& y, const Pair& h_n, const Pair& c_n,
                     const py::object& lengths, const Pair& reserve, const py::object& mask, const Pair& reset,
-                    const std::array<Random, 2>& random) const {
+                    const std::array<Random, 2>& random, const py::object& workspace, uintptr_t stream) const {
     for (const auto& p : packed) {
       if (!p) throw py::type_error("packed: expected two Packed, got None");
     }
@@ -183,9 +199,10 @@ class Plan {
     one.options(mask, reset[0], random[0]);
     two.options(mask, reset[1], random[1]);
     const size_t first = (std::max<size_t>(one.workspace_size, 64) + 63) / 64 * 64;
-    Workspace workspace(first + std::max<size_t>(two.workspace_size, 64));
-    one.args.workspace = workspace.data(), one.args.workspace_size = first;
-    two.args.workspace = static_cast<char*>(workspace.data()) + first, two.args.workspace_size = workspace.size() - first;
+    const Scratch scratch(*this, first + std::max<size_t>(two.workspace_size, 64), workspace);
+    one.args.workspace = scratch.data, one.args.workspace_size = first;
+    two.args.workspace = static_cast<char*>(scratch.data) + first, two.args.workspace_size = scratch.size - first;
+    one.args.cuda_stream = two.args.cuda_stream = reinterpret_cast<void*>(stream);
     const bool release = one.us(false) + two.us(false) > kReleaseAboveUs;
     check(released(release, [&] { return rnnk_forward_both(plan_.get(), &one.args, other.plan_.get(), &two.args); }));
   }
@@ -206,6 +223,7 @@ class Plan {
     double us = 0;
     for (size_t i = 0; i < n; ++i) {
       if (!plans[i] || !packed[i]) throw py::type_error("plans, packed: expected no None");
+      if (plans[i]->on_gpu()) throw py::value_error("plans: expected plans of the CPU; a GPU's go layer by layer");
       calls.emplace_back(*plans[i], *packed[i], i ? y[i - 1] : x, h_0[i], c_0[i], y[i], h_n[i], c_n[i], none, none);
       calls[i].workspace_size = (std::max<size_t>(calls[i].workspace_size, 64) + 63) / 64 * 64;
       bytes += calls[i].workspace_size;
@@ -231,7 +249,8 @@ class Plan {
                 const py::object& dc_0, const py::object& dweight_ih, const py::object& dweight_hh,
                 const py::object& dbias_ih, const py::object& dbias_hh, const py::object& lengths,
                 const py::object& dweight_hr, const py::object& dparams, const py::object& mask, const py::object& reset,
-                const Random& random, const py::object& dh, double clip_dh) const {
+                const Random& random, const py::object& dh, double clip_dh, const py::object& workspace,
+                uintptr_t stream) const {
     Call call(*this, packed, x, y, lengths, false);
     rnnk_args& a = call.args;
     const int64_t T = a.seq_len, B = a.batch, rows = gates_ * problem_.hidden_size;
@@ -254,11 +273,44 @@ class Plan {
     call.options(mask, reset, random);
     if (accumulate_dx) a.flags |= RNNK_ACCUMULATE_DX;
     call.reserve(reserve, false);
-    call.run(sizes(T, B).workspace_backward, true);
+    call.run(sizes(T, B).workspace_backward, true, workspace, stream);
   }
 
  private:
   friend class Stepper;
+
+  bool on_gpu() const { return where_.device != RNNK_CPU; }
+
+  // The caller's bytes on the GPU, at least so many.
+  ArrayView gpu_bytes(const py::object& array, const char* name, size_t least) const {
+    if (array.is_none()) {
+      throw py::value_error(std::string(name) + ": expected " + std::to_string(least) + " bytes on the GPU, got None");
+    }
+    ArrayView v = gpu_items(array, name, where_, Items::uint8, {-1}, true);
+    if (static_cast<size_t>(v.shape[0]) < least) {
+      throw py::value_error(std::string(name) + ": expected at least " + std::to_string(least) + " bytes, got " +
+                            std::to_string(v.shape[0]));
+    }
+    return v;
+  }
+
+  // Workspace of a call: the thread's own, or on a GPU the caller's.
+  struct Scratch {
+    std::optional<Workspace> own;
+    ArrayView given;
+    void* data;
+    size_t size;
+    Scratch(const Plan& plan, size_t least, const py::object& workspace) {
+      if (plan.on_gpu()) {
+        given = plan.gpu_bytes(workspace, "workspace", least);
+        data = given.tensor.data, size = static_cast<size_t>(given.shape[0]);
+        return;
+      }
+      if (!workspace.is_none()) throw py::value_error("workspace: expected None, since the plan is not on a GPU");
+      own.emplace(least);
+      data = own->data(), size = own->size();
+    }
+  };
 
   void accept(const Packed& packed, bool forward) const {
     if (packed.layout != layout_) {
@@ -270,26 +322,20 @@ class Plan {
     }
   }
 
-  // Inputs may have any strides (a copy is made where they are not contiguous); outputs must be contiguous.
+  // Inputs may have any strides in host memory (a copy is made where they are not contiguous); all else must be contiguous.
   void* contiguous(const py::object& array, const char* name, std::initializer_list<int64_t> shape, bool write,
                    std::vector<ArrayView>& views) const {
     if (array.is_none()) return nullptr;
-    ArrayView v = view(array, name, shape, write);
+    ArrayView v = view(array, name, where_, shape, write);
     if (v.tensor.dtype != problem_.dtype) {
       throw py::type_error(std::string(name) + ": expected dtype " +
                            py::str(static_cast<py::object>(numpy_dtype(problem_.dtype))).cast<std::string>() + ", got " +
                            py::str(static_cast<py::object>(numpy_dtype(v.tensor.dtype))).cast<std::string>());
     }
-    int64_t step = 1;
-    bool dense = true;
-    for (size_t i = v.shape.size(); i-- > 0;) {
-      dense = dense && (v.shape[i] == 1 || v.strides[i] == step);
-      step *= v.shape[i];
-    }
-    if (!dense) {
-      if (write) throw py::value_error(std::string(name) + ": expected a contiguous array");
+    if (!dense(v)) {
+      if (write || on_gpu()) throw py::value_error(std::string(name) + ": expected a contiguous array");
       const py::array strided = numpy_view(v, numpy_dtype(v.tensor.dtype));
-      v = view(py::module_::import("numpy").attr("ascontiguousarray")(strided), name, shape, false);
+      v = view(py::module_::import("numpy").attr("ascontiguousarray")(strided), name, where_, shape, false);
     }
     views.push_back(std::move(v));
     return views.back().tensor.data;
@@ -304,16 +350,21 @@ class Plan {
     Call(const Plan& plan, const Packed& packed, const py::object& x, const py::object& y, const py::object& lengths,
          bool forward)
         : plan(plan) {
+      if (plan.on_gpu()) reach_cuda();
       plan.accept(packed, forward);
-      views.reserve(20);
+      views.reserve(24);
       args.struct_size = sizeof args;
-      args.packed = packed.memory.data();
-      views.push_back(view(x, "x", {-1, -1, plan.problem_.input_size}, false));
+      args.packed = packed.data();
+      views.push_back(view(x, "x", plan.where_, {-1, -1, plan.problem_.input_size}, false));
       args.x = views.back().tensor;
       args.seq_len = views.back().shape[0];
       args.batch = views.back().shape[1];
       tensor(y, "y", {args.seq_len, args.batch, plan.outputs_}, args.y, forward);
       if (lengths.is_none()) return;
+      if (plan.on_gpu()) {
+        args.lengths = static_cast<const int64_t*>(items(lengths, "lengths", Items::int64, {args.batch}, false));
+        return;
+      }
       if (!py::isinstance<py::array_t<int64_t>>(lengths)) throw py::type_error("lengths: expected a NumPy array of int64");
       const auto array = py::reinterpret_borrow<py::array_t<int64_t>>(lengths);
       if (array.ndim() != 1 || array.shape(0) != args.batch) {
@@ -327,8 +378,12 @@ class Plan {
     void tensor(const py::object& array, const char* name, std::initializer_list<int64_t> shape, rnnk_tensor& to,
                 bool write) {
       if (array.is_none()) return;
-      views.push_back(view(array, name, shape, write));
+      views.push_back(view(array, name, plan.where_, shape, write));
       to = views.back().tensor;
+    }
+    void* items(const py::object& array, const char* name, Items what, std::initializer_list<int64_t> shape, bool write) {
+      views.push_back(gpu_items(array, name, plan.where_, what, shape, write));
+      return views.back().tensor.data;
     }
     void hidden(const py::object& array, const char* name, rnnk_tensor& to, bool write) {
       tensor(array, name, {args.batch, plan.outputs_}, to, write);
@@ -347,6 +402,9 @@ class Plan {
     }
     const uint8_t* marks(const py::object& given, const char* name) {
       if (given.is_none()) return nullptr;
+      if (plan.on_gpu()) {
+        return static_cast<const uint8_t*>(items(given, name, Items::marks, {args.seq_len, args.batch}, false));
+      }
       if (!py::isinstance<py::array>(given)) throw py::type_error(std::string(name) + ": expected a NumPy array");
       const auto array = py::reinterpret_borrow<py::array>(given);
       const char kind = array.dtype().kind();
@@ -362,6 +420,11 @@ class Plan {
 
     void reserve(const py::object& bytes, bool write) {
       if (bytes.is_none()) return;
+      if (plan.on_gpu()) {
+        args.reserve = items(bytes, "reserve", Items::uint8, {-1}, write);
+        args.reserve_size = static_cast<size_t>(views.back().shape[0]);
+        return;
+      }
       if (!py::isinstance<py::array_t<uint8_t>>(bytes)) throw py::type_error("reserve: expected a NumPy array of uint8");
       const auto array = py::reinterpret_borrow<py::array_t<uint8_t>>(bytes);
       if (array.ndim() != 1 || !(array.flags() & py::array::c_style)) {
@@ -373,10 +436,11 @@ class Plan {
       args.reserve_size = static_cast<size_t>(array.size());
     }
 
-    void run(size_t workspace_size, bool backward) {
-      Workspace workspace(std::max<size_t>(workspace_size, 64));
-      args.workspace = workspace.data();
-      args.workspace_size = workspace.size();
+    void run(size_t workspace_size, bool backward, const py::object& workspace, uintptr_t stream) {
+      const Scratch scratch(plan, std::max<size_t>(workspace_size, 64), workspace);
+      args.workspace = scratch.data;
+      args.workspace_size = scratch.size;
+      args.cuda_stream = reinterpret_cast<void*>(stream);
       const auto fn = backward ? rnnk_backward : rnnk_forward;
       check(released(us(backward) > kReleaseAboveUs, [&] { return fn(plan.plan_.get(), &args); }));
     }
@@ -399,6 +463,7 @@ class Plan {
   };
 
   rnnk_problem problem_;
+  Where where_;
   std::unique_ptr<rnnk_plan, PlanDeleter> plan_;
   int64_t gates_, outputs_;
   bool cell_state_;

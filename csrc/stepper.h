@@ -12,22 +12,23 @@ class Stepper {
       : plan_(std::move(plan)), packed_(std::move(packed)), batch_(batch),
         workspace_size_(std::max<size_t>(plan_->sizes(1, batch).workspace_forward, 64)),
         release_(plan_->estimate(1, batch, false) > kReleaseAboveUs) {
+    if (plan_->on_gpu()) throw py::value_error("plan: expected one of the CPU; a GPU's steps go through forward");
     plan_->accept(*packed_, true);
     args_.struct_size = sizeof args_;
     args_.seq_len = 1;
     args_.batch = batch;
-    args_.packed = packed_->memory.data();
+    args_.packed = packed_->data();
   }
 
   void step(const py::object& x, const py::object& h, const py::object& c) {
     const int64_t H = plan_->problem_.hidden_size;
-    const ArrayView vx = view(x, "x", {batch_, plan_->problem_.input_size}, false),
-                    vh = view(h, "h", {batch_, plan_->outputs_}, true);
+    const ArrayView vx = view(x, "x", {}, {batch_, plan_->problem_.input_size}, false),
+                    vh = view(h, "h", {}, {batch_, plan_->outputs_}, true);
     ArrayView vc;
     if (c.is_none() == plan_->cell_state_) {
       throw py::value_error(plan_->cell_state_ ? "c: expected an array, got None" : "c: this cell has no cell state");
     }
-    if (plan_->cell_state_) vc = view(c, "c", {batch_, H}, true);
+    if (plan_->cell_state_) vc = view(c, "c", {}, {batch_, H}, true);
     run(vx.tensor, vh.tensor, vc.tensor);
   }
 

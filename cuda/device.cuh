@@ -16,7 +16,7 @@
 
 #define RNNK_GLOBAL __global__
 #define RNNK_DEVICE __device__ __forceinline__
-#define RNNK_BOUNDS(threads) __launch_bounds__(threads)
+#define RNNK_BOUNDS(...) __launch_bounds__(__VA_ARGS__)  // threads, and how many blocks share a multiprocessor
 
 namespace rnnk {
 namespace gpu {

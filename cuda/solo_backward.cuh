@@ -216,7 +216,7 @@ struct SoloBackward {
 };
 
 template <class A, class Cell, int F>
-RNNK_GLOBAL void RNNK_BOUNDS(32 * kMostWarps) solo_backward_kernel(SoloBackwardParams<A> p) {
+RNNK_GLOBAL void RNNK_BOUNDS(32 * kMostWarps, 1) solo_backward_kernel(SoloBackwardParams<A> p) {
   SoloBackward<A, Cell, F>::run(p);
 }
 

@@ -221,7 +221,7 @@ struct SoloForward {
 };
 
 template <class A, class Cell, int F>
-RNNK_GLOBAL void RNNK_BOUNDS(32 * kMostWarps) solo_forward_kernel(SoloForwardParams<A> p) {
+RNNK_GLOBAL void RNNK_BOUNDS(32 * kMostWarps, 1) solo_forward_kernel(SoloForwardParams<A> p) {
   SoloForward<A, Cell, F>::run(p);
 }
 

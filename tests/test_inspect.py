@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rnnkern as rk
-from rnnkern import ops
+from rnnkern import _core, ops
 
 
 def test_explain_says_which_kernel_runs_and_why() -> None:
@@ -50,7 +50,8 @@ def test_forced_kernel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_info_and_kernels() -> None:
     info = rk.info()
     assert info["version"] == rk.__version__
-    assert info["gpus"] == [] and info["cuda"] == "not built"
+    assert len(info["gpus"]) == _core.device_count()
+    assert info["cuda"] == (_core.devices_unavailable() or "available")
     assert info["threads"] == rk.get_num_threads() >= 1
     assert info["pool"] in ("own", "lent")
     assert info["kernels"]["cpu_scalar"] == "available"

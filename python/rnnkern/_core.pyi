@@ -3,6 +3,11 @@
 An *array* argument is a NumPy array (bfloat16 as ml_dtypes.bfloat16) or any CPU object with ``__dlpack__`` (a torch
 tensor that does not require grad); strides are respected and outputs are written in place. Errors: ValueError,
 TypeError, NotImplementedError, MemoryError, RuntimeError, raised before any work and naming the argument.
+
+Calls of a plan with device "cuda" take arrays on that GPU instead, by DLPack or ``__cuda_array_interface__``; lengths
+(int64), mask and reset (bool or uint8), reserve, workspace and ``into`` (uint8) too, contiguous ones. They put their
+work on ``stream`` (a cudaStream_t, 0: the default one), which the caller has ordered after what made its arrays, wait
+for nothing and allocate nothing: workspace has the bytes of ``sizes``, 64 at least, 64-byte aligned.
 """
 
 from collections.abc import Sequence
@@ -56,8 +61,14 @@ class Plan:
         activations: Sequence[tuple[int, float, float]] = (),
         zoneout: tuple[float, float] = (0.0, 0.0),
         recurrent_dropout: float = 0.0,
+        device: str = "cpu",
+        device_index: int = 0,
+        tf32: bool = False,
     ) -> None:
-        """The options are rnnk_problem's; masked: calls may give mask and reset. activations: (kind, alpha, beta)."""
+        """The options are rnnk_problem's; masked: calls may give mask and reset. activations: (kind, alpha, beta).
+
+        device: "cpu" or "cuda". tf32: float32's products on a GPU may round their operands to 10 bits of mantissa.
+        """
     kernel: str
     param_rows: int  # K of pack's params
     def pack(
@@ -70,12 +81,14 @@ class Plan:
         forward: bool = True,
         weight_hr: Array | None = None,
         params: Array | None = None,
+        into: Array | None = None,
+        stream: int = 0,
     ) -> Packed:
         """weight_ih [G*H, I], weight_hh [G*H, P/heads], bias_* [G*H] (None without bias), any strides, the plan's
         dtype.
 
         weight_hr [P, H] with a projection; params [param_rows, H] (rnnk_weights). independent: params hold weight_hh,
-        bias_hh.
+        bias_hh. into: on a GPU, sizes(0, 0)["packed"] bytes that the answer keeps; the parameters are contiguous there.
         """
     def forward(
         self,
@@ -91,6 +104,8 @@ class Plan:
         mask: Array | None = None,
         reset: Array | None = None,
         random: Random | None = None,
+        workspace: Array | None = None,
+        stream: int = 0,
     ) -> None:
         """x [T, B, I] -> writes y [T, B, P], h_n [B, P], c_n [B, H]; c_0, c_n only for cells with a cell state.
 
@@ -117,8 +132,13 @@ class Plan:
         mask: Array | None = None,
         reset: Sequence[Array | None] = (None, None),
         random: Sequence[Random | None] = (None, None),
+        workspace: Array | None = None,
+        stream: int = 0,
     ) -> None:
-        """forward of this plan and of another on the same x (rnnk_forward_both): every sequence has two entries."""
+        """forward of this plan and of another on the same x (rnnk_forward_both): every sequence has two entries.
+
+        workspace: of both, the first rounded up to 64 bytes.
+        """
     @staticmethod
     def forward_stack(
         plans: Sequence[Plan],
@@ -159,6 +179,8 @@ class Plan:
         random: Random | None = None,
         dh: Array | None = None,
         clip_dh: float = 0.0,
+        workspace: Array | None = None,
+        stream: int = 0,
     ) -> None:
         """Writes every output that is not None (of parameters contiguous, overwritten), never the reserve.
 
@@ -180,7 +202,18 @@ class Stepper:
     def try_step(self, x: Any, state: Any) -> bool:
         """``step`` for contiguous NumPy arrays apart from each other; False, and nothing done, for anything else."""
 
-def dropout(x: Array, out: Array, p: float, seed: int, call: int, stream: int, lengths: Array | None = None) -> None:
+def dropout(
+    x: Array,
+    out: Array,
+    p: float,
+    seed: int,
+    call: int,
+    stream: int,
+    lengths: Array | None = None,
+    device: str = "cpu",
+    device_index: int = 0,
+    cuda_stream: int = 0,
+) -> None:
     """[T, B, H] -> out: the counter-based mask of rnnk_dropout; its gradient is the same call on dy. x may be out."""
 
 def explain(
@@ -192,6 +225,26 @@ def explain(
 
 def as_numpy(array: Array) -> Any:
     """A NumPy view, not a copy, of any CPU array with ``__dlpack__``; read-only if the producer says so."""
+
+def device_count() -> int:
+    """GPUs that can be used. This and every call that reaches CUDA raises RuntimeError in a forked child of a process
+    that used CUDA.
+    """
+
+def devices_unavailable() -> str:
+    """Why there are none, or ""."""
+
+def device_info(index: int) -> dict[str, Any]:
+    """name, capability (90 for 9.0), multiprocessors, shared_per_block and memory (bytes)."""
+
+def device_check(index: int) -> None:
+    """Raises, once, what kernels on this GPU found wrong since the last time; waits for nothing."""
+
+def set_cublaslt(path: str) -> None:
+    """The file of cuBLASLt, where the loader's path does not lead to one; before the first call that needs it."""
+
+def span(array: Array, name: str, device_index: int) -> tuple[int, int, bool]:
+    """Of an array on a GPU: its first byte, one past its last, and whether elements share a place."""
 
 def cells() -> list[tuple[str, int, int]]:
     """(name, gates, states) of the compiled cells, in list order."""

@@ -2,7 +2,8 @@
 
 Every array argument of the plain layers passes through ``take`` (read) or ``take_output`` (written), which name the
 argument in their errors; every answer leaves through ``Library.give``. Frameworks are recognised, never imported: an
-array of a framework can only exist when that framework is already in ``sys.modules``.
+array of a framework can only exist when that framework is already in ``sys.modules``. This is host memory;
+``devices.py`` has the same for a GPU.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from . import _core
+from .spec import Marks, Memory
 
 Array = Any  # a NumPy array or an array of another library
 Dtypes = tuple[np.dtype[Any], ...]
@@ -60,18 +62,6 @@ def dtype_name(dtype: Any) -> str:
     return name
 
 
-def check_device(device: Any) -> str:
-    """Accept None, ``"cpu"`` and whatever prints like it (``torch.device("cpu")``); refuse other devices by name."""
-    name = "cpu" if device is None else str(device)
-    if name not in ("cpu", "cpu:0"):
-        if name.split(":")[0] == "cuda":
-            raise NotImplementedError(
-                f"device: this build of rnnkern has no CUDA kernels, got {name!r}; expected 'cpu'"
-            )
-        raise ValueError(f"device: expected 'cpu', got {name!r}")
-    return "cpu"
-
-
 def empty(shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
     """An uninitialised NumPy array of a named dtype."""
     return np.empty(shape, NUMPY_DTYPES[dtype])
@@ -82,45 +72,11 @@ def view(block: np.ndarray[Any, Any], shape: tuple[int, ...], dtype: str) -> np.
     return block.view(NUMPY_DTYPES[dtype]).reshape(shape)
 
 
-@dataclass(frozen=True)
-class Library:
-    """Where an array came from, and so where the answers go."""
-
-    name: str
-    from_dlpack: Callable[[Any], Any] | None  # None: NumPy itself
-
-    def give(self, array: Any) -> Array:
-        """Hand a NumPy array over, without a copy, as an array of this library."""
-        return array if self.from_dlpack is None else self.from_dlpack(_core.DLPack(array))
-
-
-NUMPY = Library("numpy", None)
-
-
-def library_of(array: Array, name: str) -> Library:
-    """The library an array belongs to; TypeError if it has no ``from_dlpack`` that rnnkern could answer through."""
-    if isinstance(array, np.ndarray):
-        return NUMPY
-    root = type(array).__module__.partition(".")[0]
-    # torch tensors have no __array_namespace__; jax arrays live in jaxlib; both keep from_dlpack in a public place.
-    home = {"torch": "torch", "jaxlib": "jax.numpy", "jax": "jax.numpy"}.get(root)
-    module: Any = sys.modules.get(home) if home else None
-    if module is None and hasattr(array, "__array_namespace__"):
-        module = array.__array_namespace__()
-    from_dlpack = getattr(module, "from_dlpack", None)
-    if from_dlpack is None:
-        raise TypeError(
-            f"{name}: expected a NumPy array or an array of a library with from_dlpack, got {_describe(array)}; "
-            "pass numpy.asarray(...) of it"
-        )
-    return Library(root, from_dlpack)
-
-
 def as_numpy(array: Array, name: str) -> np.ndarray[Any, Any]:
     """A NumPy view (no copy) of a host array of any library, in native byte order.
 
-    Raises TypeError for what is no array, for byte-swapped data, masked arrays and tensors that require grad, and
-    NotImplementedError for an array on another device, always naming the argument.
+    Raises TypeError for what is no array, for byte-swapped data, masked arrays and tensors that require grad,
+    ValueError for an array on a GPU and NotImplementedError for one on another device, always naming the argument.
     """
     if isinstance(array, np.ndarray):
         if isinstance(array, np.ma.MaskedArray):
@@ -137,6 +93,32 @@ def as_numpy(array: Array, name: str) -> np.ndarray[Any, Any]:
 
 
 def _foreign(array: Array, name: str) -> np.ndarray[Any, Any]:
+    refuse_tensor(array, name)
+    if hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__"):
+        try:
+            device_type, index = array.__dlpack_device__()
+        except (ValueError, RuntimeError, BufferError) as error:  # a torch tensor on "meta", say
+            raise TypeError(f"{name}: expected an array that DLPack can carry: {error}") from error
+        if int(device_type) not in _CPU_DEVICE_TYPES:
+            where = _DLPACK_DEVICES.get(int(device_type), f"DLPack device type {int(device_type)}")
+            expected = f"{name}: expected an array in host memory, got one on {where}:{index}"
+            if where.startswith("cuda"):
+                raise ValueError(f"{expected}; nothing is moved between devices silently")
+            raise NotImplementedError(f"{expected}, where rnnkern has no kernels")
+        try:
+            return _dlpack(array)
+        except (TypeError, ValueError, RuntimeError, BufferError) as error:  # sparse, quantised, an unknown dtype, ...
+            raise TypeError(f"{name}: expected an array that DLPack can carry: {error}") from error
+    if hasattr(array, "__cuda_array_interface__"):
+        raise ValueError(
+            f"{name}: expected an array in host memory, got one on a CUDA device; nothing is moved between devices "
+            "silently"
+        )
+    raise TypeError(f"{name}: expected an array (NumPy's, or one with __dlpack__), got {describe(array)}")
+
+
+def refuse_tensor(array: Array, name: str) -> None:
+    """TypeError for a torch tensor that is not simply the numbers in its memory."""
     if getattr(array, "requires_grad", False) is True:
         raise TypeError(
             f"{name}: got a tensor that requires grad; the plain layers record nothing for autograd. "
@@ -147,25 +129,6 @@ def _foreign(array: Array, name: str) -> np.ndarray[Any, Any]:
             f"{name}: expected a tensor whose memory holds its values, got one with torch's negation bit or without "
             f"memory; pass {name}.resolve_neg().clone()"
         )
-    if hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__"):
-        try:
-            device_type, index = array.__dlpack_device__()
-        except (ValueError, RuntimeError, BufferError) as error:  # a torch tensor on "meta", say
-            raise TypeError(f"{name}: expected an array that DLPack can carry: {error}") from error
-        if int(device_type) not in _CPU_DEVICE_TYPES:
-            where = _DLPACK_DEVICES.get(int(device_type), f"DLPack device type {int(device_type)}")
-            raise NotImplementedError(
-                f"{name}: expected an array in host memory, got one on {where}:{index}, where this build has no kernels"
-            )
-        try:
-            return _dlpack(array)
-        except (TypeError, ValueError, RuntimeError, BufferError) as error:  # sparse, quantised, an unknown dtype, ...
-            raise TypeError(f"{name}: expected an array that DLPack can carry: {error}") from error
-    if hasattr(array, "__cuda_array_interface__"):
-        raise NotImplementedError(
-            f"{name}: expected an array in host memory, got one on a CUDA device, where this build has no kernels"
-        )
-    raise TypeError(f"{name}: expected an array (NumPy's, or one with __dlpack__), got {_describe(array)}")
 
 
 def _is_lazy(array: Array) -> bool:
@@ -185,7 +148,7 @@ def _dlpack(array: Array) -> np.ndarray[Any, Any]:
     return view
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
@@ -264,3 +227,73 @@ def take_lengths(lengths: Any, batch: int, seq_len: int, batched: bool = True) -
         at = int(bad[0])
         raise ValueError(f"lengths[{at}]: expected 0 <= length <= T = {seq_len}, got {int(view[at])}")
     return np.array(view, dtype=np.int64, order="C", copy=True)
+
+
+def take_marks(mask: Any, reset: Any, shape: tuple[int, int], batched: bool, batch_first: bool) -> Marks:
+    """mask and reset as contiguous bool arrays [T, B]; None where absent, or where they mark nothing."""
+    given = {"mask": mask, "reset": reset}
+    seq_len, batch = shape
+    wanted, axes = ((batch, seq_len), "[B, T]") if batch_first and batched else (shape, "[T, B]")
+    if not batched:
+        wanted, axes = (seq_len,), "[T]"  # type: ignore[assignment]
+    for name, marked in given.items():
+        if marked is None:
+            continue
+        array = as_numpy(marked, name)
+        if array.dtype != np.bool_:
+            raise TypeError(f"{name}: expected bool {axes}, got {array.dtype}")
+        if array.shape != wanted:
+            raise ValueError(f"{name}: expected {axes} {list(wanted)}, got {list(array.shape)}")
+        array = array[:, None] if not batched else array.T if batch_first else array
+        nothing = array.all() if name == "mask" else not array.any()
+        given[name] = None if nothing else np.array(array, order="C")  # a copy: the tape keeps it
+    return Marks(given["mask"], given["reset"])
+
+
+MEMORY = Memory(empty, view)  # NumPy's, for the scheduler
+
+
+@dataclass(frozen=True)
+class Library:
+    """Where an array in host memory came from, and so where the answers go."""
+
+    name: str
+    from_dlpack: Callable[[Any], Any] | None  # None: NumPy itself
+
+    on_host = True
+    memory = MEMORY
+    read = staticmethod(as_numpy)
+    take = staticmethod(take)
+    take_output = staticmethod(take_output)
+    take_lengths = staticmethod(take_lengths)
+    take_marks = staticmethod(take_marks)
+
+    @staticmethod
+    def copy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return array.copy()
+
+    def give(self, array: Any) -> Array:
+        """Hand a NumPy array over, without a copy, as an array of this library."""
+        return array if self.from_dlpack is None else self.from_dlpack(_core.DLPack(array))
+
+
+NUMPY = Library("numpy", None)
+
+
+def library_of(array: Array, name: str) -> Library:
+    """The library an array belongs to; TypeError if it has no ``from_dlpack`` that rnnkern could answer through."""
+    if isinstance(array, np.ndarray):
+        return NUMPY
+    root = type(array).__module__.partition(".")[0]
+    # torch tensors have no __array_namespace__; jax arrays live in jaxlib; both keep from_dlpack in a public place.
+    home = {"torch": "torch", "jaxlib": "jax.numpy", "jax": "jax.numpy"}.get(root)
+    module: Any = sys.modules.get(home) if home else None
+    if module is None and hasattr(array, "__array_namespace__"):
+        module = array.__array_namespace__()
+    from_dlpack = getattr(module, "from_dlpack", None)
+    if from_dlpack is None:
+        raise TypeError(
+            f"{name}: expected a NumPy array or an array of a library with from_dlpack, got {describe(array)}; "
+            "pass numpy.asarray(...) of it"
+        )
+    return Library(root, from_dlpack)

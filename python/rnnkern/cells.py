@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from . import ops
-from .arrays import Array, as_numpy, check_device, dtype_name, library_of, take, take_output
+from .arrays import Array, dtype_name
+from .devices import Caller, place
 from .layers import State, check_nonlinearity, split_state
 from .options import parse
 from .parameters import Module, check_bool, check_int
-from .tape import MEMORY, Gradients, Tape, fingerprint
+from .tape import Gradients, Tape, fingerprint
 
 
 class Cell(Module):
@@ -28,9 +29,10 @@ class Cell(Module):
         device: Any,
         dtype: Any,
         seed: int | None,
+        allow_tf32: bool,
         options: dict[str, Any],
     ) -> None:
-        check_device(device)
+        where = place(device)
         hidden_size = check_int("hidden_size", hidden_size, 1)
         spec = ops.Spec(
             cell,
@@ -39,8 +41,14 @@ class Cell(Module):
             hidden_size,
             bias=check_bool("bias", bias),
             options=parse(cell, hidden_size, options),
+            device=where.name,
+            allow_tf32=check_bool("allow_tf32", allow_tf32),
         )
-        super().__init__(spec, spec.own_names, seed)
+        super().__init__(spec, spec.own_names, seed, where)
+
+    @property
+    def allow_tf32(self) -> bool:
+        return self._spec.allow_tf32
 
     def __call__(self, x: Array, state: State = None) -> State:
         """x [B, I] or [I], state h [B, H] or [H] (LSTMCell: the tuple (h, c)), None for zeros -> the next state.
@@ -67,20 +75,22 @@ class Cell(Module):
         weights = self._weights
         tape.check(self, weights)
         batched = len(tape.x_shape) == 2
-        dh, dc = self._take_state("dstate", dstate, tape.inner.x[0].shape[1], batched, gradient=True)
+        caller = tape.library
+        dh, dc = self._take_state("dstate", dstate, tape.inner.x[0].shape[1], batched, caller, gradient=True)
+        memory = caller.memory
         grads = ops.backward(
             self._spec,
-            weights.packed(True),
+            weights.packed(True, memory),
             tape.inner,
             None,
             dh,
             dc,
-            MEMORY,
+            memory,
             need_x=True,
             need_state=True,
             need_params=True,
         )
-        give = tape.library.give
+        give = caller.give
         params = {name: give(grad) for name, grad in zip(self._names, grads.params, strict=True)}
         dx = None if grads.x is None else give(grads.x.reshape(tape.x_shape))
         return Gradients(dx, self._give_state(grads.h, grads.c, batched, give), params)
@@ -89,52 +99,63 @@ class Cell(Module):
         """The next state, written into ``state`` itself, which is returned: for streaming. Allocates no memory.
 
         x [B, I] or [I]; state h [B, H] or [H], or (h, c): writable arrays that overlap neither each other nor x. The
-        scratch is made at a thread's first step and kept. Quickest for contiguous NumPy arrays of one batch size.
+        scratch is made at a thread's first step and kept. Quickest for contiguous NumPy arrays of one batch size. On a
+        GPU memory comes from the library's pool, which gives the same blocks again at every step.
         """
         last = self._weights.last
         if last is not None and last.try_step(x, state):  # plain arrays as before: checked and done in one call
             return state
-        view = as_numpy(x, "x")
+        view, caller = self._place.open(x, "x")
         if view.ndim not in (1, 2):
             raise ValueError(f"x: expected [B, I] or [I], got {view.ndim} axes, {list(view.shape)}")
         leading, axes = view.shape[:-1], "[B, {}]" if view.ndim == 2 else "[{}]"
-        rows = take(view, "x", (*leading, self._spec.input_size), axes.format("I"), self._narrow)
+        rows = caller.take(view, "x", (*leading, self._spec.input_size), axes.format("I"), self._narrow)
         taken = {"x": rows}
         for (part, label, dtypes), (width, letter) in zip(
             split_state("state", state, self), self._widths(), strict=False
         ):
-            taken[label] = take_output(part, label, (*leading, width), axes.format(letter), dtypes, taken)
+            taken[label] = caller.take_output(part, label, (*leading, width), axes.format(letter), dtypes, taken)
+        if not caller.on_host:
+            return self._step_apart(x, state)
         views = list(taken.values())
         if not leading:
             views = [each[None] for each in views]
         self._weights.stepper(views[0].shape[0]).step(*views)
         return state
 
+    def _step_apart(self, x: Array, state: State) -> State:
+        """A step whose kernels may write the new state before they have read all of the old one."""
+        after = self._run(x, state, keep=False)[0]
+        pairs = zip(state, after, strict=True) if isinstance(state, (tuple, list)) else [(state, after)]
+        for old, new in pairs:
+            old[...] = new
+        return state
+
     def _run(self, x: Array, state: State, keep: bool, train: bool = False) -> tuple[State, Tape | None]:
         spec, weights = self._spec, self._weights
-        source = x
-        x = as_numpy(source, "x")
-        library = library_of(source, "x")
+        x, caller = self._place.open(x, "x")
         if x.ndim not in (1, 2):
             raise ValueError(f"x: expected [B, I] or [I], got {x.ndim} axes, {list(x.shape)}")
         batched = x.ndim == 2
-        x = take(x, "x", (*x.shape[:-1], spec.input_size), "[B, I]" if batched else "[I]", self._narrow)
+        x = caller.take(x, "x", (*x.shape[:-1], spec.input_size), "[B, I]" if batched else "[I]", self._narrow)
         steps = x[None] if batched else x[None, None]
-        h, c = self._take_state("state", state, steps.shape[1], batched)
+        h, c = self._take_state("state", state, steps.shape[1], batched, caller)
         if keep:
-            h, c = (None if part is None else part.copy() for part in (h, c))
-        reserve = ops.new_reserve(spec, 1, steps.shape[1], False) if keep else None
+            h, c = (None if part is None else caller.copy(part) for part in (h, c))
+        memory = caller.memory
+        reserve = ops.new_reserve(spec, 1, steps.shape[1], False, memory) if keep else None
         masks = (self._seed, self._next_call()) if train and spec.options.random else None
         _, h_n, c_n, inner = ops.forward(
-            spec, weights.packed(keep), steps, h, c, None, MEMORY, reserve=reserve, masks=masks
+            spec, weights.packed(keep, memory), steps, h, c, None, memory, reserve=reserve, masks=masks
         )
-        state = self._give_state(h_n, c_n, batched, library.give)
+        state = self._give_state(h_n, c_n, batched, caller.give)
         if inner is None:
             return state, None
-        return state, Tape(self, weights, inner, library, x.shape, (("x", x, fingerprint(x)),))
+        checked = (("x", x, fingerprint(x)),) if caller.on_host else ()
+        return state, Tape(self, weights, inner, caller, tuple(x.shape), checked)
 
     def _take_state(
-        self, name: str, state: State, batch: int, batched: bool, gradient: bool = False
+        self, name: str, state: State, batch: int, batched: bool, caller: Caller, gradient: bool = False
     ) -> tuple[Any, Any]:
         """h as [1, B, P] and c as [1, B, H]; None for zeros."""
         if state is None:
@@ -143,7 +164,7 @@ class Cell(Module):
         split = split_state(name, state, self, gradient)
         for (part, label, dtypes), (width, letter) in zip(split, self._widths(), strict=False):
             shape, meaning = ((batch, width), f"[B, {letter}]") if batched else ((width,), f"[{letter}]")
-            array = None if part is None else take(part, label, shape, meaning, dtypes)
+            array = None if part is None else caller.take(part, label, shape, meaning, dtypes)
             parts.append(array if array is None else array[None] if batched else array[None, None])
         return parts[0], parts[1] if len(parts) > 1 else None
 
@@ -163,6 +184,8 @@ class Cell(Module):
         said += ["nonlinearity='relu'"] if spec.cell == "rnn_relu" else []
         said += [f"{name}={value!r}" for name, value in spec.options.said().items()]
         said += [f"dtype={spec.dtype}"] if spec.dtype != "float32" else []
+        said += [f"device={spec.device!r}"] if spec.device != "cpu" else []
+        said += ["allow_tf32=True"] if spec.allow_tf32 else []
         return f"{type(self).__name__}({', '.join(said)})"
 
 
@@ -183,6 +206,7 @@ class RNNCell(Cell):
         device: Any = None,
         dtype: Any = None,
         seed: int | None = None,
+        allow_tf32: bool = False,
         clip: float | None = None,
         activations: Any = None,
         layer_norm: bool = False,
@@ -199,7 +223,15 @@ class RNNCell(Cell):
             "independent": independent,
         }
         super().__init__(
-            f"rnn_{check_nonlinearity(nonlinearity)}", input_size, hidden_size, bias, device, dtype, seed, options
+            f"rnn_{check_nonlinearity(nonlinearity)}",
+            input_size,
+            hidden_size,
+            bias,
+            device,
+            dtype,
+            seed,
+            allow_tf32,
+            options,
         )
 
     @property
@@ -222,6 +254,7 @@ class GRUCell(Cell):
         device: Any = None,
         dtype: Any = None,
         seed: int | None = None,
+        allow_tf32: bool = False,
         reset_after: bool = True,
         clip: float | None = None,
         activations: Any = None,
@@ -237,7 +270,7 @@ class GRUCell(Cell):
             "zoneout": zoneout,
             "heads": heads,
         }
-        super().__init__("gru", input_size, hidden_size, bias, device, dtype, seed, options)
+        super().__init__("gru", input_size, hidden_size, bias, device, dtype, seed, allow_tf32, options)
 
 
 class LSTMCell(Cell):
@@ -255,6 +288,7 @@ class LSTMCell(Cell):
         device: Any = None,
         dtype: Any = None,
         seed: int | None = None,
+        allow_tf32: bool = False,
         proj_size: int = 0,
         peephole: bool = False,
         coupled: bool = False,
@@ -274,4 +308,4 @@ class LSTMCell(Cell):
             "zoneout": zoneout,
             "heads": heads,
         }
-        super().__init__("lstm", input_size, hidden_size, bias, device, dtype, seed, options)
+        super().__init__("lstm", input_size, hidden_size, bias, device, dtype, seed, allow_tf32, options)

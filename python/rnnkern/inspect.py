@@ -8,6 +8,7 @@ from typing import Any
 
 from . import _core, ops
 from .parameters import Module, check_int
+from .plans import gpus_used
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ def explain(layer: Any, x: Any) -> Explanation:
     shape = tuple(x) if isinstance(x, (tuple, list)) else tuple(getattr(x, "shape", ()))
     seq_len, batch = _sizes(spec, is_layer, getattr(layer, "batch_first", False), shape)
     layers = tuple(_explain_layer(spec, index, seq_len, batch) for index in range(spec.num_layers))
-    return Explanation(f"{layer!r}, T = {seq_len}, B = {batch}, {spec.dtype}", layers, notes)
+    where = "" if spec.gpu is None else f" on {spec.device}"
+    return Explanation(f"{layer!r}, T = {seq_len}, B = {batch}, {spec.dtype}{where}", layers, notes)
 
 
 def _sizes(spec: ops.Spec, is_layer: bool, batch_first: bool, shape: tuple[Any, ...]) -> tuple[int, int]:
@@ -123,8 +125,11 @@ def _sizes(spec: ops.Spec, is_layer: bool, batch_first: bool, shape: tuple[Any, 
 def _explain_layer(spec: ops.Spec, layer: int, seq_len: int, batch: int) -> LayerExplanation:
     input_size = spec.layer_input_size(layer)
     kernel = ops.plans(spec)[layer * spec.directions].kernel
+    where: dict[str, Any] = {}
+    if spec.gpu is not None:
+        where = {"device": "cuda", "device_index": spec.gpu, "tf32": spec.allow_tf32}
     verdicts = _core.explain(
-        spec.cell, spec.dtype, input_size, spec.hidden_size, seq_len, batch, **spec.options.native()
+        spec.cell, spec.dtype, input_size, spec.hidden_size, seq_len, batch, **spec.options.native(), **where
     )
     best = next((verdict for verdict in verdicts if verdict["name"] == kernel), None)
     candidates = []
@@ -154,8 +159,9 @@ def _why_not(spec: ops.Spec, kernel: str, verdict: dict[str, Any], best: dict[st
 def info() -> dict[str, Any]:
     """The build and the machine: version, build, cpu, cpu_features, gpus, cuda, threads, pool, kernels.
 
-    build: the native module's file, the cells and the Python it runs on. gpus is empty and cuda says "not built" where
-    no CUDA kernels are compiled in. pool: whose threads run, "own", or "lent" by a host (rnnkern.torch: torch's).
+    build: the native module's file, the cells and the Python it runs on. gpus: name, capability, multiprocessors and
+    bytes of memory of each; cuda: "available", or why there are none. pool: whose threads run, "own", or "lent" by a
+    host (rnnkern.torch: torch's).
     """
     return {
         "version": _core.version(),
@@ -167,8 +173,8 @@ def info() -> dict[str, Any]:
         },
         "cpu": platform.machine(),
         "cpu_features": _core.cpu_features().split(),
-        "gpus": [],
-        "cuda": "not built",
+        "gpus": [_core.device_info(index) for index in range(_core.device_count())],
+        "cuda": _core.devices_unavailable() or "available",
         "threads": _core.get_num_threads(),
         "pool": "lent" if _core.pool_is_lent() else "own",
         "kernels": {kernel.name: kernel.unavailable or "available" for kernel in kernels()},
@@ -176,7 +182,13 @@ def info() -> dict[str, Any]:
 
 
 def check() -> None:
-    """Raise what a device reported late (a bad device length, say). CPU kernels raise at once and leave nothing."""
+    """Raise what a GPU that was used reported late: ValueError for a length outside [0, T], say, which was clamped.
+
+    Waits for nothing: what a stream has still to run has not been looked at. CPU kernels raise at once, and leave
+    nothing.
+    """
+    for index in sorted(gpus_used):
+        _core.device_check(index)
 
 
 def set_num_threads(threads: int) -> None:

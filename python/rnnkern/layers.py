@@ -12,22 +12,11 @@ from typing import Any, cast
 import numpy as np
 
 from . import ops
-from .arrays import (
-    Array,
-    Dtypes,
-    Library,
-    as_numpy,
-    check_device,
-    dtype_name,
-    empty,
-    library_of,
-    take,
-    take_lengths,
-    take_output,
-)
+from .arrays import NUMPY, Array, Dtypes, dtype_name
+from .devices import Caller, place
 from .options import parse
 from .parameters import Module, check_bool, check_int
-from .tape import MEMORY, Gradients, Tape, fingerprint
+from .tape import Gradients, Tape, fingerprint
 
 State = Any  # h [L*D, B, P], or (h, c) with c [L*D, B, H] for LSTM
 
@@ -50,11 +39,12 @@ class Layer(Module):
         seed: int | None,
         recompute: bool,
         reverse: bool,
+        allow_tf32: bool,
         options: dict[str, Any],
     ) -> None:
         if isinstance(dropout, bool) or not isinstance(dropout, (int, float, np.floating)) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout: expected a probability in [0, 1], got {dropout!r}")
-        check_device(device)
+        where = place(device)
         hidden_size = check_int("hidden_size", hidden_size, 1)
         spec = ops.Spec(
             cell,
@@ -68,6 +58,8 @@ class Layer(Module):
             recompute=check_bool("recompute", recompute),
             reverse=check_bool("reverse", reverse),
             options=parse(cell, hidden_size, options),
+            device=where.name,
+            allow_tf32=check_bool("allow_tf32", allow_tf32),
         )
         self._batch_first = check_bool("batch_first", batch_first)
         if dropout > 0 and num_layers == 1:
@@ -76,7 +68,7 @@ class Layer(Module):
                 "num_layers is 1",
                 stacklevel=3,
             )
-        super().__init__(spec, spec.param_names, seed)
+        super().__init__(spec, spec.param_names, seed, where)
 
     @property
     def num_layers(self) -> int:
@@ -102,6 +94,10 @@ class Layer(Module):
     def reverse(self) -> bool:
         return self._spec.reverse
 
+    @property
+    def allow_tf32(self) -> bool:
+        return self._spec.allow_tf32
+
     def __call__(
         self,
         x: Array,
@@ -126,8 +122,11 @@ class Layer(Module):
         out: a writable array for y, not overlapping the inputs; it is then what is returned as y.
         y: [T, B, D*P] in x's layout; y and the state are new arrays of x's library.
 
-        Raises ValueError (shapes, lengths, tape), TypeError (dtypes, kinds of arguments) and NotImplementedError
-        (arrays that are not in host memory) before any work.
+        On a GPU every array is one of x's library there; lengths, mask and reset may be in host memory too. The work
+        goes on the library's current stream, and nothing waits for it. Lengths that are on the GPU are not looked at
+        here: one outside [0, T] is clamped, and raises at the next call on that GPU or at ``rnnkern.check``.
+
+        Raises ValueError (shapes, lengths, devices) and TypeError (dtypes, kinds of arguments) before any work.
         """
         y, state, _ = self._run(x, state, lengths, mask, reset, out, keep=False, train=False)
         return y, state
@@ -146,7 +145,8 @@ class Layer(Module):
         """Training: as calling the layer, with random masks on and a tape for ``backward``. -> (y, state, tape).
 
         train=False leaves the random masks off. The tape refers to x and y: change neither before ``backward``. A NumPy
-        y comes back read-only for that reason (an array given as ``out`` stays as writable as it was).
+        y comes back read-only for that reason (an array given as ``out`` stays as writable as it was). On a GPU nobody
+        checks: that would mean waiting for x and y, and reading them.
         """
         y, state, tape = self._run(x, state, lengths, mask, reset, out, keep=True, train=check_bool("train", train))
         return y, state, cast(Tape, tape)
@@ -174,66 +174,72 @@ class Layer(Module):
             raise TypeError(f"tape: expected the tape that forward returned, got {type(tape).__name__}")
         weights = self._weights
         tape.check(self, weights)
-        inner, spec = tape.inner, self._spec
+        inner, spec, caller = tape.inner, self._spec, tape.library
         batched = len(tape.x_shape) == 3
         if dy is not None:
             shape = (*tape.x_shape[:-1], spec.directions * spec.outputs)
-            dy = self._time_major(take(dy, "dy", shape, *self._said(batched, f"D*{self._letter}")))
-        dh_n, dc_n = self._take_state("dstate", dstate, inner.x[0].shape[1], batched, gradient=True)
+            dy = self._time_major(caller.take(dy, "dy", shape, *self._said(batched, f"D*{self._letter}")))
+        dh_n, dc_n = self._take_state("dstate", dstate, inner.x[0].shape[1], batched, caller, gradient=True)
         if clip_step is not None and not (isinstance(clip_step, (int, float, np.floating)) and clip_step > 0):
             raise ValueError(f"clip_step: expected a bound above 0 or None, got {clip_step!r}")
+        memory = caller.memory
         grads = ops.backward(
-            spec, weights.packed(True), inner, dy, dh_n, dc_n, MEMORY, need_x=need_x, need_state=True, need_params=True,
-            probe=check_bool("probe", probe), clip_step=float(clip_step or 0.0),
+            spec, weights.packed(True, memory), inner, dy, dh_n, dc_n, memory, need_x=need_x, need_state=True,
+            need_params=True, probe=check_bool("probe", probe), clip_step=float(clip_step or 0.0),
         )  # fmt: skip
-        give = tape.library.give
+        give = caller.give
         dx = give(self._time_major(grads.x, back=True, batched=batched)) if grads.x is not None else None
         params = {name: give(grad) for name, grad in zip(self._names, grads.params, strict=True)}
         steps = None if grads.steps is None else [give(each) for each in grads.steps]
-        return Gradients(dx, self._give_state(grads.h, grads.c, batched, tape.library), params, steps)
+        return Gradients(dx, self._give_state(grads.h, grads.c, batched, caller), params, steps)
 
     def _run(
         self, x: Array, state: State, lengths: Any, mask: Any, reset: Any, out: Array | None, keep: bool, train: bool
     ) -> tuple[Array, State, Tape | None]:
         spec, weights = self._spec, self._weights
-        source = x
-        x = as_numpy(source, "x")
-        library = library_of(source, "x")
+        x, caller = self._place.open(x, "x")
         if x.ndim not in (2, 3):
             layout = "[B, T, I]" if self._batch_first else "[T, B, I]"
             raise ValueError(f"x: expected {layout} or unbatched [T, I], got {x.ndim} axes, {list(x.shape)}")
         batched = x.ndim == 3
-        x = take(x, "x", (*x.shape[:-1], spec.input_size), *self._said(batched, "I"))
+        x = caller.take(x, "x", (*x.shape[:-1], spec.input_size), *self._said(batched, "I"))
         x_major = self._time_major(x)
         seq_len, batch = x_major.shape[:2]
-        h_0, c_0 = self._take_state("state", state, batch, batched)
-        rows = take_lengths(lengths, batch, seq_len, batched)
-        marks = take_marks(mask, reset, (seq_len, batch), batched, self._batch_first)
+        h_0, c_0 = self._take_state("state", state, batch, batched, caller)
+        rows = None if lengths is None else caller.take_lengths(lengths, batch, seq_len, batched)
+        marks = ops.NO_MARKS
+        if mask is not None or reset is not None:
+            marks = caller.take_marks(mask, reset, (seq_len, batch), batched, self._batch_first)
         y_shape = (*x.shape[:-1], spec.directions * spec.outputs)
+        memory = caller.memory
         if out is None:
-            y = empty(y_shape, spec.dtype)
+            y = memory.empty(y_shape, spec.dtype)
         else:
             inputs = {"x": x, "state": h_0, "state[1]": c_0}
-            y = take_output(out, "out", y_shape, *self._said(batched, f"D*{self._letter}"), inputs)
+            y = caller.take_output(out, "out", y_shape, *self._said(batched, f"D*{self._letter}"), inputs)
         if keep:  # x and y are referred to, the small state is copied: the caller may go on with it
-            h_0, c_0 = (None if s is None else s.copy() for s in (h_0, c_0))
+            h_0, c_0 = (None if s is None else caller.copy(s) for s in (h_0, c_0))
         masks = (self._seed, self._next_call()) if train else None
-        reserve = ops.new_reserve(spec, seq_len, batch, ops.dropping(spec, masks) is not None) if keep else None
+        reserve = None
+        if keep:
+            reserve = ops.new_reserve(spec, seq_len, batch, ops.dropping(spec, masks) is not None, memory)
         _, h_n, c_n, inner = ops.forward(
-            spec, weights.packed(keep), x_major, h_0, c_0, rows, MEMORY, reserve=reserve, masks=masks,
+            spec, weights.packed(keep, memory), x_major, h_0, c_0, rows, memory, reserve=reserve, masks=masks,
             y=self._time_major(y), marks=marks,
         )  # fmt: skip
-        state = self._give_state(h_n, c_n, batched, library)
-        answer = out if out is not None else library.give(y)
+        state = self._give_state(h_n, c_n, batched, caller)
+        answer = out if out is not None else caller.give(y)
         if inner is None:
             return answer, state, None
-        checked = [("x", x, fingerprint(x))]
-        if out is None and library.from_dlpack is None:
-            y.flags.writeable = False
-            answer = y.view()  # of a read-only base, so that setflags(write=True) is refused too
-        else:
-            checked.append(("y", y, fingerprint(y)))
-        return answer, state, Tape(self, weights, inner, library, x.shape, tuple(checked))
+        checked = []
+        if caller.on_host:
+            checked.append(("x", x, fingerprint(x)))
+            if out is None and caller is NUMPY:
+                y.flags.writeable = False
+                answer = y.view()  # of a read-only base, so that setflags(write=True) is refused too
+            else:
+                checked.append(("y", y, fingerprint(y)))
+        return answer, state, Tape(self, weights, inner, caller, tuple(x.shape), tuple(checked))
 
     @property
     def _letter(self) -> str:
@@ -251,10 +257,10 @@ class Layer(Module):
             return array[:, 0]
         if array.ndim == 2:
             return array[:, None]
-        return array.transpose(1, 0, 2) if self._batch_first else array
+        return array.swapaxes(0, 1) if self._batch_first else array
 
     def _take_state(
-        self, name: str, state: State, batch: int, batched: bool, gradient: bool = False
+        self, name: str, state: State, batch: int, batched: bool, caller: Caller, gradient: bool = False
     ) -> tuple[Any, Any]:
         """h and c [L*D, B, H] of a state (or, with ``gradient``, of its gradient) argument; None for zeros."""
         if state is None:
@@ -268,13 +274,13 @@ class Layer(Module):
         ):
             shape = (leading, batch, width) if batched else (leading, width)
             meaning = f"[L*D, B, {letter}]" if batched else f"[L*D, {letter}]"
-            array = None if part is None else take(part, label, shape, meaning, dtypes)
+            array = None if part is None else caller.take(part, label, shape, meaning, dtypes)
             parts.append(array if array is None or batched else array[:, None])
         return parts[0], parts[1] if len(parts) > 1 else None
 
-    def _give_state(self, h: Any, c: Any, batched: bool, library: Library) -> State:
+    def _give_state(self, h: Any, c: Any, batched: bool, caller: Caller) -> State:
         h, c = (state if state is None or batched else state[:, 0] for state in (h, c))
-        return library.give(h) if c is None else (library.give(h), library.give(c))
+        return caller.give(h) if c is None else (caller.give(h), caller.give(c))
 
     def __repr__(self) -> str:
         spec = self._spec
@@ -288,28 +294,9 @@ class Layer(Module):
         said += ["reverse=True"] if spec.reverse else []
         said += [f"{name}={value!r}" for name, value in spec.options.said().items()]
         said += [f"dtype={spec.dtype}"] if spec.dtype != "float32" else []
+        said += [f"device={spec.device!r}"] if spec.device != "cpu" else []
+        said += ["allow_tf32=True"] if spec.allow_tf32 else []
         return f"{type(self).__name__}({', '.join(said)})"
-
-
-def take_marks(mask: Any, reset: Any, shape: tuple[int, int], batched: bool, batch_first: bool) -> ops.Marks:
-    """mask and reset as contiguous bool arrays [T, B]; None where absent, or where they mark nothing."""
-    given = {"mask": mask, "reset": reset}
-    seq_len, batch = shape
-    wanted, axes = ((batch, seq_len), "[B, T]") if batch_first and batched else (shape, "[T, B]")
-    if not batched:
-        wanted, axes = (seq_len,), "[T]"  # type: ignore[assignment]
-    for name, marked in given.items():
-        if marked is None:
-            continue
-        array = as_numpy(marked, name)
-        if array.dtype != np.bool_:
-            raise TypeError(f"{name}: expected bool {axes}, got {array.dtype}")
-        if array.shape != wanted:
-            raise ValueError(f"{name}: expected {axes} {list(wanted)}, got {list(array.shape)}")
-        array = array[:, None] if not batched else array.T if batch_first else array
-        nothing = array.all() if name == "mask" else not array.any()
-        given[name] = None if nothing else np.array(array, order="C")  # a copy: the tape keeps it
-    return ops.Marks(given["mask"], given["reset"])
 
 
 def split_state(name: str, state: State, module: Module, gradient: bool = False) -> list[tuple[Any, str, Dtypes]]:
@@ -339,13 +326,16 @@ class RNN(Layer):
 
     Arguments, their order and defaults are torch.nn.RNN's; ``nonlinearity``, "tanh" or "relu", is the fourth. Keywords:
 
-    device: only "cpu" or None.
+    device: "cpu" (or None), "cuda" (the first GPU) or "cuda:1". On a GPU the parameters live there, in CuPy's arrays
+        (torch's, where torch is loaded and CuPy is not installed), and calls take arrays of either library.
     dtype: "float32" (the default), "float64", "bfloat16", "float16", or a library's own object for one; the half types
         are for storage, sums and the cell state are float32. Inputs must have it: nothing is converted silently.
     seed: of the initial values (torch's distribution) and of dropout's masks; None draws one.
     recompute: a training forward keeps y and the states of a few steps instead of every step's gates: memory beside y
         grows with the square root of T, backward runs the forward again, and the gradients have the same bits.
     reverse: one direction that walks each row from its last valid step to step 0.
+    allow_tf32: in float32 on a GPU, products may round their operands to 10 bits of mantissa (TF32); sums and states
+        stay float32.
 
     Options of the step (equations and sources: docs/options.md); two that no kernel does together are refused by name:
 
@@ -365,8 +355,8 @@ class RNN(Layer):
     Read them through ``params``, change them through ``update`` and ``load_state_dict`` only.
 
     Raises ValueError for a size, probability or name out of range, TypeError for an argument of another kind or a dtype
-    that is not among these, NotImplementedError for a device that is not there or for options that no kernel does
-    together.
+    that is not among these, NotImplementedError for a GPU in a build or on a machine without, or for options that no
+    kernel does together, ImportError where a GPU's arrays have no library.
     """
 
     def __init__(
@@ -385,6 +375,7 @@ class RNN(Layer):
         seed: int | None = None,
         recompute: bool = False,
         reverse: bool = False,
+        allow_tf32: bool = False,
         clip: float | None = None,
         activations: Any = None,
         layer_norm: bool = False,
@@ -405,7 +396,7 @@ class RNN(Layer):
         cell = f"rnn_{check_nonlinearity(nonlinearity)}"
         super().__init__(
             cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed,
-            recompute, reverse, options,
+            recompute, reverse, allow_tf32, options,
         )  # fmt: skip
 
     @property
@@ -440,6 +431,7 @@ class GRU(Layer):
         seed: int | None = None,
         recompute: bool = False,
         reverse: bool = False,
+        allow_tf32: bool = False,
         reset_after: bool = True,
         clip: float | None = None,
         activations: Any = None,
@@ -459,7 +451,7 @@ class GRU(Layer):
         }
         super().__init__(
             "gru", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed,
-            recompute, reverse, options,
+            recompute, reverse, allow_tf32, options,
         )  # fmt: skip
 
 
@@ -493,6 +485,7 @@ class LSTM(Layer):
         seed: int | None = None,
         recompute: bool = False,
         reverse: bool = False,
+        allow_tf32: bool = False,
         peephole: bool = False,
         coupled: bool = False,
         clip: float | None = None,
@@ -515,7 +508,7 @@ class LSTM(Layer):
         }
         super().__init__(
             "lstm", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed,
-            recompute, reverse, options,
+            recompute, reverse, allow_tf32, options,
         )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """The scheduler: layers, directions and dropout over plans. Arrays in, arrays out; no parameters, no state.
 
-Works on NumPy arrays and on torch CPU tensors alike: it only slices them and hands them to the binding; new arrays come
-from the caller's ``Memory``. A dtype's name is "float32", "float64", "bfloat16" or "float16".
+Works on NumPy arrays, torch tensors and other libraries' arrays on a GPU alike: it only slices them and hands them to
+the binding; new arrays come from the caller's ``Memory``. A dtype's name is "float32", "float64", "bfloat16" or
+"float16".
 
     Spec                    what a stack of layers is (immutable, hashable)
     plans(spec)             [L*D] plans, from a bounded cache
@@ -22,13 +23,14 @@ from typing import Any
 
 from . import _core
 from .options import vector_rows
-from .plans import pack, plans
+from .plans import pack, plans, vectors
 from .reserve import new_reserve, reserve_bytes, shelves
-from .spec import ITEM_SIZE, NO_MARKS, Array, Bytes, Gradients, Marks, Memory, Spec, Tape
+from .spec import ITEM_SIZE, NO_MARKS, Array, Bytes, Gpu, Gradients, Marks, Memory, Spec, Tape
 
 __all__ = [
     "NO_MARKS",
     "Bytes",
+    "Gpu",
     "Gradients",
     "Marks",
     "Memory",
@@ -43,6 +45,7 @@ __all__ = [
     "plans",
     "reserve_bytes",
     "tape_of",
+    "vectors",
 ]
 
 # Up to here the outputs of all layers of an inference may stand at once, for layers to run at the same time: where that
@@ -95,8 +98,8 @@ def forward(
 ) -> tuple[Array, Array, Array | None, Tape | None]:
     """x [T, B, I] (any strides) -> (y [T, B, D*P], h_n [L*D, B, P], c_n [L*D, B, H] or None, Tape or None).
 
-    h_0 [L*D, B, P], c_0 [L*D, B, H], or None for zeros. lengths: contiguous int64 NumPy [B], checked by the caller, or
-    None.
+    h_0 [L*D, B, P], c_0 [L*D, B, H], or None for zeros. lengths: contiguous int64 [B], NumPy's, checked by the caller,
+    or of a GPU's spec on the GPU (where what is not in [0, T] is clamped, and reported late), or None.
     reserve: ``reserve_bytes`` bytes that take what ``backward`` needs, and are the tape's; None: nothing is kept.
     masks: (seed, call) turns dropout between layers and the cell's random masks on; None leaves them off. y: write the
     output here.
@@ -117,7 +120,7 @@ def forward(
     if y is None:
         y = memory.empty(y_shape, spec.dtype)
     all_plans = plans(spec, marks.any)
-    alone = reserve is None and drawn is None and lengths is None and not marks.any
+    alone = reserve is None and drawn is None and lengths is None and not marks.any and memory.gpu is None
     if 0 < last < 1024 and directions == 1 and alone:
         size = seq_len * batch * outs * ITEM_SIZE[spec.dtype]
         if size <= _STACKED:
@@ -131,9 +134,12 @@ def forward(
         output = y if layer == last else outputs[layer] if outputs else memory.empty(y_shape, spec.dtype)
         ids = range(layer * directions, (layer + 1) * directions)
         half = [_half(output, direction, outs, directions) for direction in range(directions)]
-        resets = [marks.resets(direction == 1 or spec.reverse, lengths) for direction in range(directions)]
+        resets = [marks.resets(direction == 1 or spec.reverse, lengths, memory) for direction in range(directions)]
         random = [_random(spec, drawn, i) for i in ids]
         states = [(_at(h_0, i), _at(c_0, i), h_n[i], _at(c_n, i)) for i in ids]
+        workspace, stream = None, 0
+        if memory.gpu is not None:
+            workspace, stream = _on_gpu(memory, all_plans, ids, seq_len, batch, "workspace_forward")
         if directions == 2:
             h0, c0, hn, cn = zip(*states, strict=True)
             all_plans[ids[0]].forward_both(
@@ -150,6 +156,8 @@ def forward(
                 marks.mask,
                 resets,
                 random,
+                workspace,
+                stream,
             )
         else:
             h, c, hidden_n, cell_n = states[0]
@@ -166,12 +174,14 @@ def forward(
                 marks.mask,
                 resets[0],
                 random[0],
+                workspace,
+                stream,
             )
         below = output
         if drop is not None and layer < last:
             # BPTT of this layer needs its undropped output, the layer above the dropped one: only then are both kept.
             below = inputs[layer] if inputs else output
-            _drop(spec, layer, output, below, drop, lengths)
+            _drop(spec, layer, output, below, drop, lengths, memory)
     tape = None
     if reserve is not None:
         tape = Tape(spec, tuple(packed), (x, *inputs), (*outputs, y), tuple(own), h_0, c_0, lengths, drawn, marks)  # type: ignore[arg-type]
@@ -209,7 +219,7 @@ def backward(
     directions, outs, lengths, marks = spec.directions, spec.outputs, tape.lengths, tape.marks
     own_names = spec.own_names
     each = len(own_names)
-    batch = tape.x[0].shape[1]
+    seq_len, batch = tape.x[0].shape[:2]
     leading = spec.num_layers * directions
     dh_0 = memory.empty((leading, batch, outs), spec.state_dtype) if need_state else None
     cells = need_state and spec.states == 2
@@ -238,6 +248,9 @@ def backward(
             if not (need_dx or need_state or probe or any(needs[own])):
                 continue
             grads = dict(zip(own_names, dparams[own], strict=True))
+            workspace, stream = None, 0
+            if memory.gpu is not None:
+                workspace, stream = _on_gpu(memory, all_plans, (index,), seq_len, batch, "workspace_backward")
             if spec.options.independent:  # these are rows of vectors[index]
                 grads |= {"weight_hh": None, "bias_hh": None}
             all_plans[index].backward(
@@ -262,14 +275,16 @@ def backward(
                 dweight_hr=grads.get("weight_hr"),
                 dparams=vectors[index],
                 mask=marks.mask,
-                reset=marks.resets(direction == 1 or spec.reverse, lengths),
+                reset=marks.resets(direction == 1 or spec.reverse, lengths, memory),
                 random=_random(spec, tape.masks, index),
                 dh=_half(dh, direction, outs, directions),
                 clip_dh=clip_step,
+                workspace=workspace,
+                stream=stream,
             )
         drop = dropping(spec, tape.masks)
         if layer > lowest and drop is not None:
-            _drop(spec, layer - 1, dx, dx, drop, lengths)
+            _drop(spec, layer - 1, dx, dx, drop, lengths, memory)
         dy = dx
     return Gradients(dx if need_x else None, dh_0, dc_0, dparams, steps if probe else None)
 
@@ -309,9 +324,27 @@ def _lowest_layer(spec: Spec, everything: bool, needs: Sequence[bool]) -> int:
     return next((index // per_layer for index, need in enumerate(needs) if need), spec.num_layers)
 
 
-def _drop(spec: Spec, layer: int, source: Array, target: Array, masks: tuple[int, int], lengths: Any) -> None:
+def _on_gpu(
+    memory: Memory, all_plans: Sequence[_core.Plan], ids: Sequence[int], seq_len: int, batch: int, which: str
+) -> tuple[Array, int]:
+    """A workspace for a call on a GPU, and the stream.
+
+    The workspace is let go of as soon as the call returns, while the GPU may not have begun: the allocators of CuPy and
+    torch hand memory out again in the order of the stream it came from, so nobody else gets it before the work is done.
+    """
+    assert memory.gpu is not None
+    nbytes = sum(-(-max(all_plans[i].sizes(seq_len, batch)[which], 64) // 64) * 64 for i in ids)
+    return memory.empty((nbytes,), "uint8"), memory.gpu.stream
+
+
+def _drop(
+    spec: Spec, layer: int, source: Array, target: Array, masks: tuple[int, int], lengths: Any, memory: Memory
+) -> None:
     """Dropout on the output of a layer (or its gradient), one mask stream for each direction."""
     seed, call = masks
+    how: dict[str, Any] = {}
+    if memory.gpu is not None:
+        how = {"device": "cuda", "device_index": spec.gpu, "cuda_stream": memory.gpu.stream}
     for direction in range(spec.directions):
         _core.dropout(
             _half(source, direction, spec.outputs, spec.directions),
@@ -321,6 +354,7 @@ def _drop(spec: Spec, layer: int, source: Array, target: Array, masks: tuple[int
             call,
             layer * spec.directions + direction,
             lengths,
+            **how,
         )
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from . import _core, ops
-from .arrays import NUMPY_DTYPES, Array, as_numpy, check
+from .arrays import NUMPY_DTYPES, Array
+from .devices import HOST, Place, place
 from .options import HasOptions, Options
 from .weights import initial
 
@@ -33,23 +34,42 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)  # a fork may catch the lock taken by a thread the child has not
 
 
-class Weights:
-    """One immutable set of parameters, by name in PyTorch's order, with what is derived from it."""
+_STREAMS = 8  # whose packs are kept
 
-    def __init__(self, spec: ops.Spec, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
-        for array in arrays.values():
-            array.flags.writeable = False
+
+class Weights:
+    """One immutable set of parameters, by name in PyTorch's order, with what is derived from it.
+
+    arrays: the layer's own, where it is (``Place.keep``).
+    """
+
+    def __init__(self, spec: ops.Spec, arrays: dict[str, Array], where: Place) -> None:
         self.spec = spec
-        self.arrays: Mapping[str, np.ndarray[Any, Any]] = MappingProxyType(arrays)
+        self.arrays: Mapping[str, Array] = MappingProxyType(arrays)
         self._packed: tuple[_core.Packed, ...] | None = None
+        self._on_streams: dict[int, tuple[_core.Packed, ...]] = {}
+        self._rows = ops.vectors(spec, list(arrays.values()), where.memory) if where is not HOST else None
         self._steppers: dict[int, _core.Stepper] = {}
         self.last: _core.Stepper | None = None  # the stepper used last; most callers need no other
 
-    def packed(self, backward: bool) -> tuple[_core.Packed, ...]:
+    def packed(self, backward: bool, memory: ops.Memory) -> tuple[_core.Packed, ...]:
         """[L*D]. Two threads may pack at once; the packs are equal, so the last to be kept is as good as the first."""
+        if memory.gpu is not None:
+            return self._packed_on(memory.gpu, backward, memory)
         packed = self._packed
         if packed is None or (backward and not packed[0].backward):
             self._packed = packed = ops.pack(self.spec, list(self.arrays.values()), backward)
+        return packed
+
+    def _packed_on(self, gpu: ops.Gpu, backward: bool, memory: ops.Memory) -> tuple[_core.Packed, ...]:
+        """A stream knows only its own order, so each has its own pack: another's may not be written yet."""
+        packed = self._on_streams.get(gpu.stream)
+        if packed is None or (backward and not packed[0].backward):
+            packed = ops.pack(self.spec, list(self.arrays.values()), backward, memory=memory, rows=self._rows)
+            if not gpu.capturing:  # else it is written at a replay, and not before
+                if len(self._on_streams) >= _STREAMS:
+                    self._on_streams.clear()
+                self._on_streams[gpu.stream] = packed
         return packed
 
     def stepper(self, batch: int) -> _core.Stepper:
@@ -58,7 +78,7 @@ class Weights:
         if stepper is None:
             if len(self._steppers) >= 8:  # a caller that sweeps batch sizes must not leak
                 self._steppers.clear()
-            stepper = _core.Stepper(ops.plans(self.spec)[0], self.packed(False)[0], batch)
+            stepper = _core.Stepper(ops.plans(self.spec)[0], self.packed(False, HOST.memory)[0], batch)
             self._steppers[batch] = stepper
         self.last = stepper
         return stepper
@@ -67,19 +87,20 @@ class Weights:
 class Module(HasOptions):
     """Base of layers and cells: the spec, the parameters under their public names, and the count of training calls."""
 
-    def __init__(self, spec: ops.Spec, names: tuple[str, ...], seed: int | None) -> None:
+    def __init__(self, spec: ops.Spec, names: tuple[str, ...], seed: int | None, where: Place) -> None:
         # names: the public names of spec.param_names. (No docstring: help() of every layer would inherit it.)
         if seed is None:
             seed = int(np.random.SeedSequence().entropy) & 0xFFFF_FFFF_FFFF_FFFF  # type: ignore[arg-type]
         self._seed = check_int("seed", seed, 0, 2**64 - 1)
         self._spec = spec
+        self._place = where
         self._narrow = (NUMPY_DTYPES[spec.dtype],)  # what x and h may be
         self._wide = tuple(dict.fromkeys((*self._narrow, NUMPY_DTYPES[spec.state_dtype])))  # what c may be
         self._names = names
         self._call = 0
         shapes = dict(zip(names, spec.param_shapes.values(), strict=True))
         ops.plans(spec)  # a forced kernel that cannot do it is refused here
-        self._weights = Weights(spec, initial(shapes, spec.hidden_size, NUMPY_DTYPES[spec.dtype], self._seed))
+        self._weights = self._kept(initial(shapes, spec.hidden_size, NUMPY_DTYPES[spec.dtype], self._seed))
 
     @property
     def spec(self) -> ops.Spec:
@@ -108,7 +129,8 @@ class Module(HasOptions):
 
     @property
     def device(self) -> str:
-        return "cpu"
+        """ "cpu" or "cuda:0", "cuda:1", ..."""
+        return self._spec.device
 
     @property
     def seed(self) -> int:
@@ -131,16 +153,21 @@ class Module(HasOptions):
         return call
 
     @property
-    def params(self) -> Mapping[str, np.ndarray[Any, Any]]:
-        """Name -> read-only NumPy array: the values now. An ``update`` leaves a mapping taken earlier as it was."""
+    def params(self) -> Mapping[str, Array]:
+        """Name -> read-only NumPy array: the values now. An ``update`` leaves a mapping taken earlier as it was.
+
+        On a GPU the arrays are there, and no library marks them read-only: do not write to them.
+        """
         return self._weights.arrays
 
     def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Name -> a copy of the parameter, under PyTorch's names."""
-        return {name: array.copy() for name, array in self._weights.arrays.items()}
+        """Name -> a copy of the parameter as a NumPy array, under PyTorch's names; from a GPU, too."""
+        return {name: self._place.to_host(array) for name, array in self._weights.arrays.items()}
 
     def update(self, params: Mapping[str, Array]) -> None:
         """Replace some parameters by copies of the given arrays (NumPy's, or any host array with ``__dlpack__``).
+
+        A layer on a GPU takes arrays of that GPU besides, and copies host arrays there.
 
         All or nothing: ValueError for an unknown name or a wrong shape and TypeError for a wrong dtype come before any
         change. Tapes recorded before can no longer be used.
@@ -163,24 +190,33 @@ class Module(HasOptions):
                 f"{argument}: expected the names of {self!r} ({', '.join(self._names)}), got {'; '.join(said)}"
             )
         shapes = dict(zip(self._names, self._spec.param_shapes.values(), strict=True))
-        fresh = {}
         for name, value in params.items():
-            view = as_numpy(value, f"{argument}[{name!r}]")
-            check(view, f"{argument}[{name!r}]", shapes[name], name, self._narrow)
-            fresh[name] = np.array(view, order="C", copy=True)
+            label = f"{argument}[{name!r}]"
+            self._place.check(value, label, shapes[name], name, self._narrow)
+        fresh = {name: self._place.copy(value, name) for name, value in params.items()}
         with _lock:
             current = self._weights.arrays
-            self._weights = Weights(self._spec, {name: fresh.get(name, current[name]) for name in self._names})
+            arrays = {name: fresh.get(name, current[name]) for name in self._names}
+            self._weights = Weights(self._spec, arrays, self._place)
+        self._place.settle(params.values())
+
+    def _kept(self, arrays: dict[str, np.ndarray[Any, Any]]) -> Weights:
+        """Host arrays of its own as this layer's weights."""
+        weights = Weights(self._spec, self._place.keep(arrays), self._place)
+        self._place.settle(arrays.values())
+        return weights
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy.deepcopy: everything but what is derived from the weights."""
+        """For pickle and copy.deepcopy: everything but what is derived from the weights, which go through the host."""
         state = self.__dict__.copy()
         state["_weights"] = self.state_dict()
+        state["_place"] = self._spec.device
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._weights = Weights(self._spec, state["_weights"])
+        self._place = place(state["_place"])
+        self._weights = self._kept(state["_weights"])
 
 
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:

@@ -8,8 +8,19 @@ from functools import lru_cache
 import numpy as np
 
 from . import _core
+from ._cuda_libs import cublaslt
 from .options import Options, vector_rows
-from .spec import Array, Spec
+from .spec import Array, Memory, Spec
+
+gpus_used: set[int] = set()  # what rnnkern.check asks
+
+
+@lru_cache(maxsize=1)
+def _find_cublaslt() -> None:
+    """Once, before the first plan of a GPU."""
+    path = cublaslt()
+    if path is not None:
+        _core.set_cublaslt(path)
 
 
 # Bounds: a plan is a few hundred bytes; 256 distinct problems and 128 stacks are more than one process uses at a time.
@@ -26,8 +37,14 @@ def _plan(
     kernel: str | None,
     options: Options,
     masked: bool,
+    gpu: int | None,
+    tf32: bool,
 ) -> _core.Plan:
     native = options.native() | ({"masked": True} if masked else {})
+    if gpu is not None:
+        _find_cublaslt()
+        gpus_used.add(gpu)
+        native |= {"device": "cuda", "device_index": gpu, "tf32": tf32}
     return _core.Plan(
         cell, dtype, input_size, hidden_size, bias=bias, reverse=reverse, recompute=recompute, kernel=kernel, **native
     )
@@ -51,25 +68,45 @@ def plans(spec: Spec, masked: bool = False) -> tuple[_core.Plan, ...]:
             plans(spec)[layer * spec.directions + direction].kernel if masked else spec.kernel,
             spec.options,
             masked,
+            spec.gpu,
+            spec.allow_tf32,
         )
         for layer in range(spec.num_layers)
         for direction in range(spec.directions)
     )
 
 
-def pack(spec: Spec, params: Sequence[Array], backward: bool = True, forward: bool = True) -> tuple[_core.Packed, ...]:
-    """Pack parameters given in the order of ``spec.param_names``, for forward, for backward or for both."""
+def pack(
+    spec: Spec,
+    params: Sequence[Array],
+    backward: bool = True,
+    forward: bool = True,
+    memory: Memory | None = None,
+    rows: Sequence[Array | None] | None = None,
+) -> tuple[_core.Packed, ...]:
+    """Pack parameters given in the order of ``spec.param_names``, for forward, for backward or for both.
+
+    memory: of a GPU's plans, where the packs go and on which stream; the parameters are contiguous there. rows: what
+    ``vectors`` made of them; None makes it anew.
+    """
+    if spec.gpu is not None and (memory is None or memory.gpu is None):
+        raise ValueError(f"memory: expected that of {spec.device}, got none")
     if len(params) != len(spec.param_names):
         raise ValueError(
             f"params: expected {len(spec.param_names)} arrays in the order of param_names, got {len(params)}"
         )
     each = len(spec.own_names)
+    into, stream = None, 0
     packed = []
     for index, plan in enumerate(plans(spec)):
         own = dict(zip(spec.own_names, params[index * each : (index + 1) * each], strict=True))
-        vectors = None
+        block = None
         if plan.param_rows:
-            vectors = _vectors(spec, plan.param_rows, own)
+            block = _vectors(spec, plan.param_rows, own, memory) if rows is None else rows[index]
+            for name in vector_rows(spec.options, list(own), spec.bias):
+                own.pop(name, None)
+        if memory is not None and memory.gpu is not None:
+            into, stream = memory.block(plan.sizes(0, 0)["packed"]), memory.gpu.stream
         packed.append(
             plan.pack(
                 own["weight_ih"],
@@ -78,21 +115,39 @@ def pack(spec: Spec, params: Sequence[Array], backward: bool = True, forward: bo
                 own.get("bias_hh"),
                 backward,
                 forward,
-                weight_hr=own.get("weight_hr"),
-                params=vectors,
+                own.get("weight_hr"),
+                block,
+                into,
+                stream,
             )
         )
     return tuple(packed)
 
 
-def _vectors(spec: Spec, rows: int, own: dict[str, Array]) -> Array:
-    """The parameters that are one number a unit, as rows [K, H] (rnnk_weights.params); they leave ``own``."""
-    first = _core.as_numpy(own["weight_ih"])
-    out = np.zeros((rows, spec.hidden_size), first.dtype)
+def vectors(spec: Spec, params: Sequence[Array], memory: Memory | None = None) -> list[Array | None]:
+    """[L*D] of ``pack``: the parameters that are one number a unit, as rows [K, H] (rnnk_weights.params), or None."""
+    each = len(spec.own_names)
+    return [
+        _vectors(
+            spec, plan.param_rows, dict(zip(spec.own_names, params[i * each : (i + 1) * each], strict=True)), memory
+        )
+        for i, plan in enumerate(plans(spec))
+    ]
+
+
+def _vectors(spec: Spec, rows: int, own: dict[str, Array], memory: Memory | None) -> Array | None:
+    if not rows:
+        return None
+    on_gpu = memory is not None and memory.gpu is not None
+    if on_gpu:
+        out = memory.empty((rows, spec.hidden_size), spec.dtype)  # type: ignore[union-attr]
+        out[...] = 0
+    else:
+        out = np.zeros((rows, spec.hidden_size), _core.as_numpy(own["weight_ih"]).dtype)
     row = 0
     for name in vector_rows(spec.options, list(own), spec.bias):
         if name in own:  # an absent bias is zero
-            block = _core.as_numpy(own.pop(name)).reshape(-1, spec.hidden_size)
+            block = (own[name] if on_gpu else _core.as_numpy(own[name])).reshape(-1, spec.hidden_size)
             out[row : row + len(block)] = block
         row += spec.rows_of(name)
     return out

@@ -9,11 +9,8 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
-from . import _core
 from .plans import plans
-from .spec import ITEM_SIZE, Array, Bytes, Memory, Spec
+from .spec import ITEM_SIZE, Array, Bytes, Memory, Spec, host_bytes
 
 _LINE = 64
 _PIECES = 16  # a plan's reserve has no more parts than this, each rounded up to a line
@@ -30,9 +27,10 @@ def reserve_bytes(spec: Spec, seq_len: int, batch: int, drop: bool) -> int:
     return nbytes
 
 
-def new_reserve(spec: Spec, seq_len: int, batch: int, drop: bool) -> Bytes:
+def new_reserve(spec: Spec, seq_len: int, batch: int, drop: bool, memory: Memory | None = None) -> Bytes:
+    """memory: None for host memory."""
     nbytes = reserve_bytes(spec, seq_len, batch, drop)
-    return np.frombuffer(memoryview(_core.Block(nbytes)), np.uint8, nbytes)
+    return host_bytes(nbytes) if memory is None else memory.block(nbytes)
 
 
 @lru_cache(maxsize=128)
@@ -85,8 +83,8 @@ def shelves(
 ) -> tuple[tuple[Bytes, ...], list[Array], list[Array]]:
     """Of a reserve: each plan's own; the outputs of all layers but the last; the inputs of all layers but the first."""
     shelf = _shelf(spec, seq_len, batch, drop)
-    if reserve.size < shelf.nbytes:
-        raise ValueError(f"reserve: expected at least {shelf.nbytes} bytes, got {reserve.size}")
+    if reserve.shape[0] < shelf.nbytes:
+        raise ValueError(f"reserve: expected at least {shelf.nbytes} bytes, got {reserve.shape[0]}")
     shape = (seq_len, batch, spec.directions * spec.outputs)
     outputs = [memory.view(reserve[where], shape, spec.dtype) for where in shelf.outputs]
     inputs = [memory.view(reserve[where], shape, spec.dtype) for where in shelf.inputs] if drop else outputs

@@ -13,20 +13,51 @@ import numpy as np
 from . import _core
 from .options import NEUTRAL, Options, layer_shapes
 
-Array = Any  # a NumPy array or a torch CPU tensor
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]  # [n], 64-byte aligned
+Array = Any  # a NumPy array, a torch tensor, or an array of another library on a GPU (devices.py)
+Bytes = Any  # uint8 [n], 64-byte aligned
+
+
+def host_bytes(nbytes: int) -> Bytes:
+    return np.frombuffer(memoryview(_core.Block(nbytes)), np.uint8, nbytes)
+
+
+class Gpu(NamedTuple):
+    """Where and how a call's work goes on a GPU."""
+
+    stream: int  # cudaStream_t
+    upload: Callable[[np.ndarray[Any, Any]], Array]  # of a small host array, in the stream's order
+    capturing: bool = False  # what is put on the stream is recorded in a CUDA graph and does not run yet
 
 
 class Memory(NamedTuple):
-    """Arrays of the caller's library: new ones, and views of bytes. Shapes, then a dtype's name."""
+    """Arrays of the caller's library: new ones, and views of bytes. Shapes, then a dtype's name.
+
+    gpu: None in host memory, where the binding has workspaces of its own; there, ``block`` makes a reserve.
+    """
 
     empty: Callable[[tuple[int, ...], str], Array]
     view: Callable[[Bytes, tuple[int, ...], str], Array]
+    gpu: Gpu | None = None
+
+    def block(self, nbytes: int) -> Bytes:
+        """Bytes that a caller keeps."""
+        if self.gpu is not None:
+            return self.empty((nbytes,), "uint8")
+        return host_bytes(nbytes)
 
 
 _CELLS = {name: (gates, states) for name, gates, states in _core.cells()}
+_KERNELS = {name for name, _ in _core.kernels()}  # cpu_... and cuda_...
 STATE_DTYPE = {"float32": "float32", "float64": "float64", "bfloat16": "float32", "float16": "float32"}
 ITEM_SIZE = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+
+
+def forced_kernel(device: str) -> str | None:
+    """``RNNKERN_KERNEL``, which forces one device's kernels: problems of the other choose freely."""
+    name = os.environ.get("RNNKERN_KERNEL") or None
+    if name is not None and name in _KERNELS and name.startswith("cuda_") != (device != "cpu"):
+        return None
+    return name
 
 
 @dataclass(frozen=True)
@@ -35,7 +66,7 @@ class Spec:
 
     recompute: backward runs the forward again instead of keeping its gates (``rnnk_problem.flags``, RNNK_RECOMPUTE).
     kernel: force one by name. None takes ``RNNKERN_KERNEL`` as it is when the spec is made (so a layer keeps the kernel
-    it was built with), else the smallest estimate.
+    it was built with), if that is one of the device's, else the smallest estimate.
     """
 
     cell: str
@@ -50,6 +81,8 @@ class Spec:
     recompute: bool = False
     reverse: bool = False  # one direction, each row walked from its last valid step to step 0
     options: Options = NEUTRAL
+    device: str = "cpu"  # or "cuda:0", "cuda:1", ...
+    allow_tf32: bool = False  # float32 on a GPU: products may round their operands to 10 bits of mantissa
 
     def __post_init__(self) -> None:
         if self.cell not in _CELLS:
@@ -63,8 +96,10 @@ class Spec:
             raise ValueError(f"dropout: expected a probability in [0, 1], got {self.dropout}")
         if self.reverse and self.bidirectional:
             raise ValueError("reverse: expected False where bidirectional is True, which has both directions")
+        if self.allow_tf32 and (self.dtype != "float32" or self.gpu is None):
+            raise ValueError(f"allow_tf32: expected False for {self.dtype} on {self.device}; TF32 is float32 on a GPU")
         if self.kernel is None:
-            object.__setattr__(self, "kernel", os.environ.get("RNNKERN_KERNEL") or None)
+            object.__setattr__(self, "kernel", forced_kernel(self.device))
 
     def __hash__(self) -> int:
         """Computed once: every call looks its plans up by it."""
@@ -76,6 +111,11 @@ class Spec:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}  # the hash is this process's own
+
+    @cached_property
+    def gpu(self) -> int | None:
+        """CUDA's number of the GPU, None for the CPU."""
+        return int(self.device.partition(":")[2]) if self.device != "cpu" else None
 
     @cached_property
     def gates(self) -> int:
@@ -136,7 +176,9 @@ class Spec:
 
 
 class Marks(NamedTuple):
-    """Steps of rows that are left out (mask False) or begin anew (reset True): NumPy bool [T, B], contiguous, or None.
+    """Steps of rows that are left out (mask False) or begin anew (reset True): bool [T, B], contiguous, or None.
+
+    NumPy's, or of a GPU the caller's library's.
 
     A reset stands before its step: nothing passes from step t - 1 to step t, in either direction.
     """
@@ -148,14 +190,19 @@ class Marks(NamedTuple):
     def any(self) -> bool:
         return self.mask is not None or self.reset is not None
 
-    def resets(self, reverse: bool, lengths: Any) -> Any:
+    def resets(self, reverse: bool, lengths: Any, memory: Memory) -> Any:
         """The steps before which a walk in one direction sets its state to zero."""
         if self.reset is None or not reverse:
             return self.reset
         marked = self.reset
+        steps = marked.shape[0]
         if lengths is not None:  # a mark in the padding is no border of the row
-            marked = marked & (np.arange(marked.shape[0])[:, None] < lengths)
-        return np.concatenate([marked[1:], np.zeros_like(marked[:1])])[: marked.shape[0]]
+            each = np.arange(steps)[:, None]
+            marked = marked & ((each if memory.gpu is None else memory.gpu.upload(each)) < lengths)
+        moved = np.empty_like(marked) if memory.gpu is None else memory.empty(tuple(marked.shape), "bool")
+        moved[: steps - 1] = marked[1:]
+        moved[max(steps - 1, 0) :] = False
+        return moved
 
 
 NO_MARKS = Marks()
@@ -172,7 +219,7 @@ class Tape:
     reserves: tuple[Bytes, ...]  # [L*D]
     h_0: Array | None  # [L*D, B, P]
     c_0: Array | None  # [L*D, B, H]
-    lengths: Any  # int64 [B] or None
+    lengths: Any  # int64 [B], NumPy's or on the GPU, or None
     masks: tuple[int, int] | None  # (seed, call), or None: no random masks
     marks: Marks = NO_MARKS
 

@@ -3,7 +3,8 @@
 The tape refers to the caller's x and y instead of copying them, so it takes a checksum of x (and of y, where y is not a
 read-only NumPy array) and compares it before BPTT. The checksum is zlib's CRC-32 of the bytes: it notices every change
 within 32 neighbouring bits, any other with probability 1 - 2^-32 (sign flips and permutations too, which sums miss),
-and reads 4 to 6 GB/s, that is 0.2 ms a megabyte: a few percent of a training step at I = H = 64, less above.
+and reads 4 to 6 GB/s, that is 0.2 ms a megabyte: a few percent of a training step at I = H = 64, less above. On a GPU
+there is none: the host would wait.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import ops
-from .arrays import Array, Library, empty, view
+from .arrays import MEMORY as MEMORY
+from .arrays import Array
+from .devices import Caller
 
 if TYPE_CHECKING:
     from .parameters import Module, Weights
-
-MEMORY = ops.Memory(empty, view)  # NumPy's, for the scheduler
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Tape:
     module: Module
     weights: Weights
     inner: ops.Tape
-    library: Library
+    library: Caller
     x_shape: tuple[int, ...]  # as the caller had it
     checked: tuple[tuple[str, np.ndarray[Any, Any], int], ...]  # (name, array, checksum)
 

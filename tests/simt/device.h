@@ -10,7 +10,7 @@
 
 #define RNNK_GLOBAL inline
 #define RNNK_DEVICE inline __attribute__((always_inline))
-#define RNNK_BOUNDS(threads)
+#define RNNK_BOUNDS(...)
 
 namespace rnnk {
 namespace gpu {

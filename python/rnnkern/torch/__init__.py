@@ -33,8 +33,12 @@ any T and B. Second derivatives, forward mode, ``vmap`` and torch.func work; wha
 composed of torch's operations, tens of times slower, as ``rnnkern.explain(module, x)`` says. ``docs/torch.md`` has the
 list.
 
-Not there yet, and refused by name with NotImplementedError: tensors that are not on the CPU, the random masks of
-zoneout and recurrent dropout under a second derivative or in forward mode (``eval()`` has none), and
+On a GPU (``module.to("cuda")``) work goes on torch's current stream and waits for nothing; lengths, mask and reset may
+be there too. Whether float32 may use TF32 says ``torch.backends.cudnn.allow_tf32``, as for torch.nn's RNNs. Random
+masks are drawn from torch's generator for that GPU, and refused while a CUDA graph is captured.
+
+Not there yet, and refused by name with NotImplementedError: tensors on other devices, the random masks of zoneout and
+recurrent dropout under a second derivative or in forward mode (``eval()`` has none), and
 ``torch.autograd.grad(..., is_grads_batched=True)``.
 """
 

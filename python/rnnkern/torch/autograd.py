@@ -20,7 +20,7 @@ from torch.nn import Parameter
 
 from .. import ops
 from ..spec import NO_MARKS, Marks
-from . import composed, functional, kernels, operators
+from . import composed, functional, gpu, kernels, operators
 from .kernels import Options, masks_of
 
 
@@ -29,16 +29,17 @@ class Call(NamedTuple):
 
     options: Options
     spec: ops.Spec
-    lengths: Any  # int64 [B]: a NumPy array, checked, or a tensor that cannot be looked at; or None
+    lengths: Any  # int64 [B]: a NumPy array, checked, or a tensor that is not to be looked at; or None
     masks: Tensor | None  # int64 [2]
     keep: bool  # a gradient will be asked for
     packed: tuple[Any, ...] | None = None  # frozen weights; only without keep
-    marks: Marks = NO_MARKS  # bool [T, B]: NumPy arrays, checked, or tensors that cannot be looked at
+    marks: Marks = NO_MARKS  # bool [T, B]: NumPy arrays, checked, or tensors that are not to be looked at
 
     @property
     def hidden(self) -> bool:
-        """Whether lengths or marks cannot be looked at."""
-        return any(isinstance(value, Tensor) for value in (self.lengths, *self.marks))
+        """Whether an operator must see lengths or marks; the kernels of a GPU take plain tensors there as they are."""
+        tensors = [value for value in (self.lengths, *self.marks) if isinstance(value, Tensor)]
+        return any(gpu.index_of(value) is None for value in tensors) or watched(tensors)
 
 
 def records_gradient(tensors: Sequence[Tensor | None]) -> bool:
@@ -58,8 +59,8 @@ def recurrence(
     """
     plain = call.lengths is None and call.marks is NO_MARKS
     if (not plain and call.hidden) or watched((x, h_0, c_0, *params)):
-        marks = _marks_as_tensors(call.marks)
-        return by_operator(call.options, x, h_0, c_0, params, _as_tensor(call.lengths), call.masks, marks)
+        marks = _marks_as_tensors(call.marks, x)
+        return by_operator(call.options, x, h_0, c_0, params, _as_tensor(call.lengths, x), call.masks, marks)
     if call.keep:
         return Recurrence.apply(call, x, h_0, c_0, *params)  # type: ignore[no-any-return,no-untyped-call]
     return kernels.forward(
@@ -94,12 +95,16 @@ def by_operator(
     return y, h_n, c_n if composed.CELLS[options.cell].states == 2 else None
 
 
-def _as_tensor(lengths: Any) -> Tensor | None:
-    return torch.from_numpy(lengths) if isinstance(lengths, np.ndarray) else lengths
+def _as_tensor(values: Any, x: Tensor) -> Tensor | None:
+    """On x's device: an operator's tensors are."""
+    if not isinstance(values, np.ndarray):
+        return values  # type: ignore[no-any-return]
+    index = gpu.index_of(x)
+    return torch.from_numpy(values) if index is None else gpu.upload(values, index, "lengths, mask, reset")
 
 
-def _marks_as_tensors(marks: Marks) -> Marks:
-    return marks if marks is NO_MARKS else Marks(*map(_as_tensor, marks))
+def _marks_as_tensors(marks: Marks, x: Tensor) -> Marks:
+    return marks if marks is NO_MARKS else Marks(*(_as_tensor(each, x) for each in marks))
 
 
 # Every call asks these; under their full names they cost as much again in look-ups.
@@ -172,7 +177,7 @@ def _watched_gradient(call: Call, needs: Sequence[bool], grads: Sequence[Any], s
     """What came in above the layer, after its forward: a mode, a level of torch.func, a tangent."""
     x, h_0, c_0, y, reserve, *params = saved
     dy, dh_n, dc_n = grads
-    lengths, marks = _as_tensor(call.lengths), _marks_as_tensors(call.marks)
+    lengths, marks = _as_tensor(call.lengths, x), _marks_as_tensors(call.marks, x)
     if needs_tangent((dy, dh_n, dc_n, x, h_0, c_0, *params)):
         drawn = masks_of(call.masks)
         answer = composed.pullback(grads, (x, h_0, c_0, *params), lengths, drawn, call.options, marks)
@@ -208,9 +213,9 @@ class RecurrenceGradient(torch.autograd.Function):
     def backward(ctx: Any, *seeds: Any) -> Any:
         dy, dh_n, dc_n, x, h_0, c_0, *params = ctx.saved_tensors
         call = ctx.call
-        lengths = _as_tensor(call.lengths)
+        lengths = _as_tensor(call.lengths, x)
         grads = composed.gradients(
             (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(call.masks), call.options, seeds,
-            _marks_as_tensors(call.marks),
+            _marks_as_tensors(call.marks, x),
         )  # fmt: skip
         return (None, None, *grads[:6], None, None, *grads[6:])

@@ -16,18 +16,23 @@ from torch.nn import Module, Parameter, init
 
 from .. import ops
 from ..spec import NO_MARKS, Marks
+from . import gpu
 from .autograd import Call, by_operator, records_gradient, recurrence
-from .checks import check_tensor
-from .kernels import DTYPES, Options, draw_masks, spec_of
+from .checks import check_tensor, same_device
+from .kernels import DTYPES, Options, draw_masks, memory_of, spec_of
 from .options import StepOptions, parse
 
 
 class Frozen(NamedTuple):
-    """A pack kept on request, and what it was made of."""
+    """A pack kept on request, and what it was made of.
+
+    blocks: on a GPU the memory it lies in, which other streams than its own may be reading when it is let go of.
+    """
 
     spec: ops.Spec
     weights: tuple[Tensor, ...]
     packed: tuple[Any, ...]
+    blocks: tuple[Tensor, ...]
 
 
 class Recurrent(StepOptions, Module):
@@ -77,11 +82,14 @@ class Recurrent(StepOptions, Module):
         self._choose(parse(cell, self.hidden_size, options))
         said = Options(cell, self.num_layers, self.bidirectional, 0.0, False, False, self.reverse, self._step_text)
         spec = self._spec(dtype if dtype in DTYPES else torch.float32, said)
+        made = {name: torch.empty(shape, device=device, dtype=dtype) for name, shape in spec.param_shapes.items()}
         if self._step_text:
-            ops.plans(spec)
-        for name, shape in spec.param_shapes.items():
+            first = next(iter(made.values()))
+            on_gpu = first.is_cuda and not gpu.unavailable() and first.dtype in DTYPES
+            ops.plans(self._spec(first.dtype, said, gpu.name_of(first)) if on_gpu else spec)
+        for name, value in made.items():
             name = name if self._is_layer else name.removesuffix("_l0")
-            self.register_parameter(name, Parameter(torch.empty(shape, device=device, dtype=dtype)))
+            self.register_parameter(name, Parameter(value))
         return spec
 
     def _widths(self) -> tuple[int, int]:
@@ -97,7 +105,9 @@ class Recurrent(StepOptions, Module):
         **changes written into the parameters are not seen.** ``load_state_dict``, ``reset_parameters``, ``to`` and its
         relatives unfreeze by themselves, and weights that are other tensors than those packed (``functional_call``)
         are never confused with them. The pack is not pickled and not copied by ``deepcopy``. Graphs (torch.compile,
-        torch.export), transforms and dispatch modes do not use it: there, weights are packed at every call.
+        torch.export), transforms and dispatch modes do not use it: there, weights are packed at every call. On a GPU
+        this waits until the pack is written, so that every stream may read it; a CUDA graph that was captured of a
+        frozen module reads the pack at each replay: keep the module, frozen, as long as the graph.
 
         A call on a frozen module that would record gradients of its parameters raises RuntimeError: training it would
         make the pack stale. Raises RuntimeError for parametrized weights, which are new tensors at every call.
@@ -110,7 +120,20 @@ class Recurrent(StepOptions, Module):
             )
         spec = self._check_weights(weights, self._options())[1]
         assert spec is not None
-        self._frozen = Frozen(spec, tuple(weights), ops.pack(spec, [w.detach() for w in weights], backward=False))
+        memory, given = memory_of(spec), [weight.detach() for weight in weights]
+        blocks: list[Tensor] = []
+        if spec.gpu is not None:
+            empty, given = memory.empty, [weight.contiguous() for weight in given]
+
+            def kept(shape: tuple[int, ...], dtype: str) -> Tensor:
+                blocks.append(empty(shape, dtype))
+                return blocks[-1]
+
+            memory = memory._replace(empty=kept)
+        packed = ops.pack(spec, given, backward=False, memory=memory)
+        if spec.gpu is not None:
+            gpu.library().synchronize(spec.gpu)
+        self._frozen = Frozen(spec, tuple(weights), packed, tuple(blocks))
         return self
 
     def unfreeze(self) -> Any:
@@ -129,7 +152,11 @@ class Recurrent(StepOptions, Module):
                 f"{type(self).__name__} is frozen, and this call would record gradients of its parameters; call "
                 "unfreeze() to train it, or run it under torch.no_grad() or with requires_grad_(False)"
             )
-        return None if keep else frozen.packed
+        if keep:
+            return None
+        for block in frozen.blocks:
+            gpu.in_use(block)
+        return frozen.packed
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self.unfreeze()
@@ -152,8 +179,8 @@ class Recurrent(StepOptions, Module):
             self.reverse, self._step_text,
         )  # fmt: skip
 
-    def _spec(self, dtype: torch.dtype, options: Options) -> ops.Spec:
-        return spec_of(options, dtype, self.input_size, self.hidden_size, self.bias)
+    def _spec(self, dtype: torch.dtype, options: Options, device: str = "cpu") -> ops.Spec:
+        return spec_of(options, dtype, self.input_size, self.hidden_size, self.bias, device)
 
     def _explained(self) -> tuple[ops.Spec, bool, tuple[str, ...]]:
         """For ``rnnkern.explain``: the spec, whether this is a layer, what transforms do."""
@@ -184,17 +211,21 @@ class Recurrent(StepOptions, Module):
         weights = self._weights()
         options = self._options(batch_first)
         dtype, spec = self._check_weights(weights, options)
-        target = _autocast_dtype([x, *(states or ()), *weights]) if torch.is_autocast_enabled("cpu") else None
+        index = gpu.index_of(x)
+        kind = "cpu" if index is None else "cuda"
+        target = _autocast_dtype([x, *(states or ()), *weights], kind) if torch.is_autocast_enabled(kind) else None
         if target is not None:
             dtype = target
-            spec = None if spec is None else self._spec(target, options)
+            spec = None if spec is None else self._spec(target, options, spec.device)
             weights = [weight.to(target) for weight in weights]
             x = x.to(target)
             states = None if states is None else tuple(state.to(target) for state in states)
         self._check_dtypes(x, states, dtype)
+        if spec is not None and (states or index is not None or spec.gpu is not None):
+            same_device(x, (("parameter", weights[0]), *(("hidden", state) for state in states or ())))
         h_0, c_0 = (*(states or ()), None, None)[:2]
         drops = self.training and (self._random or (self.dropout > 0.0 and self.num_layers > 1))
-        masks = draw_masks() if drops else None
+        masks = draw_masks(x) if drops else None
         if spec is None:
             y, h_n, c_n = by_operator(options, x, h_0, c_0, weights, lengths, masks, marks)
         else:
@@ -226,11 +257,21 @@ class Recurrent(StepOptions, Module):
             raise NotImplementedError(f"{names[0]}: expected one of the dtypes {expected}, got {dtype}")
         if torch.compiler.is_compiling():
             return dtype, None
-        spec = self._spec(dtype, options)
+        first = weights[0]
+        device = "cpu"
+        if not first.is_cpu or gpu.index_of(first) is not None:
+            check_tensor(names[0], first)
+            device = gpu.name_of(first)
+        spec = self._spec(dtype, options, device)
         for name, weight, shape in zip(names, weights, spec.shapes, strict=True):
-            if weight.dtype is dtype and weight.shape == shape and weight.is_cpu and weight.layout is torch.strided:
+            here = weight.is_cpu if spec.gpu is None else weight.device == first.device
+            if weight.dtype is dtype and weight.shape == shape and here and weight.layout is torch.strided:
                 continue
             check_tensor(name, weight)
+            if weight.device != first.device:
+                raise RuntimeError(
+                    f"{name}: expected it on {first.device}, where {names[0]} is, got it on {weight.device}"
+                )
             if weight.dtype != dtype:
                 raise RuntimeError(f"{name}: expected the dtype of {names[0]}, {dtype}, got {weight.dtype}")
             if weight.shape != shape:
@@ -238,8 +279,8 @@ class Recurrent(StepOptions, Module):
         return dtype, spec
 
 
-def _autocast_dtype(tensors: Sequence[Tensor]) -> torch.dtype | None:
-    """The dtype CPU autocast asks for, or None. As in torch, it leaves float64 (and what is not floating) alone."""
-    target = torch.get_autocast_dtype("cpu")
+def _autocast_dtype(tensors: Sequence[Tensor], device: str) -> torch.dtype | None:
+    """The dtype a device's autocast asks for, or None. As in torch, it leaves float64 (and no floats) alone."""
+    target = torch.get_autocast_dtype(device)
     castable = (torch.float32, torch.bfloat16, torch.float16)
     return target if target in castable and all(tensor.dtype in castable for tensor in tensors) else None

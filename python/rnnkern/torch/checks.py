@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..layers import take_marks as take_arrays
+from ..arrays import take_marks as take_arrays
 from ..spec import Marks
+from . import gpu
 
 
 def check_tensor(name: str, value: Any) -> None:
@@ -17,15 +19,32 @@ def check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     if not value.is_cpu:
-        raise NotImplementedError(f"{name}: expected a tensor on the CPU, got one on {value.device}")
+        if not value.is_cuda:
+            raise NotImplementedError(
+                f"{name}: expected a tensor on the CPU or a GPU of CUDA, got one on {value.device}"
+            )
+        if gpu.unavailable():
+            raise NotImplementedError(
+                f"{name}: expected a tensor on the CPU, got one on {value.device}: {gpu.unavailable()}"
+            )
     if value.layout != torch.strided:
         raise NotImplementedError(f"{name}: expected a dense (torch.strided) tensor, got layout {value.layout}")
+
+
+def same_device(x: Tensor, others: Iterable[tuple[str, Tensor]]) -> None:
+    """RuntimeError, as torch raises, where a tensor is not where x is."""
+    for name, other in others:
+        if other.device != x.device:
+            raise RuntimeError(
+                f"Input and {name} tensors are not at the same device, found input tensor at {x.device} and {name} "
+                f"tensor at {other.device}"
+            )
 
 
 def take_lengths(lengths: Any, batch: int, seq_len: int) -> np.ndarray[Any, Any]:
     """Lengths as a contiguous int64 array [B] of its own; TypeError or ValueError where they do not fit.
 
-    A tensor may be on any device: they are few, and needed here.
+    For x on the CPU a tensor may be on any device: they are few, and needed here.
     """
     if isinstance(lengths, Tensor):
         if lengths.is_meta:
@@ -47,17 +66,20 @@ def take_lengths(lengths: Any, batch: int, seq_len: int) -> np.ndarray[Any, Any]
     return np.array(array, dtype=np.int64, order="C", copy=True)
 
 
-def lengths_tensor(lengths: Any, batch: Any, seq_len: Any) -> Tensor:
-    """``take_lengths`` where values cannot be looked at, in a graph or mapped: the kernel's call checks them."""
+def lengths_tensor(lengths: Any, batch: Any, device: torch.device) -> Tensor:
+    """``take_lengths`` where values cannot be looked at, in a graph or mapped: the kernel's call checks them.
+
+    device: x's.
+    """
     if not isinstance(lengths, Tensor):
         lengths = torch.as_tensor(lengths)
     if lengths.dtype.is_floating_point or lengths.dtype in (torch.bool, torch.complex64, torch.complex128):
         raise TypeError(f"lengths: expected integers, got dtype {lengths.dtype}")
     if lengths.dim() != 1 or lengths.shape[0] != batch:
         raise ValueError(f"lengths: expected shape [B] = [{batch}], got {list(lengths.shape)}")
-    if lengths.dtype == torch.int64 and lengths.is_cpu:
+    if lengths.dtype == torch.int64 and lengths.device == device:
         return lengths  # as it is: any operation would wrap it where torch.func looks on
-    return lengths.to(device="cpu", dtype=torch.int64)
+    return lengths.to(device=device, dtype=torch.int64)
 
 
 def take_marks(mask: Any, reset: Any, sizes: tuple[int, int], batched: bool = True, batch_first: bool = False) -> Marks:

@@ -102,9 +102,10 @@ def _present(lengths: Tensor | None, marks: Marks, seq_len: int, batch: int) -> 
     if lengths is not None:
         if not torch.compiler.is_compiling():
             plain = unwrapped(lengths)
-            if not torch._C._functorch.is_functorch_wrapped_tensor(plain):  # mapped ones cannot be looked at
+            # Mapped ones cannot be looked at, and a GPU's would be waited for; the comparison clamps them.
+            if not torch._C._functorch.is_functorch_wrapped_tensor(plain) and plain.is_cpu:
                 take_lengths(plain, batch, seq_len)
-        alive = torch.arange(seq_len)[:, None, None] < lengths[None, :, None]
+        alive = torch.arange(seq_len, device=lengths.device)[:, None, None] < lengths[None, :, None]
     if marks.mask is None:
         return alive, alive
     mask = marks.mask.unsqueeze(-1)
@@ -123,7 +124,7 @@ def _mask(x: Tensor, index: int, width: int, directions: int, dropout: float, ma
     for direction in range(directions):
         half = mask[..., direction * width : (direction + 1) * width]
         _core.dropout(half, half, dropout, *masks, index * directions + direction)
-    return torch.from_numpy(mask).to(x.dtype)
+    return torch.from_numpy(mask).to(x.dtype).to(x.device)
 
 
 def pullback(

@@ -1,4 +1,4 @@
-"""Dense CPU tensors in, tensors out: what the operators and the plain path both run. No graph, no transform.
+"""Dense tensors of one device in, tensors out: what the operators and the plain path both run. No graph, no transform.
 
 A call is described by tensors and ``Options``, the part of a module's configuration that its tensors do not show.
 Checks here are for callers of the operators; a module has checked its arguments in torch.nn's words before.
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .. import _core, ops
-from ..spec import NO_MARKS, Marks
+from ..spec import NO_MARKS, Marks, forced_kernel
+from . import gpu
 from .options import NEUTRAL, options_of
 
 DTYPES = {
@@ -47,7 +47,14 @@ _GATES = {name: gates for name, gates, _ in _core.cells()}
 
 @lru_cache(maxsize=128)
 def _spec(
-    kernel: str | None, options: Options, dtype: torch.dtype, input_size: int, hidden_size: int, bias: bool
+    kernel: str | None,
+    options: Options,
+    dtype: torch.dtype,
+    input_size: int,
+    hidden_size: int,
+    bias: bool,
+    device: str,
+    allow_tf32: bool,
 ) -> ops.Spec:
     return ops.Spec(
         options.cell,
@@ -62,12 +69,22 @@ def _spec(
         options.recompute,
         options.reverse,
         options_of(options.cell, hidden_size, options.step),
+        device,
+        allow_tf32,
     )
 
 
-def spec_of(options: Options, dtype: torch.dtype, input_size: int, hidden_size: int, bias: bool) -> ops.Spec:
-    """From a cache: it is looked up at each call. A kernel forced by the environment is part of the key."""
-    return _spec(os.environ.get("RNNKERN_KERNEL") or None, options, dtype, input_size, hidden_size, bias)
+def spec_of(
+    options: Options, dtype: torch.dtype, input_size: int, hidden_size: int, bias: bool, device: str = "cpu"
+) -> ops.Spec:
+    """From a cache: it is looked up at each call. What the environment and torch's switches say is part of the key."""
+    if device == "cpu":
+        kernel = os.environ.get("RNNKERN_KERNEL")
+        return _spec(
+            forced_kernel(device) if kernel else None, options, dtype, input_size, hidden_size, bias, device, False
+        )
+    tf32 = gpu.allows_tf32(dtype)
+    return _spec(forced_kernel(device), options, dtype, input_size, hidden_size, bias, device, tf32)
 
 
 def spec_for(options: Options, x: Tensor, params: Sequence[Tensor]) -> ops.Spec:
@@ -76,9 +93,10 @@ def spec_for(options: Options, x: Tensor, params: Sequence[Tensor]) -> ops.Spec:
         raise NotImplementedError(f"rnnkern: expected one of {', '.join(DTYPES.values())}, got {x.dtype}")
     rows = int(params[0].shape[0]) if params and params[0].dim() == 2 else 0
     sizes = (int(x.shape[-1]) if x.dim() == 3 else 1, max(1, rows // _GATES.get(options.cell, 1)))
-    spec = spec_of(options, x.dtype, *sizes, bias=True)
+    device = gpu.name_of(x)
+    spec = spec_of(options, x.dtype, *sizes, bias=True, device=device)
     if x.dim() != 3 or len(params) != len(spec.param_names):
-        counts, spec = [len(spec.param_names)], spec_of(options, x.dtype, *sizes, bias=False)
+        counts, spec = [len(spec.param_names)], spec_of(options, x.dtype, *sizes, bias=False, device=device)
         counts.insert(0, len(spec.param_names))
         if x.dim() != 3 or len(params) != counts[0]:
             raise RuntimeError(
@@ -88,11 +106,20 @@ def spec_for(options: Options, x: Tensor, params: Sequence[Tensor]) -> ops.Spec:
     for name, shape, param in zip(spec.param_names, spec.shapes, params, strict=True):
         if param.shape != shape or param.dtype != x.dtype:
             raise RuntimeError(f"{name}: expected {list(shape)} of {x.dtype}, got {list(param.shape)} of {param.dtype}")
+        if param.device != x.device:
+            raise RuntimeError(f"{name}: expected it on {x.device}, where x is, got it on {param.device}")
     return spec
 
 
-def draw_masks() -> Tensor:
-    """(seed, call) from torch's default generator, so manual_seed and checkpointing govern rnnkern's masks as well."""
+def draw_masks(x: Tensor | None = None) -> Tensor:
+    """(seed, call) from torch's generator for x's device, so manual_seed and checkpointing govern rnnkern's masks too.
+
+    In a graph that is being captured by the compiler it is the CPU's generator for every device: the other's state is
+    nothing a graph can hold.
+    """
+    index = None if x is None or torch.compiler.is_compiling() else gpu.index_of(x)
+    if index is not None:
+        return gpu.draw(index)
     return torch.randint(0, 2**63 - 1, (2,), dtype=torch.int64, device="cpu")
 
 
@@ -127,6 +154,8 @@ def readable(tensor: Any) -> Any:
 def _packable(spec: ops.Spec, params: Sequence[Tensor]) -> list[Tensor]:
     """Parameters for ``ops.pack``; it reads those of options with NumPy, which takes none that require grad."""
     tensors = [readable(param) for param in params]
+    if spec.gpu is not None:
+        return [tensor.detach().contiguous() for tensor in tensors]
     return tensors if spec.options is NEUTRAL else [tensor.detach() for tensor in tensors]
 
 
@@ -139,6 +168,28 @@ def _view(block: ops.Bytes, shape: tuple[int, ...], dtype: str) -> Tensor:
 
 
 MEMORY = ops.Memory(_empty, _view)
+
+
+def memory_of(spec: ops.Spec) -> ops.Memory:
+    return MEMORY if spec.gpu is None else gpu.memory(spec.gpu)
+
+
+def _block(nbytes: int) -> Tensor:
+    return torch.frombuffer(_core.Block(nbytes), dtype=torch.uint8, count=nbytes)
+
+
+def _bytes_of(spec: ops.Spec, reserve: Tensor) -> ops.Bytes:
+    """As the scheduler slices it: in host memory, for what that costs, NumPy's."""
+    return reserve.numpy() if spec.gpu is None else reserve
+
+
+def _placed(spec: ops.Spec, lengths: Any, marks: Marks, masks: Any, batch: int) -> tuple[Any, Marks]:
+    """Lengths and marks where the kernels of a GPU read them."""
+    assert spec.gpu is not None
+    if masks is not None:
+        gpu.refuse_capture(spec.gpu)
+    lengths = None if lengths is None else gpu.lengths_of(lengths, batch, spec.gpu)
+    return lengths, marks if marks is NO_MARKS else gpu.marks_of(marks, spec.gpu)
 
 
 def output_like(spec: ops.Spec, batch_first: bool, x: Tensor) -> Tensor:
@@ -156,7 +207,7 @@ def forward(
     h_0: Tensor | None,
     c_0: Tensor | None,
     params: Sequence[Tensor],
-    lengths: np.ndarray[Any, Any] | None,
+    lengths: Any,
     masks: tuple[int, int] | None,
     keep: bool,
     packed: tuple[Any, ...] | None = None,
@@ -164,15 +215,19 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """-> y, h_n, c_n (None without a cell state), and with ``keep`` the reserve, uint8 [n]. All have x's dtype.
 
-    marks: of NumPy arrays, as ``ops.forward`` takes them.
+    lengths, marks: NumPy arrays, checked, as ``ops.forward`` takes them; of a GPU tensors on it, too.
     """
+    memory = MEMORY
+    if spec.gpu is not None:
+        memory = gpu.memory(spec.gpu)
+        lengths, marks = _placed(spec, lengths, marks, masks, x.shape[1])
     if packed is None:
-        packed = ops.pack(spec, _packable(spec, params), backward=False)
+        packed = ops.pack(spec, _packable(spec, params), backward=False, memory=memory)
     y = output_like(spec, batch_first, x)
     reserve = None
     if keep:
         nbytes = ops.reserve_bytes(spec, x.shape[0], x.shape[1], ops.dropping(spec, masks) is not None)
-        reserve = torch.frombuffer(_core.Block(nbytes), dtype=torch.uint8, count=nbytes)
+        reserve = _block(nbytes) if spec.gpu is None else memory.block(nbytes)
     _, h_n, c_n, _ = ops.forward(
         spec,
         packed,
@@ -180,8 +235,8 @@ def forward(
         readable(h_0),
         readable(c_0),
         lengths,
-        MEMORY,
-        reserve=None if reserve is None else reserve.numpy(),
+        memory,
+        reserve=None if reserve is None else _bytes_of(spec, reserve),
         masks=masks,
         y=y,
         marks=marks,
@@ -200,27 +255,31 @@ def backward(
     params: Sequence[Tensor],
     y: Tensor,
     reserve: Tensor,
-    lengths: np.ndarray[Any, Any] | None,
+    lengths: Any,
     masks: tuple[int, int] | None,
     needs: Sequence[bool],
     marks: Marks = NO_MARKS,
 ) -> list[Tensor | None]:
     """Gradients of (x, h_0, c_0, *params), None where ``needs`` says so. Packs its half of the weights."""
-    packed = ops.pack(spec, _packable(spec, params), backward=True, forward=False)
+    memory = MEMORY
+    if spec.gpu is not None:
+        memory = gpu.memory(spec.gpu)
+        lengths, marks = _placed(spec, lengths, marks, masks, x.shape[1])
+    packed = ops.pack(spec, _packable(spec, params), backward=True, forward=False, memory=memory)
     if reserve.data_ptr() % 64:  # a saved-tensor hook brought back a copy
         nbytes = reserve.numel()
-        reserve = torch.frombuffer(_core.Block(nbytes), dtype=torch.uint8, count=nbytes).copy_(reserve)
+        reserve = (_block(nbytes) if spec.gpu is None else memory.block(nbytes)).copy_(reserve)
     tape = ops.tape_of(
         spec,
         packed,
         readable(x),
         readable(y),
-        reserve.numpy(),
+        _bytes_of(spec, reserve),
         readable(h_0),
         readable(c_0),
         lengths,
         masks,
-        MEMORY,
+        memory,
         marks,
     )
     need_x, need_h, need_c, *need_params = needs
@@ -231,7 +290,7 @@ def backward(
         readable(dy),
         readable(dh_n),
         readable(dc_n),
-        MEMORY,
+        memory,
         need_x=need_x,
         need_state=need_h or need_c,
         need_params=need_params,

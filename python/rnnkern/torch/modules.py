@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from ..parameters import check_bool
 from ..spec import NO_MARKS
+from . import gpu
 from .autograd import watched
 from .base import Recurrent
 from .checks import (
@@ -159,8 +160,13 @@ class RNNBase(Recurrent):
 
         Returns (output, h_n), for LSTM (output, (h_n, c_n)): output [T, B, D*P] laid out as the input is, states as hx.
 
-        Raises ValueError or RuntimeError as torch.nn does for a wrong rank, size or dtype; NotImplementedError for a
-        tensor that is not a dense one on the CPU; TypeError for what is no tensor or, in lengths, no integer.
+        On a GPU everything but lengths, mask and reset is there; these may be on the host, which checks them, or on
+        the GPU, where nobody waits for them: a length outside [0, T] is clamped, and raises at the next call on that
+        GPU or at ``rnnkern.check``.
+
+        Raises ValueError or RuntimeError as torch.nn does for a wrong rank, size, dtype or device; NotImplementedError
+        for a tensor that is not a dense one on the CPU or a GPU; TypeError for what is no tensor or, in lengths, no
+        integer.
         """
         if isinstance(input, PackedSequence):
             if lengths is not None:
@@ -184,10 +190,15 @@ class RNNBase(Recurrent):
             if not batched:
                 raise ValueError("lengths: expected None with unbatched input; pass input[:length]")
             hidden = torch.compiler.is_compiling() or (isinstance(lengths, Tensor) and watched((lengths,)))
-            lengths = (lengths_tensor if hidden else take_lengths)(lengths, x.shape[1], x.shape[0])
+            if hidden or (gpu.index_of(x) is not None and _on_gpu(lengths)):
+                lengths = lengths_tensor(lengths, x.shape[1], x.device)
+            else:
+                lengths = take_lengths(lengths, x.shape[1], x.shape[0])
         marks = NO_MARKS
         if mask is not None or reset is not None:
-            hidden = torch.compiler.is_compiling() or watched([m for m in (mask, reset) if isinstance(m, Tensor)])
+            tensors = [m for m in (mask, reset) if isinstance(m, Tensor)]
+            hidden = torch.compiler.is_compiling() or watched(tensors)
+            hidden = hidden or (gpu.index_of(x) is not None and any(map(_on_gpu, tensors)))
             marks = (marks_tensors if hidden else take_marks)(mask, reset, x.shape[:2], batched, batch_first)
         y, states = self._run(x, states, lengths, batch_first, marks)
         if not batched:
@@ -211,6 +222,7 @@ class RNNBase(Recurrent):
             x = data.unflatten(0, (seq_len, batch))
         else:
             x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
+        # Its sizes are on the host, for any device: lengths come from there without a wait.
         y, states = self._run(x, states, None if lengths is None else lengths.numpy())
         output = y.flatten(0, 1) if lengths is None else pack_padded_sequence(y, lengths).data
         if unsorted_indices is not None:
@@ -358,6 +370,10 @@ class LSTM(RNNBase):
 
     def _state_labels(self) -> tuple[str, ...]:
         return ("hidden[0]", "hidden[1]")
+
+
+def _on_gpu(value: Any) -> bool:
+    return isinstance(value, Tensor) and gpu.index_of(value) is not None
 
 
 def _describe(hx: Any) -> str:

@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 
 from .. import ops
 from ..spec import NO_MARKS, Marks
-from . import composed, kernels
+from . import composed, gpu, kernels
 from .checks import take_lengths, take_marks
 from .kernels import Options, masks_of, output_like, spec_for
 
@@ -58,18 +58,26 @@ def _split(rest: Sequence[Any]) -> tuple[Options, Marks]:
     return Options(*rest[:_WIDTH]), Marks(*rest[_WIDTH:])
 
 
-# On the CPU ---------------------------------------------------------------------------------------------------------
+# The kernels, on the CPU and on GPUs ----------------------------------------------------------------------------------
 
 
 def _marks(marks: Marks, x: Tensor) -> Marks:
-    return NO_MARKS if marks is NO_MARKS else take_marks(*marks, (x.shape[0], x.shape[1]))
+    if marks is NO_MARKS or gpu.index_of(x) is not None:  # which kernels.py sees to
+        return marks
+    return take_marks(*marks, (x.shape[0], x.shape[1]))
+
+
+def _rows(lengths: Tensor | None, x: Tensor) -> Any:
+    if lengths is None or gpu.index_of(x) is not None:
+        return lengths
+    return take_lengths(lengths, x.shape[1], x.shape[0])
 
 
 def _run(keep: bool, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
     x, h_0, c_0, params, lengths, masks, *rest = arguments
     options, marks = _split(rest)
     spec = spec_for(options, x, params)
-    rows = None if lengths is None else take_lengths(lengths, x.shape[1], x.shape[0])
+    rows = _rows(lengths, x)
     y, h_n, c_n, reserve = kernels.forward(
         spec, options.batch_first, x, h_0, c_0, params, rows, masks_of(masks), keep, None, _marks(marks, x)
     )
@@ -102,7 +110,7 @@ def _layer_backward(
     needs = rest[_WIDTH]
     options, marks = _split((*rest[:_WIDTH], *rest[_WIDTH + 1 :]))
     spec = spec_for(options, x, params)
-    rows = None if lengths is None else take_lengths(lengths, x.shape[1], x.shape[0])
+    rows = _rows(lengths, x)
     if spec.states == 1:
         dc_n = None
     grads = kernels.backward(
@@ -257,9 +265,10 @@ def _map_backward(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
 
 
 def _register() -> None:
-    _LIBRARY.impl("layer", _layer, "CPU")
-    _LIBRARY.impl("layer_train", _layer_train, "CPU")
-    _LIBRARY.impl("layer_backward", _layer_backward, "CPU")
+    for device in ("CPU", "CUDA"):
+        _LIBRARY.impl("layer", _layer, device)
+        _LIBRARY.impl("layer_train", _layer_train, device)
+        _LIBRARY.impl("layer_backward", _layer_backward, device)
     _LIBRARY.impl("layer", _record, "Autograd", with_keyset=True)
     fakes = {
         "layer": lambda *arguments: _fake(False, arguments),

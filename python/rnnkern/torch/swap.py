@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn import Module, modules
 
+from . import gpu
 from .base import Recurrent
 from .cells import GRUCell, LSTMCell, RNNCell
 from .kernels import DTYPES
@@ -105,8 +106,10 @@ def _reason_to_leave(module: Any) -> str | None:
     if min(module.input_size, module.hidden_size) < 1:
         return f"input_size {module.input_size} and hidden_size {module.hidden_size} are not both at least 1"
     for name, parameter in module.named_parameters(recurse=False):
-        if parameter.device.type not in ("cpu", "meta"):
-            return f"{name} is on {parameter.device}; only the CPU is implemented yet"
+        if parameter.device.type not in ("cpu", "meta", "cuda"):
+            return f"{name} is on {parameter.device}; implemented are the CPU and GPUs of CUDA"
+        if parameter.is_cuda and gpu.unavailable():
+            return f"{name} is on {parameter.device}: {gpu.unavailable()}"
         if parameter.dtype not in DTYPES:
             return f"{name} has dtype {parameter.dtype}; implemented are {', '.join(DTYPES.values())}"
     return None
