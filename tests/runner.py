@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from device_plan import DevicePlan, simt_library
 from problems import CELLS, Array, Data, Problem, np_dtype, state_dtype
 from rnnkern import _core
 
@@ -22,22 +23,32 @@ UNAVAILABLE = {name: reason for name, reason in _core.kernels() if name.startswi
 KERNELS = tuple(UNAVAILABLE)
 
 
+# Strategies of a GPU, which tests run on the host SIMT executor (device_plan.py).
+DEVICE_KERNELS = ("cuda_stepwise", "cuda_solo")
+
+
 def plan_of(problem: Problem, kernel: str) -> Any:
     """The problem bound to the kernel; skips, with the kernel's own words, where it cannot run or declines."""
-    if UNAVAILABLE[kernel]:
+    if kernel not in DEVICE_KERNELS and UNAVAILABLE[kernel]:
         pytest.skip(f"{kernel}: {UNAVAILABLE[kernel]}")
     try:
-        return _core.Plan(
+        return new_plan(
+            kernel,
             problem.cell,
             problem.dtype,
             problem.input_size,
             problem.hidden_size,
             bias=not problem.has("nobias"),
             reverse=problem.has("reverse"),
-            kernel=kernel,
         )
     except NotImplementedError as declined:
         pytest.skip(f"{kernel}: {declined}")
+
+
+def new_plan(kernel: str, *args: Any, **options: Any) -> Any:
+    if kernel in DEVICE_KERNELS:
+        return DevicePlan(simt_library(), *args, kernel=kernel, **options)
+    return _core.Plan(*args, kernel=kernel, **options)
 
 
 def dtype_of(kernel: str) -> str:

@@ -16,22 +16,21 @@ import pytest
 
 from option_cases import CASES, Case, CaseData, judged, make_case
 from problems import DTYPES, HALF, Array
-from rnnkern import _core
 from rnnkern.options import ACTIVATIONS
-from runner import KERNELS, UNAVAILABLE, Kept, Output
+from runner import DEVICE_KERNELS, KERNELS, UNAVAILABLE, Kept, Output, new_plan
 
 _SCALAR = [case for n, case in enumerate(CASES) if n % 3 == 0 or case["heads"] == 2]  # one lane is slow
 
 
 def plan_of(case: Case, data: CaseData, dtype: str, kernel: str) -> Any:
-    if UNAVAILABLE[kernel]:
+    if kernel not in DEVICE_KERNELS and UNAVAILABLE[kernel]:
         pytest.skip(f"{kernel}: {UNAVAILABLE[kernel]}")
     o = data.options
     activations = [(ACTIVATIONS[name][0], alpha, beta) for name, alpha, beta in o.activations or ()]
     try:
-        return _core.Plan(
-            case.cell, dtype, case.features, case.H, bias=case["bias"], reverse=case["reverse"],
-            recompute=case["recompute"], kernel=kernel, proj_size=case["proj_size"], heads=o.heads, peephole=o.peephole,
+        return new_plan(
+            kernel, case.cell, dtype, case.features, case.H, bias=case["bias"], reverse=case["reverse"],
+            recompute=case["recompute"] and kernel not in DEVICE_KERNELS, proj_size=case["proj_size"], heads=o.heads, peephole=o.peephole,
             coupled=o.coupled, reset_before=not o.reset_after, layer_norm=o.layer_norm, independent=o.independent,
             masked=True, clip=o.clip or 0.0, activations=activations, zoneout=o.zoneout,
             recurrent_dropout=o.recurrent_dropout,

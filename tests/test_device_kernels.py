@@ -1,0 +1,247 @@
+"""The CUDA strategies on the host SIMT executor: the tests of the CPU's kernels, by the same names and bounds, and what
+only a device has. (What the executor itself catches, missing barriers and the like, is test_simt.py's.)
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import c_abi
+from device_plan import DevicePlan, simt_library
+from judging import allowed, draws, judge, truth
+from option_cases import CASES, Case, make_case
+from problems import DTYPES, QUICK, Problem, expand, make
+from runner import DEVICE_KERNELS, Output, backward, forward, pack, plan_of, run, same_bits
+from test_kernel_options import compare
+from test_kernel_options import plan_of as plan_with_options
+from test_kernel_options import run as run_options
+from test_kernels import (  # noqa: F401  (collected here, with the fixture of this module)
+    close,
+    inactive_is_zero,
+    test_absent_inputs_are_zeros,
+    test_accumulate_dx,
+    test_any_subset_of_gradients,
+    test_half_states_of_either_dtype,
+    test_linear_is_exact,
+    test_nothing_to_do,
+    test_padding_never_matters,
+    test_sums_are_at_least_float32,
+)
+
+
+@pytest.fixture(params=DEVICE_KERNELS)
+def kernel(request: pytest.FixtureRequest) -> str:
+    """Every strategy, forced by name."""
+    return str(request.param)
+
+
+@pytest.fixture
+def seeded() -> Any:
+    """Sets the seed of the order in which the executor runs threads; 0 again after the test."""
+    library = simt_library()
+    library.rnnk_simt_seed.argtypes = [c.c_uint64]
+    yield library.rnnk_simt_seed
+    library.rnnk_simt_seed(0)
+
+
+# Beside the quick list: tiles of 16 units and of 8 and 32 rows, and what the instances of cuda_solo differ in: weights of up to
+# 64 and 128 units in registers, more in shared memory.
+_SIZES = (
+    "t3b9i5h16 state lengths",
+    "t2b33i3h15 lengths reverse",
+    "t3b8i8h31 state reverse",
+    "t2b5i16h64 state",
+    "t2b3i8h65 state lengths",
+    "t2b2i3h128 state reverse",
+    "t2b2i3h129 state",
+)
+_PROBLEMS = (*QUICK, *expand(_SIZES))
+
+
+@pytest.mark.parametrize("problem", _PROBLEMS, ids=str)
+def test_against_reference(kernel: str, problem: Problem) -> None:
+    plan = plan_of(problem, kernel)
+    bounds = allowed(problem)
+    for draw in range(draws(problem)):
+        data = make(problem, draw)
+        got = run(problem, plan, data)
+        assert got.keys() == bounds.keys()
+        close(problem, got, truth(problem, draw, got["y"]), bounds)
+        if data.lengths is not None:
+            inactive_is_zero(data, got)
+
+
+@pytest.mark.parametrize("problem", expand(["t3b5i7h33 state lengths", "t2b3i9h64"], dtypes=["f32"]), ids=str)
+def test_tf32(kernel: str, problem: Problem) -> None:
+    """Operands are rounded to 10 bits of mantissa, half an eps of 2^-10 each: as for half types (``growth``)."""
+    o = {"bias": not problem.has("nobias"), "reverse": problem.has("reverse")}
+    plan = DevicePlan(
+        simt_library(), problem.cell, "float32", problem.input_size, problem.hidden_size, kernel=kernel, tf32=True, **o
+    )
+    data = make(problem)
+    got = run(problem, plan, data)
+    wanted = judge(problem, data, got["y"])
+    assert got["y"].tobytes() != run(problem, plan_of(problem, kernel), data)["y"].tobytes(), "tf32 changes nothing"
+    bounds = {name: 4 * 2.0**-10 * problem.seq_len**0.5 / min(1.0, np.abs(w).max()) for name, w in wanted.items()}
+    close(problem, got, wanted, bounds)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_options(kernel: str, case: Case, dtype: str) -> None:
+    data = make_case(case, dtype)
+    compare(case, dtype, run_options(case, data, plan_with_options(case, data, dtype, kernel), dtype))
+
+
+# --- time in blocks ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "problem", expand(["t9b600i3h5 state lengths", "t9b600i3h5 lengths reverse"], cells=["lstm", "gru"], dtypes=["f32", "bf16"]),
+    ids=str,
+)  # fmt: skip
+def test_several_blocks_of_time(kernel: str, problem: Problem) -> None:
+    """4096 rows are a block of products over time: here 7 steps, then 2."""
+    data = make(problem)
+    close(problem, run(problem, plan_of(problem, kernel), data), truth(problem, 0), allowed(problem))
+
+
+# --- bits ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("problem", expand(["t5b11i5h33 state lengths"], dtypes=["f32", "bf16"]), ids=str)
+def test_same_bits_whatever_the_order_of_threads(kernel: str, problem: Problem, seeded: Any) -> None:
+    """Run to run: no sum depends on who comes first."""
+    plan, data = plan_of(problem, kernel), make(problem)
+    wanted = run(problem, plan, data)
+    for seed in range(1, 6):
+        seeded(seed)
+        same_bits(run(problem, plan, data), wanted, f"seed {seed}")
+
+
+@pytest.mark.parametrize("problem", expand(["t5b11i5h33 state lengths"], dtypes=["f32", "bf16"]), ids=str)
+def test_keeping_a_tape_changes_no_bit(kernel: str, problem: Problem) -> None:
+    plan, data = plan_of(problem, kernel), make(problem)
+    packed = pack(plan, data)
+    kept, _ = forward(problem, plan, packed, data)
+    same_bits(forward(problem, plan, packed, data, keep=False)[0], kept, "inference")
+
+
+@pytest.mark.parametrize("problem", expand(["t4b3i5h9 state"], cells=["lstm", "gru"], dtypes=["f32", "f16"]), ids=str)
+def test_backward_twice(kernel: str, problem: Problem) -> None:
+    """The reserve is not written."""
+    plan, data = plan_of(problem, kernel), make(problem)
+    packed = pack(plan, data)
+    results, reserve = forward(problem, plan, packed, data)
+    before = reserve.copy()
+    one = backward(problem, plan, packed, data, results["y"], reserve)
+    same_bits(backward(problem, plan, packed, data, results["y"], reserve), one, "the second time")
+    assert np.array_equal(before, reserve)
+
+
+# --- lengths on the device ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [-3, 9])
+def test_a_bad_length_is_clamped_and_reported_once(kernel: str, bad: int) -> None:
+    (problem,) = expand(["t4b3i2h5 state lengths"], cells=["lstm"], dtypes=["f32"])
+    library, data = simt_library(), make(problem)
+    plan = plan_of(problem, kernel)
+    assert data.lengths is not None
+    clamped = replace(data, lengths=np.array([4, min(max(bad, 0), 4), 2]))
+    packed = pack(plan, data)
+    got, _ = forward(problem, plan, packed, replace(data, lengths=np.array([4, bad, 2])), keep=False)
+    with pytest.raises(ValueError, match=r"lengths\[1\]: an earlier call on GPU 0"):
+        forward(problem, plan, packed, clamped, keep=False)
+    same_bits(got, forward(problem, plan, packed, clamped, keep=False)[0], "clamped")
+    assert library.rnnk_device_check(0) == 0
+
+
+# --- dropout between layers ------------------------------------------------------------
+
+Dropout = c_abi._struct(
+    "DeviceDropout", *c_abi._fields(c_abi.I32, "device device_index"), ("cuda_stream", c_abi.P), base=c_abi.Dropout
+)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_dropout_draws_the_cpus_masks(dtype: str, p: float) -> None:
+    library = simt_library()
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((5, 3, 19)).astype(DTYPES[dtype])
+    lengths = np.array([5, 0, 3])
+    results = []
+    for device in (0, 1):
+        out = Output(x.shape, x.dtype)
+        kinds = dict(zip(DTYPES, range(4), strict=True))
+        args = c_abi.new(
+            Dropout, call=7, stream=2, p=p, seed=1234567890123, seq_len=5, batch=3, hidden_size=19,
+            lengths=lengths.ctypes.data, input=c_abi.tensor(x, kinds[dtype]), output=c_abi.tensor(out.array, kinds[dtype]),
+            device=device,
+        )  # fmt: skip
+        assert library.rnnk_dropout(c.byref(args)) == 0, library.rnnk_last_error()
+        out.check("out")
+        results.append(out.array)
+    same_bits({"out": results[1]}, {"out": results[0]}, "on the device")
+    assert not results[0][3:, 2].any() and (p in (0.0, 1.0) or (results[0] == 0).mean() > 0.3)
+
+
+# --- the choice ------------------------------------------------------------
+
+
+def _problem(**values: Any) -> Any:
+    given = {"cell": 3, "dtype": 2, "device": 1, "input_size": 64, "hidden_size": 64} | values
+    return c_abi.new(c_abi.FullProblem, **given)
+
+
+def _verdicts(problem: Any, seq_len: int = 100, batch: int = 8) -> dict[str, Any]:
+    library, out = simt_library(), {}
+    for index in range(16):
+        name = library.rnnk_kernel_name(index)
+        if name is None:
+            break
+        verdict = c_abi.new(c_abi.Verdict)
+        assert library.rnnk_explain(c.byref(problem), seq_len, batch, index, c.byref(verdict)) == 0
+        out[name.decode()] = verdict
+    return out
+
+
+def test_small_layers_go_to_solo_and_large_ones_to_stepwise() -> None:
+    for hidden, batch, wanted in ((16, 1, "cuda_solo"), (128, 8, "cuda_solo"), (1024, 16, "cuda_stepwise")):
+        verdicts = _verdicts(_problem(hidden_size=hidden), batch=batch)
+        able = {name: v.forward_us for name, v in verdicts.items() if not v.declined}
+        assert min(able, key=lambda name: able[name]) == wanted, (hidden, able)
+
+
+def test_solo_declines_with_the_numbers() -> None:
+    reason = _verdicts(_problem(hidden_size=512))["cuda_solo"].reason.decode()
+    assert "512 units needs" in reason and "232448" in reason
+    assert not _verdicts(_problem(hidden_size=512, heads=8))["cuda_solo"].declined, "a head of 64 units fits"
+    assert _verdicts(_problem(dtype=1))["cuda_solo"].reason == b"it has no float64"
+
+
+def test_kernels_of_the_other_device_say_so() -> None:
+    reasons = {name: v.reason.decode() for name, v in _verdicts(_problem(device=0)).items()}
+    assert all("the problem's device is the CPU" in reason for name, reason in reasons.items() if name in DEVICE_KERNELS)
+
+
+def test_what_is_forced_and_declines_is_an_error() -> None:
+    with pytest.raises(NotImplementedError, match="cuda_solo was asked for by name but declines: it has no float64"):
+        DevicePlan(simt_library(), "lstm", "float64", 4, 8, kernel="cuda_solo")
+    with pytest.raises(NotImplementedError, match="RNNK_RECOMPUTE is not there on a GPU"):
+        DevicePlan(simt_library(), "lstm", "float32", 4, 8, kernel="cuda_stepwise", recompute=True)
+
+
+def test_device_facts() -> None:
+    library = simt_library()
+    assert library.rnnk_device_count() == 1
+    plan = c_abi.P()
+    problem = _problem(device_index=1)
+    assert library.rnnk_plan_create(c.byref(problem), None, c.byref(plan)) == 1
+    assert b"problem.device_index: expected 0 to 0 (there are 1 GPUs), got 1" in library.rnnk_last_error()
