@@ -172,6 +172,10 @@ rnnk_status rnnk_forward_stack(const rnnk_plan* const* plans, const rnnk_args* c
       check_args(plans[i]->problem, *plans[i]->kernel, a, Pass::forward);
       if (i > 0) {
         const rnnk_args& below = whole[static_cast<size_t>(i - 1)];
+        const Problem &here = plans[i]->problem, &there = plans[i - 1]->problem;
+        if (here.device != there.device || here.device_index != there.device_index || a.cuda_stream != below.cuda_stream) {
+          fail(RNNK_INVALID_VALUE, "args[%d].cuda_stream: expected the device and stream of args[%d]", i, i - 1);
+        }
         const bool same = a.x.data == below.y.data && a.x.dtype == below.y.dtype && a.x.stride[0] == below.y.stride[0] &&
                           a.x.stride[1] == below.y.stride[1] && a.x.stride[2] == below.y.stride[2];
         if (!same || a.seq_len != below.seq_len || a.batch != below.batch ||

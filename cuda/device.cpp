@@ -24,6 +24,7 @@ void check_device(int index, const char* what) {
   if (index < 0 || index >= count) {
     fail(RNNK_INVALID_VALUE, "%s: expected 0 to %d (there are %d GPUs), got %d", what, count - 1, count, index);
   }
+  gpu::facts(index);  // allocates; the calls that may be captured in a graph must not
 }
 
 rnnk_device_info device_info(int index) {

@@ -14,8 +14,8 @@ inline bool may_drop(const Problem& p, const CellShape& shape) { return shape.ha
 // x as it is, where a product can read it: whole rows beside each other, and nothing in them that must not be read.
 inline bool reads_directly(const rnnk_args& a, const Layout& d) {
   const rnnk_tensor& x = a.x;
-  return x.stride[2] == 1 && x.stride[0] == a.batch * x.stride[1] && x.stride[1] % 8 == 0 && d.I == d.I_padded &&
-         !a.lengths && !a.mask && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
+  return x.stride[2] == 1 && x.stride[1] >= d.I && x.stride[0] == a.batch * x.stride[1] && x.stride[1] % 8 == 0 &&
+         d.I == d.I_padded && !a.lengths && !a.mask && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
 }
 
 // What forward and backward share: the problem in time blocks.

@@ -27,10 +27,13 @@ struct Count {
     cudaGetLastError();
     count = 0;
     why = error == cudaSuccess || error == cudaErrorNoDevice ? "the driver knows of none"
-          : error == cudaErrorInsufficientDriver             ? "the NVIDIA driver is missing, or older than CUDA 13 needs"
-                                                             : cudaGetErrorString(error);
+          : error == cudaErrorInitializationError ? "CUDA does not work in a forked child of a process that used it"
+          : error == cudaErrorInsufficientDriver  ? "the NVIDIA driver is missing, or older than CUDA 13 needs"
+                                                  : cudaGetErrorString(error);
   }
 };
+
+__global__ void probe_kernel() {}  // compiled for what all kernels are compiled for
 
 struct Device {
   std::once_flag once;
@@ -55,6 +58,9 @@ Device& device(int index) {
     d.facts.shared_per_block = static_cast<int64_t>(p.sharedMemPerBlockOptin);
     d.facts.memory = static_cast<int64_t>(p.totalGlobalMem);
     const OnDevice here(index);
+    cudaFuncAttributes any{};
+    d.facts.has_code = cudaFuncGetAttributes(&any, probe_kernel) == cudaSuccess;
+    cudaGetLastError();
     check(cudaHostAlloc(reinterpret_cast<void**>(&d.host_word), sizeof *d.host_word,
                         cudaHostAllocMapped | cudaHostAllocPortable),
           "cudaHostAlloc");
@@ -62,6 +68,25 @@ Device& device(int index) {
     check(cudaHostGetDevicePointer(reinterpret_cast<void**>(&d.device_word), d.host_word, 0), "cudaHostGetDevicePointer");
   });
   return d;
+}
+
+// The driver's own calls: cudaSetDevice, to go back, would make a context on a device that had none.
+struct Contexts {
+  int (*get)(void**) = nullptr;  // cuCtxGetCurrent
+  int (*set)(void*) = nullptr;   // cuCtxSetCurrent
+  Contexts() {
+    find("cuCtxGetCurrent", reinterpret_cast<void**>(&get));
+    find("cuCtxSetCurrent", reinterpret_cast<void**>(&set));
+  }
+  static void find(const char* name, void** to) {
+    cudaDriverEntryPointQueryResult found{};
+    check(cudaGetDriverEntryPointByVersion(name, to, 12000, cudaEnableDefault, &found), name);
+    if (found != cudaDriverEntryPointSuccess) fail(RNNK_RUNTIME_ERROR, "the driver has no %s", name);
+  }
+};
+const Contexts& contexts() {
+  static const Contexts found;
+  return found;
 }
 
 cudaStream_t stream_of(void* stream) { return static_cast<cudaStream_t>(stream); }
@@ -79,13 +104,10 @@ uint64_t* fault_word(int index) { return device(index).host_word; }
 uint64_t* fault_word_on_device(int index) { return device(index).device_word; }
 
 OnDevice::OnDevice(int index) {
-  check(cudaGetDevice(&before_), "cudaGetDevice");
-  if (before_ == index) before_ = -1;
-  else check(cudaSetDevice(index), "cudaSetDevice");
+  contexts().get(&before_);
+  check(cudaSetDevice(index), "cudaSetDevice");
 }
-OnDevice::~OnDevice() {
-  if (before_ >= 0) cudaSetDevice(before_);
-}
+OnDevice::~OnDevice() { contexts().set(before_); }
 
 void clear(void* to, size_t bytes, void* stream) {
   if (bytes > 0) check(cudaMemsetAsync(to, 0, bytes, stream_of(stream)), "cudaMemsetAsync");
@@ -96,7 +118,11 @@ void copy(void* to, const void* from, size_t bytes, void* stream) {
 
 void launch_raw(const void* kernel, const Launch& how, void* params, const char* name) {
   if (how.shared > 48 * 1024) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared)), name);
+    // The limit is the kernel's, not the launch's: always the device's most, or another thread's launch would lower it.
+    int index = 0;
+    check(cudaGetDevice(&index), "cudaGetDevice");
+    const int most = static_cast<int>(device(index).facts.shared_per_block);
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), name);
   }
   if (how.grid_x > 0x7fffffff || how.grid_y > 65535) {
     fail(RNNK_NOT_SUPPORTED, "%s: a grid of %lld x %lld blocks is more than a GPU takes", name,

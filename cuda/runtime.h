@@ -25,12 +25,20 @@ struct Facts {
   int multiprocessors;
   int64_t shared_per_block;  // bytes, opted in
   int64_t memory;            // bytes
+  bool has_code;             // this build has kernels for it
 };
 
 // Devices that can be used, 0 where there is no driver; `why` (static) says why there are none.
 int device_count(const char** why);
 // Throws Failure when there is no such device.
 const Facts& facts(int index);
+
+// "" or why this build's kernels do not run on a device.
+inline const char* no_code(const Facts& f) {
+  return f.has_code ? ""
+                    : "this build has no kernels for this GPU (they are made for compute capability 8.0 and later, or for "
+                      "another GPU)";
+}
 
 // The device of a call is the current one while this lives.
 class OnDevice {
@@ -41,7 +49,7 @@ class OnDevice {
   OnDevice& operator=(const OnDevice&) = delete;
 
  private:
-  int before_;
+  void* before_;  // CUcontext
 };
 
 void clear(void* to, size_t bytes, void* stream);

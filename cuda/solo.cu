@@ -1,5 +1,6 @@
 // cuda_solo: which problems it takes, the record and the instances.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 #include "cuda/dispatch.cuh"
@@ -29,27 +30,38 @@ inline int64_t warps_of(const Layout& d) { return std::min<int64_t>(kMostWarps, 
 template <class A, class Cell>
 struct Bytes {
   int64_t forward, backward;
-  explicit Bytes(const Problem& p) {
+  Bytes(const Problem& p, int64_t rows) {
     static constexpr CellShape shape = shape_of<Cell>();
     const Layout d(p, shape);
     const int warps = static_cast<int>(warps_of(d));
     const bool drops = may_drop(p, shape);
     if (instance<A, Cell>(d) > 0) {
-      forward = SoloForwardSpace<A, Cell, true>(nullptr, d.hidden, d.out, drops, warps).used;
-      backward = SoloBackwardSpace<A, Cell, true>(nullptr, d.hidden, d.out, warps).used;
+      forward = SoloForwardSpace<A, Cell, true>(nullptr, d.hidden, d.out, drops, warps, rows).used;
+      backward = SoloBackwardSpace<A, Cell, true>(nullptr, d.hidden, d.out, warps, rows).used;
     } else {
-      forward = SoloForwardSpace<A, Cell, false>(nullptr, d.hidden, d.out, drops, warps).used;
-      backward = SoloBackwardSpace<A, Cell, false>(nullptr, d.hidden, d.out, warps).used;
+      forward = SoloForwardSpace<A, Cell, false>(nullptr, d.hidden, d.out, drops, warps, rows).used;
+      backward = SoloBackwardSpace<A, Cell, false>(nullptr, d.hidden, d.out, warps, rows).used;
     }
   }
 };
 struct BytesOf {
   template <class A, class Cell>
-  static int64_t run(const Problem& p) {
-    const Bytes<A, Cell> bytes(p);
+  static int64_t run(const Problem& p, int64_t rows) {
+    const Bytes<A, Cell> bytes(p, rows);
     return std::max(bytes.forward, bytes.backward);
   }
 };
+int64_t bytes_of(const Problem& p, int64_t rows) { return with_arithmetic<BytesOf, false>(p, rows); }
+
+constexpr int64_t kLeastRows = 2;  // with fewer a large batch would take too many turns
+// Rows of a block: so many that all multiprocessors have some, as they fit. Rows are independent: no bit depends on it.
+int64_t rows_of(const Problem& p, int64_t batch) {
+  const Facts& f = facts(p.device_index);
+  const int64_t wanted = (batch * p.heads + f.multiprocessors - 1) / f.multiprocessors;
+  int64_t rows = std::clamp<int64_t>(wanted + wanted % 2, kLeastRows, kRows);  // an even number fills a warp's lanes
+  while (rows > kLeastRows && bytes_of(p, rows) > f.shared_per_block) --rows;
+  return rows;
+}
 
 // fn(integral_constant) of the instance.
 template <class A, class Cell, class Fn>
@@ -80,9 +92,10 @@ struct ForwardOf {
   static void run(const Problem& p, const rnnk_args& a) {
     static constexpr CellShape shape = shape_of<Cell>();
     Forward<A> f(p, a, shape);
-    const int64_t blocks = (f.B + kRows - 1) / kRows * p.heads, bytes = Bytes<A, Cell>(p).forward;
+    const int64_t rows = rows_of(p, f.B), blocks = (f.B + rows - 1) / rows * p.heads,
+                  bytes = Bytes<A, Cell>(p, rows).forward;
     f.run([&](int64_t s0, int64_t s1) {
-      SoloForwardParams<A> params{f.data, {}, {f.space.h[0], f.space.h[1]}, {f.fed[0], f.fed[1]}, s0, s1, f.B};
+      SoloForwardParams<A> params{f.data, {}, {f.space.h[0], f.space.h[1]}, {f.fed[0], f.fed[1]}, s0, s1, f.B, rows};
       for (int k = 0; k < kMost; ++k) params.weights[k] = reinterpret_cast<const typename A::Operand*>(f.packed.w[k]);
       with_instance<A, Cell>(f.d, [&](auto tiles) {
         constexpr int F = tiles * kTile / A::K;
@@ -98,7 +111,8 @@ struct BackwardOf {
   static void run(const Problem& p, const rnnk_args& a) {
     static constexpr CellShape shape = shape_of<Cell>();
     Backward<A> b(p, a, shape);
-    const int64_t blocks = (b.B + kRows - 1) / kRows * p.heads, bytes = Bytes<A, Cell>(p).backward;
+    const int64_t rows = rows_of(p, b.B), blocks = (b.B + rows - 1) / rows * p.heads,
+                  bytes = Bytes<A, Cell>(p, rows).backward;
     // The driver walks step by step; this kernel takes a block's at its first.
     b.run([&](int64_t s, int64_t s1) {
       if (s + 1 != s1) return;
@@ -110,7 +124,7 @@ struct BackwardOf {
         for (int i = 0; i < 2; ++i) params.gamma[k][i] = Call<A>::values(b.packed.gamma[k][i]);
         params.normed[k] = Call<A>::values(b.reserve.normed[k]), params.scale[k] = Call<A>::values(b.reserve.scale[k]);
       }
-      params.s1 = s1, params.s0 = s1 > b.space.block ? s1 - b.space.block : 0, params.batch = b.B;
+      params.s1 = s1, params.s0 = s1 > b.space.block ? s1 - b.space.block : 0, params.batch = b.B, params.rows = rows;
       with_instance<A, Cell>(b.d, [&](auto tiles) {
         constexpr int F = Cell::kGates * tiles * kTile / A::K;
         launch(solo_backward_kernel<A, Cell, F>, {blocks, 1, static_cast<int>(warps_of(b.d)) * 32, bytes, b.stream}, params,
@@ -128,7 +142,8 @@ bool accepts(const Problem& p, char* reason, int64_t size) {
   if (p.recompute) return decline("RNNK_RECOMPUTE is not there on a GPU");
   if (p.dtype == RNNK_FLOAT64) return decline("it has no float64");
   if (*blas_unavailable()) return decline(blas_unavailable());
-  const int64_t bytes = with_arithmetic<BytesOf, false>(p), most = facts(p.device_index).shared_per_block;
+  if (*no_code(facts(p.device_index))) return decline(no_code(facts(p.device_index)));
+  const int64_t bytes = bytes_of(p, kLeastRows), most = facts(p.device_index).shared_per_block;
   if (bytes <= most) return true;
   std::snprintf(
       reason, static_cast<size_t>(size), "a head of %lld units needs %lld bytes of shared memory, a block has %lld",
@@ -136,22 +151,25 @@ bool accepts(const Problem& p, char* reason, int64_t size) {
   return false;
 }
 
-// The model of the single multiprocessor: a barrier and the pointwise part, and the products at the rate of mma.sync; groups that
-// do not fit side by side take turns. (Rates: published ones of H100, not measurements of this library.)
+// A model, not a measurement: a step waits for its barrier and loads, forms its products (published rates of mma.sync on H100; of
+// float32 from shared memory the rate of its loads) and runs the pointwise part of so many elements a thread; groups that do not
+// fit side by side take turns.
 double estimate(const Problem& p, int64_t seq_len, int64_t batch, bool backward, int) {
-  constexpr double step_us = 0.15, products_per_us = 128 * 1024 * 4.0;  // multiply-adds of 8 rows
+  constexpr double step_us = 0.3, element_us = 0.15, products_per_us = 128 * 1024 * 4.0;  // multiply-adds by 8 rows
   const CellShape shape = shape_of_problem(p);
   const Layout d(p, shape);
   double products = 0;
   for (int k = 0; k < shape.stages; ++k) {
     if (d.product(k)) products += static_cast<double>(d.head_columns(k) * d.operand(k).pad);
   }
-  const double slower = p.dtype == RNNK_FLOAT32 ? (p.tf32 ? 2 : 6) : 1;
-  const double groups = static_cast<double>((batch + kRows - 1) / kRows * p.heads);
-  const double turns = std::max(1.0, groups / facts(p.device_index).multiprocessors);
+  const double slower = p.dtype == RNNK_FLOAT32 ? (p.tf32 ? 2 : 12) : 1;
+  const double rows = static_cast<double>(rows_of(p, batch)), threads = static_cast<double>(warps_of(d) * 32);
+  const double elements = std::ceil(rows * static_cast<double>(d.hidden.pad) / threads);
+  const double groups = std::ceil(static_cast<double>(batch) / rows) * static_cast<double>(p.heads);
+  const double turns = std::max(1.0, std::ceil(groups / facts(p.device_index).multiprocessors));
   const double over_time = static_cast<double>(seq_len * batch) * static_cast<double>(d.gate_columns() * (d.I + d.P)) * 1e-8;
-  return 20 + static_cast<double>(seq_len) * turns * (step_us * shape.stages + products * slower * 4 / products_per_us) +
-         (backward ? 2 : 1) * over_time;
+  const double step = shape.stages * (step_us + element_us * elements) + products * slower * 4 / products_per_us;
+  return 20 + static_cast<double>(seq_len) * turns * step * (backward ? 2 : 1) + (backward ? 2 : 1) * over_time;
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The strategy for small layers: a block takes up to 8 rows of one head through all steps of a block of time, alone. The weights
+// The strategy for small layers: a block takes 1 to 8 rows of one head through all steps of a block of time, alone. The weights
 // stay in its registers (plain cells of up to 128 units) or in its shared memory, h is exchanged there, and one barrier a step is
 // all there is to wait for. Any number of rows and heads is as many blocks.
 #pragma once
@@ -78,16 +78,16 @@ template <class T, int G, class Run>
 RNNK_DEVICE void finish_tile(T* sums, const T (&d)[G][4], int64_t first, int64_t count, int64_t head, int64_t i0,
                              int64_t each, const Run& run) {
   constexpr int size = kRows * kSumsLd;
-  sync_warp();  // who still reads the sums of the tile before
   for (int g = 0; g < G; ++g) put_sums(sums + g * size, d[g]);
   sync_warp();
-  for (int e = lane(); e < kTile * kRows; e += 32) {
+  for (int e = lane(); e < kTile * static_cast<int>(count); e += 32) {
     const int unit = e % kTile, row = e / kTile;
-    if (row >= count || i0 + unit >= each) continue;
+    if (i0 + unit >= each) continue;
     T total[G];
     for (int g = 0; g < G; ++g) total[g] = sums[g * size + row * kSumsLd + unit];
     run(Place{first + row, head, i0 + unit}, total);
   }
+  sync_warp();  // whole again before the next product
 }
 
 // Mean and 1 / sqrt(var + 1e-5) of each row's gx and gh: a warp a row and side.

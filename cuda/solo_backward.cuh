@@ -13,7 +13,7 @@ struct SoloBackwardParams {
   const typename A::Operand* weights[kMost];  // of the product of each stage, transposed
   const void* before;                         // rows of dgh of stage 0 in step s1, or null: that is past the end
   const typename A::T *gamma[kMost][2], *normed[kMost], *scale[kMost];
-  int64_t s0, s1, batch;
+  int64_t s0, s1, batch, rows;  // rows: of a block
 };
 
 template <class A, class Cell, bool in_registers>
@@ -27,17 +27,17 @@ struct SoloBackwardSpace : SoloSpace<A> {
   T *dstate[2], *sums;
   int64_t ld_near[kMost];
 
-  RNNK_HD SoloBackwardSpace(char* base, const Axis& hidden, const Axis& out, int warps) : Base(base) {
+  RNNK_HD SoloBackwardSpace(char* base, const Axis& hidden, const Axis& out, int warps, int64_t rows) : Base(base) {
     for_stages<Cell::kStages>([&](auto k) {
       constexpr Stage stage = kShape.stage[k];
       const Axis &result = stage.projected ? out : hidden, &operand = k == 0 ? out : hidden;
       const int64_t terms = stage.gates * result.pad;
       if (!in_registers && kProduct<k>) this->weights[k] = this->template take<Operand>(terms * operand.pad);
       ld_near[k] = terms + Base::kSkew;
-      near[k] = this->template take<Operand>(kRows * ld_near[k]);
+      near[k] = this->template take<Operand>(rows * ld_near[k]);
     });
-    other = Cell::kStages == 1 ? this->template take<Operand>(kRows * ld_near[0]) : near[0];
-    for (int i = 0; i < Cell::kStates; ++i) dstate[i] = this->template take<T>(kRows * (i == 0 ? out.pad : hidden.pad));
+    other = Cell::kStages == 1 ? this->template take<Operand>(rows * ld_near[0]) : near[0];
+    for (int i = 0; i < Cell::kStates; ++i) dstate[i] = this->template take<T>(rows * (i == 0 ? out.pad : hidden.pad));
     sums = this->template take<T>(warps * kRows * kSumsLd);
   }
   template <int k>
@@ -158,9 +158,9 @@ struct SoloBackward {
     BackwardData<T> d = p.data;
     const Walk<T>& w = p.data.walk;
     const Axis &hidden = w.hidden, &out = w.out;
-    const int64_t head = block_x() % hidden.heads, first = block_x() / hidden.heads * kRows;
-    const int64_t count = least(kRows, p.batch - first), warps = threads() / 32;
-    const Space space(shared(), hidden, out, static_cast<int>(warps));
+    const int64_t head = block_x() % hidden.heads, first = block_x() / hidden.heads * p.rows;
+    const int64_t count = least(p.rows, p.batch - first), warps = threads() / 32;
+    const Space space(shared(), hidden, out, static_cast<int>(warps), p.rows);
     Resident<A, 1, (F > 0 ? F : 1)> registers;
     if constexpr (F > 0) {
       const int64_t fragments = Cell::kGates * hidden.pad / A::K;
@@ -178,7 +178,7 @@ struct SoloBackward {
     for (int k = 0; k < S; ++k) {
       const int ld = static_cast<int>(space.ld_near[k]), terms = ld - static_cast<int>(Space::kSkew);
       const auto* const before = static_cast<const Operand*>(p.before) + (first * hidden.heads + head) * terms;
-      for (int e = thread(); e < kRows * ld; e += threads()) {
+      for (int e = thread(); e < static_cast<int>(p.rows) * ld; e += threads()) {
         const bool any = k == 0 && p.before && e / ld < count && e % ld < terms;
         space.near[k][e] = any ? before[e / ld * hidden.heads * terms + e % ld] : Operand(0);
         if (S == 1) space.other[e] = space.near[k][e];

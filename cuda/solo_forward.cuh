@@ -10,8 +10,8 @@ template <class A>
 struct SoloForwardParams {
   ForwardData<typename A::T> data;
   const typename A::Operand* weights[kMost];
-  void *h[2], *fed[2];  // between launches: before step s in [s % 2]
-  int64_t s0, s1, batch;
+  void *h[2], *fed[2];          // between launches: before step s in [s % 2]
+  int64_t s0, s1, batch, rows;  // rows: of a block
 };
 
 // Shared memory of one block, by what it is for.
@@ -25,21 +25,22 @@ struct SoloForwardSpace : SoloSpace<A> {
   T *state, *raw[kMost], *ring, *sums;
   int64_t ld_h, ld_emit, ld_gx;
 
-  RNNK_HD SoloForwardSpace(char* base, const Axis& hidden, const Axis& out, bool drops, int warps) : Base(base) {
+  RNNK_HD SoloForwardSpace(char* base, const Axis& hidden, const Axis& out, bool drops, int warps, int64_t rows)
+      : Base(base) {
     ld_h = out.pad + Base::kSkew, ld_emit = hidden.pad + Base::kSkew, ld_gx = Cell::kGates * hidden.pad;
     for_stages<Cell::kStages>([&](auto k) {
       const Axis &result = axis<k>(hidden, out), &terms = operand<k>(hidden, out);
       if (!in_registers && kProduct<k>) this->weights[k] = this->template take<Operand>(kGates<k> * result.pad * terms.pad);
-      emit[k] = this->template take<Operand>(k > 0 && kProduct<k> ? kRows * ld_emit : 0);
-      raw[k] = this->template take<T>(kRaw<k> ? kRows * kGates<k> * result.pad : 0);
+      emit[k] = this->template take<Operand>(k > 0 && kProduct<k> ? rows * ld_emit : 0);
+      raw[k] = this->template take<T>(kRaw<k> ? rows * kGates<k> * result.pad : 0);
     });
     for (int i = 0; i < 2; ++i) {
-      h[i] = this->template take<Operand>(kRows * ld_h);
-      fed[i] = drops ? this->template take<Operand>(kRows * ld_h) : h[i];
+      h[i] = this->template take<Operand>(rows * ld_h);
+      fed[i] = drops ? this->template take<Operand>(rows * ld_h) : h[i];
     }
-    state = this->template take<T>(Cell::kStates > 1 ? kRows * hidden.pad : 0);
+    state = this->template take<T>(Cell::kStates > 1 ? rows * hidden.pad : 0);
     sums = this->template take<T>(warps * Cell::kGates * kRows * kSumsLd);
-    ring = this->template take<T>(kRing * kRows * ld_gx);
+    ring = this->template take<T>(kRing * rows * ld_gx);
   }
   template <int k>
   static constexpr bool kProduct = has_product(kShape, k);
@@ -129,9 +130,9 @@ struct SoloForward {
     const Walk<T>& w = p.data.walk;
     const Axis &hidden = w.hidden, &out = w.out;
     const bool drops = w.dropped != nullptr, one_head = hidden.heads == 1;
-    const int64_t head = block_x() % hidden.heads, first = block_x() / hidden.heads * kRows;
-    const int64_t count = least(kRows, p.batch - first), warps = threads() / 32;
-    const Space space(shared(), hidden, out, drops, static_cast<int>(warps));
+    const int64_t head = block_x() % hidden.heads, first = block_x() / hidden.heads * p.rows;
+    const int64_t count = least(p.rows, p.batch - first), warps = threads() / 32;
+    const Space space(shared(), hidden, out, drops, static_cast<int>(warps), p.rows);
 
     Resident<A, Cell::kGates, (F > 0 ? F : 1)> registers;
     if constexpr (F > 0) {
@@ -159,7 +160,7 @@ struct SoloForward {
     }
     for_stages<Cell::kStages>([&](auto k) {
       if constexpr (k > 0 && Space::template kProduct<k>) {
-        for (int64_t e = thread(); e < kRows * space.ld_emit; e += threads()) space.emit[k][e] = Operand(0);
+        for (int64_t e = thread(); e < p.rows * space.ld_emit; e += threads()) space.emit[k][e] = Operand(0);
         d.emit[k] = space.emit[k] - first * space.ld_emit - head * hidden.pad;
       }
       if constexpr (Space::template kRaw<k>) d.raw[k] = space.raw[k] - first * Space::template kGates<k> * hidden.pad;
@@ -177,7 +178,7 @@ struct SoloForward {
     }
     const auto fetch = [&](int64_t s) {  // gx of step s, in the background
       if (s < p.s1 && s >= begin && s < end) {
-        T* const to = space.ring + s % kRing * (kRows * space.ld_gx);
+        T* const to = space.ring + s % kRing * (p.rows * space.ld_gx);
         const int64_t row = (w.time(s) - p.data.t0) * w.batch + first;
         constexpr int n = 16 / sizeof(T);
         const int columns = static_cast<int>(space.ld_gx), all = static_cast<int>(count) * columns;
@@ -201,7 +202,7 @@ struct SoloForward {
         }
         continue;
       }
-      d.gx = space.ring + s % kRing * (kRows * space.ld_gx) - ((w.time(s) - d.t0) * w.batch + first) * space.ld_gx -
+      d.gx = space.ring + s % kRing * (p.rows * space.ld_gx) - ((w.time(s) - d.t0) * w.batch + first) * space.ld_gx -
              head * space.ld_gx;
       d.h_from = (s & 1 ? space.h[1] : space.h[0]) - h_offset, d.h_to = (s & 1 ? space.h[0] : space.h[1]) - h_offset;
       d.fed_from = (s & 1 ? space.fed[1] : space.fed[0]) - h_offset;

@@ -31,6 +31,7 @@ struct BackwardOf {
 
 bool accepts(const Problem& p, char* reason, int64_t size) {
   const char* why = p.recompute ? "RNNK_RECOMPUTE is not there on a GPU" : blas_unavailable();
+  if (!*why) why = no_code(facts(p.device_index));
   std::snprintf(reason, static_cast<size_t>(size), "%s", why);
   return !*why;
 }
@@ -42,7 +43,7 @@ double estimate(const Problem& p, int64_t seq_len, int64_t batch, bool backward,
   const Layout d(p, shape);
   double bytes = 0, launches = 0;
   for (int k = 0; k < shape.stages; ++k) {
-    launches += shape.has_options ? 2 + (shape.stage[k].norm ? 1 : 0) : 1;
+    launches += shape.has_options && d.product(k) ? 2 + (shape.stage[k].norm ? 1 : 0) : 1;
     if (d.product(k)) bytes += static_cast<double>(d.stage_columns(k) * d.operand(k).pad * d.operand_size);
   }
   const double groups = static_cast<double>((batch + 31) / 32);

@@ -35,9 +35,17 @@ from test_kernels import (  # noqa: F401  (collected here, with the fixture of t
 
 
 @pytest.fixture(params=DEVICE_KERNELS)
-def kernel(request: pytest.FixtureRequest) -> str:
-    """Every strategy, forced by name."""
+def kernel(request: pytest.FixtureRequest, multiprocessors: Any) -> str:
+    """Every strategy, forced by name, on a small device: cuda_solo then gives a block several of these few rows."""
+    multiprocessors(2)
     return str(request.param)
+
+
+@pytest.fixture
+def multiprocessors() -> Any:
+    """Sets how many the executor has; 132 again after the test."""
+    yield simt_library().rnnk_simt_multiprocessors
+    simt_library().rnnk_simt_multiprocessors(0)
 
 
 @pytest.fixture
@@ -49,8 +57,8 @@ def seeded() -> Any:
     library.rnnk_simt_seed(0)
 
 
-# Beside the quick list: tiles of 16 units and of 8 and 32 rows, and what the instances of cuda_solo differ in: weights of up to
-# 64 and 128 units in registers, more in shared memory.
+# Beside the quick list: tiles of 16 units and of 8 and 32 rows, and what the instances of cuda_solo differ in: weights of
+# up to 64 and 128 units in registers, more in shared memory.
 _SIZES = (
     "t3b9i5h16 state lengths",
     "t2b33i3h15 lengths reverse",
@@ -102,7 +110,8 @@ def test_options(kernel: str, case: Case, dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "problem", expand(["t9b600i3h5 state lengths", "t9b600i3h5 lengths reverse"], cells=["lstm", "gru"], dtypes=["f32", "bf16"]),
+    "problem",
+    expand(["t9b600i3h5 state lengths", "t9b600i3h5 lengths reverse"], cells=["lstm", "gru"], dtypes=["f32", "bf16"]),
     ids=str,
 )  # fmt: skip
 def test_several_blocks_of_time(kernel: str, problem: Problem) -> None:
@@ -122,6 +131,36 @@ def test_same_bits_whatever_the_order_of_threads(kernel: str, problem: Problem, 
     for seed in range(1, 6):
         seeded(seed)
         same_bits(run(problem, plan, data), wanted, f"seed {seed}")
+
+
+@pytest.mark.parametrize("problem", expand(["t5b11i5h33 state lengths"], dtypes=["f32", "bf16"]), ids=str)
+def test_same_bits_however_rows_are_dealt(problem: Problem, multiprocessors: Any) -> None:
+    """2, 4, 6 and 8 rows a block."""
+    plan, data = plan_of(problem, "cuda_solo"), make(problem)
+    wanted = run(problem, plan, data)
+    for count in (4, 2, 1):
+        multiprocessors(count)
+        same_bits(run(problem, plan, data), wanted, f"{count} multiprocessors")
+
+
+@pytest.mark.parametrize("layout", ["expanded", "flipped", "windows", "shifted"])
+def test_strides_that_products_cannot_read(kernel: str, layout: str) -> None:
+    """x that repeats itself, runs backwards or overlaps: as its copy, to the bit."""
+    (problem,) = expand(["t3b4i8h5"], cells=["lstm"], dtypes=["f32"])
+    base = np.random.default_rng(2).standard_normal(400).astype(np.float32)
+    step = base.itemsize
+    x = {
+        "expanded": np.lib.stride_tricks.as_strided(base, (3, 4, 8), (0, 0, step)),
+        "flipped": base[:96].reshape(3, 4, 8)[::-1, ::-1],
+        "windows": np.lib.stride_tricks.as_strided(base, (3, 4, 8), (4 * 3 * step, 3 * step, step)),
+        "shifted": base[1:97].reshape(3, 4, 8),
+    }[layout]
+    data = make(problem)
+    same_bits(
+        run(problem, plan_of(problem, kernel), replace(data, x=x)),
+        run(problem, plan_of(problem, kernel), replace(data, x=np.ascontiguousarray(x))),
+        layout,
+    )
 
 
 @pytest.mark.parametrize("problem", expand(["t5b11i5h33 state lengths"], dtypes=["f32", "bf16"]), ids=str)
@@ -182,8 +221,8 @@ def test_dropout_draws_the_cpus_masks(dtype: str, p: float) -> None:
         kinds = dict(zip(DTYPES, range(4), strict=True))
         args = c_abi.new(
             Dropout, call=7, stream=2, p=p, seed=1234567890123, seq_len=5, batch=3, hidden_size=19,
-            lengths=lengths.ctypes.data, input=c_abi.tensor(x, kinds[dtype]), output=c_abi.tensor(out.array, kinds[dtype]),
-            device=device,
+            lengths=lengths.ctypes.data, input=c_abi.tensor(x, kinds[dtype]),
+            output=c_abi.tensor(out.array, kinds[dtype]), device=device,
         )  # fmt: skip
         assert library.rnnk_dropout(c.byref(args)) == 0, library.rnnk_last_error()
         out.check("out")
@@ -228,7 +267,9 @@ def test_solo_declines_with_the_numbers() -> None:
 
 def test_kernels_of_the_other_device_say_so() -> None:
     reasons = {name: v.reason.decode() for name, v in _verdicts(_problem(device=0)).items()}
-    assert all("the problem's device is the CPU" in reason for name, reason in reasons.items() if name in DEVICE_KERNELS)
+    assert all(
+        "the problem's device is the CPU" in reason for name, reason in reasons.items() if name in DEVICE_KERNELS
+    )
 
 
 def test_what_is_forced_and_declines_is_an_error() -> None:

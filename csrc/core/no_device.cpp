@@ -6,7 +6,9 @@
 namespace rnnk {
 
 int device_count() { return 0; }
-const char* devices_unavailable() { return "this build of rnnkern has no CUDA kernels (it was made without nvcc)"; }
+const char* devices_unavailable() {
+  return "this build of rnnkern has no CUDA kernels (RNNKERN_CUDA was OFF, or AUTO found no nvcc or no GPU)";
+}
 void check_device(int, const char* what) { fail(RNNK_NOT_SUPPORTED, "%s: %s", what, devices_unavailable()); }
 rnnk_device_info device_info(int) { fail(RNNK_NOT_SUPPORTED, "device_index: %s", devices_unavailable()); }
 void report_faults(int) {}

@@ -12,6 +12,7 @@ namespace {
 constexpr int kMultiprocessors = 132, kThreads = 2048, kBlocks = 32;  // of a multiprocessor
 constexpr int64_t kShared = 233472;                                   // of a multiprocessor, 1024 of a block not its own
 uint64_t fault = 0;
+int multiprocessors = kMultiprocessors;
 
 void refuse(bool refused, const char* name, const char* what, int64_t got) {
   if (refused) fail(RNNK_RUNTIME_ERROR, "kernel %s: %s, got %lld", name, what, static_cast<long long>(got));
@@ -24,12 +25,13 @@ int device_count(const char** why) {
 }
 
 const Facts& facts(int index) {
-  static constexpr Facts only{"host SIMT executor", 90, kMultiprocessors, simt::kMostShared, int64_t{64} << 30};
+  static Facts only{"host SIMT executor", 90, kMultiprocessors, simt::kMostShared, int64_t{64} << 30, true};
+  only.multiprocessors = multiprocessors;
   if (index != 0) fail(RNNK_INVALID_VALUE, "device_index: the executor is 0, got %d", index);
   return only;
 }
 
-OnDevice::OnDevice(int index) : before_(0) { facts(index); }
+OnDevice::OnDevice(int index) : before_(nullptr) { facts(index); }
 OnDevice::~OnDevice() = default;
 
 void clear(void* to, size_t bytes, void*) { std::memset(to, 0, bytes); }
@@ -68,3 +70,8 @@ void launch_checked(const Launch& how, simt::Grid grid) {
 
 }  // namespace gpu
 }  // namespace rnnk
+
+// For tests: strategies split rows by how many there are.
+extern "C" __attribute__((visibility("default"))) void rnnk_simt_multiprocessors(int count) {
+  rnnk::gpu::multiprocessors = count > 0 ? count : rnnk::gpu::kMultiprocessors;
+}

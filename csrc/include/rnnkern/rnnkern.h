@@ -6,7 +6,7 @@
  *
  * On a GPU (problem.device = RNNK_CUDA) every pointer to an array, `lengths`, `mask` and `reset` included, is to memory of that
  * device, and every function that takes `cuda_stream` only puts work on that stream: it waits for nothing and allocates nothing,
- * so it may be captured in a CUDA graph. What a kernel finds wrong with device memory (a length outside [0, T]) it clamps, and
+ * so it may be captured in a CUDA graph (after the first call of that shape on the device, which prepares products over time). What a kernel finds wrong with device memory (a length outside [0, T]) it clamps, and
  * the next call on that device, or rnnk_device_check(), reports it.
  *
  *     rnnk_plan_create -> rnnk_plan_sizes -> rnnk_pack_weights -> rnnk_forward -> rnnk_backward -> rnnk_plan_destroy
