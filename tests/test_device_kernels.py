@@ -57,8 +57,8 @@ def seeded() -> Any:
     library.rnnk_simt_seed(0)
 
 
-# Beside the quick list: tiles of 16 units and of 8 and 32 rows, and what the instances of cuda_solo differ in: weights of
-# up to 64 and 128 units in registers, more in shared memory.
+# Beside the quick list: tiles of 16 units and of 8 and 32 rows, and what the instances of cuda_solo differ in: weights
+# of up to 64 and 128 units in registers, more in shared memory.
 _SIZES = (
     "t3b9i5h16 state lengths",
     "t2b33i3h15 lengths reverse",
