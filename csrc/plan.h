@@ -419,10 +419,12 @@ class Plan {
     }
 
     void reserve(const py::object& bytes, bool write) {
+      alignas(64) static uint8_t nothing[64];  // NumPy's empty arrays may point anywhere
       if (bytes.is_none()) return;
       if (plan.on_gpu()) {
-        args.reserve = items(bytes, "reserve", Items::uint8, {-1}, write);
+        void* const data = items(bytes, "reserve", Items::uint8, {-1}, write);
         args.reserve_size = static_cast<size_t>(views.back().shape[0]);
+        args.reserve = args.reserve_size ? data : nothing;  // empty arrays may point anywhere; nobody reads it
         return;
       }
       if (!py::isinstance<py::array_t<uint8_t>>(bytes)) throw py::type_error("reserve: expected a NumPy array of uint8");
@@ -431,7 +433,6 @@ class Plan {
         throw py::value_error("reserve: expected one contiguous axis");
       }
       if (write && !array.writeable()) throw py::value_error("reserve: expected a writeable array");
-      alignas(64) static uint8_t nothing[64];  // NumPy's empty arrays may point anywhere
       args.reserve = array.size() ? const_cast<uint8_t*>(array.data()) : nothing;
       args.reserve_size = static_cast<size_t>(array.size());
     }
