@@ -1,47 +1,65 @@
 # The GPU's part of the library, RNNKERN_CUDA:
 #   AUTO  where nvcc and a GPU are there, for that GPU; else no CUDA
-#   ON    sm_80, sm_90 and PTX of compute_90, whatever is there
+#   ON    sm_80, sm_90 and PTX of compute_90 for later GPUs, whatever is there
 #   OFF   no CUDA
 #   SIMT  the same kernels on the host, run by the executor of tests/simt: device 0 is that, its memory the host's. For tests.
 set(RNNKERN_CUDA AUTO CACHE STRING "CUDA kernels: AUTO, ON, OFF or SIMT")
 set_property(CACHE RNNKERN_CUDA PROPERTY STRINGS AUTO ON OFF SIMT)
-set(RNNK_DEVICE_SOURCES csrc/core/no_device.cpp)
-set(RNNK_DEVICE_OBJECTS "")
 set(rnnk_cuda ${RNNKERN_CUDA})
+if(DEFINED ENV{CUDACXX})
+  set(RNNK_NVCC $ENV{CUDACXX})
+else()
+  find_program(RNNK_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)
+endif()
 
 if(rnnk_cuda STREQUAL "AUTO")
-  find_program(RNNK_NVCC nvcc HINTS $ENV{CUDACXX} $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)
   find_program(RNNK_NVIDIA_SMI nvidia-smi)
   set(rnnk_cuda OFF)
-  if(RNNK_NVCC AND RNNK_NVIDIA_SMI)
-    execute_process(COMMAND ${RNNK_NVIDIA_SMI} -L RESULT_VARIABLE rnnk_no_gpu OUTPUT_VARIABLE rnnk_gpus ERROR_QUIET)
-    if(rnnk_no_gpu EQUAL 0 AND rnnk_gpus MATCHES "GPU")
+  if(RNNK_NVCC AND RNNK_NVIDIA_SMI AND NOT CMAKE_CROSSCOMPILING)
+    execute_process(COMMAND ${RNNK_NVIDIA_SMI} --query-gpu=compute_cap --format=csv,noheader
+                    RESULT_VARIABLE rnnk_failed OUTPUT_VARIABLE rnnk_gpus ERROR_QUIET)
+    if(NOT rnnk_failed EQUAL 0)  # what it then prints are no capabilities
+      set(rnnk_gpus "")
+    endif()
+    string(REGEX MATCHALL "[0-9]+\\.[0-9]" rnnk_gpus "${rnnk_gpus}")
+    list(FILTER rnnk_gpus INCLUDE REGEX "^([89]|[1-9][0-9]+)\\.")  # the kernels need 8.0
+    list(TRANSFORM rnnk_gpus REPLACE "\\.([0-9])" "\\1-real" OUTPUT_VARIABLE rnnk_architectures)
+    list(REMOVE_DUPLICATES rnnk_architectures)
+    if(rnnk_architectures)
       set(rnnk_cuda NATIVE)
     endif()
   endif()
+elseif(rnnk_cuda STREQUAL "ON")
+  set(rnnk_architectures 80-real 90)
 endif()
 if(NOT rnnk_cuda MATCHES "^(ON|OFF|SIMT|NATIVE)$")
   message(FATAL_ERROR "RNNKERN_CUDA: expected AUTO, ON, OFF or SIMT, got ${RNNKERN_CUDA}")
 endif()
-message(STATUS "rnnkern: CUDA ${rnnk_cuda}")
+message(STATUS "rnnkern: CUDA ${rnnk_cuda} ${rnnk_architectures}")
 
 if(rnnk_cuda MATCHES "^(ON|NATIVE)$")
-  if(rnnk_cuda STREQUAL "ON")
-    set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual)
-  else()
-    set(CMAKE_CUDA_ARCHITECTURES native)
-  endif()
-  set(CMAKE_CUDA_STANDARD 20)
-  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  set(CMAKE_CUDA_ARCHITECTURES ${rnnk_architectures})
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+  set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
   if(NOT CMAKE_CUDA_COMPILER AND RNNK_NVCC)
     set(CMAKE_CUDA_COMPILER ${RNNK_NVCC})
   endif()
   enable_language(CUDA)
-  find_package(CUDAToolkit REQUIRED)
-  set(RNNK_DEVICE_SOURCES cuda/device.cpp cuda/blas.cpp cuda/runtime.cu cuda/dropout.cu)
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.5)  # cudaGetDriverEntryPointByVersion is from there
+    message(FATAL_ERROR "RNNKERN_CUDA: expected nvcc 12.5 or later, got ${CMAKE_CUDA_COMPILER_VERSION} "
+                        "(${CMAKE_CUDA_COMPILER}); RNNKERN_CUDA=OFF builds without CUDA")
+  endif()
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25.1 and older do not know that nvcc has it
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  endif()
+  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_EXTENSIONS OFF)
+  set(RNNK_DEVICE_SOURCES cuda/device.cpp cuda/blas.cpp cuda/runtime.cu cuda/dropout.cu cuda/moves.cu)
+  # The runtime's functions stay this library's own: another in the process (a framework's) must neither serve nor be served.
+  add_link_options(-Wl,--exclude-libs,ALL)
+  link_libraries(${CMAKE_DL_LIBS})
 elseif(rnnk_cuda STREQUAL "SIMT")
-  set(RNNK_DEVICE_SOURCES cuda/device.cpp cuda/dropout.cu tests/simt/runtime.cpp tests/simt/blas.cpp tests/simt/executor.cpp
+  set(RNNK_DEVICE_SOURCES cuda/device.cpp cuda/dropout.cu cuda/moves.cu tests/simt/runtime.cpp tests/simt/blas.cpp tests/simt/executor.cpp
       tests/simt/fiber.cpp tests/simt/shared.cpp tests/simt/delayed.cpp tests/simt/device.cpp tests/simt/meetings.cpp)
 endif()
 
@@ -69,7 +87,8 @@ function(rnnk_device_target target)
     target_compile_definitions(${target} PRIVATE RNNK_SIMT)
     target_compile_options(${target} PRIVATE -O1 -ffp-contract=off -Wno-subobject-linkage)
   else()
+    # --threads: architectures side by side. -lineinfo: for profilers and compute-sanitizer.
     target_compile_options(${target} PRIVATE
-      $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fPIC,-fvisibility=hidden,-Wno-subobject-linkage -Xptxas=-v --expt-relaxed-constexpr>)
+      "$<$<COMPILE_LANGUAGE:CUDA>:--threads=2;--expt-relaxed-constexpr;-lineinfo;-Xcompiler=-Wall,-Wextra,-Wno-subobject-linkage>")
   endif()
 endfunction()

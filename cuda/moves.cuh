@@ -297,5 +297,37 @@ struct StoreSums {
   }
 };
 
+// --- instances -------------------------------------------------------------------------------------------------------------------
+// Compiled once, in moves.cu, for every strategy.
+#define RNNK_MOVE(how, ...) how void run_move(const __VA_ARGS__&, void*, const char*);
+#define RNNK_MOVES_OF_VALUES(how, T)    \
+  RNNK_MOVE(how, PackVector<T>)         \
+  RNNK_MOVE(how, DrawDropped<T>)        \
+  RNNK_MOVE(how, BeginHidden<T>)        \
+  RNNK_MOVE(how, EndHidden<T>)          \
+  RNNK_MOVE(how, MoveState<T, false>)   \
+  RNNK_MOVE(how, MoveState<T, true>)    \
+  RNNK_MOVE(how, GatherInput<T>)        \
+  RNNK_MOVE(how, GatherHidden<T>)       \
+  RNNK_MOVE(how, GatherEmitted<T>)      \
+  RNNK_MOVE(how, StoreInputGradient<T>) \
+  RNNK_MOVE(how, SumSlabs<T>)           \
+  RNNK_MOVE(how, SumFactorSlabs<T>)     \
+  RNNK_MOVE(how, AddSlabs<T>)           \
+  RNNK_MOVE(how, StoreSums<T>)
+#define RNNK_MOVES_OF_OPERANDS(how, A) \
+  RNNK_MOVE(how, PackFragments<A>)     \
+  RNNK_MOVE(how, PackRows<A>)
+#define RNNK_MOVES(how)                 \
+  RNNK_MOVE(how, CheckLengths)          \
+  RNNK_MOVES_OF_VALUES(how, float)      \
+  RNNK_MOVES_OF_VALUES(how, double)     \
+  RNNK_MOVES_OF_OPERANDS(how, BFloat16) \
+  RNNK_MOVES_OF_OPERANDS(how, Float16)  \
+  RNNK_MOVES_OF_OPERANDS(how, Tf32)     \
+  RNNK_MOVES_OF_OPERANDS(how, Float32)  \
+  RNNK_MOVES_OF_OPERANDS(how, Float64)
+RNNK_MOVES(extern template)
+
 }  // namespace gpu
 }  // namespace rnnk

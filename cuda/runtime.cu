@@ -52,7 +52,7 @@ Device& device(int index) {
   std::call_once(d.once, [&] {
     cudaDeviceProp p{};
     check(cudaGetDeviceProperties(&p, index), "cudaGetDeviceProperties");
-    std::strncpy(d.facts.name, p.name, sizeof d.facts.name - 1);
+    std::memcpy(d.facts.name, p.name, sizeof d.facts.name - 1);
     d.facts.capability = p.major * 10 + p.minor;
     d.facts.multiprocessors = p.multiProcessorCount;
     d.facts.shared_per_block = static_cast<int64_t>(p.sharedMemPerBlockOptin);

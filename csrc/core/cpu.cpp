@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 #endif
 
+#include "core/device.h"
 #include "core/kernel.h"
 
 namespace rnnk {
@@ -105,6 +106,7 @@ int64_t near_bytes() {
 }
 
 const char* unavailable(const Kernel& kernel) {
+  if (kernel.device == RNNK_CUDA) return devices_unavailable();
   const uint32_t lacking = kernel.features & ~cpu().bits;
   return lacking ? cpu().missing[lacking].c_str() : "";
 }
