@@ -2,7 +2,7 @@
 #pragma once
 #include "core/cells.generated.h"
 #include "core/kernel.h"
-#include "cuda/arithmetic.cuh"
+#include "cuda/driver.cuh"
 
 namespace rnnk {
 namespace gpu {
@@ -60,6 +60,51 @@ inline Sizes sizes_of(const Problem& p, int64_t seq_len, int64_t batch) {
   s.workspace_forward = ForwardSpace(d, drops, seq_len, batch, nullptr).bytes;
   s.workspace_backward = BackwardSpace(d, drops, seq_len, batch, nullptr).bytes;
   return s;
+}
+
+// What every strategy needs, or "".
+inline const char* cannot_run(const Problem& p) {
+  if (p.recompute) return "RNNK_RECOMPUTE is not there on a GPU";
+  if (*blas_unavailable()) return blas_unavailable();
+  return no_code(facts(p.device_index));
+}
+
+// Of products over time and what goes round them, in microseconds: the part of an estimate that strategies share (a model).
+inline double around_steps_us(const Layout& d, int64_t seq_len, int64_t batch, bool backward) {
+  const double products = static_cast<double>(seq_len * batch) * static_cast<double>(d.gate_columns() * (d.I + d.P));
+  return 20 + products * 1e-8 * (backward ? 2 : 1);
+}
+
+struct PackOf {
+  template <class A, class Cell>
+  static void run(const Problem& p, const rnnk_weights& w, Halves halves, void* packed) {
+    static constexpr CellShape shape = shape_of<Cell>();
+    pack_call<A>(p, shape, w, halves, packed);
+  }
+};
+
+// The record of a strategy. every: as with_arithmetic's.
+template <class ForwardOf, class BackwardOf, bool every>
+constexpr Kernel device_kernel(const char* name, decltype(Kernel::accepts) accepts, decltype(Kernel::estimate) estimate) {
+  return {name,
+          RNNK_CUDA,
+          0,
+          accepts,
+          estimate,
+          sizes_of,
+          [](int64_t seq_len, int64_t batch) { return Layout::block_steps(seq_len, batch); },
+          [](const Problem& p, const rnnk_weights& w, Halves halves, void* packed) {
+            const OnDevice device(p.device_index);
+            with_arithmetic<PackOf, every>(p, w, halves, packed);
+          },
+          [](const Problem& p, const rnnk_args& a) {
+            const OnDevice device(p.device_index);
+            with_arithmetic<ForwardOf, every>(p, a);
+          },
+          [](const Problem& p, const rnnk_args& a) {
+            const OnDevice device(p.device_index);
+            with_arithmetic<BackwardOf, every>(p, a);
+          }};
 }
 
 }  // namespace gpu

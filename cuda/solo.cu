@@ -79,14 +79,6 @@ void with_instance(const Layout& d, const Fn& fn) {
   fn(std::integral_constant<int, 0>());
 }
 
-struct PackOf {
-  template <class A, class Cell>
-  static void run(const Problem& p, const rnnk_weights& w, Halves halves, void* packed) {
-    static constexpr CellShape shape = shape_of<Cell>();
-    pack_call<A>(p, shape, w, halves, packed);
-  }
-};
-
 struct ForwardOf {
   template <class A, class Cell>
   static void run(const Problem& p, const rnnk_args& a) {
@@ -139,10 +131,8 @@ bool accepts(const Problem& p, char* reason, int64_t size) {
     std::snprintf(reason, static_cast<size_t>(size), "%s", why);
     return false;
   };
-  if (p.recompute) return decline("RNNK_RECOMPUTE is not there on a GPU");
+  if (*cannot_run(p)) return decline(cannot_run(p));
   if (p.dtype == RNNK_FLOAT64) return decline("it has no float64");
-  if (*blas_unavailable()) return decline(blas_unavailable());
-  if (*no_code(facts(p.device_index))) return decline(no_code(facts(p.device_index)));
   const int64_t bytes = bytes_of(p, kLeastRows), most = facts(p.device_index).shared_per_block;
   if (bytes <= most) return true;
   std::snprintf(
@@ -167,35 +157,15 @@ double estimate(const Problem& p, int64_t seq_len, int64_t batch, bool backward,
   const double elements = std::ceil(rows * static_cast<double>(d.hidden.pad) / threads);
   const double groups = std::ceil(static_cast<double>(batch) / rows) * static_cast<double>(p.heads);
   const double turns = std::max(1.0, std::ceil(groups / facts(p.device_index).multiprocessors));
-  const double over_time = static_cast<double>(seq_len * batch) * static_cast<double>(d.gate_columns() * (d.I + d.P)) * 1e-8;
   const double step = shape.stages * (step_us + element_us * elements) + products * slower * 4 / products_per_us;
-  return 20 + static_cast<double>(seq_len) * turns * step * (backward ? 2 : 1) + (backward ? 2 : 1) * over_time;
+  return around_steps_us(d, seq_len, batch, backward) + static_cast<double>(seq_len) * turns * step * (backward ? 2 : 1);
 }
 
 }  // namespace
 }  // namespace gpu
 
 extern const Kernel cuda_solo_kernel;
-const Kernel cuda_solo_kernel = {
-    "cuda_solo",
-    RNNK_CUDA,
-    0,
-    gpu::accepts,
-    gpu::estimate,
-    gpu::sizes_of,
-    [](int64_t seq_len, int64_t batch) { return gpu::Layout::block_steps(seq_len, batch); },
-    [](const Problem& p, const rnnk_weights& w, Halves halves, void* packed) {
-      const gpu::OnDevice device(p.device_index);
-      gpu::with_arithmetic<gpu::PackOf, false>(p, w, halves, packed);
-    },
-    [](const Problem& p, const rnnk_args& a) {
-      const gpu::OnDevice device(p.device_index);
-      gpu::with_arithmetic<gpu::ForwardOf, false>(p, a);
-    },
-    [](const Problem& p, const rnnk_args& a) {
-      const gpu::OnDevice device(p.device_index);
-      gpu::with_arithmetic<gpu::BackwardOf, false>(p, a);
-    },
-};
+const Kernel cuda_solo_kernel =
+    gpu::device_kernel<gpu::ForwardOf, gpu::BackwardOf, false>("cuda_solo", gpu::accepts, gpu::estimate);
 
 }  // namespace rnnk

@@ -9,13 +9,6 @@ namespace rnnk {
 namespace gpu {
 namespace {
 
-struct PackOf {
-  template <class A, class Cell>
-  static void run(const Problem& p, const rnnk_weights& w, Halves halves, void* packed) {
-    static constexpr CellShape shape = shape_of<Cell>();
-    pack_call<A>(p, shape, w, halves, packed);
-  }
-};
 struct ForwardOf {
   template <class A, class Cell>
   static void run(const Problem& p, const rnnk_args& a) {
@@ -30,8 +23,7 @@ struct BackwardOf {
 };
 
 bool accepts(const Problem& p, char* reason, int64_t size) {
-  const char* why = p.recompute ? "RNNK_RECOMPUTE is not there on a GPU" : blas_unavailable();
-  if (!*why) why = no_code(facts(p.device_index));
+  const char* const why = cannot_run(p);
   std::snprintf(reason, static_cast<size_t>(size), "%s", why);
   return !*why;
 }
@@ -48,34 +40,14 @@ double estimate(const Problem& p, int64_t seq_len, int64_t batch, bool backward,
   }
   const double groups = static_cast<double>((batch + 31) / 32);
   const double step = launches * launch_us + bytes * (groups < 1 ? 1 : groups) / bytes_per_us;
-  const double over_time = static_cast<double>(seq_len * batch) * static_cast<double>(d.gate_columns() * (d.I + d.P)) * 1e-8;
-  return 20 + static_cast<double>(seq_len) * step + (backward ? 2 : 1) * over_time;
+  return around_steps_us(d, seq_len, batch, backward) + static_cast<double>(seq_len) * step;
 }
 
 }  // namespace
 }  // namespace gpu
 
 extern const Kernel cuda_stepwise_kernel;
-const Kernel cuda_stepwise_kernel = {
-    "cuda_stepwise",
-    RNNK_CUDA,
-    0,
-    gpu::accepts,
-    gpu::estimate,
-    gpu::sizes_of,
-    [](int64_t seq_len, int64_t batch) { return gpu::Layout::block_steps(seq_len, batch); },
-    [](const Problem& p, const rnnk_weights& w, Halves halves, void* packed) {
-      const gpu::OnDevice device(p.device_index);
-      gpu::with_arithmetic<gpu::PackOf, true>(p, w, halves, packed);
-    },
-    [](const Problem& p, const rnnk_args& a) {
-      const gpu::OnDevice device(p.device_index);
-      gpu::with_arithmetic<gpu::ForwardOf, true>(p, a);
-    },
-    [](const Problem& p, const rnnk_args& a) {
-      const gpu::OnDevice device(p.device_index);
-      gpu::with_arithmetic<gpu::BackwardOf, true>(p, a);
-    },
-};
+const Kernel cuda_stepwise_kernel =
+    gpu::device_kernel<gpu::ForwardOf, gpu::BackwardOf, true>("cuda_stepwise", gpu::accepts, gpu::estimate);
 
 }  // namespace rnnk
