@@ -63,13 +63,16 @@ elseif(rnnk_cuda STREQUAL "SIMT")
       tests/simt/fiber.cpp tests/simt/shared.cpp tests/simt/delayed.cpp tests/simt/device.cpp tests/simt/meetings.cpp)
 endif()
 
-# One strategy: a file of kernels and its record.
+# One strategy: a file with its record, and what it shares with others.
 function(rnnk_add_strategy name source)
   if(rnnk_cuda STREQUAL "OFF" OR (RNNKERN_KERNELS AND NOT name IN_LIST RNNKERN_KERNELS))
     return()
   endif()
   add_library(${name} OBJECT ${source})
   rnnk_device_target(${name})
+  list(APPEND RNNK_DEVICE_SOURCES ${ARGN})
+  list(REMOVE_DUPLICATES RNNK_DEVICE_SOURCES)
+  set(RNNK_DEVICE_SOURCES ${RNNK_DEVICE_SOURCES} PARENT_SCOPE)
   set(RNNK_KERNEL_NAMES ${RNNK_KERNEL_NAMES} ${name} PARENT_SCOPE)
   set(RNNK_KERNEL_OBJECTS ${RNNK_KERNEL_OBJECTS} $<TARGET_OBJECTS:${name}> PARENT_SCOPE)
 endfunction()

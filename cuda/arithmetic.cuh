@@ -41,6 +41,9 @@ struct Sixteen {  // what the two 16-bit types share
     const auto* two = reinterpret_cast<const uint32_t*>(rows.row + k) + lane() % 4;
     return {{two[0], two[4]}};
   }
+  RNNK_DEVICE static B from_words(uint32_t low, uint32_t high) {
+    return {{low, high}};
+  }  // what load_b reads, brought by others
 };
 
 struct BFloat16 : Sixteen {
@@ -80,6 +83,9 @@ struct Tf32 {
   RNNK_DEVICE static B load_b(const Rows& rows, int64_t k) {
     const float* at = rows.row + k + lane() % 4;
     return {{to_tf32(at[0]), to_tf32(at[4])}};
+  }
+  RNNK_DEVICE static B from_words(uint32_t low, uint32_t high) {
+    return {{to_tf32(bits_to_float(low)), to_tf32(bits_to_float(high))}};
   }
   RNNK_DEVICE static void multiply(float (&d)[4], const A& a, const B& b) { mma_tf32(d, a.r, b.r); }
 };

@@ -11,12 +11,14 @@ struct BackwardData {
   const T* params;
   const T* saved;
   T *dstate[2], *dcarry;
+  int64_t ld_dstate[2];    // elements between rows
   void *dgx, *dgh[kMost];  // of the block: row (t - t0) * B + row
   T* dv[kMost];            // the same, of normalised stages
   T* dp;                   // the same
-  // Where the next product of this block reads dgh of stage k of a step: rows ld_near[k] apart; null: from dgh itself.
+  // Where the next product of this block reads dgh of stage k of a step and this head: rows ld_near[k] apart, gates near_gate[k];
+  // null: from dgh itself.
   void* near[kMost];
-  int64_t ld_near[kMost];
+  int64_t ld_near[kMost], near_gate[kMost];
   int64_t t0;
   rnnk_tensor y, h_0, c_0, dy, dh;
   double clip_dh;
@@ -56,7 +58,7 @@ struct BackwardPoint {
     const Walk<T>& w = d.walk;
     const Axis& hidden = w.hidden;
     const int64_t row = at.row, H = hidden.padded(), column = at.column(hidden), out_column = at.column(w.out);
-    T* const dh_to = d.dstate[0] + row * w.out.padded() + out_column;
+    T* const dh_to = d.dstate[0] + row * d.ld_dstate[0] + out_column;
     const int64_t t = w.time(s), in_block = (t - d.t0) * w.batch + row;
     Step<Cell, V> q;
     if (!w.alive(s, row)) {
@@ -89,7 +91,7 @@ struct BackwardPoint {
       if constexpr (!last) {
         for (int i = 0; i < Cell::kCarry; ++i) q.dcarry[i] = {carry[i * H]};
       }
-      if constexpr (Cell::kStates > 1) q.ds[1] = {d.dstate[1][row * H + column]};
+      if constexpr (Cell::kStates > 1) q.ds[1] = {d.dstate[1][row * d.ld_dstate[1] + column]};
       previous_states(d, q, s, t, at);
     }
     V kept[Cell::kStates];  // of zoneout
@@ -117,7 +119,7 @@ struct BackwardPoint {
     }
     if constexpr (last || !projects(kShape)) *dh_to = q.ds_prev[0].v;
     if constexpr (!stage.projected) {
-      if constexpr (Cell::kStates > 1) d.dstate[1][row * H + column] = q.ds_prev[1].v;
+      if constexpr (Cell::kStates > 1) d.dstate[1][row * d.ld_dstate[1] + column] = q.ds_prev[1].v;
       for (int i = 0; i < Cell::kCarry; ++i) carry[i * H] = q.dcarry[i].v;
       for (int i = 0; i < Cell::kParams; ++i) {
         if ((kWrites >> i & 1) && i < w.own_params) d.dp[(in_block * w.own_params + i) * H + column] = q.dp[i].v;
@@ -127,6 +129,24 @@ struct BackwardPoint {
       const int gate = stage.first_gate + g;
       store_gate(d, at, in_block, g, q.dgx[gate].v, recurrent && Cell::kSameGrad ? q.dgx[gate].v : q.dgh[gate].v);
     }
+  }
+
+  // Of a step that is walked later: what 16 units from `at` on read, which comes from memory far away. Nothing of it depends on the
+  // steps between, so it can be on its way while they are walked.
+  static RNNK_DEVICE void prefetch_step(const Data& d, int64_t s, const Place& at) {
+    const Walk<T>& w = d.walk;
+    if (!w.alive(s, at.row)) return;
+    const int64_t t = w.time(s), H = w.hidden.padded();
+    const T* const saved = d.saved + (t * w.batch + at.row) * Cell::kSaved * H + at.column(w.hidden);
+    for (int i = 0; i < Cell::kSaved; ++i) prefetch(saved + i * H);
+    if (d.dy.data) prefetch(address(d.dy, t, at.row, at.unit(w.out)));
+    if constexpr (Cell::kReadsH) {
+      if (w.alive(s - 1, at.row)) prefetch(address(d.y, w.time(s - 1), at.row, at.unit(w.out)));
+    }
+  }
+  static RNNK_DEVICE const char* address(const rnnk_tensor& t, int64_t i, int64_t j, int64_t k) {
+    const int64_t at = i * t.stride[0] + j * t.stride[1] + k * t.stride[2];
+    return static_cast<const char*>(t.data) + at * (t.dtype == RNNK_FLOAT64 ? 8 : t.dtype == RNNK_FLOAT32 ? 4 : 2);
   }
 
   static constexpr bool gives_operand() { return Cell::kHasOptions && S > 1 && !stage.norm && Cell::kReadsH; }
@@ -144,7 +164,7 @@ struct BackwardPoint {
         store(d.dgx, w.dtype, in_block * G * w.hidden.padded() + at.gate(w.hidden, G, stage.first_gate + g), x);
       }
       if constexpr (!same_dg(kShape, K)) store(d.dgh[K], w.dtype, in_block * columns + c, h);
-      if (d.near[K]) store(d.near[K], w.dtype, at.row * d.ld_near[K] + c, h);
+      if (d.near[K]) store(d.near[K], w.dtype, at.row * d.ld_near[K] + g * d.near_gate[K] + at.i, h);
     }
   }
 
@@ -165,11 +185,11 @@ struct BackwardPoint {
     const Walk<T>& w = d.walk;
     if constexpr (last) {
       const bool drop = reset && (K == 0 || projects(kShape));
-      d.dstate[0][at.row * w.out.padded() + at.column(w.out)] = drop ? T(0) : dh;
+      d.dstate[0][at.row * d.ld_dstate[0] + at.column(w.out)] = drop ? T(0) : dh;
     }
     if constexpr (K == 0) {
-      if (reset && !projects(kShape)) d.dstate[0][at.row * w.out.padded() + at.column(w.out)] = T(0);
-      if (reset && Cell::kStates > 1) d.dstate[1][at.row * w.hidden.padded() + at.column(w.hidden)] = T(0);
+      if (reset && !projects(kShape)) d.dstate[0][at.row * d.ld_dstate[0] + at.column(w.out)] = T(0);
+      if (reset && Cell::kStates > 1) d.dstate[1][at.row * d.ld_dstate[1] + at.column(w.hidden)] = T(0);
     }
     nothing(d, at, in_block);
   }

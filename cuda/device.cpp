@@ -2,8 +2,10 @@
 #include "core/device.h"
 
 #include <cstring>
+#include <string>
 
 #include "cuda/blas.h"
+#include "cuda/fault.h"
 #include "cuda/runtime.h"
 
 namespace rnnk {
@@ -39,6 +41,15 @@ rnnk_device_info device_info(int index) {
 void report_faults(int index) {
   uint64_t* const word = gpu::fault_word(index);
   const uint64_t row = __atomic_exchange_n(word, uint64_t{0}, __ATOMIC_RELAXED);
+  if (row & gpu::kWaited) {
+    const auto fault = gpu::WaitFault::from(row);
+    const std::string whom = fault.whom == gpu::kAnyPeer ? "its peers" : "block " + std::to_string(fault.whom);
+    fail(RNNK_RUNTIME_ERROR,
+         "in an earlier call on GPU %d block %d of a team gave up waiting for %s in step %lld (RNNKERN_GPU_WAIT_SECONDS is "
+         "how "
+         "long a block waits); that call's results are NaN from there on",
+         index, fault.who, whom.c_str(), static_cast<long long>(fault.step));
+  }
   if (row) {
     fail(RNNK_INVALID_VALUE, "lengths[%llu]: an earlier call on GPU %d had one outside [0, seq_len]; it was clamped",
          static_cast<unsigned long long>(row - 1), index);

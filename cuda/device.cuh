@@ -17,6 +17,7 @@
 #define RNNK_GLOBAL __global__
 #define RNNK_DEVICE __device__ __forceinline__
 #define RNNK_BOUNDS(...) __launch_bounds__(__VA_ARGS__)  // threads, and how many blocks share a multiprocessor
+#define RNNK_UNROLL _Pragma("unroll")                    // of loops over what must stay in registers
 
 namespace rnnk {
 namespace gpu {
@@ -95,6 +96,8 @@ RNNK_DEVICE void copy_async(void* to_shared, const void* from_global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from_global) : "memory");
 }
 RNNK_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Global memory that will be read soon, one line of it: a hint.
+RNNK_DEVICE void prefetch(const void* from) { asm volatile("prefetch.global.L1 [%0];" ::"l"(from)); }
 template <int pending>
 RNNK_DEVICE void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");

@@ -7,13 +7,25 @@
 namespace rnnk {
 namespace gpu {
 
+// The cell that does a cell's work here: `linear`, which tests compare with to the bit, is not worth instances of its own.
+template <class Cell>
+struct OnGpu {
+  using type = Cell;
+};
+template <>
+struct OnGpu<Linear> {
+  using type = RnnAny;
+};
+template <class Cell>
+using CellOnGpu = typename OnGpu<Cell>::type;
+
 // Fn::run<A, Cell>(p, args...) for the problem's cell; options: whether there are instances for cells that have them.
 template <class A, class Fn, bool options = true, class... Args>
 auto with_cell(const Problem& p, Args&&... args) {
   constexpr int variants = 1 << 20;  // numbers of variants begin here
   switch (p.variant < 0 ? p.cell : p.variant + variants) {
 #define RNNK_CELL(value, name, type) \
-  case value: return Fn::template run<A, type>(p, args...);
+  case value: return Fn::template run<A, CellOnGpu<type>>(p, args...);
 #define RNNK_VARIANT(header, cell, type, shape)                          \
   case variants + __LINE__:                                              \
     if constexpr (options) return Fn::template run<A, type>(p, args...); \
@@ -83,28 +95,36 @@ struct PackOf {
   }
 };
 
-// The record of a strategy. every: as with_arithmetic's.
+// What the records of strategies have in common. every: as with_arithmetic's.
+template <bool every>
+constexpr Kernel common_record(const char* name) {
+  Kernel kernel{};
+  kernel.name = name;
+  kernel.device = RNNK_CUDA;
+  kernel.sizes = sizes_of;
+  kernel.gradient_steps = [](int64_t seq_len, int64_t batch) { return Layout::block_steps(seq_len, batch); };
+  kernel.pack = [](const Problem& p, const rnnk_weights& w, Halves halves, void* packed) {
+    const OnDevice device(p.device_index);
+    with_arithmetic<PackOf, every>(p, w, halves, packed);
+  };
+  return kernel;
+}
+
+// The record of a strategy whose kernels are its own: ForwardOf::run<A, Cell>(problem, args), and BackwardOf.
 template <class ForwardOf, class BackwardOf, bool every>
 constexpr Kernel device_kernel(const char* name, decltype(Kernel::accepts) accepts, decltype(Kernel::estimate) estimate) {
-  return {name,
-          RNNK_CUDA,
-          0,
-          accepts,
-          estimate,
-          sizes_of,
-          [](int64_t seq_len, int64_t batch) { return Layout::block_steps(seq_len, batch); },
-          [](const Problem& p, const rnnk_weights& w, Halves halves, void* packed) {
-            const OnDevice device(p.device_index);
-            with_arithmetic<PackOf, every>(p, w, halves, packed);
-          },
-          [](const Problem& p, const rnnk_args& a) {
-            const OnDevice device(p.device_index);
-            with_arithmetic<ForwardOf, every>(p, a);
-          },
-          [](const Problem& p, const rnnk_args& a) {
-            const OnDevice device(p.device_index);
-            with_arithmetic<BackwardOf, every>(p, a);
-          }};
+  Kernel kernel = common_record<every>(name);
+  kernel.accepts = accepts;
+  kernel.estimate = estimate;
+  kernel.forward = [](const Problem& p, const rnnk_args& a) {
+    const OnDevice device(p.device_index);
+    with_arithmetic<ForwardOf, every>(p, a);
+  };
+  kernel.backward = [](const Problem& p, const rnnk_args& a) {
+    const OnDevice device(p.device_index);
+    with_arithmetic<BackwardOf, every>(p, a);
+  };
+  return kernel;
 }
 
 }  // namespace gpu

@@ -82,7 +82,8 @@ struct Forward : Call<A> {
     }
     for (int i = 0; i < 2; ++i) fed[i] = drops ? space.fed[i] : space.h[i];
     data.state = values(space.state), data.carry = values(space.carry);
-    data.gx = values(space.gx), data.ld_gx = d.gate_columns(), data.ld_h = d.out.padded(), data.ld_emit = d.hidden.padded();
+    data.gx = values(space.gx), data.ld_gx = d.gate_columns(), data.gx_gate = d.hidden.pad;
+    data.ld_h = d.out.padded(), data.ld_emit = data.ld_state = d.hidden.padded();
     data.saved = values(reserve.saved), data.y = a.y;
   }
 
@@ -144,7 +145,7 @@ struct Backward : Call<A> {
     const bool drops = may_drop(p, shape) && (a.flags & RNNK_TRAIN);
     data.walk = walk_of<T>(p, a, d, drops ? space.dropped : nullptr);
     data.params = values(packed.params), data.saved = values(reserve.saved);
-    for (int i = 0; i < 2; ++i) data.dstate[i] = values(space.dstate[i]);
+    for (int i = 0; i < 2; ++i) data.dstate[i] = values(space.dstate[i]), data.ld_dstate[i] = d.state(i).padded();
     data.dcarry = values(space.dcarry), data.dgx = space.dgx, data.dp = values(space.dp);
     for (int k = 0; k < kMost; ++k) data.dgh[k] = space.dgh[k], data.dv[k] = values(space.dv[k]);
     data.y = a.y, data.h_0 = a.h_0, data.c_0 = a.c_0, data.dy = a.dy, data.dh = a.dh;

@@ -16,9 +16,10 @@ struct ForwardData {
   void* emit[kMost];
   T *state, *carry;
   T *raw[kMost], *moments[kMost];
-  const T* gx;                   // of the block: row (t - t0) * B + row, ld_gx apart
-  int64_t t0;                    // first time of the block
-  int64_t ld_h, ld_emit, ld_gx;  // elements between rows of h and fed, of emit, of gx
+  const T* gx;  // of the block: row (t - t0) * B + row, ld_gx apart
+  int64_t t0;   // first time of the block
+  // Elements between rows of h and fed, of emit, of state, of gx; between the gates of a unit in gx.
+  int64_t ld_h, ld_emit, ld_state, ld_gx, gx_gate;
   T* saved;
   void* emitted[kMost];
   T *normed[kMost], *scale[kMost];
@@ -52,7 +53,7 @@ struct ForwardPoint {
       const int gate = stage.first_gate + g;
       q.gh[gate] = {gh[g]};
       if constexpr (stage.product != Product::weight_hr && !(stage.product == Product::identity && K > 0)) {
-        q.gx[gate] = {gx[at.gate(hidden, G, gate)]};
+        q.gx[gate] = {gx[(at.head * G + gate) * d.gx_gate + at.i]};
       }
       if constexpr (stage.norm) {
         normalise(d, q, at, g, record);
@@ -63,7 +64,7 @@ struct ForwardPoint {
     }
     T* const saved = d.saved + record * Cell::kSaved * H + column;
     T* const carry = d.carry + row * Cell::kCarry * H + column;
-    T* const state = d.state + row * H + column;
+    T* const state = d.state + row * d.ld_state + column;
     const int64_t h_at = row * d.ld_h + at.column(w.out);
     if constexpr (!stage.projected) {
       for (int i = 0; i < Cell::kParams; ++i) q.p[i] = {i < w.own_params ? d.params[i * H + column] : T(0)};

@@ -109,43 +109,62 @@ OnDevice::OnDevice(int index) {
 }
 OnDevice::~OnDevice() { contexts().set(before_); }
 
-void clear(void* to, size_t bytes, void* stream) {
-  if (bytes > 0) check(cudaMemsetAsync(to, 0, bytes, stream_of(stream)), "cudaMemsetAsync");
+void fill(void* to, int byte, size_t bytes, void* stream) {
+  if (bytes > 0) check(cudaMemsetAsync(to, byte, bytes, stream_of(stream)), "cudaMemsetAsync");
 }
 void copy(void* to, const void* from, size_t bytes, void* stream) {
   if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_of(stream)), "cudaMemcpyAsync");
 }
 
-void launch_raw(const void* kernel, const Launch& how, void* params, const char* name) {
-  if (how.shared > 48 * 1024) {
-    // The limit is the kernel's, not the launch's: always the device's most, or another thread's launch would lower it.
-    int index = 0;
-    check(cudaGetDevice(&index), "cudaGetDevice");
-    const int most = static_cast<int>(device(index).facts.shared_per_block);
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), name);
+namespace {
+
+// A launch as CUDA wants it; the struct refers to itself, so it stays where it is.
+struct Config {
+  cudaLaunchConfig_t config{};
+  cudaLaunchAttribute attributes[2]{};
+  Config(const void* kernel, const Launch& how, const char* name) {
+    if (how.shared > 48 * 1024) {
+      // The limit is the kernel's, not the launch's: always the device's most, or another thread's launch would lower it.
+      int index = 0;
+      check(cudaGetDevice(&index), "cudaGetDevice");
+      const int most = static_cast<int>(device(index).facts.shared_per_block);
+      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), name);
+    }
+    config.gridDim = dim3(static_cast<unsigned>(how.grid_x), static_cast<unsigned>(how.grid_y));
+    config.blockDim = dim3(static_cast<unsigned>(how.threads));
+    config.dynamicSmemBytes = static_cast<size_t>(how.shared);
+    config.stream = stream_of(how.stream);
+    config.attrs = attributes;
+    if (how.cluster > 1) {
+      if (how.cluster > 8) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), name);
+      attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+      attributes[config.numAttrs++].val.clusterDim = {static_cast<unsigned>(how.cluster), 1, 1};
+    }
+    if (how.cooperative) {
+      attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
+      attributes[config.numAttrs++].val.cooperative = 1;
+    }
   }
+  Config(const Config&) = delete;
+};
+
+}  // namespace
+
+void launch_raw(const void* kernel, const Launch& how, void* params, const char* name) {
   if (how.grid_x > 0x7fffffff || how.grid_y > 65535) {
     fail(RNNK_NOT_SUPPORTED, "%s: a grid of %lld x %lld blocks is more than a GPU takes", name,
          static_cast<long long>(how.grid_x), static_cast<long long>(how.grid_y));
   }
   void* arguments[] = {params};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(how.grid_x), static_cast<unsigned>(how.grid_y));
-  config.blockDim = dim3(static_cast<unsigned>(how.threads));
-  config.dynamicSmemBytes = static_cast<size_t>(how.shared);
-  config.stream = stream_of(how.stream);
-  cudaLaunchAttribute attributes[2]{};
-  config.attrs = attributes;
-  if (how.cluster > 1) {
-    if (how.cluster > 8) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), name);
-    attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-    attributes[config.numAttrs++].val.clusterDim = {static_cast<unsigned>(how.cluster), 1, 1};
-  }
-  if (how.cooperative) {
-    attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
-    attributes[config.numAttrs++].val.cooperative = 1;
-  }
-  check(cudaLaunchKernelExC(&config, kernel, arguments), name);
+  const Config whole(kernel, how, name);
+  check(cudaLaunchKernelExC(&whole.config, kernel, arguments), name);
+}
+
+int64_t clusters_at_once(const void* kernel, const Launch& how) {
+  const Config whole(kernel, how, "clusters_at_once");
+  int count = 0;
+  check(cudaOccupancyMaxActiveClusters(&count, kernel, &whole.config), "cudaOccupancyMaxActiveClusters");
+  return count;
 }
 
 }  // namespace gpu

@@ -52,9 +52,12 @@ class OnDevice {
   void* before_;  // CUcontext
 };
 
-void clear(void* to, size_t bytes, void* stream);
+void fill(void* to, int byte, size_t bytes, void* stream);
+inline void clear(void* to, size_t bytes, void* stream) { fill(to, 0, bytes, stream); }
 void copy(void* to, const void* from, size_t bytes, void* stream);  // within one device
 void launch_raw(const void* kernel, const Launch&, void* params, const char* name);
+// How many of a launch's clusters can run at the same time on the current device.
+int64_t clusters_at_once(const void* kernel, const Launch&);
 
 // A word that kernels of this device can write (by its address there) and the host reads without waiting; 0 until one does.
 // Lives as long as the process.

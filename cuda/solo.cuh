@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "cuda/driver.cuh"
+#include "cuda/shared_space.h"
 #include "cuda/tile.cuh"
 
 namespace rnnk {
@@ -12,23 +13,14 @@ namespace gpu {
 
 constexpr int kMostWarps = 8, kRing = 3;  // steps of gx in shared memory: one in use, two on their way
 
-// Where what lies in shared memory; on the host it only measures.
 template <class A>
-struct SoloSpace {
+struct SoloSpace : SharedSpace {
   using T = typename A::T;
   using Operand = typename A::Operand;
   // Rows that tiles read are 16 bytes further apart than whole lines, or their lanes would meet in the same banks.
   static constexpr int64_t kSkew = 16 / sizeof(Operand);
-  char* base;
-  int64_t used = 0;
   Operand* weights[kMost];
-  RNNK_HD explicit SoloSpace(char* base) : base(base) {}
-  template <class E>
-  RNNK_HD E* take(int64_t count) {
-    E* const here = reinterpret_cast<E*>(base + used);
-    used += round_up(count * static_cast<int64_t>(sizeof(E)), 128);
-    return here;
-  }
+  using SharedSpace::SharedSpace;
 };
 
 // What a step's product of one tile reads weights from: shared memory, or the registers of the warp whose tile it is.

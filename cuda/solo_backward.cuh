@@ -183,14 +183,15 @@ struct SoloBackward {
         space.near[k][e] = any ? before[e / ld * hidden.heads * terms + e % ld] : Operand(0);
         if (S == 1) space.other[e] = space.near[k][e];
       }
-      d.near[k] = space.near[k] - first * ld - head * terms;
+      d.near[k] = space.near[k] - first * ld;
       d.ld_near[k] = ld;
     }
-    const bool one_head = hidden.heads == 1;
-    for (int i = 0; one_head && i < Cell::kStates; ++i) {
-      const int64_t pad = i == 0 ? out.pad : hidden.pad;
-      move_rows(space.dstate[i], pad, p.data.dstate[i] + first * pad, pad, count, pad);
-      d.dstate[i] = space.dstate[i] - first * pad;
+    for_stages<S>([&](auto k) { d.near_gate[k] = kShape.stage[k].projected ? out.pad : hidden.pad; });
+    for (int i = 0; i < Cell::kStates; ++i) {
+      const Axis& axis = i == 0 ? out : hidden;
+      move_rows(space.dstate[i], axis.pad, p.data.dstate[i] + first * axis.padded() + head * axis.pad, axis.padded(), count,
+                axis.pad);
+      d.dstate[i] = space.dstate[i] - (first + head) * axis.pad, d.ld_dstate[i] = axis.pad;
     }
     int64_t begin = 0, end = w.steps;  // no row lives outside
     if (w.lengths) {
@@ -201,16 +202,19 @@ struct SoloBackward {
     }
     sync_block();
     for (int64_t s = p.s1 - 1; s >= (p.s0 == 0 ? -1 : p.s0); --s) {
-      if (S == 1)
-        d.near[0] =
-            (s & 1 ? space.other : space.near[0]) - first * space.ld_near[0] - head * (space.ld_near[0] - Space::kSkew);
+      for (int e = thread(); e < static_cast<int>(count) * static_cast<int>(hidden.pad) / kTile; e += threads()) {
+        const int n = static_cast<int>(hidden.pad) / kTile;
+        BackwardPoint<T, Cell, S - 1>::prefetch_step(d, s - 2, Place{first + e / n, head, e % n * kTile});
+      }
+      if (S == 1) d.near[0] = (s & 1 ? space.other : space.near[0]) - first * space.ld_near[0];
       if (s < end && s + 1 >= begin) stage<S - 1>(p, d, space, registers, s, first, count, head);
       else if (s >= 0) nothing(d, s, first, count, head);
     }
     sync_block();
-    for (int i = 0; one_head && i < Cell::kStates; ++i) {
-      const int64_t pad = i == 0 ? out.pad : hidden.pad;
-      move_rows(p.data.dstate[i] + first * pad, pad, space.dstate[i], pad, count, pad);
+    for (int i = 0; i < Cell::kStates; ++i) {
+      const Axis& axis = i == 0 ? out : hidden;
+      move_rows(p.data.dstate[i] + first * axis.padded() + head * axis.pad, axis.padded(), space.dstate[i], axis.pad, count,
+                axis.pad);
     }
   }
 };

@@ -129,7 +129,7 @@ struct SoloForward {
     ForwardData<T> d = p.data;
     const Walk<T>& w = p.data.walk;
     const Axis &hidden = w.hidden, &out = w.out;
-    const bool drops = w.dropped != nullptr, one_head = hidden.heads == 1;
+    const bool drops = w.dropped != nullptr;
     const int64_t head = block_x() % hidden.heads, first = block_x() / hidden.heads * p.rows;
     const int64_t count = least(p.rows, p.batch - first), warps = threads() / 32;
     const Space space(shared(), hidden, out, drops, static_cast<int>(warps), p.rows);
@@ -154,9 +154,10 @@ struct SoloForward {
       if (drops)
         move_rows(space.fed[i], space.ld_h, static_cast<const Operand*>(p.fed[i]) + at, out.padded(), count, out.pad);
     }
-    if (Cell::kStates > 1 && one_head) {
-      move_rows(space.state, hidden.pad, p.data.state + first * hidden.pad, hidden.pad, count, hidden.pad);
-      d.state = space.state - first * hidden.pad;
+    const int64_t state_at = first * hidden.padded() + head * hidden.pad;
+    if (Cell::kStates > 1) {
+      move_rows(space.state, hidden.pad, p.data.state + state_at, hidden.padded(), count, hidden.pad);
+      d.state = space.state - (first + head) * hidden.pad, d.ld_state = hidden.pad;
     }
     for_stages<Cell::kStages>([&](auto k) {
       if constexpr (k > 0 && Space::template kProduct<k>) {
@@ -215,8 +216,8 @@ struct SoloForward {
       move_rows(static_cast<Operand*>(p.h[i]) + at, out.padded(), space.h[i], space.ld_h, count, out.pad);
       if (drops) move_rows(static_cast<Operand*>(p.fed[i]) + at, out.padded(), space.fed[i], space.ld_h, count, out.pad);
     }
-    if (Cell::kStates > 1 && one_head) {
-      move_rows(p.data.state + first * hidden.pad, hidden.pad, space.state, hidden.pad, count, hidden.pad);
+    if (Cell::kStates > 1) {
+      move_rows(p.data.state + state_at, hidden.padded(), space.state, hidden.pad, count, hidden.pad);
     }
   }
 };

@@ -38,7 +38,7 @@ def simt_library() -> Any:
     build = scratch() / "simt"
     run(
         tool("cmake"), "-S", ROOT, "-B", build, "-DRNNKERN_PYTHON=OFF", "-DRNNKERN_CUDA=SIMT",
-        "-DRNNKERN_KERNELS=cuda_stepwise;cuda_solo",
+        "-DRNNKERN_KERNELS=cuda_cluster;cuda_grid;cuda_stepwise;cuda_solo",
     )  # fmt: skip
     run(tool("cmake"), "--build", build, "--parallel", str(os.cpu_count()), "--target", "rnnkern", timeout=1800)
     return c_abi.load(next(build.glob("librnnkern.so")))

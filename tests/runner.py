@@ -24,7 +24,7 @@ KERNELS = tuple(UNAVAILABLE)
 
 
 # Strategies of a GPU, which tests run on the host SIMT executor (device_plan.py).
-DEVICE_KERNELS = ("cuda_stepwise", "cuda_solo")
+DEVICE_KERNELS = ("cuda_stepwise", "cuda_solo", "cuda_cluster", "cuda_grid")
 
 
 def plan_of(problem: Problem, kernel: str) -> Any:

@@ -251,9 +251,15 @@ def _verdicts(problem: Any, seq_len: int = 100, batch: int = 8) -> dict[str, Any
     return out
 
 
-def test_small_layers_go_to_solo_and_large_ones_to_stepwise() -> None:
-    for hidden, batch, wanted in ((16, 1, "cuda_solo"), (128, 8, "cuda_solo"), (1024, 16, "cuda_stepwise")):
-        verdicts = _verdicts(_problem(hidden_size=hidden), batch=batch)
+def test_the_model_s_choice_by_size() -> None:
+    """What teams decline (float64, here) goes by size too: to stepwise where a block cannot hold it."""
+    wanted_of = {
+        (64, 8, 2): "cuda_solo", (256, 16, 2): "cuda_cluster", (512, 8, 2): "cuda_cluster",
+        (1024, 16, 2): "cuda_grid", (4096, 16, 2): "cuda_stepwise",
+        (64, 8, 0): "cuda_solo", (512, 8, 0): "cuda_stepwise", (64, 8, 1): "cuda_stepwise",
+    }  # fmt: skip
+    for (hidden, batch, dtype), wanted in wanted_of.items():
+        verdicts = _verdicts(_problem(hidden_size=hidden, dtype=dtype), batch=batch)
         able = {name: v.forward_us for name, v in verdicts.items() if not v.declined}
         assert min(able, key=lambda name: able[name]) == wanted, (hidden, able)
 

@@ -11,6 +11,7 @@
 #define RNNK_GLOBAL inline
 #define RNNK_DEVICE inline __attribute__((always_inline))
 #define RNNK_BOUNDS(...)
+#define RNNK_UNROLL
 
 namespace rnnk {
 namespace gpu {
@@ -52,6 +53,7 @@ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 void copy_async(void* to_shared, const void* from_global);
 inline void copy_commit() { ++simt::current->groups; }
 void copy_arrive(int pending);
+RNNK_DEVICE void prefetch(const void*) {}
 template <int pending>
 RNNK_DEVICE void copy_wait() {
   copy_arrive(pending);

@@ -34,7 +34,7 @@ const Facts& facts(int index) {
 OnDevice::OnDevice(int index) : before_(nullptr) { facts(index); }
 OnDevice::~OnDevice() = default;
 
-void clear(void* to, size_t bytes, void*) { std::memset(to, 0, bytes); }
+void fill(void* to, int byte, size_t bytes, void*) { std::memset(to, byte, bytes); }
 void copy(void* to, const void* from, size_t bytes, void*) { std::memcpy(to, from, bytes); }
 
 uint64_t* fault_word(int index) {
@@ -42,6 +42,8 @@ uint64_t* fault_word(int index) {
   return &fault;
 }
 uint64_t* fault_word_on_device(int index) { return fault_word(index); }
+
+int64_t clusters_at_once(const void*, const Launch& how) { return multiprocessors / how.cluster; }
 
 void launch_checked(const Launch& how, simt::Grid grid) {
   const char* name = grid.name;
@@ -57,7 +59,7 @@ void launch_checked(const Launch& how, simt::Grid grid) {
     if (each > kBlocks) each = kBlocks;
     if (each > kShared / (how.shared + 1024)) each = kShared / (how.shared + 1024);
     const int64_t blocks = how.grid_x * how.grid_y;
-    refuse(blocks > kMultiprocessors * each, name, "a cooperative launch of more blocks than run at once", blocks);
+    refuse(blocks > multiprocessors * each, name, "a cooperative launch of more blocks than run at once", blocks);
   }
   grid.x = how.grid_x;
   grid.y = how.grid_y;

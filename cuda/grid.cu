@@ -1,0 +1,48 @@
+// cuda_grid: teams of up to all multiprocessors, which tell each other through the second-level cache. A launch is cooperative: its
+// teams run together, and what rows they cannot take wait for the next.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "cuda/team_record.cuh"
+
+namespace rnnk {
+namespace gpu {
+namespace {
+
+// RNNKERN_GRID_EXCHANGE: flags (the default) or data, forward. BPTT always has flags: data as their own flag would take a place
+// of their own for every step's letters, or a number beside every value.
+Exchange exchange(bool backward) {
+  const char* const given = std::getenv("RNNKERN_GRID_EXCHANGE");
+  if (!given || !*given || std::strcmp(given, "flags") == 0) return Exchange::flags;
+  if (std::strcmp(given, "data") == 0) return backward ? Exchange::flags : Exchange::data;
+  fail(RNNK_INVALID_VALUE, "RNNKERN_GRID_EXCHANGE: expected flags or data, got \"%.40s\"", given);
+}
+
+struct Grids {
+  static Choice choose(const Problem& p, int64_t batch, bool backward) {
+    const int all = static_cast<int>(Axis(p.hidden_size, p.heads).pad / kTile);
+    int sizes[kMostTiles];
+    for (int i = 0; i < kMostTiles; ++i) sizes[i] = (all + kMostTiles - 1 - i) / (kMostTiles - i);
+    return choose_team(p, batch, backward, exchange(backward), sizes, kMostTiles);
+  }
+  static bool accepts(const Problem& p, const Choice& c, char* reason, int64_t size) {
+    if (c.team.blocks > 0) return true;
+    const Facts& f = facts(p.device_index);
+    const Axis axis(p.hidden_size, p.heads);
+    std::snprintf(reason, static_cast<size_t>(size),
+                  "%lld heads of %lld units do not fit: the weights of a head stay in the registers and the %lld bytes of "
+                  "shared memory of %d multiprocessors",
+                  static_cast<long long>(p.heads), static_cast<long long>(axis.each),
+                  static_cast<long long>(f.shared_per_block), f.multiprocessors);
+    return false;
+  }
+};
+
+}  // namespace
+}  // namespace gpu
+
+extern const Kernel cuda_grid_kernel;
+const Kernel cuda_grid_kernel = gpu::team_kernel<gpu::Grids>("cuda_grid");
+
+}  // namespace rnnk

@@ -1,0 +1,203 @@
+// What the kernels of a team share (team.h): who does what, weights in registers and shared memory, waiting with a bound, letters.
+//
+// A letter is what a block tells its peers of one step and 8 rows. Letters of a row tile have numbers, 0, 1, 2...; two boxes, by
+// the parity of the number, are enough: a block writes letter n + 2 only when it has all letters n + 1, and each of those was
+// written by a block that had read letters n.
+#pragma once
+#include "cuda/exchange.cuh"
+#include "cuda/fault.h"
+#include "cuda/shared_space.h"
+#include "cuda/team.h"
+#include "cuda/tile.cuh"
+
+namespace rnnk {
+namespace gpu {
+
+constexpr uint32_t kNothingYet = 0xffffffffu;  // in every word of a letter that has not come (Exchange::data)
+
+template <class A>
+struct TeamCall {
+  Team team;
+  const typename A::Operand* weights;
+  int64_t s0, s1, first_row, batch;
+  char* mail;       // of row tile, or null: letters go into shared memory
+  int64_t slots;    // letters of a row tile that lie beside each other
+  uint32_t* flags;  // [row tile][block]: letters sent
+  uint64_t* fault;
+  uint64_t patience;  // nanoseconds
+};
+
+// Counts the polls of one wait.
+struct Patience {
+  uint64_t limit, begin = 0;
+  int polls = 0;
+  RNNK_DEVICE explicit Patience(uint64_t limit) : limit(limit) {}
+  RNNK_DEVICE bool expired() {
+    if (++polls % 64 != 0) return false;
+    poll_pause();
+    const uint64_t now = global_timer();
+    if (begin == 0) begin = now;
+    return now - begin > limit;
+  }
+};
+
+// A block and its row tiles.
+struct Member {
+  int64_t head, first, count;  // rows
+  int rank, tiles, tile0, row_tiles;
+  int split, tile, part;  // of this warp: which tile, and which of `split` parts of its terms
+  template <class A>
+  RNNK_DEVICE Member(const TeamCall<A>& c, int64_t heads) {
+    const Team& team = c.team;
+    const int64_t index = block_x() / team.blocks;
+    rank = static_cast<int>(block_x() % team.blocks);
+    head = index % heads;
+    first = c.first_row + index / heads * (team.row_tiles * kRows);
+    count = least(c.batch - first, team.row_tiles * kRows);
+    row_tiles = static_cast<int>((count + kRows - 1) / kRows);
+    tiles = team.tiles_of(rank), tile0 = rank * team.tiles;
+    split = kTeamWarps / team.tiles;
+    tile = warp() / split, part = warp() % split;
+  }
+  RNNK_DEVICE bool has_tile() const { return tile < tiles; }
+  RNNK_DEVICE int64_t first_of(int row_tile) const { return first + row_tile * kRows; }
+  RNNK_DEVICE int64_t count_of(int row_tile) const { return least(kRows, count - row_tile * kRows); }
+  RNNK_DEVICE int64_t letters_of(int row_tile, int64_t heads) const { return first_of(row_tile) / kRows * heads + head; }
+};
+
+// The steps [start, stop) of a row tile outside of which none of its rows lives.
+struct Window {
+  int start, stop;
+};
+template <class T>
+RNNK_DEVICE Window window_of(const Walk<T>& w, int64_t first, int64_t count) {
+  if (!w.lengths) return {0, static_cast<int>(w.steps)};
+  int64_t longest = 0;
+  for (int64_t r = 0; r < count; ++r) longest = w.length(first + r) > longest ? w.length(first + r) : longest;
+  if (w.reverse) return {static_cast<int>(w.steps - longest), static_cast<int>(w.steps)};
+  return {0, static_cast<int>(longest)};
+}
+
+// What every kernel of a team has in shared memory.
+template <class A, int G>
+struct TeamSpace : SharedSpace {
+  using T = typename A::T;
+  using Operand = typename A::Operand;
+  int* broken;      // a wait of this block has expired
+  Window* windows;  // [row tile]
+  uint64_t* full;   // [box][row tile]
+  char* box[2];     // [row tile][letter]
+  T* sums;          // [2][warp][G][kRows * kSumsLd]
+  Operand* weights;
+  RNNK_HD TeamSpace(char* base, const Team& team, int64_t letter_bytes, int64_t weights_size) : SharedSpace(base) {
+    const bool cluster = team.exchange == Exchange::cluster;
+    broken = this->template take<int>(1);
+    windows = this->template take<Window>(team.row_tiles);
+    full = this->template take<uint64_t>(cluster ? 2 * team.row_tiles : 0);
+    for (int i = 0; i < 2; ++i) box[i] = this->template take<char>(cluster ? team.row_tiles * letter_bytes : 0);
+    sums = this->template take<T>(2 * kTeamWarps * G * kRows * kSumsLd);
+    weights = this->template take<Operand>(weights_size);
+  }
+  RNNK_DEVICE T* sums_of(int turn) const { return sums + turn % 2 * (kTeamWarps * G * kRows * kSumsLd); }
+  RNNK_DEVICE char* box_of(int64_t letter) const { return letter % 2 ? box[1] : box[0]; }
+};
+
+// A block's waiting and sending, the same forward and backward.
+template <class A, class Space>
+struct Post {
+  const TeamCall<A>& call;
+  const Member& own;
+  const Space& space;
+  int64_t heads;
+  uint32_t expected;  // bytes of a letter that peers send to this block (cluster)
+
+  RNNK_DEVICE uint64_t* barrier(int row_tile, int64_t letter) const {
+    return space.full + letter % 2 * call.team.row_tiles + row_tile;
+  }
+  RNNK_DEVICE uint32_t* flag(int row_tile, int rank) const {
+    return call.flags + own.letters_of(row_tile, heads) * call.team.blocks + rank;
+  }
+
+  // With all threads, before anything else; afterwards peers may send.
+  RNNK_DEVICE void open() const {
+    if (thread() == 0) *space.broken = 0;
+    if (call.team.exchange == Exchange::cluster) {
+      for (int i = thread(); i < 2 * call.team.row_tiles; i += kTeamThreads) {
+        mbarrier_init(space.full + i, 1);
+        if (own.tiles > 0) mbarrier_expect(space.full + i, expected);
+      }
+      cluster_arrive_release();
+      cluster_wait_acquire();
+    } else {
+      sync_block();
+    }
+  }
+  // With all threads, after everything: shared memory lives until all peers have sent. Their letters have come, since they were
+  // waited for, but where a wait was given up: what is on its way then gets a millisecond.
+  RNNK_DEVICE void close() const {
+    if (call.team.exchange != Exchange::cluster) return;
+    cluster_arrive_release();
+    cluster_wait_acquire();
+    if (!*space.broken) return;
+    for (const uint64_t begin = global_timer(); global_timer() - begin < 1000000;) poll_pause();
+  }
+
+  // After a poll in vain: whether to wait no longer, since time is up, or was before.
+  RNNK_DEVICE bool gives_up(Patience& patience, int whom, int64_t step) const {
+    if (*static_cast<volatile int*>(space.broken)) return true;
+    if (!patience.expired()) return false;
+    *space.broken = 1;
+    *call.fault = WaitFault{own.rank, whom, step}.word();
+    return true;
+  }
+
+  // With all threads: until a letter is there from all peers (Exchange::data: its words are waited for where they are read).
+  RNNK_DEVICE void wait(int row_tile, int64_t letter, int64_t step) const {
+    const Team& team = call.team;
+    if (team.exchange == Exchange::cluster) {
+      uint64_t* const at = barrier(row_tile, letter);
+      Patience patience(call.patience);
+      while (!mbarrier_try_wait(at, static_cast<uint32_t>(letter / 2 % 2)) && !gives_up(patience, kAnyPeer, step)) {
+      }
+      if (thread() == 0 && !*space.broken) mbarrier_expect(at, expected);  // letter + 2
+      sync_warp();
+    } else if (team.exchange == Exchange::flags) {
+      if (warp() == 0) {
+        for (int rank = lane(); rank < team.active(); rank += 32) {
+          Patience patience(call.patience);
+          while (static_cast<int64_t>(load_acquire(flag(row_tile, rank))) <= letter && !gives_up(patience, rank, step)) {
+          }
+        }
+      }
+      sync_block();
+    }
+  }
+
+  // 16 bytes of a letter, to block `to`; at: where they lie in the letter. barrier_at: this block's own barrier for that letter.
+  RNNK_DEVICE void send(Quad quad, char* letter, int64_t at, uint64_t* barrier_at, int to) const {
+    if (call.team.exchange == Exchange::cluster) {
+      store_async(reinterpret_cast<Quad*>(map_shared(letter + at, to)), quad, map_shared(barrier_at, to));
+    } else if (call.team.exchange == Exchange::data) {
+      for (uint32_t& word : quad.word) word = word == kNothingYet ? 0x7fffffffu : word;  // a NaN of either sign stays one
+      store_relaxed(reinterpret_cast<Quad*>(letter + at), quad);
+    } else {
+      publish(reinterpret_cast<Quad*>(letter + at), quad);
+    }
+  }
+
+  // With all threads, after what they sent of a letter.
+  RNNK_DEVICE void sent(int row_tile, int64_t letter) const {
+    if (call.team.exchange != Exchange::flags) return;
+    sync_block();
+    if (thread() == 0) store_release(flag(row_tile, own.rank), static_cast<uint32_t>(letter + 1));
+  }
+};
+
+// A NaN in the place of every sum, once a wait has expired: outputs from there on are NaN, the peers' too.
+template <class T>
+RNNK_DEVICE T or_nan(T sum, bool broken) {
+  return broken ? static_cast<T>(bits_to_float(0x7fc00000u)) : sum;
+}
+
+}  // namespace gpu
+}  // namespace rnnk

@@ -1,0 +1,243 @@
+// The kernel of BPTT of a team: a block multiplies the gradients of its own units' gates by their part of the transposed weights,
+// which makes a share of the gradient of every unit's h; each unit's owner gets and adds up the shares, in the order of their
+// senders. The weights on chip are as many as in the forward kernel, the letters half of what gathering all gates' would be.
+#pragma once
+#include "cuda/backward.cuh"
+#include "cuda/team.cuh"
+
+namespace rnnk {
+namespace gpu {
+
+template <class A>
+struct TeamBackwardParams {
+  TeamCall<A> call;
+  BackwardData<typename A::T> data;
+  const void* before;  // rows of dgh in step s1, or null: that is past the end
+};
+
+// A letter has, for each tile of its receiver and each sender, the sums of a product as its lanes hold them: 16 bytes each.
+constexpr int64_t kShareBytes = 512;
+
+template <class A, class Cell>
+struct TeamBackwardSpace : TeamSpace<A, 1> {
+  using T = typename A::T;
+  using Operand = typename A::Operand;
+  using Base = TeamSpace<A, 1>;
+  static constexpr int F = Cell::kHasOptions ? 16 : Cell::kGates == 1 ? 28 : 32;  // fragments in the registers of a warp
+  static constexpr int G = Cell::kGates;
+  Operand* near;  // dgh of the last step: [row tile][8][gate][units]
+  T* dstate[2];   // [row tile][8][units]
+  int64_t ld, units;
+
+  static RNNK_HD int64_t fragments(const Team& team) {  // of a warp
+    return (team.all + kTeamWarps - 1) / kTeamWarps * (G * team.tiles * int64_t{kTile} / A::K);
+  }
+  static RNNK_HD int64_t in_shared(const Team& team) { return fragments(team) > F ? fragments(team) - F : 0; }
+
+  RNNK_HD TeamBackwardSpace(char* base, const Team& team)
+      : Base(base, team, team.active() * team.tiles * kShareBytes, kTeamWarps * in_shared(team) * int64_t{kTile} * A::K) {
+    units = team.tiles * int64_t{kTile}, ld = G * units + 16 / int64_t{sizeof(Operand)};
+    const int64_t rows = team.row_tiles * int64_t{kRows};
+    near = this->template take<Operand>(rows * ld);
+    for (int i = 0; i < 2; ++i) dstate[i] = this->template take<T>(i < Cell::kStates ? rows * units : 0);
+  }
+};
+
+template <class A, class Cell>
+struct TeamBackward {
+  using T = typename A::T;
+  using Operand = typename A::Operand;
+  using Space = TeamBackwardSpace<A, Cell>;
+  using Mail = Post<A, Space>;
+  using Point = BackwardPoint<T, Cell, 0>;
+  static constexpr int G = Cell::kGates, F = Space::F, kFragment = kTile * A::K, kPerTile = kTile / A::K;
+
+  // This warp's weights, in the order in which multiply() takes them: tiles warp, warp + 8... of the result, for each of them the
+  // fragments of this block's gates.
+  struct Held {
+    typename A::A fragment[F];
+    const Operand* rest;
+    int each, count;  // fragments: of a tile, in all
+    RNNK_DEVICE void load(const TeamCall<A>& call, const Member& own, const Space& space, int64_t head_fragments) {
+      const int mine = (call.team.all - warp() + kTeamWarps - 1) / kTeamWarps;
+      each = G * own.tiles * kPerTile, count = own.tiles > 0 && mine > 0 ? mine * each : 0;
+      const auto from = [&](int j) {
+        const int f = j % each, gate = f / (own.tiles * kPerTile), inner = f % (own.tiles * kPerTile);
+        const int64_t tile = own.head * call.team.all + warp() + j / each * kTeamWarps;
+        const int64_t fragment = gate * (head_fragments / G) + own.tile0 * kPerTile + inner;
+        return call.weights + (tile * head_fragments + fragment) * kFragment;
+      };
+      RNNK_UNROLL
+      for (int j = 0; j < F; ++j) fragment[j] = j < count ? A::load_a(from(j)) : typename A::A{};
+      Operand* const to = space.weights + warp() * Space::in_shared(call.team) * kFragment;
+      rest = to;
+      constexpr int n = 16 / sizeof(Operand);
+      for (int j = F; j < count; ++j) {
+        const Operand* const at = from(j);
+        for (int e = lane() * n; e < kFragment; e += 32 * n) copy_async(to + (j - F) * kFragment + e, at + e);
+      }
+    }
+  };
+
+  // Where the share of block `rank` in `tile` (of the head) lies. Of a cluster: in the receiver's box.
+  static RNNK_DEVICE char* letter_at(const Mail& mail, int row_tile, int64_t letter) {
+    const Team& team = mail.call.team;
+    if (team.exchange == Exchange::cluster)
+      return mail.space.box_of(letter) + row_tile * (team.active() * team.tiles * kShareBytes);
+    return mail.call.mail +
+           (mail.own.letters_of(row_tile, mail.heads) * 2 + letter % 2) * (team.all * int64_t{team.active()} * kShareBytes);
+  }
+  static RNNK_DEVICE int64_t share_at(const Team& team, int tile, int rank) {
+    const int64_t inner = team.exchange == Exchange::cluster ? tile % team.tiles : tile;
+    return (inner * team.active() + rank) * kShareBytes + lane() * 16;
+  }
+
+  static RNNK_DEVICE void send_share(const Mail& mail, const T (&sum)[4], int tile, int row_tile, int64_t letter) {
+    Quad quad;
+    for (int i = 0; i < 4; ++i) quad.word[i] = float_to_bits(sum[i]);
+    mail.send(quad, letter_at(mail, row_tile, letter), share_at(mail.call.team, tile, mail.own.rank),
+              mail.barrier(row_tile, letter), tile / mail.call.team.tiles);
+  }
+
+  // The product of a row tile's dgh, its shares sent as they are ready.
+  static RNNK_DEVICE void multiply(const Held& held, const Mail& mail, int row_tile, int64_t letter) {
+    const typename A::Rows rows(mail.space.near + row_tile * kRows * mail.space.ld, mail.space.ld, kRows);
+    T sum[1][4] = {};
+    int f = 0, tile = warp();
+    const auto take = [&](const typename A::A& weights) {
+      A::multiply(sum[0], weights, A::load_b(rows, f * A::K));
+      if (++f < held.each) return;
+      send_share(mail, sum[0], tile, row_tile, letter);
+      for (T& v : sum[0]) v = T(0);
+      f = 0, tile += kTeamWarps;
+    };
+    RNNK_UNROLL
+    for (int j = 0; j < F; ++j) {
+      if (j >= held.count) break;
+      take(held.fragment[j]);
+    }
+    for (int j = F; j < held.count; ++j) take(A::load_a(held.rest + (j - F) * kFragment));
+  }
+
+  // This warp's part of the shares in its tile.
+  static RNNK_DEVICE void add_up(const Mail& mail, T (&sum)[4], int row_tile, int64_t letter) {
+    const Team& team = mail.call.team;
+    const int each = (team.active() + mail.own.split - 1) / mail.own.split, first = mail.own.part * each;
+    const int last = static_cast<int>(least(team.active(), first + each));
+    const char* const at = letter_at(mail, row_tile, letter);
+    for (int rank = first; rank < last; ++rank) {
+      const auto* const from = reinterpret_cast<const Quad*>(at + share_at(team, mail.own.tile0 + mail.own.tile, rank));
+      const Quad quad = team.exchange == Exchange::cluster ? *from : load_relaxed(from);
+      for (int i = 0; i < 4; ++i) sum[i] += bits_to_float(quad.word[i]);
+    }
+  }
+
+  static RNNK_DEVICE void run(const TeamBackwardParams<A>& p) {
+    BackwardData<T> d = p.data;
+    const TeamCall<A>& call = p.call;
+    const Walk<T>& w = p.data.walk;
+    const Axis& axis = w.hidden;
+    const Member own(call, axis.heads);
+    const Space space(shared(), call.team);
+    const int units = own.tiles * kTile;
+    const int64_t column = own.head * axis.pad + own.tile0 * kTile;
+    const Mail mail{call, own, space, axis.heads, static_cast<uint32_t>(own.tiles * call.team.active() * kShareBytes)};
+    mail.open();
+    const int64_t lowest = call.s0 == 0 ? -1 : call.s0;
+    for (int i = thread(); i < own.row_tiles; i += kTeamThreads) {  // steps are walked from stop - 1 down to start
+      const Window all = window_of(w, own.first_of(i), own.count_of(i));
+      space.windows[i] = {static_cast<int>(all.start - 1 > lowest ? all.start - 1 : lowest),
+                          static_cast<int>(least(all.stop, call.s1))};
+    }
+    Held held;
+    held.load(call, own, space, G * axis.pad / A::K);
+    copy_commit();
+    const int rows = own.row_tiles * kRows, ld = static_cast<int>(space.ld);
+    for (int e = thread(); e < rows * G * units; e += kTeamThreads) {
+      const int row = e / (G * units), gate = e / units % G, i = e % units;
+      const bool any = p.before && row < own.count;
+      const int64_t from =
+          ((own.first + row) * axis.heads + own.head) * G * axis.pad + gate * axis.pad + own.tile0 * kTile + i;
+      space.near[row * ld + gate * units + i] = any ? static_cast<const Operand*>(p.before)[from] : Operand(0);
+    }
+    const auto move_states = [&](bool in) {
+      for (int e = thread(); e < rows * units; e += kTeamThreads) {
+        const int row = e / units, i = e % units;
+        if (row >= own.count) continue;
+        for (int k = 0; k < Cell::kStates; ++k) {
+          T& near = space.dstate[k][row * space.units + i];
+          T& far = p.data.dstate[k][(own.first + row) * axis.padded() + column + i];
+          if (in) near = far;
+          else far = near;
+        }
+      }
+    };
+    move_states(true);
+    copy_wait<0>();
+    sync_block();
+    // Letter 0: through the step before this launch's first, or zeros.
+    for (int row_tile = 0; row_tile < own.row_tiles && own.tiles > 0; ++row_tile) {
+      if (space.windows[row_tile].start >= space.windows[row_tile].stop) continue;
+      multiply(held, mail, row_tile, 0);
+      mail.sent(row_tile, 0);
+    }
+    d.ld_near[0] = space.ld, d.near_gate[0] = units;  // gates beside each other, as the product takes them
+    for (int k = 0; k < Cell::kStates; ++k) d.ld_dstate[k] = space.units;
+
+    const int turns = own.tiles > 0 ? static_cast<int>(call.s1 - lowest) * own.row_tiles : 0;
+    const int elements = kRows * units;
+    for (int turn = 0; turn < turns; ++turn) {
+      const int64_t s = call.s1 - 1 - turn / own.row_tiles;
+      const int row_tile = turn % own.row_tiles;
+      const Window window = space.windows[row_tile];
+      const int64_t first = own.first_of(row_tile), count = own.count_of(row_tile), letter = window.stop - 1 - s;
+      const bool lives = s >= window.start && s < window.stop;
+      T* const sums = space.sums_of(turn);
+      for (int e = thread() * kTile; e < elements; e += kTeamThreads * kTile) {
+        const int row = e / kTile % kRows, tile = e / (kTile * kRows);
+        if (row < count) Point::prefetch_step(d, s - 2, Place{first + row, own.head, (own.tile0 + tile) * kTile});
+      }
+      if (lives) {
+        mail.wait(row_tile, letter, s);
+        T sum[4] = {};
+        if (own.has_tile()) add_up(mail, sum, row_tile, letter);
+        put_sums(sums + warp() * (kRows * kSumsLd), sum);
+      }
+      sync_block();
+      const bool broken = *space.broken != 0;
+      d.near[0] = space.near + (row_tile * kRows - first) * space.ld - own.tile0 * kTile;
+      for (int k = 0; k < Cell::kStates; ++k) {
+        d.dstate[k] = space.dstate[k] + (row_tile * kRows - first) * space.units - column;
+      }
+      for (int e = thread(); e < elements; e += kTeamThreads) {
+        const int unit = e % kTile, row = e / kTile % kRows, tile = e / (kTile * kRows);
+        const Place at{first + row, own.head, (own.tile0 + tile) * kTile + unit};
+        if (row >= count || at.i >= axis.each) continue;
+        if (lives) {
+          const T* const part = sums + tile * own.split * (kRows * kSumsLd) + row * kSumsLd + unit;
+          T total[1] = {part[0]};
+          for (int i = 1; i < own.split; ++i) total[0] += part[i * (kRows * kSumsLd)];
+          total[0] = or_nan(total[0], broken);
+          Point::run(d, s, at, total);
+        } else if (s >= 0) {
+          Point::nothing(d, at, (w.time(s) - d.t0) * w.batch + at.row);
+        }
+      }
+      if (!lives || s <= window.start) continue;
+      sync_block();  // the gradients of this turn are there
+      multiply(held, mail, row_tile, letter + 1);
+      mail.sent(row_tile, letter + 1);
+    }
+    sync_block();
+    move_states(false);
+    mail.close();
+  }
+};
+
+template <class A, class Cell>
+RNNK_GLOBAL void RNNK_BOUNDS(kTeamThreads, 1) team_backward_kernel(TeamBackwardParams<A> p) {
+  TeamBackward<A, Cell>::run(p);
+}
+
+}  // namespace gpu
+}  // namespace rnnk

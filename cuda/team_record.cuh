@@ -1,0 +1,54 @@
+// The record of a strategy of teams: Strategy::choose(problem, batch, backward), and Strategy::accepts(problem, choice, reason...).
+#pragma once
+#include <algorithm>
+#include <cstdio>
+
+#include "cuda/dispatch.cuh"
+#include "cuda/team.h"
+
+namespace rnnk {
+namespace gpu {
+
+// Any batch fits as soon as one row does; but the choice can be overridden between the plan and its calls.
+inline Choice fitting(const Choice& c) {
+  if (c.team.blocks == 0) fail(RNNK_NOT_SUPPORTED, "RNNKERN_GPU_TEAM: no such team fits this GPU");
+  return c;
+}
+
+template <class Strategy>
+constexpr Kernel team_kernel(const char* name) {
+  Kernel kernel = common_record<true>(name);
+  kernel.accepts = [](const Problem& p, char* reason, int64_t size) {
+    const char* why = cannot_run(p);
+    if (!*why) why = not_one_exchange(p);
+    if (!*why) return Strategy::accepts(p, Strategy::choose(p, 1, true), reason, size);
+    std::snprintf(reason, static_cast<size_t>(size), "%s", why);
+    return false;
+  };
+  kernel.estimate = [](const Problem& p, int64_t seq_len, int64_t batch, bool backward, int) {
+    const double step = Strategy::choose(p, batch, backward).step_us;
+    return around_steps_us(Layout(p, shape_of_problem(p)), seq_len, batch, backward) + static_cast<double>(seq_len) * step;
+  };
+  kernel.sizes = [](const Problem& p, int64_t seq_len, int64_t batch) {
+    Sizes sizes = sizes_of(p, seq_len, batch);
+    sizes.workspace_forward = round_up(sizes.workspace_forward, 256) +
+                              team_mail_bytes(p, Strategy::choose(p, batch, false).team, seq_len, batch, false);
+    sizes.workspace_backward = round_up(sizes.workspace_backward, 256) +
+                               team_mail_bytes(p, Strategy::choose(p, batch, true).team, seq_len, batch, true);
+    return sizes;
+  };
+  kernel.forward = [](const Problem& p, const rnnk_args& a) {
+    const OnDevice device(p.device_index);
+    const Choice c = fitting(Strategy::choose(p, a.batch, false));
+    team_forward(p, a, c.team, c.at_once);
+  };
+  kernel.backward = [](const Problem& p, const rnnk_args& a) {
+    const OnDevice device(p.device_index);
+    const Choice c = fitting(Strategy::choose(p, a.batch, true));
+    team_backward(p, a, c.team, c.at_once);
+  };
+  return kernel;
+}
+
+}  // namespace gpu
+}  // namespace rnnk
