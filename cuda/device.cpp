@@ -56,6 +56,9 @@ void report_faults(int index) {
   }
 }
 
+void* fork_stream(int index, void* stream) { return gpu::fork_stream(index, stream); }
+void join_stream(int index, void* stream, void* side) { gpu::join_stream(index, stream, side); }
+
 void set_cublaslt(const char* path) { gpu::set_blas_path(path); }
 
 }  // namespace rnnk

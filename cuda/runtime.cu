@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <mutex>
+#include <vector>
 
 namespace rnnk {
 namespace gpu {
@@ -158,6 +159,63 @@ void launch_raw(const void* kernel, const Launch& how, void* params, const char*
   void* arguments[] = {params};
   const Config whole(kernel, how, name);
   check(cudaLaunchKernelExC(&whole.config, kernel, arguments), name);
+}
+
+namespace {
+
+// A stream and what orders it with another. Never destroyed, since CUDA may be gone by then: those of a thread that has ended
+// serve the next.
+struct Side {
+  cudaStream_t stream = nullptr;
+  cudaEvent_t begin = nullptr, end = nullptr;
+};
+std::mutex spare_lock;
+std::vector<Side> spare[kMostDevices];
+
+struct Sides {
+  Side of[kMostDevices];
+  ~Sides() {
+    const std::lock_guard<std::mutex> hold(spare_lock);
+    for (int i = 0; i < kMostDevices; ++i) {
+      if (of[i].stream) spare[i].push_back(of[i]);
+    }
+  }
+};
+
+Side& side_of(int index) {
+  thread_local Sides sides;
+  device(index);  // or it names the number that is wrong
+  Side& side = sides.of[index];
+  if (side.stream) return side;
+  const std::lock_guard<std::mutex> hold(spare_lock);
+  if (!spare[index].empty()) {
+    side = spare[index].back();
+    spare[index].pop_back();
+    return side;
+  }
+  Side fresh;
+  check(cudaStreamCreateWithFlags(&fresh.stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  check(cudaEventCreateWithFlags(&fresh.begin, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  check(cudaEventCreateWithFlags(&fresh.end, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  side = fresh;
+  return side;
+}
+
+}  // namespace
+
+void* fork_stream(int index, void* stream) {
+  const OnDevice here(index);
+  const Side& side = side_of(index);
+  check(cudaEventRecord(side.begin, stream_of(stream)), "cudaEventRecord");
+  check(cudaStreamWaitEvent(side.stream, side.begin, 0), "cudaStreamWaitEvent");
+  return side.stream;
+}
+
+void join_stream(int index, void* stream, void* beside) {
+  const OnDevice here(index);
+  const Side& side = side_of(index);
+  check(cudaEventRecord(side.end, stream_of(beside)), "cudaEventRecord");
+  check(cudaStreamWaitEvent(stream_of(stream), side.end, 0), "cudaStreamWaitEvent");
 }
 
 int64_t clusters_at_once(const void* kernel, const Launch& how) {

@@ -59,6 +59,10 @@ void launch_raw(const void* kernel, const Launch&, void* params, const char* nam
 // How many of a launch's clusters can run at the same time on the current device.
 int64_t clusters_at_once(const void* kernel, const Launch&);
 
+// As core/device.h says.
+void* fork_stream(int index, void* stream);
+void join_stream(int index, void* stream, void* side);
+
 // A word that kernels of this device can write (by its address there) and the host reads without waiting; 0 until one does.
 // Lives as long as the process.
 uint64_t* fault_word(int index);

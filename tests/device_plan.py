@@ -122,6 +122,14 @@ class DevicePlan:
         pointers = {name: more.pop(name) for name in tuple(more) if name.startswith(("dweight", "dbias", "dparams"))}
         self._call("backward", packed, tensors, pointers, more | {"reserve": reserve})
 
+    def forward_both(self, other: DevicePlan, *calls: dict[str, Any]) -> None:
+        """Each call: packed, tensors by name, and what ``forward`` takes besides."""
+        one, two = (
+            plan._args("forward", call.pop("packed"), call.pop("tensors"), {}, call)
+            for plan, call in zip((self, other), calls, strict=True)
+        )
+        _check(self.lib, self.lib.rnnk_forward_both(self._plan, c.byref(one[0]), other._plan, c.byref(two[0])))
+
     def _call(
         self,
         which: str,
@@ -130,6 +138,18 @@ class DevicePlan:
         pointers: dict[str, Array],
         more: dict[str, Any],
     ) -> None:
+        args, _held = self._args(which, packed, tensors, pointers, more)
+        _check(self.lib, getattr(self.lib, f"rnnk_{which}")(self._plan, c.byref(args)))
+
+    def _args(
+        self,
+        which: str,
+        packed: Array,
+        tensors: dict[str, Array | None],
+        pointers: dict[str, Array],
+        more: dict[str, Any],
+    ) -> tuple[Any, Any]:
+        """The C struct, and what must live as long."""
         x = tensors["x"]
         assert x is not None
         T, B = x.shape[:2]
@@ -158,4 +178,4 @@ class DevicePlan:
         args.clip_dh = more.pop("clip_dh", 0.0)
         args.flags |= _ACCUMULATE_DX if more.pop("accumulate_dx", False) else 0
         assert not more, f"unknown arguments {sorted(more)}"
-        _check(self.lib, getattr(self.lib, f"rnnk_{which}")(self._plan, c.byref(args)))
+        return args, (workspace, packed, tensors, pointers, held, reserve)

@@ -201,6 +201,42 @@ def test_a_bad_length_is_clamped_and_reported_once(kernel: str, bad: int) -> Non
     assert library.rnnk_device_check(0) == 0
 
 
+# --- directions ------------------------------------------------------------
+
+
+def test_two_directions_go_on_two_streams() -> None:
+    """The same bits as one after the other; short calls are not worth the events."""
+    library = simt_library()
+    for text, forks in (("t40b3i5h33 state", 1), ("t1b1i2h3 state", 0)):
+        (problem,) = expand([text], cells=["lstm"], dtypes=["bf16"])
+        data = make(problem)
+        there, back = (
+            DevicePlan(
+                library,
+                "lstm",
+                "bfloat16",
+                problem.input_size,
+                problem.hidden_size,
+                kernel="cuda_cluster",
+                reverse=reverse,
+            )
+            for reverse in (False, True)
+        )
+        alone, calls = [], []
+        for plan in (there, back):
+            packed = pack(plan, data)
+            alone.append(forward(problem, plan, packed, data, keep=False)[0])
+            outputs = {name: np.zeros_like(value) for name, value in alone[-1].items()}
+            tensors = {"x": data.x, "h_0": data.first("h_0"), "c_0": data.first("c_0"), **outputs}
+            calls.append({"packed": packed, "tensors": tensors})
+        before = library.rnnk_simt_forks()
+        wanted = [dict(call["tensors"]) for call in calls]
+        there.forward_both(back, *calls)
+        assert library.rnnk_simt_forks() - before == forks, text
+        for tensors, result in zip(wanted, alone, strict=True):
+            same_bits({name: tensors[name] for name in result}, result, text)
+
+
 # --- dropout between layers ------------------------------------------------------------
 
 Dropout = c_abi._struct(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from rnnkern.bench import timing
 from rnnkern.bench.gpu import check, contenders, cudnn_baseline, jobs, points, record, run, tables, worker
 from typer.testing import CliRunner, Result
 
+import rnnkern as rk
 from native import run as shell
 from native import tool
 from rnnkern import problems
@@ -188,6 +190,33 @@ def test_a_record_of_bench_has_every_point(tmp_path: Path) -> None:
         (p.cell, p.precision, mode) for p in PLAN for mode in points.MODES
     }
     tables.contest(entries)
+
+
+def test_strategies_are_timed_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU: its kernels. The environment is as before afterwards, and every kernel did its own point."""
+    ran: list[str] = []
+    wrong = contenders.Bout.wrong
+
+    def noted(self: contenders.Bout, mode: str) -> dict[str, str]:
+        ran.append(rk.explain(self.modules["rnnkern"], self.x).kernel)
+        return wrong(self, mode)
+
+    monkeypatch.setattr(contenders.Bout, "wrong", noted)
+    monkeypatch.setenv("RNNKERN_KERNEL", "")
+    kept = record.Record(tmp_path / "r.json", "strategies", {"points": []})
+    process: Any = InProcess()
+    (entry,) = run.over_points("strategies", PLAN[:1], points.Budget(300), kept, process)
+    assert os.environ["RNNKERN_KERNEL"] == "" and "RNNKERN_GRID_EXCHANGE" not in os.environ
+    assert len(entry["strategies"]) > 1 and entry["kernel"] in entry["strategies"]
+    assert ran == [name for name in entry["strategies"] for _ in points.MODES]
+    for mine in entry["strategies"].values():
+        assert min(mine["estimate_us"]) > 0
+        assert all(mine[mode]["us_per_step"] == pytest.approx(400) for mode in points.MODES)
+    assert "us/step" in run.brief(entry) and not run.faulty([entry])
+    assert all(tables.strategies([entry], mode).row_count == 1 for mode in points.MODES)
+    entry["strategies"][entry["kernel"]]["training"] = {"wrong": "dx differs"}
+    assert run.faulty([entry]) and "WRONG" in run.brief(entry)
+    tables.strategies([entry], "training")
 
 
 def test_a_wrong_contender_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

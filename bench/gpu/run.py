@@ -1,7 +1,8 @@
-"""Everything to be measured on a GPU, as three commands that each keep to a budget and write their record as they go.
+"""Everything to be measured on a GPU, as four commands that each keep to a budget and write their record as they go.
 
     python -m bench.gpu.run check      the GPU's latencies, the tests marked gpu, equal bits, compute-sanitizer
     python -m bench.gpu.run bench      rnnkern against cuDNN, most telling points first
+    python -m bench.gpu.run strategies  rnnkern's own kernels against each other, and against the model that chooses
     python -m bench.gpu.run peers      which algorithm cuDNN takes where; FlashRNN where it is installed
 
 The record is bench/results/<gpu>/<date>-<command>.json. Exit status: 0; 1 when something failed or was wrong; 2
@@ -102,6 +103,13 @@ def brief(found: dict[str, Any]) -> str:
     if "error" in found:
         return str(found["error"]).splitlines()[0][:160]
     words = [str(found.get("kernel") or found.get("algorithm") or "")]
+    if "strategies" in found:
+        for name, mine in found["strategies"].items():
+            pair = "/".join(
+                f"{mine[m]['us_per_step']:.3f}" if "us_per_step" in mine[m] else "WRONG" for m in points.MODES
+            )
+            words.append(f"{name} {pair} us/step")
+        return "  ".join(words)
     for mode in points.MODES:
         figures = found[mode] if "us_per_step" not in found[mode] else {"cudnn": found[mode]}
         for name, figure in figures.items():
@@ -114,11 +122,14 @@ def brief(found: dict[str, Any]) -> str:
 
 def faulty(entries: list[dict[str, Any]]) -> bool:
     """Whether rnnkern failed, or anybody was wrong, anywhere."""
+
+    def figures(entry: dict[str, Any]) -> list[Any]:
+        if "strategies" in entry:
+            return [mine[mode] for mine in entry["strategies"].values() for mode in points.MODES]
+        return [figure for mode in points.MODES for figure in entry[mode].values()]
+
     return any(
-        "error" in entry
-        or any(
-            "wrong" in figure for mode in points.MODES for figure in entry[mode].values() if isinstance(figure, dict)
-        )
+        "error" in entry or any("wrong" in figure for figure in figures(entry) if isinstance(figure, dict))
         for entry in entries
     )
 
@@ -198,6 +209,32 @@ def bench(
     _end(kept)
     typer.echo(f"{len(entries)} of {len(plan)} points")
     _print(tables.contest(entries))
+    if faulty(entries):
+        raise typer.Exit(1)
+
+
+@app.command()
+def strategies(
+    budget: BudgetOption = 470,
+    results: ResultsOption = Path("bench/results"),
+    commit: CommitOption = "",
+    seq_len: LengthOption = points.SEQ_LEN,
+    dry_run: DryOption = False,
+) -> None:
+    """Every kernel of rnnkern's that takes a point, forced by name: what the thresholds of the choice should be."""
+    plan = points.grid(seq_len=seq_len)
+    if dry_run:
+        _dry_points(plan, budget)
+        return
+    _needs_gpu("strategies")
+    from . import tables
+
+    time = points.Budget(budget)
+    kept = _kept("strategies", results, commit, time, points=[])
+    entries = over_points("strategies", plan, time, kept, checks.worker())
+    _end(kept)
+    typer.echo(f"{len(entries)} of {len(plan)} points")
+    _print(*(tables.strategies(entries, mode) for mode in points.MODES))
     if faulty(entries):
         raise typer.Exit(1)
 

@@ -80,6 +80,21 @@ def contest(entries: Sequence[dict[str, Any]]) -> Table:
     return view
 
 
+def strategies(entries: Sequence[dict[str, Any]], mode: str) -> Table:
+    """Microseconds a step of every kernel at every point; the model's choice, and how much longer than the best it took."""
+    entries = [entry for entry in entries if "strategies" in entry]
+    names = list(dict.fromkeys(name for entry in entries for name in entry["strategies"]))
+    view = _view(f"{mode}, us a step", "point", *names, "chosen", "over best")
+    for entry in entries:
+        times = {name: mine[mode].get("us_per_step") for name, mine in entry["strategies"].items()}
+        known = {name: value for name, value in times.items() if value is not None}
+        mine = [value for name, value in known.items() if name.split()[0] == entry["kernel"]]
+        over = f"{mine[0] / min(known.values()):.2f}" if mine else "-"
+        cells = [f"{known[name]:.3f}" if name in known else "-" for name in names]
+        view.add_row(entry["point"], *cells, entry["kernel"], over)
+    return view
+
+
 def algorithms(entries: Sequence[dict[str, Any]]) -> Table:
     """How often the kernels of a forward call looked like which algorithm."""
     view = _view("cuDNN, forward", "class", "persistent", "fused", "stepwise", "failed")

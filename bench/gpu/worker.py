@@ -1,6 +1,7 @@
 """The process in which points are run: requests are lines of JSON, from stdin or as arguments; each gets one as answer.
 
     {"do": "contest", "point": "lstm t1024b16i768h768 bf16"}     rnnkern and cuDNN, both modes
+    {"do": "strategies", "point": ...}                           rnnkern alone, every kernel that takes the point
     {"do": "cudnn", "point": ...}                                cuDNN alone, with the kernels that it launched
     {"do": "repeat", "point": ..., "times": 100}                 are the bits of every repetition the same?
     {"do": "small"}                                              every cell and precision once, small: for a sanitizer
@@ -12,8 +13,10 @@ What ends or hangs the process is for jobs.Worker to see.
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from statistics import median
 from typing import Any, Final
 
@@ -39,6 +42,49 @@ def contest(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
         if len(right) == 2:
             answer[mode]["ratio"] = found["cudnn"]["median_us"] / found["rnnkern"]["median_us"]
     return answer
+
+
+# A kernel and what else the environment is set to: cuda_grid has two ways in which blocks tell each other.
+_WAYS: Final[dict[str, tuple[dict[str, str], ...]]] = {
+    "cuda_grid": ({"RNNKERN_GRID_EXCHANGE": "flags"}, {"RNNKERN_GRID_EXCHANGE": "data"})
+}
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def strategies(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
+    """Kernel, and way -> times, each checked first; with what the model that chooses had estimated."""
+    import rnnkern as rk
+
+    point = parse(request["point"])
+    free = contenders.Bout(point, ("rnnkern",), how)
+    with contenders.multiplying(point.precision):
+        said = rk.explain(free.modules["rnnkern"], free.x)
+    found: dict[str, Any] = {}
+    for candidate in said.candidates:
+        if candidate.declined:
+            continue
+        for way in _WAYS.get(candidate.name, ({},)):
+            with _environment({"RNNKERN_KERNEL": candidate.name, **way}):
+                bout = contenders.Bout(point, ("rnnkern",), how)
+                mine: dict[str, Any] = {"estimate_us": [candidate.forward_us, candidate.backward_us]}
+                for mode in MODES:
+                    wrong = bout.wrong(mode).get("rnnkern")
+                    mine[mode] = {"wrong": wrong} if wrong else bout.times(mode, ["rnnkern"])["rnnkern"]
+            found[" ".join([candidate.name, *way.values()])] = mine
+    return {"kernel": said.kernel, "strategies": found}
 
 
 def cudnn(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
@@ -117,6 +163,7 @@ def flashrnn(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
 
 _DO: Final[dict[str, Callable[[dict[str, Any], contenders.How], dict[str, Any]]]] = {
     "contest": contest,
+    "strategies": strategies,
     "cudnn": cudnn,
     "repeat": same_bits,
     "small": small,

@@ -13,5 +13,9 @@ rnnk_device_info device_info(int index);
 void report_faults(int index);
 void set_cublaslt(const char* path);
 void device_dropout(const rnnk_dropout_args& args);
+// A stream of this thread's for work beside that of `stream`, which follows what is on `stream` now; from join_stream() on
+// `stream` follows what is on it in turn. One at a time.
+void* fork_stream(int index, void* stream);
+void join_stream(int index, void* stream, void* side);
 
 }  // namespace rnnk

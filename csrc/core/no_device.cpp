@@ -13,6 +13,8 @@ void check_device(int, const char* what) { fail(RNNK_NOT_SUPPORTED, "%s: %s", wh
 rnnk_device_info device_info(int) { fail(RNNK_NOT_SUPPORTED, "device_index: %s", devices_unavailable()); }
 void report_faults(int) {}
 void set_cublaslt(const char*) {}
+void* fork_stream(int, void* stream) { return stream; }
+void join_stream(int, void*, void*) {}
 void device_dropout(const rnnk_dropout_args&) { fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable()); }
 
 }  // namespace rnnk

@@ -13,6 +13,10 @@ constexpr int kMultiprocessors = 132, kThreads = 2048, kBlocks = 32;  // of a mu
 constexpr int64_t kShared = 233472;                                   // of a multiprocessor, 1024 of a block not its own
 uint64_t fault = 0;
 int multiprocessors = kMultiprocessors;
+int nowhere;
+void* const kSide = &nowhere;
+void* forked = nullptr;
+int forks = 0;
 
 void refuse(bool refused, const char* name, const char* what, int64_t got) {
   if (refused) fail(RNNK_RUNTIME_ERROR, "kernel %s: %s, got %lld", name, what, static_cast<long long>(got));
@@ -42,6 +46,18 @@ uint64_t* fault_word(int index) {
   return &fault;
 }
 uint64_t* fault_word_on_device(int index) { return fault_word(index); }
+
+// Everything is done when a call returns: streams are numbers to check.
+void* fork_stream(int index, void* stream) {
+  facts(index);
+  refuse(forked || stream == kSide, "none", "fork_stream() before join_stream(), or a stream beside itself", forks);
+  ++forks;
+  return forked = kSide;
+}
+void join_stream(int, void*, void* side) {
+  refuse(side != forked, "none", "join_stream() of another stream than fork_stream()'s", forks);
+  forked = nullptr;
+}
 
 int64_t clusters_at_once(const void*, const Launch& how) { return multiprocessors / how.cluster; }
 
@@ -73,6 +89,8 @@ void launch_checked(const Launch& how, simt::Grid grid) {
 }  // namespace gpu
 }  // namespace rnnk
 
+// For tests: how often work was put beside other work.
+extern "C" __attribute__((visibility("default"))) int rnnk_simt_forks() { return rnnk::gpu::forks; }
 // For tests: strategies split rows by how many there are.
 extern "C" __attribute__((visibility("default"))) void rnnk_simt_multiprocessors(int count) {
   rnnk::gpu::multiprocessors = count > 0 ? count : rnnk::gpu::kMultiprocessors;
