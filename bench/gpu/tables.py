@@ -81,7 +81,7 @@ def contest(entries: Sequence[dict[str, Any]]) -> Table:
 
 
 def strategies(entries: Sequence[dict[str, Any]], mode: str) -> Table:
-    """Microseconds a step of every kernel at every point; the model's choice, and how much longer than the best it took."""
+    """Every kernel's time at every point; the model's choice, and how much longer than the best it took."""
     entries = [entry for entry in entries if "strategies" in entry]
     names = list(dict.fromkeys(name for entry in entries for name in entry["strategies"]))
     view = _view(f"{mode}, us a step", "point", *names, "chosen", "over best")
