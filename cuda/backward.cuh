@@ -139,6 +139,7 @@ struct BackwardPoint {
     const int64_t t = w.time(s), H = w.hidden.padded();
     const T* const saved = d.saved + (t * w.batch + at.row) * Cell::kSaved * H + at.column(w.hidden);
     for (int i = 0; i < Cell::kSaved; ++i) prefetch(saved + i * H);
+    if (at.i >= w.out.each) return;
     if (d.dy.data) prefetch(address(d.dy, t, at.row, at.unit(w.out)));
     if constexpr (Cell::kReadsH) {
       if (w.alive(s - 1, at.row)) prefetch(address(d.y, w.time(s - 1), at.row, at.unit(w.out)));

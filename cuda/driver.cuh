@@ -82,7 +82,7 @@ struct Forward : Call<A> {
     }
     for (int i = 0; i < 2; ++i) fed[i] = drops ? space.fed[i] : space.h[i];
     data.state = values(space.state), data.carry = values(space.carry);
-    data.gx = values(space.gx), data.ld_gx = d.gate_columns(), data.gx_gate = d.hidden.pad;
+    data.gx = values(space.gx), data.ld_gx = d.gate_columns(), data.gx_gate = data.bias_gate = d.hidden.pad;
     data.ld_h = d.out.padded(), data.ld_emit = data.ld_state = d.hidden.padded();
     data.saved = values(reserve.saved), data.y = a.y;
   }

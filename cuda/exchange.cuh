@@ -131,6 +131,11 @@ RNNK_DEVICE void mbarrier_expect(uint64_t* barrier, uint32_t bytes) {
   [[maybe_unused]] const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
   RNNK_SM90("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
 }
+// Bytes that the present phase is to wait for besides; not an arrival.
+RNNK_DEVICE void mbarrier_expect_more(uint64_t* barrier, uint32_t bytes) {
+  [[maybe_unused]] const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+  RNNK_SM90("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
+}
 // Whether the phase of this parity has ended: 0 for the first phase, then 1, 0...
 RNNK_DEVICE bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity) {
   [[maybe_unused]] const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));

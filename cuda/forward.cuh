@@ -18,8 +18,8 @@ struct ForwardData {
   T *raw[kMost], *moments[kMost];
   const T* gx;  // of the block: row (t - t0) * B + row, ld_gx apart
   int64_t t0;   // first time of the block
-  // Elements between rows of h and fed, of emit, of state, of gx; between the gates of a unit in gx.
-  int64_t ld_h, ld_emit, ld_state, ld_gx, gx_gate;
+  // Elements between rows of h and fed, of emit, of state, of gx; between the gates of a unit in gx, in the biases.
+  int64_t ld_h, ld_emit, ld_state, ld_gx, gx_gate, bias_gate;
   T* saved;
   void* emitted[kMost];
   T *normed[kMost], *scale[kMost];
@@ -58,8 +58,8 @@ struct ForwardPoint {
       if constexpr (stage.norm) {
         normalise(d, q, at, g, record);
       } else if constexpr (stage.product == Product::weight_hh || K == 0) {
-        q.gx[gate].v += d.b_ih[at.gate(hidden, G, gate)];
-        q.gh[gate].v += d.b_hh[at.gate(hidden, G, gate)];
+        q.gx[gate].v += d.b_ih[(at.head * G + gate) * d.bias_gate + at.i];
+        q.gh[gate].v += d.b_hh[(at.head * G + gate) * d.bias_gate + at.i];
       }
     }
     T* const saved = d.saved + record * Cell::kSaved * H + column;

@@ -1,6 +1,5 @@
 // cuda_grid: teams of up to all multiprocessors, which tell each other through the second-level cache. A launch is cooperative: its
 // teams run together, and what rows they cannot take wait for the next.
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -20,23 +19,13 @@ Exchange exchange(bool backward) {
 }
 
 struct Grids {
-  static Choice choose(const Problem& p, int64_t batch, bool backward) {
+  static Choice choose(const Problem& p, int64_t batch, bool backward, Refusal* why = nullptr) {
     const int all = static_cast<int>(Axis(p.hidden_size, p.heads).pad / kTile);
     int sizes[kMostTiles];
     for (int i = 0; i < kMostTiles; ++i) sizes[i] = (all + kMostTiles - 1 - i) / (kMostTiles - i);
-    return choose_team(p, batch, backward, exchange(backward), sizes, kMostTiles);
+    return choose_team(p, batch, backward, exchange(backward), sizes, kMostTiles, why);
   }
-  static bool accepts(const Problem& p, const Choice& c, char* reason, int64_t size) {
-    if (c.team.blocks > 0) return true;
-    const Facts& f = facts(p.device_index);
-    const Axis axis(p.hidden_size, p.heads);
-    std::snprintf(reason, static_cast<size_t>(size),
-                  "%lld heads of %lld units do not fit: the weights of a head stay in the registers and the %lld bytes of "
-                  "shared memory of %d multiprocessors",
-                  static_cast<long long>(p.heads), static_cast<long long>(axis.each),
-                  static_cast<long long>(f.shared_per_block), f.multiprocessors);
-    return false;
-  }
+  static const char* unable(const Facts&) { return ""; }
 };
 
 }  // namespace

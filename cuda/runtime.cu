@@ -3,7 +3,9 @@
 #include <cuda_runtime.h>
 
 #include <cstring>
+#include <map>
 #include <mutex>
+#include <tuple>
 #include <vector>
 
 namespace rnnk {
@@ -219,10 +221,24 @@ void join_stream(int index, void* stream, void* beside) {
 }
 
 int64_t clusters_at_once(const void* kernel, const Launch& how) {
-  const Config whole(kernel, how, "clusters_at_once");
+  static std::mutex lock;
+  static std::map<std::tuple<int, const void*, int>, int64_t> known;
+  int index = 0;
+  check(cudaGetDevice(&index), "cudaGetDevice");
+  if (how.cluster <= 1) return device(index).facts.multiprocessors;
+  const std::lock_guard<std::mutex> hold(lock);
+  const auto [entry, fresh] = known.try_emplace({index, kernel, how.cluster}, 0);
+  if (!fresh) return entry->second;
   int count = 0;
-  check(cudaOccupancyMaxActiveClusters(&count, kernel, &whole.config), "cudaOccupancyMaxActiveClusters");
-  return count;
+  try {
+    const Config whole(kernel, how, "clusters_at_once");
+    // Where clusters of this size cannot be, CUDA answers with an error rather than with 0.
+    if (cudaOccupancyMaxActiveClusters(&count, kernel, &whole.config) != cudaSuccess) count = 0;
+  } catch (const Failure&) {
+    count = 0;
+  }
+  cudaGetLastError();
+  return entry->second = count;
 }
 
 }  // namespace gpu

@@ -56,7 +56,8 @@ void fill(void* to, int byte, size_t bytes, void* stream);
 inline void clear(void* to, size_t bytes, void* stream) { fill(to, 0, bytes, stream); }
 void copy(void* to, const void* from, size_t bytes, void* stream);  // within one device
 void launch_raw(const void* kernel, const Launch&, void* params, const char* name);
-// How many of a launch's clusters can run at the same time on the current device.
+// How many of a launch's clusters can run at the same time on the current device, by their size, one block a multiprocessor;
+// 0 where none can.
 int64_t clusters_at_once(const void* kernel, const Launch&);
 
 // As core/device.h says.

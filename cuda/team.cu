@@ -186,7 +186,10 @@ int64_t team_mail_bytes(const Problem& p, const Team& team, int64_t seq_len, int
          row_tiles(batch) * p.heads * slots(seq_len, batch, backward) * letter_bytes(p, team, backward);
 }
 
-int64_t clusters_at_once(const Problem& p, const Team& team) { return with_arithmetic<Guarded<ClustersOf>, true>(p, team); }
+int64_t clusters_at_once(const Problem& p, const Team& team) {
+  const OnDevice device(p.device_index);
+  return with_arithmetic<Guarded<ClustersOf>, true>(p, team);
+}
 
 void team_forward(const Problem& p, const rnnk_args& a, const Team& team, int64_t at_once) {
   with_arithmetic<Guarded<ForwardOf>, true>(p, a, team, at_once);

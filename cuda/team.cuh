@@ -33,11 +33,11 @@ struct Patience {
   int polls = 0;
   RNNK_DEVICE explicit Patience(uint64_t limit) : limit(limit) {}
   RNNK_DEVICE bool expired() {
-    if (++polls % 64 != 0) return false;
-    poll_pause();
+    if (polls++ % 64 != 0) return false;
     const uint64_t now = global_timer();
     if (begin == 0) begin = now;
-    return now - begin > limit;
+    else poll_pause();
+    return now - begin >= limit;
   }
 };
 
@@ -67,15 +67,14 @@ struct Member {
 
 // The steps [start, stop) of a row tile outside of which none of its rows lives.
 struct Window {
-  int start, stop;
+  int64_t start, stop;
 };
 template <class T>
 RNNK_DEVICE Window window_of(const Walk<T>& w, int64_t first, int64_t count) {
-  if (!w.lengths) return {0, static_cast<int>(w.steps)};
+  if (!w.lengths) return {0, w.steps};
   int64_t longest = 0;
   for (int64_t r = 0; r < count; ++r) longest = w.length(first + r) > longest ? w.length(first + r) : longest;
-  if (w.reverse) return {static_cast<int>(w.steps - longest), static_cast<int>(w.steps)};
-  return {0, static_cast<int>(longest)};
+  return w.reverse ? Window{w.steps - longest, w.steps} : Window{0, longest};
 }
 
 // What every kernel of a team has in shared memory.
@@ -83,16 +82,18 @@ template <class A, int G>
 struct TeamSpace : SharedSpace {
   using T = typename A::T;
   using Operand = typename A::Operand;
-  int* broken;      // a wait of this block has expired
-  Window* windows;  // [row tile]
-  uint64_t* full;   // [box][row tile]
-  char* box[2];     // [row tile][letter]
-  T* sums;          // [2][warp][G][kRows * kSumsLd]
+  int* broken;       // a wait of this block has expired
+  Window* windows;   // [row tile]
+  int64_t* lengths;  // of the team's rows: an acquire would make every step fetch them from far away again
+  uint64_t* full;    // [box][row tile]
+  char* box[2];      // [row tile][letter]
+  T* sums;           // [2][warp][G][kRows * kSumsLd]
   Operand* weights;
   RNNK_HD TeamSpace(char* base, const Team& team, int64_t letter_bytes, int64_t weights_size) : SharedSpace(base) {
     const bool cluster = team.exchange == Exchange::cluster;
     broken = this->template take<int>(1);
     windows = this->template take<Window>(team.row_tiles);
+    lengths = this->template take<int64_t>(team.row_tiles * kRows);
     full = this->template take<uint64_t>(cluster ? 2 * team.row_tiles : 0);
     for (int i = 0; i < 2; ++i) box[i] = this->template take<char>(cluster ? team.row_tiles * letter_bytes : 0);
     sums = this->template take<T>(2 * kTeamWarps * G * kRows * kSumsLd);
@@ -142,7 +143,7 @@ struct Post {
     for (const uint64_t begin = global_timer(); global_timer() - begin < 1000000;) poll_pause();
   }
 
-  // After a poll in vain: whether to wait no longer, since time is up, or was before.
+  // Before a poll, or after one in vain: whether to wait no longer, since time is up, or was before.
   RNNK_DEVICE bool gives_up(Patience& patience, int whom, int64_t step) const {
     if (*static_cast<volatile int*>(space.broken)) return true;
     if (!patience.expired()) return false;
@@ -157,9 +158,13 @@ struct Post {
     if (team.exchange == Exchange::cluster) {
       uint64_t* const at = barrier(row_tile, letter);
       Patience patience(call.patience);
-      while (!mbarrier_try_wait(at, static_cast<uint32_t>(letter / 2 % 2)) && !gives_up(patience, kAnyPeer, step)) {
+      bool passed = false;
+      while (!passed && !gives_up(patience, kAnyPeer, step))
+        passed = mbarrier_try_wait(at, static_cast<uint32_t>(letter / 2 % 2));
+      if (thread() == 0) {  // letter + 2
+        if (passed) mbarrier_expect(at, expected);
+        else mbarrier_expect_more(at, expected);  // peers go on: what they send must not be counted below what is expected
       }
-      if (thread() == 0 && !*space.broken) mbarrier_expect(at, expected);  // letter + 2
       sync_warp();
     } else if (team.exchange == Exchange::flags) {
       if (warp() == 0) {

@@ -34,6 +34,7 @@ const char* not_one_exchange(const Problem&);
 int64_t team_bytes(const Problem&, const Team&);
 // Bytes of workspace beyond what every strategy has.
 int64_t team_mail_bytes(const Problem&, const Team&, int64_t seq_len, int64_t batch, bool backward);
+// How many teams in clusters of this size the GPU runs at the same time.
 int64_t clusters_at_once(const Problem&, const Team&);
 
 // A call. at_once: how many teams may be launched together, all of them running (a cooperative launch); 0: any number.
@@ -46,8 +47,14 @@ struct Choice {
   int64_t at_once = 0;
   double step_us = 0;  // of all rows
 };
-// The fastest by a model of a step, of teams of up to `most_blocks` blocks.
-Choice choose_team(const Problem&, int64_t batch, bool backward, Exchange, const int* blocks, int count);
+// Why none fits: of the sizes that could hold a head, the least that a block of one needs; blocks == 0: there is no such size.
+struct Refusal {
+  int blocks;
+  int64_t bytes;
+};
+// Of teams of the given numbers of blocks the fastest, by a model of a step. The number of blocks does not depend on the batch.
+Choice choose_team(const Problem&, int64_t batch, bool backward, Exchange, const int* blocks, int count,
+                   Refusal* why = nullptr);
 
 }  // namespace gpu
 }  // namespace rnnk

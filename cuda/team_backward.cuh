@@ -146,9 +146,10 @@ struct TeamBackward {
     const int64_t lowest = call.s0 == 0 ? -1 : call.s0;
     for (int i = thread(); i < own.row_tiles; i += kTeamThreads) {  // steps are walked from stop - 1 down to start
       const Window all = window_of(w, own.first_of(i), own.count_of(i));
-      space.windows[i] = {static_cast<int>(all.start - 1 > lowest ? all.start - 1 : lowest),
-                          static_cast<int>(least(all.stop, call.s1))};
+      space.windows[i] = {all.start - 1 > lowest ? all.start - 1 : lowest, least(all.stop, call.s1)};
     }
+    for (int i = thread(); w.lengths && i < own.count; i += kTeamThreads) space.lengths[i] = w.lengths[own.first + i];
+    if (w.lengths) d.walk.lengths = space.lengths - own.first;
     Held held;
     held.load(call, own, space, G * axis.pad / A::K);
     copy_commit();

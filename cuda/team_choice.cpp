@@ -11,6 +11,9 @@ namespace rnnk {
 namespace gpu {
 namespace {
 
+// The size of a team must not depend on the batch: the order of sums does on it, and a row's bits must not on the other rows.
+constexpr int64_t kNominalBatch = 16;
+
 constexpr double kCyclesPerUs = 1755;
 constexpr double kProductCycles = 6.3;  // mma.sync.m16n8k16, one multiprocessor's quarter
 constexpr double kLoadCycles = 4;       // 512 bytes of weights from shared memory
@@ -49,43 +52,55 @@ struct Wanted {
   }
 };
 
+// Of one size, or none: team.blocks == 0.
+Choice team_of(const Problem& p, int64_t batch, bool backward, Exchange exchange, int blocks, int row_tiles, Refusal* why) {
+  const Facts& f = facts(p.device_index);
+  const Axis axis(p.hidden_size, p.heads);
+  const int64_t rows = std::max<int64_t>(1, (batch + 7) / 8), all = axis.pad / kTile, tiles = (all + blocks - 1) / blocks;
+  const bool cluster = exchange == Exchange::cluster;
+  Choice c;
+  if (tiles > kMostTiles || blocks > (cluster ? 16 : f.multiprocessors)) return c;
+  Team team{blocks, static_cast<int>(tiles), static_cast<int>(all), 1, exchange};
+  const int64_t bytes = team_bytes(p, team);
+  if (!why->blocks || bytes < why->bytes) *why = {blocks, bytes};
+  if (bytes > f.shared_per_block) return c;
+  const int64_t teams = cluster ? clusters_at_once(p, team) : f.multiprocessors / blocks;
+  // Cooperative teams run together, so a launch has no more heads than there are teams.
+  if (teams < 1 || (!cluster && p.heads > teams)) return c;
+  const int64_t wanted = std::min(rows, row_tiles > 0 ? row_tiles : (rows * p.heads + teams - 1) / teams);
+  for (; team.row_tiles < wanted; ++team.row_tiles) {
+    Team more = team;
+    ++more.row_tiles;
+    if (team_bytes(p, more) > f.shared_per_block) break;
+  }
+  c.team = team;
+  if (!cluster) c.at_once = teams;
+  const int64_t groups = (rows + team.row_tiles - 1) / team.row_tiles * p.heads;
+  const double rounds = static_cast<double>((groups + teams - 1) / teams);
+  const double units = static_cast<double>(axis.pad);
+  const double letter = backward ? units * 8 * 4 * 2 : units * 8 * (p.dtype == RNNK_FLOAT32 ? 4 : 2);
+  const double turn = turn_us(p, team, cell_info(p.cell)->gates);
+  c.step_us = rounds * std::max(team.row_tiles * turn, turn + exchange_us(team, letter));
+  return c;
+}
+
 }  // namespace
 
-Choice choose_team(const Problem& p, int64_t batch, bool backward, Exchange exchange, const int* blocks, int count) {
+Choice choose_team(const Problem& p, int64_t batch, bool backward, Exchange exchange, const int* blocks, int count,
+                   Refusal* why) {
   const Wanted given;
   if (given.blocks > 0) blocks = &given.blocks, count = 1;
-  const Facts& f = facts(p.device_index);
-  const CellInfo* const cell = cell_info(p.cell);
-  const Axis axis(p.hidden_size, p.heads);
-  const int64_t rows = std::max<int64_t>(1, (batch + 7) / 8), all = axis.pad / kTile;
-  Choice best;
+  Refusal reason{};
+  int best = 0;
+  double best_us = 0;
   for (int i = 0; i < count; ++i) {
-    const int64_t tiles = (all + blocks[i] - 1) / blocks[i];
-    if (tiles > kMostTiles || blocks[i] > f.multiprocessors || (exchange == Exchange::cluster && blocks[i] > 16)) continue;
-    if (i > 0 && (all + blocks[i - 1] - 1) / blocks[i - 1] == tiles) continue;  // more blocks with nothing more to do
-    Choice c;
-    c.team = {blocks[i], static_cast<int>(tiles), static_cast<int>(all), 1, exchange};
-    const int64_t teams = std::max<int64_t>(1, f.multiprocessors / blocks[i]);
-    // Cooperative teams must run together, so a pass has no more heads than there are teams.
-    if (exchange != Exchange::cluster && p.heads > teams) continue;
-    const int64_t spread = given.row_tiles > 0 ? given.row_tiles : (rows * p.heads + teams - 1) / teams;
-    const int64_t wanted = std::min(rows, spread);
-    while (c.team.row_tiles < wanted) {
-      ++c.team.row_tiles;
-      if (team_bytes(p, c.team) <= f.shared_per_block) continue;
-      --c.team.row_tiles;
-      break;
-    }
-    if (team_bytes(p, c.team) > f.shared_per_block) continue;
-    if (exchange != Exchange::cluster) c.at_once = teams;
-    const int64_t groups = (rows + c.team.row_tiles - 1) / c.team.row_tiles * p.heads;
-    const double rounds = static_cast<double>((groups + teams - 1) / teams);
-    const double bytes = backward ? axis.pad * 8 * 4.0 * 2 : axis.pad * 8.0 * (p.dtype == RNNK_FLOAT32 ? 4 : 2);
-    const double turn = turn_us(p, c.team, cell->gates), turns = c.team.row_tiles * turn;
-    c.step_us = rounds * std::max(turns, turn + exchange_us(c.team, bytes));
-    if (best.team.blocks == 0 || c.step_us < best.step_us) best = c;
+    const Choice c = team_of(p, kNominalBatch, backward, exchange, blocks[i], given.row_tiles, &reason);
+    if (c.team.blocks == 0 || (best > 0 && c.step_us >= best_us)) continue;
+    best = blocks[i], best_us = c.step_us;
   }
-  return best;
+  if (why) *why = reason;
+  if (best == 0) return {};
+  return team_of(p, batch, backward, exchange, best, given.row_tiles, &reason);
 }
 
 }  // namespace gpu

@@ -34,6 +34,7 @@ struct TeamForwardSpace : TeamSpace<A, Cell::kGates> {
   static constexpr int F = kHeld<A, Cell> / Cell::kGates;
   Operand *h[2], *fed[2];  // [row tile][8][ld]: of this block's units
   T *state, *ring;         // [row tile][8][units], [kTeamRing][8][gate][units]
+  T* bias[2];              // [gate][units]
   int64_t ld, units;
 
   static RNNK_HD int fragments(const Team& team) { return team.all * kTile / A::K; }
@@ -54,6 +55,7 @@ struct TeamForwardSpace : TeamSpace<A, Cell::kGates> {
     }
     state = this->template take<T>(Cell::kStates > 1 ? rows * units : 0);
     ring = this->template take<T>(kTeamRing * kRows * Cell::kGates * units);
+    for (T*& of_side : bias) of_side = this->template take<T>(Cell::kGates * units);
   }
 };
 
@@ -173,9 +175,16 @@ struct TeamForward {
     mail.open();
     for (int i = thread(); i < own.row_tiles; i += kTeamThreads) {
       const Window all = window_of(w, own.first_of(i), own.count_of(i));
-      space.windows[i] = {static_cast<int>(all.start > call.s0 ? all.start : call.s0),
-                          static_cast<int>(least(all.stop, call.s1))};
+      space.windows[i] = {all.start > call.s0 ? all.start : call.s0, least(all.stop, call.s1)};
     }
+    for (int i = thread(); w.lengths && i < own.count; i += kTeamThreads) space.lengths[i] = w.lengths[own.first + i];
+    if (w.lengths) d.walk.lengths = space.lengths - own.first;
+    for (int e = thread(); e < G * units; e += kTeamThreads) {
+      const int64_t from = (own.head * G + e / units) * axis.pad + own.tile0 * kTile + e % units;
+      space.bias[0][e] = p.data.b_ih[from], space.bias[1][e] = p.data.b_hh[from];
+    }
+    const int64_t bias_back = own.head * G * units + own.tile0 * kTile;
+    d.b_ih = space.bias[0] - bias_back, d.b_hh = space.bias[1] - bias_back, d.bias_gate = units;
     Held held;
     held.load(call, own, space);
     copy_commit();
@@ -259,6 +268,10 @@ struct TeamForward {
               total[g] = or_nan(total[g], broken);
             }
             ForwardPoint<T, Cell, 0>::run(d, s, at, total);
+            if (broken && d.walk.alive(s, at.row)) {  // whatever an activation, a mask or zoneout makes of a NaN
+              store(d.h_to, w.dtype, at.row * d.ld_h + at.column(axis), or_nan(T(0), true));
+              store3<T>(d.y, w.time(s), at.row, at.unit(axis), or_nan(T(0), true));
+            }
           } else {
             store3<T>(d.y, w.time(s), at.row, at.unit(axis), T(0));
           }

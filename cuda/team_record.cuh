@@ -1,4 +1,5 @@
-// The record of a strategy of teams: Strategy::choose(problem, batch, backward), and Strategy::accepts(problem, choice, reason...).
+// The record of a strategy of teams: Strategy::choose(problem, batch, backward, refusal), and what a
+// GPU lacks for it (Strategy::unable(facts), or "").
 #pragma once
 #include <algorithm>
 #include <cstdio>
@@ -19,10 +20,33 @@ template <class Strategy>
 constexpr Kernel team_kernel(const char* name) {
   Kernel kernel = common_record<true>(name);
   kernel.accepts = [](const Problem& p, char* reason, int64_t size) {
+    const auto decline = [&](const char* why) {
+      std::snprintf(reason, static_cast<size_t>(size), "%s", why);
+      return false;
+    };
     const char* why = cannot_run(p);
     if (!*why) why = not_one_exchange(p);
-    if (!*why) return Strategy::accepts(p, Strategy::choose(p, 1, true), reason, size);
-    std::snprintf(reason, static_cast<size_t>(size), "%s", why);
+    const Facts& f = facts(p.device_index);
+    if (!*why) why = Strategy::unable(f);
+    if (*why) return decline(why);
+    Refusal refusal{};
+    if (Strategy::choose(p, 1, false, &refusal).team.blocks > 0) return true;
+    const auto units = static_cast<long long>(p.hidden_size / p.heads), most = static_cast<long long>(f.shared_per_block);
+    if (refusal.blocks == 0) {
+      std::snprintf(reason, static_cast<size_t>(size),
+                    "a head of %lld units is too large for its teams: a block has at most %d units, and the GPU %d "
+                    "multiprocessors",
+                    units, kMostTiles * kTile, f.multiprocessors);
+    } else if (refusal.bytes > f.shared_per_block) {
+      std::snprintf(reason, static_cast<size_t>(size),
+                    "a head of %lld units needs %lld bytes of shared memory in each of %d blocks, a block has %lld", units,
+                    static_cast<long long>(refusal.bytes), refusal.blocks, most);
+    } else {
+      std::snprintf(
+          reason, static_cast<size_t>(size),
+          "%lld heads of %lld units, in teams of %d blocks and more, do not run side by side on %d multiprocessors",
+          static_cast<long long>(p.heads), units, refusal.blocks, f.multiprocessors);
+    }
     return false;
   };
   kernel.estimate = [](const Problem& p, int64_t seq_len, int64_t batch, bool backward, int) {

@@ -4,18 +4,22 @@ every shape, each way of telling each other, several recurrences in turn, waits 
 
 from __future__ import annotations
 
-import ctypes as c
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
-from device_plan import simt_library
-from judging import allowed, truth
+from device_plan import DevicePlan, simt_library
+from judging import allowed, judge, truth
+from option_cases import CASES, Case, make_case
 from problems import Problem, expand, make
-from runner import forward, pack, plan_of, run, same_bits
+from runner import backward, forward, pack, plan_of, run, same_bits
 from test_device_kernels import _problem as problem_of
 from test_device_kernels import _verdicts, multiprocessors, seeded  # noqa: F401
+from test_kernel_options import compare
+from test_kernel_options import plan_of as plan_with_options
+from test_kernel_options import run as run_options
 from test_kernels import close, inactive_is_zero
 
 WAYS = ("cluster", "flags", "data")
@@ -76,6 +80,31 @@ def test_weights_beyond_registers(team: Any, way: str, cell: str) -> None:
     _check(problem, team(way, "5x1"))
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("way", ["cluster", "data"])
+def test_options(team: Any, way: str, case: Case) -> None:
+    """With three blocks and two row tiles each; test_device_kernels.py has all dtypes, in teams of the model's size."""
+    data = make_case(case, "bfloat16")
+    plan = plan_with_options(case, data, "bfloat16", team(way, "3x2"))
+    compare(case, "bfloat16", run_options(case, data, plan, "bfloat16"))
+
+
+@pytest.mark.parametrize("cell", _CELLS)
+@pytest.mark.parametrize("way", WAYS)
+def test_tf32(team: Any, way: str, cell: str) -> None:
+    """As test_device_kernels.py's, in larger teams."""
+    (problem,) = expand(["t3b11i7h70 state lengths"], cells=[cell], dtypes=["f32"])
+    kernel = team(way, "3x2")
+    plan = DevicePlan(
+        simt_library(), cell, "float32", problem.input_size, problem.hidden_size, kernel=kernel, tf32=True
+    )
+    data = make(problem)
+    got = run(problem, plan, data)
+    wanted = judge(problem, data, got["y"])
+    bounds = {name: 4 * 2.0**-10 * problem.seq_len**0.5 / min(1.0, np.abs(w).max()) for name, w in wanted.items()}
+    close(problem, got, wanted, bounds)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_several_blocks_of_time(team: Any, way: str) -> None:
     """4096 rows are a block of products over time, and a launch: here 7 steps, then 2; rows end in either."""
@@ -98,7 +127,12 @@ def test_rows_that_wait_for_the_next_launch(team: Any, way: str, multiprocessors
 @pytest.mark.parametrize("cell", _CELLS)
 def test_the_way_changes_no_bit(team: Any, cell: str) -> None:
     (problem,) = expand(["t5b11i5h70 state lengths"], cells=[cell], dtypes=["bf16"])
-    got = {way: _check(problem, team(way, "3x1")) for way in WAYS}
+    got, patterns = {}, {}
+    for way in WAYS:
+        before = simt_library().rnnk_simt_patterns()
+        got[way] = _check(problem, team(way, "3x1"))
+        patterns[way] = simt_library().rnnk_simt_patterns() - before
+    assert patterns == {"cluster": 0, "flags": 0, "data": 1}, "memory filled for data that are their own flag"
     for way in WAYS[1:]:
         same_bits(got[way], got["cluster"], way)
 
@@ -125,24 +159,34 @@ def test_same_bits_however_rows_are_dealt(team: Any, way: str) -> None:
 # --- waits that are not met ------------------------------------------------------------
 
 
+@pytest.mark.parametrize("pass_", ["forward", "backward"])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_wait_that_expires_ends_in_nan_and_is_reported_once(
-    team: Any, way: str, monkeypatch: pytest.MonkeyPatch
+    team: Any, way: str, pass_: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bound so short that blocks give up on peers which are only slow."""
-    (problem,) = expand(["t6b3i5h70 state"], cells=["lstm"], dtypes=["bf16"])
+    """Blocks give up at once on peers which are only slow, and go on sending to who has given up."""
+    (problem,) = expand(["t60b3i5h70 state"], cells=["lstm"], dtypes=["bf16"])
     plan, data, library = plan_of(problem, team(way, "5x1")), make(problem), simt_library()
     packed = pack(plan, data)
-    whole, _ = forward(problem, plan, packed, data, keep=False)
-    monkeypatch.setenv("RNNKERN_GPU_WAIT_SECONDS", "1e-9")
-    broken, _ = forward(problem, plan, packed, data, keep=False)
-    assert np.isnan(broken["h_n"].astype(np.float32)).all(), "the last step comes after a wait that expired"
+    results, reserve = forward(problem, plan, packed, data)
+
+    def call() -> dict[str, Any]:
+        if pass_ == "forward":
+            return forward(problem, plan, packed, data, keep=False)[0]
+        return backward(problem, plan, packed, data, results["y"], reserve)
+
+    whole = call()
+    monkeypatch.setenv("RNNKERN_GPU_WAIT_SECONDS", "1e-10")  # rounds to nothing
+    broken = call()
+    last = "h_n" if pass_ == "forward" else "dh_0"
+    assert np.isnan(broken[last].astype(np.float32)).all(), "the last step comes after a wait that expired"
     monkeypatch.delenv("RNNKERN_GPU_WAIT_SECONDS")
-    whom = r"its peers" if way == "cluster" else r"block \d"
-    with pytest.raises(RuntimeError, match=rf"block \d of a team gave up waiting for {whom} in step \d"):
-        forward(problem, plan, packed, data, keep=False)
+    # BPTT has flags where data would be their own.
+    whom = "its peers" if way == "cluster" else r"block \d"
+    with pytest.raises(RuntimeError, match=rf"block \d of a team gave up waiting for {whom} in step \d+"):
+        call()
     assert library.rnnk_device_check(0) == 0
-    same_bits(forward(problem, plan, packed, data, keep=False)[0], whole, "afterwards")
+    same_bits(call(), whole, "afterwards")
 
 
 # --- the choice ------------------------------------------------------------
@@ -157,9 +201,10 @@ def test_what_teams_decline_and_why() -> None:
         assert "only with allow_tf32" in reasons(dtype=0)[name]
         assert "reset-before" in reasons(cell=4, flags=32)[name]
     large = reasons(hidden_size=4096)
-    assert "a head of 4096 units is more than the 2048" in large["cuda_cluster"]
-    assert "1 heads of 4096 units do not fit" in large["cuda_grid"] and "132" in large["cuda_grid"]
+    assert "a head of 4096 units is too large" in large["cuda_cluster"]
+    assert re.search(r"4096 units needs \d+ bytes of shared memory in each of 128 blocks", large["cuda_grid"]), large
     assert "in each of 16 blocks, a block has 232448" in reasons(hidden_size=1024)["cuda_cluster"]
+    assert "134 heads of 16 units, in teams of 1 blocks" in reasons(hidden_size=134 * 16, heads=134)["cuda_grid"]
 
 
 @pytest.mark.parametrize("given", ["0", "4x", "4x0", "x2", "4x2x", "four"])
@@ -178,7 +223,23 @@ def test_a_bad_exchange_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_workspace_has_room_for_the_letters() -> None:
-    sizes = c.sizeof(c.c_int64)
+    """256 units: 41 slots of 2 row tiles forward, 2 with a sum from every block in BPTT; and the flags."""
     (problem,) = expand(["t40b16i5h256"], cells=["lstm"], dtypes=["bf16"])
     cluster, grid = (plan_of(problem, name).sizes(40, 16) for name in ("cuda_cluster", "cuda_grid"))
-    assert sizes == 8 and grid["workspace_forward"] - cluster["workspace_forward"] >= 41 * 16 * 256 * 2
+    more = {name: grid[name] - cluster[name] for name in ("workspace_forward", "workspace_backward")}
+    assert 0 <= more["workspace_forward"] - 41 * 16 * 256 * 2 <= 1024
+    blocks = (more["workspace_backward"] // (2 * 2 * 16 * 512)) or 1
+    assert 1 <= blocks <= 16 and 0 <= more["workspace_backward"] - 2 * 2 * 16 * 512 * blocks <= 1024
+
+
+def test_the_size_of_a_team_does_not_depend_on_the_batch() -> None:
+    """Or the order of sums would: a row's bits are its own. Letters of BPTT take room by blocks and row tiles."""
+    (problem,) = expand(["t4b1i5h256"], cells=["lstm"], dtypes=["bf16"])
+    plan = plan_of(problem, "cuda_grid")
+    other = plan_of(problem, "cuda_cluster")
+
+    def letters(batch: int) -> float:
+        more = plan.sizes(4, batch)["workspace_backward"] - other.sizes(4, batch)["workspace_backward"]
+        return more / -(-batch // 8)
+
+    assert all(abs(letters(batch) / letters(8) - 1) < 0.05 for batch in (64, 512, 2048))

@@ -110,6 +110,7 @@ struct Barrier {
 };
 static_assert(sizeof(Barrier) == 8);
 constexpr uint64_t kPattern = 0x1a5c3;
+constexpr int64_t kMostBytes = (1 << 20) - 1;  // as the hardware counts
 
 Barrier load_barrier(const uint64_t* from) {
   Barrier barrier;
@@ -142,6 +143,9 @@ void deliver(size_t index) {
   std::memcpy(push.to, push.value, push.size);
   Barrier barrier = load_barrier(push.barrier);
   barrier.bytes -= static_cast<int64_t>(push.size);
+  if (barrier.bytes < -kMostBytes) {
+    return report("an mbarrier has had %lld bytes more than were expected", static_cast<long long>(-barrier.bytes));
+  }
   store_barrier(push.barrier, barrier);
 }
 
@@ -242,9 +246,15 @@ void barrier_init(uint64_t* barrier, int count) {
 void barrier_expect(uint64_t* barrier, uint32_t bytes) {
   Barrier state = load_barrier(barrier);
   if (state.missing == 0) report("mbarrier_expect: all %d arrivals of this phase have been", static_cast<int>(state.count));
-  if (bytes >= 1u << 20) report("mbarrier_expect: expected less than 1048576 bytes, got %u", bytes);
+  if (bytes > kMostBytes) report("mbarrier_expect: expected less than 1048576 bytes, got %u", bytes);
   state.bytes += bytes;
   --state.missing;
+  store_barrier(barrier, state);
+}
+
+void barrier_expect_more(uint64_t* barrier, uint32_t bytes) {
+  Barrier state = load_barrier(barrier);
+  state.bytes += bytes;
   store_barrier(barrier, state);
 }
 

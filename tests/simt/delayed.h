@@ -35,6 +35,7 @@ void store_later(void* to, const void* from, size_t size, uint64_t* barrier);
 // An mbarrier is the 64 bits of the hardware's, laid out as this executor likes.
 void barrier_init(uint64_t* barrier, int count);
 void barrier_expect(uint64_t* barrier, uint32_t bytes);
+void barrier_expect_more(uint64_t* barrier, uint32_t bytes);
 bool barrier_passed(uint64_t* barrier, uint32_t parity);
 
 // Called by the scheduler.

@@ -44,6 +44,7 @@ T* map_shared(T* own, int rank) {
 
 inline void mbarrier_init(uint64_t* barrier, int arrivals) { simt::barrier_init(barrier, arrivals); }
 inline void mbarrier_expect(uint64_t* barrier, uint32_t bytes) { simt::barrier_expect(barrier, bytes); }
+inline void mbarrier_expect_more(uint64_t* barrier, uint32_t bytes) { simt::barrier_expect_more(barrier, bytes); }
 inline bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity) {
   if (simt::barrier_passed(barrier, parity)) return true;
   simt::yield(simt::Op::mbarrier);

@@ -9,14 +9,14 @@ namespace rnnk {
 namespace gpu {
 
 namespace {
-constexpr int kMultiprocessors = 132, kThreads = 2048, kBlocks = 32;  // of a multiprocessor
-constexpr int64_t kShared = 233472;                                   // of a multiprocessor, 1024 of a block not its own
+constexpr int kMultiprocessors = 132;
+constexpr int64_t kShared = 233472;  // of a multiprocessor, 1024 of a block not its own
 uint64_t fault = 0;
 int multiprocessors = kMultiprocessors;
 int nowhere;
 void* const kSide = &nowhere;
 void* forked = nullptr;
-int forks = 0;
+int forks = 0, patterns = 0;
 
 void refuse(bool refused, const char* name, const char* what, int64_t got) {
   if (refused) fail(RNNK_RUNTIME_ERROR, "kernel %s: %s, got %lld", name, what, static_cast<long long>(got));
@@ -38,7 +38,10 @@ const Facts& facts(int index) {
 OnDevice::OnDevice(int index) : before_(nullptr) { facts(index); }
 OnDevice::~OnDevice() = default;
 
-void fill(void* to, int byte, size_t bytes, void*) { std::memset(to, byte, bytes); }
+void fill(void* to, int byte, size_t bytes, void*) {
+  std::memset(to, byte, bytes);
+  patterns += byte != 0;
+}
 void copy(void* to, const void* from, size_t bytes, void*) { std::memcpy(to, from, bytes); }
 
 uint64_t* fault_word(int index) {
@@ -71,9 +74,8 @@ void launch_checked(const Launch& how, simt::Grid grid) {
   refuse(how.cluster < 1 || how.cluster > 16, name, "expected clusters of 1 to 16 blocks", how.cluster);
   refuse(how.grid_x % how.cluster != 0, name, "expected blocks in x that are whole clusters", how.grid_x);
   if (how.cooperative) {
-    int64_t each = kThreads / how.threads;
-    if (each > kBlocks) each = kBlocks;
-    if (each > kShared / (how.shared + 1024)) each = kShared / (how.shared + 1024);
+    // Registers are not known here: cooperative kernels take them all (255 a thread), so a multiprocessor has one block.
+    const int64_t each = how.shared + 1024 <= kShared ? 1 : 0;
     const int64_t blocks = how.grid_x * how.grid_y;
     refuse(blocks > multiprocessors * each, name, "a cooperative launch of more blocks than run at once", blocks);
   }
@@ -89,6 +91,8 @@ void launch_checked(const Launch& how, simt::Grid grid) {
 }  // namespace gpu
 }  // namespace rnnk
 
+// For tests: how often memory was filled with something else than zeros.
+extern "C" __attribute__((visibility("default"))) int rnnk_simt_patterns() { return rnnk::gpu::patterns; }
 // For tests: how often work was put beside other work.
 extern "C" __attribute__((visibility("default"))) int rnnk_simt_forks() { return rnnk::gpu::forks; }
 // For tests: strategies split rows by how many there are.
