@@ -231,10 +231,11 @@ struct Backward {
       }
       if constexpr (Cell::kHasOptions) {
         q.o = &extras.o;
+        typename Extras<A>::Zones zones(extras, t, row, panel);
         RNNK_UNROLL for (int i = 0; i < Cell::kStates; ++i) {
           kept[i] = V::set1(0);
           if (!(i == 0 ? last : K == 0) || !extras.zones(i)) continue;
-          const Zone<V> zone = extras.zone(i, t, row, panel);
+          const Zone<V> zone = zones.of(i);
           kept[i] = zone.kept(q.ds[i]), q.ds[i] = zone.renewed(q.ds[i]);
         }
       }

@@ -2,8 +2,8 @@
 // selected, never multiplied by zero: 0 * NaN is NaN, and steps that are masked out may hold anything.
 #pragma once
 #include "core/cell_options.h"
-#include "core/philox.h"
 #include "cpu/layout.h"
+#include "cpu/random.h"
 
 namespace rnnk {
 namespace {
@@ -53,22 +53,37 @@ struct Extras {
             static_cast<uint32_t>(rows.row(sorted) * axis.units + axis.first(panel))};
   }
   bool zones(int state) const { return problem.zoneout[state] > 0; }
-  Zone<V> zone(int state, int64_t t, int64_t sorted, int64_t panel) const {
-    const double p = problem.zoneout[state];
-    if (!(args.flags & RNNK_TRAIN)) return {V::set1(static_cast<T>(p)), false};
-    uint32_t words[4][W];
-    philox(counter(t, sorted, d.state(state), panel), words);
-    T lanes[W];
-    for (int i = 0; i < W; ++i) lanes[i] = words[1 + state][i] < chance(p) ? T(1) : T(0);
-    return {V::load(lanes), true};
-  }
+  // The random masks of a panel of a row in one step. States with as many units have theirs from one block of words, drawn when
+  // the first of them is asked for.
+  class Zones {
+   public:
+    Zones(const Extras& extras, int64_t t, int64_t sorted, int64_t panel)
+        : extras_(extras), t_(t), sorted_(sorted), panel_(panel) {}
+    Zone<V> of(int state) {
+      const double p = extras_.problem.zoneout[state];
+      if (!(extras_.args.flags & RNNK_TRAIN)) return {V::set1(static_cast<T>(p)), false};
+      const Axis<W>& axis = extras_.d.state(state);
+      if (drawn_ != axis.units) random_words(extras_.counter(t_, sorted_, axis, panel_), words_);
+      drawn_ = axis.units;
+      const bool always = chance(p) > 0xffffffffu;  // compares stay 32 bits wide, as wide as a vector of them may be
+      const uint32_t below = static_cast<uint32_t>(chance(p));
+      T lanes[W];
+      for (int i = 0; i < W; ++i) lanes[i] = always || words_[1 + state][i] < below ? T(1) : T(0);
+      return {V::load(lanes), true};
+    }
+
+   private:
+    const Extras& extras_;
+    int64_t t_, sorted_, panel_, drawn_ = -1;
+    uint32_t words_[4][W];
+  };
 
   // Draws a panel of a row's mask of recurrent dropout.
   void draw(int64_t sorted, int64_t panel) const {
     Counter c = counter(0, sorted, d.out, panel);
     c.t = 0;
     uint32_t words[4][W];
-    philox(c, words);
+    random_words(c, words);
     const double p = problem.recurrent_dropout;
     T* to = dropped + sorted * d.out.padded() + panel * W;
     for (int i = 0; i < W; ++i) to[i] = words[3][i] >= chance(p) ? static_cast<T>(1 / (1 - p)) : T(0);

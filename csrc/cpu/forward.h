@@ -342,9 +342,10 @@ struct Forward {
         }
       }
       Cell::template forward<K>(q);
+      [[maybe_unused]] typename Extras<A>::Zones zones(f.extras, t, row, panel);
       if constexpr (Cell::kHasOptions && K == 0) {
         RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
-          if (f.extras.zones(i)) q.s_new[i] = f.extras.zone(i, t, row, panel).mix(q.s[i], q.s_new[i]);
+          if (f.extras.zones(i)) q.s_new[i] = zones.of(i).mix(q.s[i], q.s_new[i]);
           if (f.extras.masked(t, row)) q.s_new[i] = q.s[i];
           q.saved[Cell::kSavedState[i]] = q.s_new[i];
         }
@@ -366,7 +367,7 @@ struct Forward {
           q.emit.store(f.raw[K + 1] + row * f.d.stage_columns(K + 1) + unit);
         }
       } else if constexpr (Cell::kHasOptions) {
-        finish_h(q.s_new[0], row, panel);
+        finish_h(q.s_new[0], row, panel, zones);
       } else if (plain && valid == W) {
         const V out = A::round(q.s_new[0]);
         A::store(out, h_new);
@@ -379,11 +380,11 @@ struct Forward {
     }
 
     // The new h of a cell with options: kept, held, reset before the next step; y beside it.
-    RNNK_HD void finish_h(V now, int64_t row, int64_t panel) const {
+    RNNK_HD void finish_h(V now, int64_t row, int64_t panel, typename Extras<A>::Zones& zones) const {
       const Extras<A>& extras = f.extras;
       const int64_t at = row * ld_h + panel * W, valid = f.d.out.valid(panel);
       const V old = A::load(h_from + at);
-      if (extras.zones(0)) now = extras.zone(0, t, row, panel).mix(old, now);
+      if (extras.zones(0)) now = zones.of(0).mix(old, now);
       const bool held = extras.masked(t, row);
       V out = held ? old : quantize<A>(now, f.problem.dtype);
       if (A::depth > 1) out = out.first_n(valid);

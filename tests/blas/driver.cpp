@@ -41,9 +41,9 @@ extern "C" void* test_dlopen(const char* name, int flags) noexcept {
 static thread_local int current = -1;
 gpu::OnDevice::OnDevice(int index) : before_(reinterpret_cast<void*>(intptr_t{current})) { current = index; }
 gpu::OnDevice::~OnDevice() { current = static_cast<int>(reinterpret_cast<intptr_t>(before_)); }
-void gpu::clear(void* to, size_t bytes, void*) {
-  if (current < 0) fail(RNNK_RUNTIME_ERROR, "clear: no device is current");
-  std::memset(to, 0, bytes);
+void gpu::fill(void* to, int byte, size_t bytes, void*) {
+  if (current < 0) fail(RNNK_RUNTIME_ERROR, "fill: no device is current");
+  std::memset(to, byte, bytes);
 }
 
 // A variable of the fake, null where another library or none is open.
