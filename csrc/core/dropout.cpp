@@ -3,27 +3,28 @@
 
 #include <algorithm>
 
-#include "core/philox.h"
+#include "core/kernel.h"
+#include "core/random_bits.h"
 #include "core/storage.h"
 #include "core/team.h"
 
 namespace rnnk {
 namespace {
 
-constexpr int kBatch = 16;  // elements per round of the vectorisable loop
+constexpr int64_t kBatch = 16 * kRandomBits;  // elements whose bits are drawn at once
 
 template <class T>
-void mask_row(const rnnk_dropout_args& a, int64_t t, int64_t b, bool alive) {
+void mask_row(const rnnk_dropout_args& a, RandomBits draw, int64_t t, int64_t b, bool alive) {
   const Row from = row3(a.in, t, b), to = row3(a.out, t, b);
   const uint64_t threshold = chance(a.p);
   const T scale = static_cast<T>(a.p < 1 ? 1 / (1 - a.p) : 0);
   for (int64_t u = 0; u < a.hidden_size; u += kBatch) {
-    uint32_t words[4][kBatch];
-    const uint32_t (&bits)[kBatch] = words[0];
+    uint32_t bits[kBatch];
+    const int64_t n = std::min(kBatch, a.hidden_size - u);
     if (alive) {
-      philox({a.seed, a.call, a.stream, static_cast<uint32_t>(t), static_cast<uint32_t>(b * a.hidden_size + u)}, words);
+      draw({a.seed, a.call, a.stream, static_cast<uint32_t>(t), static_cast<uint32_t>(b * a.hidden_size + u)}, n, bits);
     }
-    for (int64_t i = 0; i < kBatch && u + i < a.hidden_size; ++i) {
+    for (int64_t i = 0; i < n; ++i) {
       const bool kept = alive && bits[i] >= threshold;
       const T value = kept ? read<T>(from.data, from.dtype, (u + i) * from.stride) * scale : T(0);
       write<T>(to.data, to.dtype, (u + i) * to.stride, value);
@@ -33,16 +34,26 @@ void mask_row(const rnnk_dropout_args& a, int64_t t, int64_t b, bool alive) {
 
 void task(const void* job, int64_t, int index, int tasks) {
   const auto& a = *static_cast<const rnnk_dropout_args*>(job);
+  const RandomBits draw = random_bits();
   for (int64_t t = a.seq_len * index / tasks; t < a.seq_len * (index + 1) / tasks; ++t) {
     for (int64_t b = 0; b < a.batch; ++b) {
       const bool alive = !a.lengths || t < a.lengths[b];
-      if (a.in.dtype == RNNK_FLOAT64) mask_row<double>(a, t, b, alive);
-      else mask_row<float>(a, t, b, alive);
+      if (a.in.dtype == RNNK_FLOAT64) mask_row<double>(a, draw, t, b, alive);
+      else mask_row<float>(a, draw, t, b, alive);
     }
   }
 }
 
 }  // namespace
+
+RandomBits random_bits() {
+#if defined(__x86_64__)
+  const uint32_t features = cpu_features();
+  if (features & kAvx512f) return random_bits_avx512;
+  if (features & kAvx2) return random_bits_avx2;
+#endif
+  return random_bits_of<kRandomBits>;
+}
 
 void dropout(const rnnk_dropout_args& a) {
   // Below about 20 us of work (1 ns an element) a second thread does not pay.

@@ -2,8 +2,8 @@
 // selected, never multiplied by zero: 0 * NaN is NaN, and steps that are masked out may hold anything.
 #pragma once
 #include "core/cell_options.h"
+#include "core/random_words.h"
 #include "cpu/layout.h"
-#include "cpu/random.h"
 
 namespace rnnk {
 namespace {

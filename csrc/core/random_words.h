@@ -1,4 +1,4 @@
-// philox() of a vector's lanes with the instruction set of the file it is compiled for: the same words. Compilers make its 64-bit
+// philox() of a vector's lanes with the instruction set that the file is compiled for: the same words. Compilers make its 64-bit
 // products of whole 64-bit ones, three instructions each, and keep the words in memory between rounds.
 #pragma once
 #include "core/philox.h"
