@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,9 @@ def worker(rank: int, folder: str, kind: str) -> None:
             torch.save(state, f"{folder}/{kind}.pt")
     finally:
         dist.destroy_process_group()
+    # Not through the interpreter's end: gloo's threads may let go of tensors then, and abort for want of the GIL
+    # (pytorch issue 190489: "terminate called without an active exception"), here once in some twenty runs of FSDP.
+    os._exit(0)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
