@@ -130,15 +130,8 @@ class DevicePlan:
         )
         _check(self.lib, self.lib.rnnk_forward_both(self._plan, c.byref(one[0]), other._plan, c.byref(two[0])))
 
-    def _call(
-        self,
-        which: str,
-        packed: Array,
-        tensors: dict[str, Array | None],
-        pointers: dict[str, Array],
-        more: dict[str, Any],
-    ) -> None:
-        args, _held = self._args(which, packed, tensors, pointers, more)
+    def _call(self, which: str, *given: Any) -> None:
+        args, _held = self._args(which, *given)
         _check(self.lib, getattr(self.lib, f"rnnk_{which}")(self._plan, c.byref(args)))
 
     def _args(
