@@ -27,7 +27,7 @@ class Data:
 
     x: Array  # [T, B, I]
     h_0: Array | None  # [L*D, B, H] with the flag "state"
-    c_0: Array | None  # [L*D, B, H] float32 for half types; LSTM only
+    c_0: Array | None  # [L*D, B, C] float32 for half types; of cells with more states than h, those side by side
     lengths: Array | None  # [B] int64, 1..T, at least one of them T, with the flag "lengths"
     params: dict[str, Array]  # torch's names, shapes and gate order
     dy: Array  # [T, B, D*H] the gradient that a training step starts from; zero past each row's length
@@ -107,7 +107,9 @@ def make(problem: Problem) -> Data:
         lengths[rng.integers(batch)] = steps
     states = (problem.num_layers * problem.directions, batch, hidden)
     h_0 = normal(*states) if problem.has("state") else None
-    c_0 = normal(*states) if problem.has("state") and state_count == 2 else None
+    c_0 = normal(*states[:2], (state_count - 1) * hidden) if problem.has("state") and state_count > 1 else None
+    if c_0 is not None and state_count > 2:  # sLSTM's n is a sum of exponentials
+        c_0[..., hidden : 2 * hidden] = np.exp(c_0[..., hidden : 2 * hidden].astype(np.float64)).astype(dtype)
     if c_0 is not None and dtype.itemsize == 2:
         c_0 = c_0.astype(np.float32)
     dy = normal(steps, batch, problem.directions * hidden)

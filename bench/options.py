@@ -1,6 +1,7 @@
 """What an option of a cell costs: plain layers with it against the same layer without.
 
     python -m bench.options --json out.json                (from a checkout)
+    python -m bench.options --table bench/results/cpu-2-cores-options.json
 
 Microseconds a step of inference (a call) and of training (forward and backward, every gradient), float32, I = H, in
 blocks that alternate between the plain layer and the one with the option, so that a shared machine's moods meet both.
@@ -111,7 +112,11 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=9)
     parser.add_argument("--only", help="one option")
     parser.add_argument("--sizes", default="64,128,256,512", help="which H, commas between them")
+    parser.add_argument("--table", type=Path, help="measure nothing: print the table of a record")
     arguments = parser.parse_args()
+    if arguments.table:
+        print(table(json.loads(arguments.table.read_text())["rows"]))
+        return
     rows: list[dict[str, Any]] = []
     for cell, names in _OPTIONS.items():
         for name in names:

@@ -95,12 +95,13 @@ class Subject:
                 **options,
             )
         layer.load_state_dict(data.params)
-        state: Any = data.h_0 if data.c_0 is None else (data.h_0, data.c_0)
+        cells = max(1, layer.spec.states - 1)
+        state: Any = data.h_0 if data.c_0 is None else (data.h_0, *np.split(data.c_0, cells, axis=-1))
 
         def outputs(result: Any) -> dict[str, Array]:
             y, states = result
             h_n, *c_n = states if isinstance(states, tuple) else (states,)
-            return _wide({"y": y, "h_n": h_n} | ({"c_n": c_n[0]} if c_n else {}))
+            return _wide({"y": y, "h_n": h_n} | ({"c_n": np.concatenate(c_n, axis=-1)} if c_n else {}))
 
         return Run(lambda: layer(data.x, state, lengths=data.lengths), outputs)
 
@@ -131,6 +132,7 @@ class Subject:
 _LAYERS: dict[str, tuple[Any, dict[str, str]]] = {
     "lstm": (rnnkern.LSTM, {}),
     "gru": (rnnkern.GRU, {}),
+    "slstm": (rnnkern.sLSTM, {}),
     "rnn_tanh": (rnnkern.RNN, {"nonlinearity": "tanh"}),
     "rnn_relu": (rnnkern.RNN, {"nonlinearity": "relu"}),
 }

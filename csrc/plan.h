@@ -52,7 +52,7 @@ class Plan {
     where_ = {problem_.device, problem_.device_index};
     gates_ = rnnk_cell_gates(problem_.cell);
     outputs_ = problem_.proj_size ? problem_.proj_size : problem_.hidden_size;
-    cell_state_ = rnnk_cell_states(problem_.cell) > 1;
+    cell_units_ = (rnnk_cell_states(problem_.cell) - 1) * problem_.hidden_size;
     layout_ = layout();
   }
 
@@ -389,7 +389,7 @@ class Plan {
       tensor(array, name, {args.batch, plan.outputs_}, to, write);
     }
     void cell(const py::object& array, const char* name, rnnk_tensor& to, bool write) {
-      tensor(array, name, {args.batch, plan.problem_.hidden_size}, to, write);
+      tensor(array, name, {args.batch, plan.cell_units_}, to, write);
     }
 
     // mask, reset: NumPy arrays of bool or uint8 [T, B]; random: (seed, call, stream, first_step) turns random masks on.
@@ -467,7 +467,7 @@ class Plan {
   Where where_;
   std::unique_ptr<rnnk_plan, PlanDeleter> plan_;
   int64_t gates_, outputs_;
-  bool cell_state_;
+  int64_t cell_units_;  // of the states behind h, side by side
   std::string layout_;
 };
 

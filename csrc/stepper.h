@@ -21,32 +21,32 @@ class Stepper {
   }
 
   void step(const py::object& x, const py::object& h, const py::object& c) {
-    const int64_t H = plan_->problem_.hidden_size;
+    const int64_t C = plan_->cell_units_;
     const ArrayView vx = view(x, "x", {}, {batch_, plan_->problem_.input_size}, false),
                     vh = view(h, "h", {}, {batch_, plan_->outputs_}, true);
     ArrayView vc;
-    if (c.is_none() == plan_->cell_state_) {
-      throw py::value_error(plan_->cell_state_ ? "c: expected an array, got None" : "c: this cell has no cell state");
+    if (c.is_none() == (C > 0)) {
+      throw py::value_error(C > 0 ? "c: expected an array, got None" : "c: this cell has no cell state");
     }
-    if (plan_->cell_state_) vc = view(c, "c", {}, {batch_, H}, true);
+    if (C > 0) vc = view(c, "c", {}, {batch_, C}, true);
     run(vx.tensor, vh.tensor, vc.tensor);
   }
 
   // The same for the usual case, told by a glance: contiguous NumPy arrays apart from each other. False: something is
   // unusual and nothing was done; step() then finds out what, or converts.
   bool try_step(const py::handle& x, const py::handle& state) {
-    const bool pair = plan_->cell_state_;
+    const bool pair = plan_->cell_units_ > 0;
     if (pair && !(PyTuple_CheckExact(state.ptr()) && PyTuple_GET_SIZE(state.ptr()) == 2)) return false;
     const py::handle h = pair ? PyTuple_GET_ITEM(state.ptr(), 0) : state.ptr();
     const py::handle c = pair ? PyTuple_GET_ITEM(state.ptr(), 1) : nullptr;
-    const int64_t H = plan_->problem_.hidden_size;
+    const int64_t C = plan_->cell_units_;
     rnnk_tensor vx, vh, vc{};
     if (!plain_rows(x, batch_, plan_->problem_.input_size, false, vx) || !plain_rows(h, batch_, plan_->outputs_, true, vh) ||
         vx.dtype != plan_->problem_.dtype || vh.dtype != plan_->problem_.dtype || overlap(vx, vh)) {
       return false;
     }
     if (pair &&
-        (!plain_rows(c, batch_, H, true, vc) || vc.dtype != plan_->problem_.dtype || overlap(vx, vc) || overlap(vh, vc))) {
+        (!plain_rows(c, batch_, C, true, vc) || vc.dtype != plan_->problem_.dtype || overlap(vx, vc) || overlap(vh, vc))) {
       return false;
     }
     run(vx, vh, vc);
@@ -71,7 +71,7 @@ class Stepper {
     args.x = sequence(x);
     args.y = sequence(h);
     args.h_0 = h;
-    if (plan_->cell_state_) args.c_0 = args.c_n = c;
+    if (plan_->cell_units_ > 0) args.c_0 = args.c_n = c;
     rnnk_status status;
     if (release_) {
       py::gil_scoped_release release;

@@ -10,11 +10,11 @@ struct BackwardData {
   Walk<T> walk;
   const T* params;
   const T* saved;
-  T *dstate[2], *dcarry;
-  int64_t ld_dstate[2];    // elements between rows
-  void *dgx, *dgh[kMost];  // of the block: row (t - t0) * B + row
-  T* dv[kMost];            // the same, of normalised stages
-  T* dp;                   // the same
+  T *dstate[kMostStates], *dcarry;
+  int64_t ld_dstate[kMostStates];  // elements between rows
+  void *dgx, *dgh[kMost];          // of the block: row (t - t0) * B + row
+  T* dv[kMost];                    // the same, of normalised stages
+  T* dp;                           // the same
   // Where the next product of this block reads dgh of stage k of a step and this head: rows ld_near[k] apart, gates near_gate[k];
   // null: from dgh itself.
   void* near[kMost];
@@ -91,13 +91,13 @@ struct BackwardPoint {
       if constexpr (!last) {
         for (int i = 0; i < Cell::kCarry; ++i) q.dcarry[i] = {carry[i * H]};
       }
-      if constexpr (Cell::kStates > 1) q.ds[1] = {d.dstate[1][row * d.ld_dstate[1] + column]};
+      RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.ds[i] = {d.dstate[i][row * d.ld_dstate[i] + column]};
       previous_states(d, q, s, t, at);
     }
     V kept[Cell::kStates];  // of zoneout
     if constexpr (Cell::kHasOptions) {
       q.o = &w.o;
-      for (int i = 0; i < Cell::kStates; ++i) {
+      RNNK_UNROLL for (int i = 0; i < Cell::kStates; ++i) {
         kept[i] = {T(0)};
         if (!(i == 0 ? last : K == 0) || !w.zones(i)) continue;
         const Zone<V> zone = w.zone(i, t, row, at.unit(i == 0 ? w.out : hidden));
@@ -112,14 +112,14 @@ struct BackwardPoint {
           q.ds_prev[0].v += w.dropped ? w.thinned(q.doperand.v, row, out_column) : q.doperand.v;
         }
       }
-      for (int i = 0; i < Cell::kStates; ++i) {
+      RNNK_UNROLL for (int i = 0; i < Cell::kStates; ++i) {
         if (i > 0 && K == 0) q.ds_prev[i] = q.ds_prev[i] + kept[i];
         if (reset && (K == 0 || (i == 0 && projects(kShape) && last))) q.ds_prev[i] = {T(0)};
       }
     }
     if constexpr (last || !projects(kShape)) *dh_to = q.ds_prev[0].v;
     if constexpr (!stage.projected) {
-      if constexpr (Cell::kStates > 1) d.dstate[1][row * d.ld_dstate[1] + column] = q.ds_prev[1].v;
+      RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) { d.dstate[i][row * d.ld_dstate[i] + column] = q.ds_prev[i].v; }
       for (int i = 0; i < Cell::kCarry; ++i) carry[i * H] = q.dcarry[i].v;
       for (int i = 0; i < Cell::kParams; ++i) {
         if ((kWrites >> i & 1) && i < w.own_params) d.dp[(in_block * w.own_params + i) * H + column] = q.dp[i].v;
@@ -190,7 +190,9 @@ struct BackwardPoint {
     }
     if constexpr (K == 0) {
       if (reset && !projects(kShape)) d.dstate[0][at.row * d.ld_dstate[0] + at.column(w.out)] = T(0);
-      if (reset && Cell::kStates > 1) d.dstate[1][at.row * d.ld_dstate[1] + at.column(w.hidden)] = T(0);
+      RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
+        if (reset) d.dstate[i][at.row * d.ld_dstate[i] + at.column(w.hidden)] = T(0);
+      }
     }
     nothing(d, at, in_block);
   }
@@ -209,16 +211,18 @@ struct BackwardPoint {
         q.operand = {w.dropped ? w.thinned(q.s[0].v, row, at.column(w.out)) : q.s[0].v};
       }
     }
-    if constexpr (Cell::kStates > 1) {
-      q.s[1] = {T(0)};
-      if (!first) {
-        q.s[1] = {
-            d.saved[((w.time(s - 1) * w.batch + row) * Cell::kSaved + Cell::kSavedState[1]) * H + at.column(w.hidden)]};
-      } else if (d.c_0.data) {
-        q.s[1] = {load2<T>(d.c_0, row, unit)};
+    for_states<Cell>([&](auto i) {
+      q.s[i] = {T(0)};
+      if constexpr (Cell::kSavedState[i] >= 0) {  // else BPTT does not read it
+        if (!first) {
+          const int64_t record = (w.time(s - 1) * w.batch + row) * Cell::kSaved + Cell::kSavedState[i];
+          q.s[i] = {d.saved[record * H + at.column(w.hidden)]};
+        } else if (d.c_0.data) {
+          q.s[i] = {load2<T>(d.c_0, row, (i - 1) * w.hidden.units + unit)};
+        }
       }
-      if (Cell::kHasOptions && w.resets(t, row)) q.s[1] = {T(0)};
-    }
+      if (Cell::kHasOptions && w.resets(t, row)) q.s[i] = {T(0)};
+    });
   }
 };
 

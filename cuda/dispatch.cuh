@@ -24,8 +24,10 @@ template <class A, class Fn, bool options = true, class... Args>
 auto with_cell(const Problem& p, Args&&... args) {
   constexpr int variants = 1 << 20;  // numbers of variants begin here
   switch (p.variant < 0 ? p.cell : p.variant + variants) {
-#define RNNK_CELL(value, name, type) \
-  case value: return Fn::template run<A, CellOnGpu<type>>(p, args...);
+#define RNNK_CELL(value, name, type)                                                           \
+  case value:                                                                                  \
+    if constexpr (!type::kHasOptions) return Fn::template run<A, CellOnGpu<type>>(p, args...); \
+    break;
 #define RNNK_VARIANT(header, cell, type, shape)                          \
   case variants + __LINE__:                                              \
     if constexpr (options) return Fn::template run<A, type>(p, args...); \

@@ -81,7 +81,8 @@ struct Forward : Call<A> {
       data.scale[k] = values(reserve.scale[k]);
     }
     for (int i = 0; i < 2; ++i) fed[i] = drops ? space.fed[i] : space.h[i];
-    data.state = values(space.state), data.carry = values(space.carry);
+    for (int i = 1; i < kMostStates; ++i) data.state[i] = values(space.state[i]);
+    data.carry = values(space.carry);
     data.gx = values(space.gx), data.ld_gx = d.gate_columns(), data.gx_gate = data.bias_gate = d.hidden.pad;
     data.ld_h = d.out.padded(), data.ld_emit = data.ld_state = d.hidden.padded();
     data.saved = values(reserve.saved), data.y = a.y;
@@ -99,8 +100,9 @@ struct Forward : Call<A> {
     }
     run_move(BeginHidden<T>{B * d.out.padded(), walk, args.h_0, {space.h[0], space.h[1]}, {fed[0], fed[1]}}, stream,
              "begin_hidden");
-    if (d.shape.states > 1) {
-      run_move(MoveState<T, false>{B * d.hidden.padded(), d.hidden, args.c_0, data.state}, stream, "begin_state");
+    for (int i = 1; i < d.shape.states; ++i) {
+      run_move(MoveState<T, false>{B * d.hidden.padded(), d.hidden, state_of(args.c_0, i, d.H), data.state[i]}, stream,
+               "begin_state");
     }
     for (int64_t s0 = 0; s0 < T_; s0 += space.block) {
       const int64_t s1 = s0 + space.block < T_ ? s0 + space.block : T_;
@@ -125,8 +127,9 @@ struct Forward : Call<A> {
     if (args.h_n.data) {
       run_move(EndHidden<T>{B * d.out.padded(), walk, args.h_n, {space.h[0], space.h[1]}}, stream, "end_hidden");
     }
-    if (args.c_n.data) {
-      run_move(MoveState<T, true>{B * d.hidden.padded(), d.hidden, args.c_n, data.state}, stream, "end_state");
+    for (int i = 1; args.c_n.data && i < d.shape.states; ++i) {
+      run_move(MoveState<T, true>{B * d.hidden.padded(), d.hidden, state_of(args.c_n, i, d.H), data.state[i]}, stream,
+               "end_state");
     }
   }
 };
@@ -145,7 +148,9 @@ struct Backward : Call<A> {
     const bool drops = may_drop(p, shape) && (a.flags & RNNK_TRAIN);
     data.walk = walk_of<T>(p, a, d, drops ? space.dropped : nullptr);
     data.params = values(packed.params), data.saved = values(reserve.saved);
-    for (int i = 0; i < 2; ++i) data.dstate[i] = values(space.dstate[i]), data.ld_dstate[i] = d.state(i).padded();
+    for (int i = 0; i < kMostStates; ++i) {
+      data.dstate[i] = values(space.dstate[i]), data.ld_dstate[i] = d.state(i).padded();
+    }
     data.dcarry = values(space.dcarry), data.dgx = space.dgx, data.dp = values(space.dp);
     for (int k = 0; k < kMost; ++k) data.dgh[k] = space.dgh[k], data.dv[k] = values(space.dv[k]);
     data.y = a.y, data.h_0 = a.h_0, data.c_0 = a.c_0, data.dy = a.dy, data.dh = a.dh;
@@ -189,8 +194,8 @@ struct Backward : Call<A> {
       run_move(DrawDropped<T>{B * d.out.padded(), data.walk, values(space.dropped)}, stream, "draw_dropped");
     }
     run_move(MoveState<T, false>{B * d.out.padded(), d.out, args.dh_n, data.dstate[0]}, stream, "begin_hidden_gradient");
-    if (d.shape.states > 1) {
-      run_move(MoveState<T, false>{B * d.hidden.padded(), d.hidden, args.dc_n, data.dstate[1]}, stream,
+    for (int i = 1; i < d.shape.states; ++i) {
+      run_move(MoveState<T, false>{B * d.hidden.padded(), d.hidden, state_of(args.dc_n, i, d.H), data.dstate[i]}, stream,
                "begin_state_gradient");
     }
   }
@@ -198,8 +203,9 @@ struct Backward : Call<A> {
     if (args.dh_0.data) {
       run_move(MoveState<T, true>{B * d.out.padded(), d.out, args.dh_0, data.dstate[0]}, stream, "end_hidden_gradient");
     }
-    if (args.dc_0.data) {
-      run_move(MoveState<T, true>{B * d.hidden.padded(), d.hidden, args.dc_0, data.dstate[1]}, stream, "end_state_gradient");
+    for (int i = 1; args.dc_0.data && i < d.shape.states; ++i) {
+      run_move(MoveState<T, true>{B * d.hidden.padded(), d.hidden, state_of(args.dc_0, i, d.H), data.dstate[i]}, stream,
+               "end_state_gradient");
     }
   }
 

@@ -14,7 +14,7 @@ struct ForwardData {
   // h before and after the step; fed: the same as stage 0 multiplies it
   void *h_from, *h_to, *fed_from, *fed_to;
   void* emit[kMost];
-  T *state, *carry;
+  T *state[kMostStates], *carry;  // c and what stands behind it; entry 0 unused
   T *raw[kMost], *moments[kMost];
   const T* gx;  // of the block: row (t - t0) * B + row, ld_gx apart
   int64_t t0;   // first time of the block
@@ -64,15 +64,15 @@ struct ForwardPoint {
     }
     T* const saved = d.saved + record * Cell::kSaved * H + column;
     T* const carry = d.carry + row * Cell::kCarry * H + column;
-    T* const state = d.state + row * d.ld_state + column;
+    const int64_t state_at = row * d.ld_state + column;
     const int64_t h_at = row * d.ld_h + at.column(w.out);
     if constexpr (!stage.projected) {
       for (int i = 0; i < Cell::kParams; ++i) q.p[i] = {i < w.own_params ? d.params[i * H + column] : T(0)};
       if constexpr (!projects(kShape)) q.s[0] = {load<T>(d.h_from, w.dtype, h_at)};
-      if constexpr (Cell::kStates > 1) q.s[1] = {*state};
+      RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s[i] = {d.state[i][state_at]};
       if constexpr (K > 0) {  // what earlier stages left; the states are already the new ones
         for (int i = 0; i < Cell::kCarry; ++i) q.carry[i] = {carry[i * H]};
-        if constexpr (Cell::kStates > 1) q.s_new[1] = q.s[1];
+        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s_new[i] = q.s[i];
         if (w.keep) {
           for (int i = 0; i < Cell::kSaved; ++i) q.saved[i] = {saved[i * H]};
         }
@@ -82,19 +82,21 @@ struct ForwardPoint {
       q.o = &w.o;
       if constexpr (K == 0) {
         if constexpr (!projects(kShape)) q.operand = {load<T>(d.fed_from, w.dtype, h_at)};
-        if constexpr (Cell::kStates > 1) {
-          if (w.resets(t, row)) q.s[1] = {T(0)};
+        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
+          if (w.resets(t, row)) q.s[i] = {T(0)};
         }
       }
     }
     Cell::template forward<K>(q);
-    if constexpr (Cell::kHasOptions && K == 0 && Cell::kStates > 1) {
-      if (w.zones(1)) q.s_new[1] = w.zone(1, t, row, at.unit(hidden)).mix(q.s[1], q.s_new[1]);
-      if (w.masked(t, row)) q.s_new[1] = q.s[1];
-      q.saved[Cell::kSavedState[1]] = q.s_new[1];
+    if constexpr (Cell::kHasOptions && K == 0) {
+      for_states<Cell>([&](auto i) {
+        if (w.zones(i)) q.s_new[i] = w.zone(i, t, row, at.unit(hidden)).mix(q.s[i], q.s_new[i]);
+        if (w.masked(t, row)) q.s_new[i] = q.s[i];
+        if constexpr (Cell::kSavedState[i] >= 0) q.saved[Cell::kSavedState[i]] = q.s_new[i];
+      });
     }
     if constexpr (!stage.projected) {
-      if constexpr (Cell::kStates > 1) *state = q.s_new[1].v;
+      RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) d.state[i][state_at] = q.s_new[i].v;
       for (int i = 0; i < Cell::kCarry; ++i) carry[i * H] = q.carry[i].v;
       if (w.keep) {
         for (int i = 0; i < Cell::kSaved; ++i) saved[i * H] = q.saved[i].v;

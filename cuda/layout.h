@@ -15,6 +15,7 @@ namespace gpu {
 
 constexpr int kTile = 16;  // units
 constexpr int kMost = 3;   // stages
+constexpr int kMostStates = 4;
 
 RNNK_HD int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -116,16 +117,16 @@ struct Reserve {
 
 // What both directions in time need at their beginning zero: padding units are operands of products.
 struct ForwardSpace {
-  char *h[2], *fed[2];   // operands [B][out.padded]: h before and after a step; the same as stage 0 multiplies it
-  char* emit[kMost];     // operands [B][operand(k).padded], k >= 1
-  int64_t cleared;       // bytes up to here are to be zero
-  char* state;           // T [B][hidden.padded]: c
-  char* dropped;         // T [B][out.padded]: what recurrent dropout multiplies h by
-  char* carry;           // T [B][kCarry][hidden.padded]
-  char* raw[kMost];      // T [B][stage_columns]: gh where the pointwise part is a kernel of its own
-  char* moments[kMost];  // T [B][2][2]: mean and scale of gx and gh
-  char* x;               // operands [block * B][I_padded]
-  char* gx;              // T [block * B][gate_columns]
+  char *h[2], *fed[2];       // operands [B][out.padded]: h before and after a step; the same as stage 0 multiplies it
+  char* emit[kMost];         // operands [B][operand(k).padded], k >= 1
+  int64_t cleared;           // bytes up to here are to be zero
+  char* state[kMostStates];  // T [B][hidden.padded]: c and what stands behind it; entry 0 unused
+  char* dropped;             // T [B][out.padded]: what recurrent dropout multiplies h by
+  char* carry;               // T [B][kCarry][hidden.padded]
+  char* raw[kMost];          // T [B][stage_columns]: gh where the pointwise part is a kernel of its own
+  char* moments[kMost];      // T [B][2][2]: mean and scale of gx and gh
+  char* x;                   // operands [block * B][I_padded]
+  char* gx;                  // T [block * B][gate_columns]
   char* blas;
   int64_t block, bytes;
 
@@ -141,7 +142,8 @@ struct ForwardSpace {
     }
     for (int k = 0; k < kMost; ++k) emit[k] = operands(k > 0 && d.product(k) ? batch * d.operand(k).padded() : 0);
     cleared = c.used();
-    state = values(d.shape.states > 1 ? batch * d.hidden.padded() : 0);
+    state[0] = nullptr;
+    for (int i = 1; i < kMostStates; ++i) state[i] = values(i < d.shape.states ? batch * d.hidden.padded() : 0);
     dropped = values(drops ? batch * d.out.padded() : 0);
     carry = values(batch * d.shape.carry * d.hidden.padded());
     for (int k = 0; k < kMost; ++k) {
@@ -159,7 +161,7 @@ struct BackwardSpace {
   char *dgx, *dgx_before;         // operands [block][B][gate_columns]; the step walked before the block
   char *dgh[kMost], *dgh_before;  // operands [block][B][stage_columns]; dgx's own where they are equal
   int64_t cleared;                // bytes up to here are to be zero
-  char* dstate[2];                // T [B][out.padded], [B][hidden.padded]
+  char* dstate[kMostStates];      // T [B][state(i).padded]
   char* dcarry;                   // T [B][kCarry][hidden.padded]
   char* dropped;                  // T [B][out.padded]
   char* sum_of_product[kMost];    // T [B][operand(k).padded]: what comes back through the product of stage k
@@ -192,8 +194,7 @@ struct BackwardSpace {
       if (k < d.shape.stages && d.stage_columns(k) > widest) widest = d.stage_columns(k);
     }
     cleared = c.used();
-    dstate[0] = values(batch * d.out.padded());
-    dstate[1] = values(d.shape.states > 1 ? batch * d.hidden.padded() : 0);
+    for (int i = 0; i < kMostStates; ++i) dstate[i] = values(i < d.shape.states ? batch * d.state(i).padded() : 0);
     dcarry = values(batch * d.shape.carry * d.hidden.padded());
     dropped = values(drops ? batch * d.out.padded() : 0);
     for (int k = 0; k < kMost; ++k) {

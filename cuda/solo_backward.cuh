@@ -24,7 +24,7 @@ struct SoloBackwardSpace : SoloSpace<A> {
   static constexpr CellShape kShape = shape_of<Cell>();
   // dgh of stage k of the last step. Of cells of one stage a step reads one of near[0] and before, and writes the other.
   Operand *near[kMost], *other;
-  T *dstate[2], *sums;
+  T *dstate[kMostStates], *sums;
   int64_t ld_near[kMost];
 
   RNNK_HD SoloBackwardSpace(char* base, const Axis& hidden, const Axis& out, int warps, int64_t rows) : Base(base) {

@@ -22,7 +22,7 @@ struct SoloForwardSpace : SoloSpace<A> {
   using Base = SoloSpace<A>;
   static constexpr CellShape kShape = shape_of<Cell>();
   Operand *h[2], *fed[2], *emit[kMost];
-  T *state, *raw[kMost], *ring, *sums;
+  T *state[kMostStates], *raw[kMost], *ring, *sums;
   int64_t ld_h, ld_emit, ld_gx;
 
   RNNK_HD SoloForwardSpace(char* base, const Axis& hidden, const Axis& out, bool drops, int warps, int64_t rows)
@@ -38,7 +38,7 @@ struct SoloForwardSpace : SoloSpace<A> {
       h[i] = this->template take<Operand>(rows * ld_h);
       fed[i] = drops ? this->template take<Operand>(rows * ld_h) : h[i];
     }
-    state = this->template take<T>(Cell::kStates > 1 ? rows * hidden.pad : 0);
+    for (int i = 1; i < Cell::kStates; ++i) state[i] = this->template take<T>(rows * hidden.pad);
     sums = this->template take<T>(warps * Cell::kGates * kRows * kSumsLd);
     ring = this->template take<T>(kRing * rows * ld_gx);
   }
@@ -155,9 +155,9 @@ struct SoloForward {
         move_rows(space.fed[i], space.ld_h, static_cast<const Operand*>(p.fed[i]) + at, out.padded(), count, out.pad);
     }
     const int64_t state_at = first * hidden.padded() + head * hidden.pad;
-    if (Cell::kStates > 1) {
-      move_rows(space.state, hidden.pad, p.data.state + state_at, hidden.padded(), count, hidden.pad);
-      d.state = space.state - (first + head) * hidden.pad, d.ld_state = hidden.pad;
+    RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
+      move_rows(space.state[i], hidden.pad, p.data.state[i] + state_at, hidden.padded(), count, hidden.pad);
+      d.state[i] = space.state[i] - (first + head) * hidden.pad, d.ld_state = hidden.pad;
     }
     for_stages<Cell::kStages>([&](auto k) {
       if constexpr (k > 0 && Space::template kProduct<k>) {
@@ -216,8 +216,8 @@ struct SoloForward {
       move_rows(static_cast<Operand*>(p.h[i]) + at, out.padded(), space.h[i], space.ld_h, count, out.pad);
       if (drops) move_rows(static_cast<Operand*>(p.fed[i]) + at, out.padded(), space.fed[i], space.ld_h, count, out.pad);
     }
-    if (Cell::kStates > 1) {
-      move_rows(p.data.state + state_at, hidden.padded(), space.state, hidden.pad, count, hidden.pad);
+    RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
+      move_rows(p.data.state[i] + state_at, hidden.padded(), space.state[i], hidden.pad, count, hidden.pad);
     }
   }
 };

@@ -1,6 +1,8 @@
 // What a step of a row asks of its surroundings, forward and backward: whether the row is alive, held or reset, which random masks
 // it has. Everything is selected, never multiplied by zero: padding and held steps may hold anything, NaN included.
 #pragma once
+#include <type_traits>
+
 #include "core/cell_options.h"
 #include "core/philox.h"
 #include "cuda/layout.h"
@@ -60,7 +62,7 @@ struct Walk {
     philox(Counter{seed, call, stream, step, static_cast<uint32_t>(row * axis.units + unit)}, words);
     return words[word][0];
   }
-  RNNK_DEVICE bool zones(int state) const { return zoneout[state] > 0; }
+  RNNK_DEVICE bool zones(int state) const { return state < 2 && zoneout[state] > 0; }  // states behind c have no zoneout
   RNNK_DEVICE Zone<V> zone(int state, int64_t t, int64_t row, int64_t unit) const {
     if (!train) return {{static_cast<T>(zoneout[state])}, false};
     const uint32_t bits = random(1 + state, t, row, state == 0 ? out : hidden, unit);
@@ -86,6 +88,15 @@ Walk<T> walk_of(const Problem& p, const rnnk_args& a, const Layout& d, const voi
   w.reverse = p.reverse, w.train = a.flags & RNNK_TRAIN, w.keep = a.reserve != nullptr;
   w.dropped = static_cast<const T*>(dropped);
   return w;
+}
+
+// fn(i) for the states of a cell but h, i a constant: device code may not index a static array at run time.
+template <class Cell, int i = 1, class Fn>
+RNNK_DEVICE void for_states(const Fn& fn) {
+  if constexpr (i < Cell::kStates) {
+    fn(std::integral_constant<int, i>());
+    for_states<Cell, i + 1>(fn);
+  }
 }
 
 // One unit of one row: what pointwise parts are called for.

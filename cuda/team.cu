@@ -12,9 +12,10 @@ namespace rnnk {
 namespace gpu {
 namespace {
 
-// Arithmetic on matrix units, and cells of one exchange a step.
+// Arithmetic on matrix units, and cells of one exchange a step and one state beside h.
 template <class A, class Cell>
-constexpr bool kInTeams = Cell::kStages == 1 && Cell::kStage[0].product == Product::weight_hh && !Cell::kStage[0].norm;
+constexpr bool kInTeams =
+    Cell::kStages == 1 && Cell::kStage[0].product == Product::weight_hh && !Cell::kStage[0].norm && Cell::kStates <= 2;
 template <class Cell>
 constexpr bool kInTeams<void, Cell> = kInTeams<int, Cell>;
 template <class A>
@@ -170,6 +171,7 @@ struct OneExchange {
 }  // namespace
 
 const char* not_one_exchange(const Problem& p) {
+  if (p.cell == RNNK_CELL_slstm) return "it has room for c alone, not for the n and m of sLSTM";
   if (!with_cell<void, OneExchange>(p)) {
     return "layer norm, a projection, reset-before and IndRNN's step are not one product and one pointwise part";
   }

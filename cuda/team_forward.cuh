@@ -197,7 +197,7 @@ struct TeamForward {
         space.h[b][to] = any ? static_cast<const Operand*>(p.h[b])[from] : Operand(0);
         if (drops) space.fed[b][to] = any ? static_cast<const Operand*>(p.fed[b])[from] : Operand(0);
       }
-      if constexpr (Cell::kStates > 1) space.state[row * space.units + i] = any ? p.data.state[from] : T(0);
+      if constexpr (Cell::kStates > 1) space.state[row * space.units + i] = any ? p.data.state[1][from] : T(0);
     }
     copy_wait<0>();
     sync_block();
@@ -251,7 +251,7 @@ struct TeamForward {
       d.h_from = (s & 1 ? space.h[1] : space.h[0]) + h_at - back, d.h_to = (s & 1 ? space.h[0] : space.h[1]) + h_at - back;
       Operand* const fed_to = (s & 1 ? space.fed[0] : space.fed[1]) + h_at;
       d.fed_from = (s & 1 ? space.fed[1] : space.fed[0]) + h_at - back, d.fed_to = fed_to - back;
-      d.state = space.state + row_tile * kRows * space.units - first * space.units - column;
+      d.state[1] = space.state + row_tile * kRows * space.units - first * space.units - column;
       d.gx = space.ring + turn % kTeamRing * (kRows * d.ld_gx) - ((w.time(s) - d.t0) * w.batch + first) * d.ld_gx -
              own.head * d.ld_gx - own.tile0 * kTile;
       const bool broken = *space.broken != 0;
@@ -293,7 +293,7 @@ struct TeamForward {
         static_cast<Operand*>(p.h[b])[to] = space.h[b][from];
         if (drops) static_cast<Operand*>(p.fed[b])[to] = space.fed[b][from];
       }
-      if constexpr (Cell::kStates > 1) p.data.state[to] = space.state[row * space.units + i];
+      if constexpr (Cell::kStates > 1) p.data.state[1][to] = space.state[row * space.units + i];
     }
     mail.close();
   }

@@ -134,6 +134,9 @@ class FakeLibrary:
         new[...] = array.hidden
         return FakeArray(new, array.gpu)
 
+    def assign(self, to: FakeArray, value: Any) -> None:
+        to[...] = value
+
     def upload(self, host: np.ndarray[Any, Any], index: int) -> FakeArray:
         log.append("upload")
         new = _aligned(host.shape, host.dtype)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from problems import DTYPES, HALF, Array
+from problems import DTYPES, HALF, KINK, Array, smooth_slstm
 from rnnkern import reference
 
 CELL_OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -36,6 +36,7 @@ CELL_OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "independent": (False, True),
         "activations": (None, ("relu",), ("thresholdedrelu",), ("leakyrelu",), ("softplus",), ("affine",)),
     },
+    "slstm": {},
 }
 SHARED: dict[str, tuple[Any, ...]] = {
     "clip": (None, 0.7),
@@ -50,6 +51,7 @@ SHARED: dict[str, tuple[Any, ...]] = {
     "bias": (True, False),
     "recompute": (False, True),
 }
+_LACKS = {"slstm": ("clip",)}
 # Alpha and beta other than the defaults, so that a formula without them shows.
 NUMBERS = {
     "hardsigmoid": (0.3, 0.4),
@@ -59,6 +61,12 @@ NUMBERS = {
     "leakyrelu": (0.2, 0.0),
     "thresholdedrelu": (0.1, 0.0),
 }
+
+
+def values_of(cell: str) -> dict[str, tuple[Any, ...]]:
+    """The options that a cell has, each with its values, the neutral one first."""
+    shared = {name: values for name, values in SHARED.items() if name not in _LACKS.get(cell, ())}
+    return CELL_OPTIONS[cell] | shared
 
 
 def allowed_together(row: dict[str, Any]) -> bool:
@@ -123,15 +131,15 @@ class Case:
         return self["clip"] is not None or bool(kinks & set(self["activations"] or ()))
 
     def __str__(self) -> str:
-        plain = {name: values[0] for name, values in (CELL_OPTIONS[self.cell] | SHARED).items()}
+        plain = {name: values[0] for name, values in values_of(self.cell).items()}
         said = [f"{name}={value}" for name, value in self.row if value != plain[name]]
         return f"{self.cell} t{self.T}b{self.B}h{self.H} " + (" ".join(said).replace("'", "") or "plain")
 
 
 def cases() -> list[Case]:
     out = []
-    for cell, own in CELL_OPTIONS.items():
-        rows = pairwise(own | SHARED)
+    for cell in CELL_OPTIONS:
+        rows = pairwise(values_of(cell))
         for n, row in enumerate(rows):
             if cell != "lstm":
                 row["zoneout"] = (row["zoneout"][0], 0.0)
@@ -139,7 +147,7 @@ def cases() -> list[Case]:
             size = ((4, 3, 3, 9), (3, 7, 5, 33), (5, 2, 4, 18), (23, 1, 2, 12), (2, 35, 7, 24))[n % 5]
             out.append(Case(cell, tuple(row.items()), *size))
         # Heads that end within a pair of bfloat16 terms, an even number of them; and heads that the matrix unit takes.
-        plain = {name: values[0] for name, values in (own | SHARED).items()}
+        plain = {name: values[0] for name, values in values_of(cell).items()}
         for heads, units in ((2, 22), (3, 96)):
             out.append(Case(cell, tuple((plain | {"heads": heads}).items()), 3, 5, 3, units))
     return out
@@ -170,10 +178,11 @@ def make_case(case: Case, dtype: str) -> CaseData:
     kind = np.dtype(DTYPES[dtype])
     wide = np.dtype(np.float32) if dtype in HALF else kind
     own = {name: case[name] for name, _ in case.row if name in reference.Options.__dataclass_fields__}
-    if own["activations"]:
+    if own.get("activations"):
         own["activations"] = tuple((name, *NUMBERS.get(name, (0.0, 0.0))) for name in own["activations"])
     options = reference.Options(**own)
     T, B, features, H, P = case.T, case.B, case.features, case.H, case.P
+    cells = reference.CELLS[case.cell].states - 1
     shapes = reference.parameter_shapes(case.cell, options, features, H, case["proj_size"])
     for draw in range(50):
         rng = np.random.default_rng([zlib.crc32(str(case).encode()), draw])
@@ -200,16 +209,20 @@ def make_case(case: Case, dtype: str) -> CaseData:
             params=params,
             x=x,
             h_0=normal((B, P), kind),
-            c_0=normal((B, H), wide) if case.cell == "lstm" else None,
+            c_0=normal((B, cells * H), wide) if cells else None,
             lengths=lengths,
             mask=mask,
             reset=reset,
             dy=dy,
             dh_n=normal((B, P), wide),
-            dc_n=normal((B, H), wide) if case.cell == "lstm" else None,
+            dc_n=normal((B, cells * H), wide) if cells else None,
             random=(rng.integers(0, 2**63), 7, 2, 5) if case["train"] else None,  # type: ignore[arg-type]
             options=options,
         )
+        if case.cell == "slstm":
+            smooth_slstm(data.c_0, None, None, H)
+            _, _, c_n, saved = _layer(case, data)
+            smooth_slstm(None, data.dc_n, None if reference.nearest_kink(saved) > KINK[dtype] else c_n, H)
         # A unit within rounding of a kink may be on either of its sides.
         if not case.kinked or dtype in HALF or reference.nearest_kink(_layer(case, data)[3]) > 1e-5:
             break

@@ -39,6 +39,9 @@ class Library:
     def cast(self, array: Tensor, dtype: str) -> Tensor:
         return array.to(getattr(torch, dtype), copy=True).contiguous()
 
+    def assign(self, to: Tensor, value: Any) -> None:
+        to[...] = value
+
     def upload(self, host: np.ndarray[Any, Any], index: int) -> Tensor:
         fake_cuda.log.append("upload")
         return torch.from_numpy(host.copy())

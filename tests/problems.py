@@ -17,7 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from rnnkern import _core
+from rnnkern import _core, reference
 from rnnkern.problems import Problem, parse
 
 Array = np.ndarray[Any, Any]
@@ -88,12 +88,41 @@ def make(problem: Problem, draw: int = 0) -> Data:
     """Weights uniform in +-1/sqrt(H) as torch.nn initialises them, everything else standard normal."""
     rng = np.random.default_rng([zlib.crc32(str(problem).encode()), draw])
     dtype, bound = np_dtype(problem), problem.hidden_size**-0.5
-    return _assemble(
+    data = _assemble(
         problem,
         rng,
         lambda shape: rng.uniform(-bound, bound, shape).astype(dtype),
         lambda shape: rng.standard_normal(shape),
     )
+    return _smooth(problem, data) if problem.cell == "slstm" else data
+
+
+def smooth_slstm(c_0: Array | None, dc_n: Array | None, c_n: Array | None, H: int) -> None:
+    """Makes n_0, in c_0 [..., 3*H], a sum of exponentials; and with c_n, the judge's, dm_n what rounding cannot turn.
+
+    sLSTM's m is a maximum, so that c n m of the last step have kinks, on whose other side rounding may put a kernel.
+    c exp(m) and n exp(m) have none: dm_n becomes what a loss of these gives.
+    """
+    if c_0 is not None:
+        c_0[..., H : 2 * H] = np.abs(c_0[..., H : 2 * H]) + c_0.dtype.type(0.5)
+    if dc_n is not None and c_n is not None:
+        dc_n[..., 2 * H :] = dc_n[..., :H] * c_n[..., :H] + dc_n[..., H : 2 * H] * c_n[..., H : 2 * H]
+
+
+# How far rounding moves a pre-activation, and more: a kink nearer than that may be crossed.
+KINK = {"float32": 1e-5, "float64": 1e-13, "bfloat16": np.inf, "float16": np.inf}
+
+
+def _smooth(problem: Problem, data: Data) -> Data:
+    params = {name.removesuffix("_l0"): value.astype(np.float64) for name, value in data.params.items()}
+    states = (data.first("h_0"), data.first("c_0"))
+    _, _, c_n, saved = reference.layer("slstm", params, data.x, *states, data.lengths, problem.has("reverse"))
+    assert data.dc_n is not None
+    if reference.nearest_kink(saved) > KINK[problem.dtype]:
+        return data
+    dc_n = data.dc_n.copy()
+    smooth_slstm(None, dc_n[0], c_n, problem.hidden_size)
+    return replace(data, dc_n=lay_out(dc_n, "strided" if problem.has("strided") else "plain"))
 
 
 def make_integers(problem: Problem, draw: int = 0) -> Data:
@@ -132,8 +161,17 @@ def _assemble(problem: Problem, rng: np.random.Generator, weight: Any, normal: A
     layout = "strided" if problem.has("strided") else "batch_first" if problem.has("batch_first") else "plain"
     L = problem.num_layers * D
 
-    def state(kind: np.dtype[Any]) -> Array:
-        return lay_out(normal((L, B, H)).astype(dtype).astype(kind), "strided" if layout == "strided" else "plain")
+    def state(kind: np.dtype[Any], parts: int = 1) -> Array:
+        whole = normal((L, B, parts * H))
+        return lay_out(whole.astype(dtype).astype(kind), "strided" if layout == "strided" else "plain")
+
+    def cell_state() -> Array | None:
+        c = state(wide, states - 1) if states > 1 else None
+        if c is not None and states > 2:
+            c.flags.writeable = True
+            smooth_slstm(c, None, None, H)
+            c.flags.writeable = False
+        return c
 
     lengths = None
     if problem.has("lengths"):
@@ -145,11 +183,11 @@ def _assemble(problem: Problem, rng: np.random.Generator, weight: Any, normal: A
         params={name: _frozen(value) for name, value in params.items()},
         x=lay_out(normal((T, B, problem.input_size)).astype(dtype), layout),
         h_0=state(dtype) if given else None,
-        c_0=state(wide) if given and states == 2 else None,
+        c_0=cell_state() if given else None,
         lengths=lengths,
         dy=lay_out(normal((T, B, D * H)).astype(dtype), layout),
         dh_n=state(wide),
-        dc_n=state(wide) if states == 2 else None,
+        dc_n=state(wide, states - 1) if states > 1 else None,
     )
 
 

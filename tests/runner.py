@@ -113,8 +113,10 @@ def forward(problem: Problem, plan: Any, packed: Any, data: Data, keep: bool = T
         "y": Output((T, B, H), np_dtype(problem), layout),
         "h_n": Output((B, H), np_dtype(problem), "strided" if layout == "strided" else "plain"),
     }
-    if CELLS[problem.cell][1] == 2:
-        out["c_n"] = Output((B, H), state_dtype(problem), "strided" if layout == "strided" else "plain")
+    if CELLS[problem.cell][1] > 1:
+        out["c_n"] = Output(
+            (B, cell_units(problem)), state_dtype(problem), "strided" if layout == "strided" else "plain"
+        )
     arrays = {name: output.array for name, output in out.items()}
     reserve = Kept(plan.sizes(T, B)["reserve"]) if keep else None
     plan.forward(
@@ -136,6 +138,11 @@ def forward(problem: Problem, plan: Any, packed: Any, data: Data, keep: bool = T
     return arrays, reserve.array
 
 
+def cell_units(problem: Problem) -> int:
+    """Entries a row of the states behind h, side by side."""
+    return (CELLS[problem.cell][1] - 1) * problem.hidden_size
+
+
 def gradients_of(problem: Problem) -> dict[str, tuple[int, ...]]:
     """The results of backward that do not depend on T and B: the parameters' gradients, with their shapes."""
     units, H = CELLS[problem.cell][0] * problem.hidden_size, problem.hidden_size
@@ -154,8 +161,8 @@ def backward(
         "dx": Output((T, B, problem.input_size), np_dtype(problem), layout),
         "dh_0": Output((B, H), state_dtype(problem), state_layout),
     }
-    if CELLS[problem.cell][1] == 2:
-        out["dc_0"] = Output((B, H), state_dtype(problem), state_layout)
+    if CELLS[problem.cell][1] > 1:
+        out["dc_0"] = Output((B, cell_units(problem)), state_dtype(problem), state_layout)
     out |= {name: Output(shape, np_dtype(problem)) for name, shape in gradients_of(problem).items()}
     if only is not None:
         out = {name: out[name] for name in only}

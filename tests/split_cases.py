@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from numeric import EPS
+from problems import smooth_slstm
 from rnnkern import reference
 from rnnkern.reference.cells import normalise
 
@@ -56,6 +57,8 @@ KINDS = {
     "lstm_norm": _kind("lstm", layer_norm=True, marks=True, zoneout=(0.3, 0.4)),
     "lstm_norm_projection": _kind("lstm", projects=True, layer_norm=True, peephole=True),
     "lstm_norm_projection_every": _kind("lstm", projects=True, layer_norm=True, peephole=True, **_LSTM),
+    "slstm": _kind("slstm"),
+    "slstm_every": _kind("slstm", heads=2, **_RNN),
 }
 
 
@@ -86,8 +89,9 @@ class Case:
 
     @property
     def states(self) -> dict[str, int]:
-        """Letter -> entries."""
-        return {"h": self.P} | ({"c": self.H} if self.kind.cell == "lstm" else {})
+        """Letter -> entries; those behind h are one."""
+        cells = reference.CELLS[self.kind.cell].states - 1
+        return {"h": self.P} | ({"c": cells * self.H} if cells else {})
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ def make(case: Case) -> Data:
     for state, width in {} if case.bare else case.states.items():
         wanted |= {f"{state}_0": (B, width), f"d{state}_n": (B, width)}
     tensors = {name: rng.standard_normal(shape) for name, shape in wanted.items()}
+    if kind.cell == "slstm" and not case.bare:
+        smooth_slstm(tensors["c_0"], None, None, case.H)
     lengths, marks = None, {}
     unread = np.zeros((T, B), bool)
     if case.lengths:  # in no order; always one of T and, with two rows or more, one of 0

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rnnkern.bench import check, data, driver, machine, peers, plot, report, timing
+from rnnkern.bench import check, data, driver, machine, options, peers, plot, report, timing
 from rnnkern.bench.subject import Subject
 from typer import Typer
 from typer.testing import CliRunner
 
-from rnnkern import _core
+from rnnkern import _core, reference
 from rnnkern.cli.bench import bench
 from rnnkern.problems import BENCH, BENCH_QUICK, Problem, parse, parse_all
 
@@ -438,3 +438,29 @@ def test_the_command_line_refuses_before_any_work(arguments: list[str], said: st
     result = _invoke(*arguments)
     words = " ".join(result.output.replace("│", " ").split())
     assert result.exit_code == 2 and said in words, result.output
+
+
+def test_the_table_of_options_is_that_of_the_record() -> None:
+    """What docs/options.md says an option costs."""
+    root = Path(__file__).parent.parent
+    rows = json.loads((root / "bench/results/cpu-2-cores-options.json").read_text())["rows"]
+    assert options.table(rows) in (root / "docs/options.md").read_text()
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("text", ["slstm t5b3i4h6 state", "slstm t5b3i4h6 bf16 lengths"])
+def test_slstm_is_measured_like_the_others(text: str, mode: str) -> None:
+    """Its state of four arrays goes in and comes out, and the judge agrees."""
+    problem, subject = parse(text), Subject()
+    made = data.make(problem)
+    run = subject.prepare(problem, made, mode)
+    got = run.outputs(run.call())
+    params = {name: value.astype(np.float64) for name, value in made.params.items()}
+    y, h_n, c_n, saved = reference.stack("slstm", params, made.x, made.h_0, made.c_0, made.lengths)
+    assert c_n is not None
+    wanted = {"y": y, "h_n": h_n, "c_n": c_n}
+    if mode == "training":
+        grads = reference.stack_backward(saved, made.dy)
+        wanted |= {f"d{name}": value for name, value in grads.items() if name not in ("h_0", "c_0")}
+    assert got.keys() == wanted.keys()
+    assert not any(check.disagreement(problem, {name: got[name]}, {name: value}) for name, value in wanted.items())

@@ -87,6 +87,8 @@ def test_against_reference(kernel: str, problem: Problem) -> None:
 @pytest.mark.parametrize("problem", expand(["t3b5i7h33 state lengths", "t2b3i9h64"], dtypes=["f32"]), ids=str)
 def test_tf32(kernel: str, problem: Problem) -> None:
     """Operands are rounded to 10 bits of mantissa, half an eps of 2^-10 each: as for half types (``growth``)."""
+    if problem.cell == "slstm" and kernel != "cuda_stepwise":
+        pytest.skip("cells with options are in strict float32 there, or not at all")
     o = {"bias": not problem.has("nobias"), "reverse": problem.has("reverse")}
     plan = DevicePlan(
         simt_library(), problem.cell, "float32", problem.input_size, problem.hidden_size, kernel=kernel, tf32=True, **o

@@ -74,7 +74,7 @@ def run(case: Case, data: CaseData, plan: Any, dtype: str, probe: bool = False) 
     out = {"y": Output((T, B, P), kind), "h_n": Output((B, P), kind)}
     back = {"dx": Output((T, B, case.features), kind), "dh_0": Output((B, P), wide)}
     if data.c_0 is not None:
-        out["c_n"], back["dc_0"] = Output((B, H), wide), Output((B, H), wide)
+        out["c_n"], back["dc_0"] = Output(data.c_0.shape, wide), Output(data.c_0.shape, wide)
     for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"):
         if name in p and name not in place:
             back[f"d{name}"] = Output(p[name].shape, kind)
@@ -137,10 +137,10 @@ def test_against_reference(kernel: str, case: Case, dtype: str) -> None:
 
 def test_every_pair_of_options_stands_in_a_case() -> None:
     """Of what may stand together, the structure of a call included."""
-    from option_cases import CELL_OPTIONS, SHARED, allowed_together
+    from option_cases import CELL_OPTIONS, allowed_together, values_of
 
-    for cell, own in CELL_OPTIONS.items():
-        values = own | SHARED
+    for cell in CELL_OPTIONS:
+        values = values_of(cell)
         rows = [dict(case.row) for case in CASES if case.cell == cell]
         for a in values:
             for b in values:

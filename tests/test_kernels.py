@@ -38,6 +38,7 @@ from runner import (
     Kept,
     Output,
     backward,
+    cell_units,
     dtype_of,
     forward,
     gradients_of,
@@ -200,12 +201,11 @@ def test_any_subset_of_gradients(kernel: str, problem: Problem) -> None:
 def test_absent_inputs_are_zeros(kernel: str, problem: Problem) -> None:
     """h_0, c_0, dy, dh_n, dc_n that are not given count as zero, to the bit."""
     plan, data = plan_of(problem, kernel), make(problem)
-    packed, two = pack(plan, data), CELLS[problem.cell][1] == 2
-    shape = (problem.batch, problem.hidden_size)
-    h_0, state = np.zeros((1, *shape), np_dtype(problem)), np.zeros((1, *shape), state_dtype(problem))
-    spelled = replace(
-        data, h_0=h_0, c_0=state if two else None, dh_n=state, dc_n=state if two else None, dy=np.zeros_like(data.dy)
-    )
+    packed = pack(plan, data)
+    shape = (1, problem.batch, problem.hidden_size)
+    h_0, state = np.zeros(shape, np_dtype(problem)), np.zeros(shape, state_dtype(problem))
+    cells = np.zeros((*shape[:2], cell_units(problem)), state_dtype(problem)) if cell_units(problem) else None
+    spelled = replace(data, h_0=h_0, c_0=cells, dh_n=state, dc_n=cells, dy=np.zeros_like(data.dy))
     (absent, reserve), (given, spelled_reserve) = (
         forward(problem, plan, packed, data),
         forward(problem, plan, packed, spelled),

@@ -25,6 +25,18 @@ def parameters(cell: str, features: int, H: int, rng: np.random.Generator) -> di
     return {name: rng.standard_normal(shape) * 0.6 for name, shape in shapes.items()}
 
 
+def cells(cell: str) -> int:
+    """States beside h, which stand side by side."""
+    return reference.CELLS[cell].states - 1
+
+
+def cell_state(cell: str, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """c [..., H], of sLSTM c n m, n being a sum of exponentials."""
+    parts = [rng.standard_normal(shape) for _ in range(max(1, cells(cell)))]
+    parts[1:2] = [np.exp(n) for n in parts[1:2]]
+    return np.concatenate(parts, axis=-1)
+
+
 def differences(loss: Any, inputs: dict[str, Array]) -> dict[str, Array]:
     """Central differences of loss(inputs) in every element. The step balances rounding against the third derivative."""
     step = EPS ** (1 / 3)
@@ -58,9 +70,9 @@ def test_layer_gradients(cell: str, lengths: tuple[int, ...] | None, reverse: bo
     T, B, features, H = 4, 3, 2, 3
     params = parameters(cell, features, H, rng)
     inputs = params | {"x": rng.standard_normal((T, B, features)), "h_0": rng.standard_normal((B, H))}
-    if reference.CELLS[cell].states == 2:
-        inputs["c_0"] = rng.standard_normal((B, H))
-    dy, dh_n, dc_n = (rng.standard_normal(shape) for shape in ((T, B, H), (B, H), (B, H)))
+    if cells(cell):
+        inputs["c_0"] = cell_state(cell, rng, (B, H))
+    dy, dh_n, dc_n = (rng.standard_normal(shape) for shape in ((T, B, H), (B, H), (B, cells(cell) * H)))
 
     def run(given: dict[str, Array]) -> Any:
         states = (given["h_0"], given.get("c_0"))
@@ -74,7 +86,7 @@ def test_layer_gradients(cell: str, lengths: tuple[int, ...] | None, reverse: bo
     assert_slopes(reference.layer_backward(saved, dy, dh_n, dc_n), differences(loss, inputs))
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "slstm"])
 def test_stack_gradients(cell: str) -> None:
     """Two layers of two directions with lengths, and dropout between them."""
     rng = np.random.default_rng(4)
@@ -86,9 +98,9 @@ def test_stack_gradients(cell: str) -> None:
         for name, value in parameters(cell, 2 * H if k else features, H, rng).items()
     }
     inputs = params | {"x": rng.standard_normal((T, B, features)), "h_0": rng.standard_normal((4, B, H))}
-    if reference.CELLS[cell].states == 2:
-        inputs["c_0"] = rng.standard_normal((4, B, H))
-    dy, dh_n, dc_n = (rng.standard_normal(s) for s in ((T, B, 2 * H), (4, B, H), (4, B, H)))
+    if cells(cell):
+        inputs["c_0"] = cell_state(cell, rng, (4, B, H))
+    dy, dh_n, dc_n = (rng.standard_normal(s) for s in ((T, B, 2 * H), (4, B, H), (4, B, cells(cell) * H)))
     options: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "dropout": 0.3, "seed": 2**40 + 7, "call": 2}
 
     def run(given: dict[str, Array]) -> Any:
@@ -154,8 +166,9 @@ def test_lengths_are_rows_alone() -> None:
     rng = np.random.default_rng(0)
     for cell in reference.CELLS:
         params = parameters(cell, 3, 4, rng)
-        x, h_0, c_0 = rng.standard_normal((5, 3, 3)), rng.standard_normal((3, 4)), rng.standard_normal((3, 4))
-        c = c_0 if reference.CELLS[cell].states == 2 else None
+        x, h_0 = rng.standard_normal((5, 3, 3)), rng.standard_normal((3, 4))
+        c_0 = cell_state(cell, rng, (3, 4))
+        c = c_0 if cells(cell) else None
         for reverse in (False, True):
             x[3:, 1] = x[:, 2] = np.nan
             y, h_n, c_n, _ = reference.layer(cell, params, x, h_0, c, (5, 3, 0), reverse)

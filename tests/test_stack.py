@@ -21,7 +21,7 @@ SIZES = [(16, 1, 64), (100, 1, 64), (333, 1, 128), (1000, 2, 16), (15, 1, 64), (
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "slstm"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_bits_of_layer_after_layer(
     cell: str, kernel: str, size: tuple[int, int, int], set_threads: Callable[[int], None]
@@ -29,7 +29,7 @@ def test_bits_of_layer_after_layer(
     steps, rows, units = size
     dtype = "bfloat16" if kernel in ("cpu_amx", "cpu_avx512_bf16") else "float32"
     rng, layers = np.random.default_rng(3), 3
-    kind: Any = {"lstm": rk.LSTM, "gru": rk.GRU, "rnn_tanh": rk.RNN}[cell]
+    kind: Any = {"lstm": rk.LSTM, "gru": rk.GRU, "rnn_tanh": rk.RNN, "slstm": rk.sLSTM}[cell]
     before = _core.get_num_threads()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RNNKERN_KERNEL", kernel)
@@ -41,10 +41,11 @@ def test_bits_of_layer_after_layer(
     numpy_dtype = DTYPES[dtype]
     x = rng.standard_normal((steps, rows, 5)).astype(numpy_dtype)
     h = rng.standard_normal((layers, rows, units)).astype(numpy_dtype)
-    cell_state = rng.standard_normal((layers, rows, units)).astype(np.float32)
+    c, n, m = (rng.standard_normal((layers, rows, units)).astype(np.float32) for _ in range(3))
+    behind = {"lstm": (c,), "slstm": (c, np.exp(n), m)}.get(cell, ())
 
     def state(k: Any) -> Any:
-        return (h[k], cell_state[k]) if cell == "lstm" else h[k]
+        return (h[k], *(part[k] for part in behind)) if behind else h[k]
 
     wanted_y: Any = x
     wanted = []
@@ -55,9 +56,9 @@ def test_bits_of_layer_after_layer(
         set_threads(threads)
         y, last = stack(x, state(slice(None)))
         assert y.tobytes() == wanted_y.tobytes()
-        got = last if cell == "lstm" else (last,)
+        got = last if behind else (last,)
         for part, array in enumerate(got):
-            each = [w[part] if cell == "lstm" else w for w in wanted]
+            each = [w[part] if behind else w for w in wanted]
             assert array.tobytes() == np.concatenate(each).tobytes()
 
 

@@ -200,6 +200,7 @@ def test_what_teams_decline_and_why() -> None:
         assert reasons(dtype=1)[name] == "it has no float64"
         assert "only with allow_tf32" in reasons(dtype=0)[name]
         assert "reset-before" in reasons(cell=4, flags=32)[name]
+        assert reasons(cell=5)[name] == "it has room for c alone, not for the n and m of sLSTM"
     large = reasons(hidden_size=4096)
     assert "a head of 4096 units is too large" in large["cuda_cluster"]
     assert re.search(r"4096 units needs \d+ bytes of shared memory in each of 128 blocks", large["cuda_grid"]), large

@@ -20,7 +20,7 @@ import rnnkern.torch as rt
 from rnnkern.options import ACTIVATIONS, parse
 from rnnkern.torch import kernels, operators, options
 from torch_cases import flat, near
-from torch_option_cases import CALLS, CASES, F64, IN, MARKED, RANDOM, B, H, T, arguments, call, given, make
+from torch_option_cases import CALLS, CASES, F64, IN, MARKED, RANDOM, STATES, B, H, T, arguments, call, given, make
 
 # What is computed -----------------------------------------------------------------------------------------------------
 
@@ -56,9 +56,9 @@ def test_bits_of_the_plain_layer(name: str, dtype: torch.dtype, train: bool, mar
 
     layer = plain(module, name, seed)
     layer.call = number
-    state = tuple(states) if len(states) == 2 else states[0]
+    state = tuple(states) if len(states) > 1 else states[0]
     y, after, tape = layer.forward(x, state, train=train, **marked)
-    grads = layer.backward(tape, seeds[0], tuple(seeds[1:]) if len(seeds) == 3 else seeds[1])
+    grads = layer.backward(tape, seeds[0], tuple(seeds[1:]) if len(states) > 1 else seeds[1])
     for got, wanted in zip(answer, flat((y, after)), strict=True):
         assert same(got, wanted)
     for leaf, wanted in zip(leaves, flat((grads.x, grads.state)), strict=True):
@@ -117,17 +117,17 @@ def test_cells_have_the_bits_of_the_plain_cells(name: str) -> None:
     cell.load_state_dict(dict(module.state_dict()))
     assert list(cell.state_dict()) == [key for key, _ in module.named_parameters()]
     x = torch.randn(B, IN, requires_grad=True)
-    states = [torch.randn(B, n, requires_grad=True) for n in module._widths()[: 2 if kind == "LSTM" else 1]]
+    states = [torch.randn(B, n, requires_grad=True) for n in module._widths()[: STATES.get(kind, 1)]]
     torch.manual_seed(0)
     getattr(rt, f"{kind}Cell")(IN, H, **keywords)  # as many draws as before the masks
-    answer = module(x, tuple(states) if kind == "LSTM" else states[0])
+    answer = module(x, tuple(states) if len(states) > 1 else states[0])
     answer = answer if isinstance(answer, tuple) else (answer,)
     torch.autograd.backward(answer, [torch.ones_like(a) for a in answer])
     plain_states = [s.detach() for s in states]
-    after, tape = cell.forward(x.detach(), tuple(plain_states) if kind == "LSTM" else plain_states[0])
+    after, tape = cell.forward(x.detach(), tuple(plain_states) if len(states) > 1 else plain_states[0])
     after = after if isinstance(after, tuple) else (after,)
     ones = tuple(torch.ones_like(a) for a in after)
-    grads = cell.backward(tape, ones if kind == "LSTM" else ones[0])
+    grads = cell.backward(tape, ones if len(states) > 1 else ones[0])
     assert all(map(torch.equal, answer, after)) and torch.equal(x.grad, grads.x)
     for key, parameter in module.named_parameters():
         assert torch.equal(parameter.grad, grads.params[key])
@@ -227,7 +227,9 @@ def test_copies_and_repr(name: str) -> None:
     x, states = given(module)
     wanted = call(module, x, states)
     shown = repr(module)
-    assert eval(shown, {"LSTM": rt.LSTM, "GRU": rt.GRU, "RNN": rt.RNN})._options() == module._options() or (
+    assert eval(
+        shown, {"LSTM": rt.LSTM, "GRU": rt.GRU, "RNN": rt.RNN, "sLSTM": rt.sLSTM}
+    )._options() == module._options() or (
         "nonlinearity" in CASES[name][1]  # torch.nn's repr leaves it out
     )
     stream = io.BytesIO()
@@ -250,11 +252,11 @@ def test_copies_and_repr(name: str) -> None:
 
 def test_options_as_a_string() -> None:
     for name, (kind, keywords) in CASES.items():
-        cell = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn_tanh"}[kind]
+        cell = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn_tanh", "sLSTM": "slstm"}[kind]
         chosen = parse(cell, H, {k: v for k, v in keywords.items() if k in options.Options.__dataclass_fields__})
         text = options.text_of(chosen)
         assert options.options_of(cell, H, text) == chosen
-        assert make(name)._step_text == text and (text != "") == (name != "reverse")
+        assert make(name)._step_text == text and (text != "") == (name not in ("reverse", "sLSTM"))
     for kind in ACTIVATIONS:
         chosen = parse("rnn_tanh", H, {"activations": (kind,)})
         assert options.options_of("rnn_tanh", H, options.text_of(chosen)) == chosen

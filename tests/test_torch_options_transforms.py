@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:Deprecation
 # Operators and graphs -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["proj_size", "independent", "all of LSTM", "all of GRU"])
+@pytest.mark.parametrize("name", ["proj_size", "independent", "all of LSTM", "all of GRU", "all of sLSTM"])
 def test_operators_pass_torchs_own_checks(name: str) -> None:
     module = make(name)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
@@ -86,7 +86,7 @@ def _fresh() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_fresh")
-@pytest.mark.parametrize("name", ["proj_size", "independent", "reverse", "all of LSTM", "all of GRU"])
+@pytest.mark.parametrize("name", ["proj_size", "independent", "reverse", "all of LSTM", "all of GRU", "all of sLSTM"])
 def test_one_graph_for_every_size(name: str) -> None:
     """fullgraph, T and B dynamic, mask and reset as inputs, in training: the eager bits of outputs and gradients."""
     module = make(name, torch.float32)
@@ -119,7 +119,7 @@ class Exported(torch.nn.Module):
 
 
 @pytest.mark.usefixtures("_fresh")
-@pytest.mark.parametrize("name", ["reset_after", "all of LSTM"])
+@pytest.mark.parametrize("name", ["reset_after", "all of LSTM", "all of sLSTM"])
 def test_export_save_load_run(name: str) -> None:
     model = Exported(make(name, torch.float32)).eval()
     seq, batch = torch.export.Dim("seq", min=1, max=100), torch.export.Dim("batch", min=1, max=100)
@@ -185,7 +185,7 @@ def test_gradcheck_and_gradgradcheck(name: str) -> None:
     names, params = zip(*((k, p) for k, p in module.named_parameters() if k.endswith("_l0")), strict=True)
 
     def run(x: Tensor, *values: Tensor) -> Answer:
-        state = values[0] if len(states) == 1 else values[:2]
+        state = values[0] if len(states) == 1 else values[: len(states)]
         weights = dict(zip(names, values[len(states) :], strict=True))
         return flat(functional_call(module, weights, (x, state), MARKED))
 

@@ -35,6 +35,14 @@ CASES: dict[str, Case] = {
     "RNN heads": ("RNN", {"heads": 2, "nonlinearity": "relu"}),
     "independent": ("RNN", {"independent": True, "nonlinearity": "relu"}),
     "reverse": ("GRU", {"reverse": True}),
+    "sLSTM": ("sLSTM", {}),
+    "all of sLSTM": (
+        "sLSTM",
+        {
+            "num_layers": 2, "bidirectional": True, "dropout": 0.3, "heads": 2, "bias": False, "zoneout": 0.2,
+            "recurrent_dropout": 0.2,
+        },
+    ),
     "all of LSTM": (
         "LSTM",
         {
@@ -51,7 +59,8 @@ CASES: dict[str, Case] = {
         },
     ),
 }  # fmt: skip
-RANDOM = ("zoneout", "GRU zoneout", "recurrent_dropout", "all of LSTM", "all of GRU")
+STATES = {"LSTM": 2, "sLSTM": 4}
+RANDOM = ("zoneout", "GRU zoneout", "recurrent_dropout", "all of LSTM", "all of GRU", "all of sLSTM")
 MARKED: dict[str, Any] = {
     "lengths": torch.tensor([3, T, 0]),
     "mask": torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1], [1, 1, 0]], dtype=torch.bool),
@@ -72,23 +81,26 @@ def make(name: str, dtype: torch.dtype = F64, seed: int = 0) -> Any:
 
 
 def given(module: Any, lead: tuple[int, ...] = ()) -> tuple[Tensor, list[Tensor]]:
-    """x, and the states: h with P units, c with H."""
+    """x, and the states: h with P units, c with H, of an sLSTM n and m besides."""
     generator = torch.Generator().manual_seed(1)
     dtype, rows = module.weight_ih_l0.dtype, module.num_layers * (2 if module.bidirectional else 1)
-    widths = module._widths()[: 2 if isinstance(module, rt.LSTM) else 1]
+    widths = module._widths()[: STATES.get(type(module).__name__, 1)]
     x = torch.randn(*lead, T, B, IN, generator=generator, dtype=F64).to(dtype)
-    return x, [torch.randn(*lead, rows, B, n, generator=generator, dtype=F64).to(dtype) for n in widths]
+    states = [torch.randn(*lead, rows, B, n, generator=generator, dtype=F64) for n in widths]
+    states[2:3] = [n.exp() for n in states[2:3]]
+    return x, [state.to(dtype) for state in states]
 
 
 def call(module: Any, x: Tensor, states: Any = (), **keywords: Any) -> Answer:
-    """(y, h_n) or (y, h_n, c_n)."""
-    hx = None if not states else tuple(states) if isinstance(module, rt.LSTM) else states[0]
+    """(y, h_n) or (y, h_n, c_n), or with n_n and m_n."""
+    hx = None if not states else tuple(states) if len(states) > 1 else states[0]
     return flat(module(x, hx, **keywords))
 
 
 def arguments(module: Any, need: bool = False, marks: Marks = NO_MARKS, masks: Any = None) -> tuple[Any, ...]:
     """Of torch.ops.rnnkern.layer."""
-    x, states = given(module)
+    x, (h_0, *cells) = given(module)
+    states = [h_0, *([torch.cat(cells, -1)] if cells else [])]
     tensors = [t if t is None else t.requires_grad_(need) for t in (x, *states, None)[:3]]
     params = [p.detach().clone().requires_grad_(need) for p in module._weights()]
     lengths = None if marks.mask is None else MARKED["lengths"]

@@ -51,12 +51,14 @@ int variant_of(int cell, int shape) {
 }  // namespace
 
 void take_options(Problem& p, const rnnk_problem& from) {
-  const bool lstm = p.cell == RNNK_CELL_lstm, gru = p.cell == RNNK_CELL_gru, elman = !lstm && !gru;
+  const bool lstm = p.cell == RNNK_CELL_lstm, gru = p.cell == RNNK_CELL_gru, slstm = p.cell == RNNK_CELL_slstm;
+  const bool elman = !lstm && !gru && !slstm;
   p.flags = from.flags & ~uint32_t{RNNK_NO_BIAS | RNNK_REVERSE | RNNK_RECOMPUTE | RNNK_TF32};
   only_for(p, RNNK_PEEPHOLE, lstm);
   only_for(p, RNNK_COUPLED, lstm);
   only_for(p, RNNK_RESET_BEFORE, gru);
   only_for(p, RNNK_INDEPENDENT, elman);
+  only_for(p, RNNK_LAYER_NORM, !slstm);
 
   if (from.proj_size < 0 || from.proj_size > kMostUnits || (from.proj_size && !lstm)) {
     fail(RNNK_INVALID_VALUE, "proj_size: expected %s, got %lld", lstm ? "0 to 2^24" : "0 for this cell", ll{from.proj_size});
@@ -78,8 +80,9 @@ void take_options(Problem& p, const rnnk_problem& from) {
   const auto computed = [&](double v) { return p.dtype == RNNK_FLOAT64 ? v : static_cast<double>(static_cast<float>(v)); };
   if (!(from.clip >= 0) || (from.clip > 0 && computed(from.clip) == 0))
     fail(RNNK_INVALID_VALUE, "clip: expected a bound above 0, or 0 for none, got %g", from.clip);
+  if (slstm && from.clip > 0) fail(RNNK_INVALID_VALUE, "clip: expected 0 for this cell, got %g", from.clip);
   p.clip = from.clip;
-  const int activations = lstm ? 3 : gru ? 2 : 1;
+  const int activations = slstm ? 0 : lstm ? 3 : gru ? 2 : 1;
   for (int i = 0; i < 3; ++i) {
     const rnnk_activation& a = from.activations[i];
     if (a.kind < 0 || a.kind > RNNK_SOFTPLUS || (a.kind && i >= activations)) {
@@ -94,11 +97,14 @@ void take_options(Problem& p, const rnnk_problem& from) {
   check_probability("zoneout[0]", from.zoneout[0]);
   check_probability("zoneout[1]", from.zoneout[1]);
   check_probability("recurrent_dropout", from.recurrent_dropout);
-  if (from.zoneout[1] > 0 && !lstm) fail(RNNK_INVALID_VALUE, "zoneout[1]: this cell has no cell state");
+  if (from.zoneout[1] > 0 && !lstm) {
+    fail(RNNK_INVALID_VALUE, "zoneout[1]: %s",
+         slstm ? "c of this cell does not stand alone" : "this cell has no cell state");
+  }
   for (int i = 0; i < 2; ++i) p.zoneout[i] = from.zoneout[i];
   p.recurrent_dropout = from.recurrent_dropout;
 
-  bool any = p.flags || p.projects || heads || p.clip > 0 || p.random();
+  bool any = cell_info(p.cell)->has_options || p.flags || p.projects || heads || p.clip > 0 || p.random();
   for (const rnnk_activation& a : p.activations) any = any || a.kind;
   if (!any) return;
   p.variant = variant_of(p.cell, shape_of(p));

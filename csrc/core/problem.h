@@ -62,6 +62,7 @@ Struct adopted(const Struct* given, size_t least, const char* name) {
 struct CellInfo {
   const char* name;
   int gates, states;
+  bool has_options;  // always: it has no plain instance
 };
 const CellInfo* cell_info(int cell);  // null when unknown
 

@@ -31,10 +31,11 @@ struct Segments {
   int64_t begin(int64_t i) const { return i == 0 ? 0 : T - (count - i) * steps; }
   int64_t length(int64_t i) const { return begin(i + 1) - begin(i); }
 
-  int64_t cell_state() const { return cell_info(problem.cell)->states > 1; }
+  // Of the states behind h, which stand side by side.
+  int64_t cell_units() const { return (cell_info(problem.cell)->states - 1) * problem.hidden_size; }
   int64_t h_bytes() const { return line(B * problem.output_size * item_size(problem.dtype)); }
   int64_t dh_bytes() const { return line(B * problem.output_size * item_size(state_dtype)); }
-  int64_t c_bytes() const { return cell_state() * line(B * problem.hidden_size * item_size(state_dtype)); }
+  int64_t c_bytes() const { return line(B * cell_units() * item_size(state_dtype)); }
   int64_t y_bytes() const { return line(steps * B * problem.output_size * item_size(problem.dtype)); }
   int64_t lengths_bytes() const { return line((B + 1) * int64_t{sizeof(int64_t)}); }
   int64_t border_bytes() const { return h_bytes() + c_bytes(); }
@@ -45,8 +46,8 @@ struct Segments {
     return rows(static_cast<char*>(reserve) + (i - 1) * border_bytes(), problem.output_size, problem.dtype);
   }
   rnnk_tensor c(void* reserve, int64_t i) const {
-    if (!cell_state()) return {};
-    return rows(static_cast<char*>(reserve) + (i - 1) * border_bytes() + h_bytes(), problem.hidden_size, state_dtype);
+    if (!cell_units()) return {};
+    return rows(static_cast<char*>(reserve) + (i - 1) * border_bytes() + h_bytes(), cell_units(), state_dtype);
   }
 
   // The caller's arguments, cut to segment i.
@@ -173,7 +174,7 @@ void plan_backward(const Problem& problem, const Kernel& kernel, const rnnk_args
     const int64_t size = item_size(s.state_dtype);
     for_elements(t.count, [&](int64_t a, int64_t b) { std::memset(to + a * size, 0, static_cast<size_t>((b - a) * size)); });
   }
-  const int64_t P = problem.output_size, H = problem.hidden_size;
+  const int64_t P = problem.output_size, C = s.cell_units();
   for (int64_t i = s.count - 1; i >= 0; --i) {
     rnnk_args a = s.cut(whole, i, scratch.lengths);
     // The caller's y is not ours to write; the segment's own has the same values.
@@ -185,11 +186,11 @@ void plan_backward(const Problem& problem, const Kernel& kernel, const rnnk_args
     kernel.forward(problem, forward);
     if (i + 1 < s.count) {
       a.dh_n = s.rows(scratch.dh[(i + 1) % 2], P, s.state_dtype);
-      if (s.cell_state()) a.dc_n = s.rows(scratch.dc[(i + 1) % 2], H, s.state_dtype);
+      if (C) a.dc_n = s.rows(scratch.dc[(i + 1) % 2], C, s.state_dtype);
     }
     if (i > 0) {
       a.dh_0 = s.rows(scratch.dh[i % 2], P, s.state_dtype);
-      if (s.cell_state()) a.dc_0 = s.rows(scratch.dc[i % 2], H, s.state_dtype);
+      if (C) a.dc_0 = s.rows(scratch.dc[i % 2], C, s.state_dtype);
     }
     kernel.backward(problem, a);
   }

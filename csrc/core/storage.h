@@ -92,5 +92,12 @@ RNNK_HD Row row3(const rnnk_tensor& t, int64_t i, int64_t j) {
 }
 RNNK_HD Row row2(const rnnk_tensor& t, int64_t i) { return {at(t, i * t.stride[0]), t.stride[1], t.dtype}; }
 
+// State i >= 1 alone of a tensor with all of them but h side by side (c_0 and its like).
+RNNK_HD rnnk_tensor state_of(const rnnk_tensor& all, int i, int64_t H) {
+  rnnk_tensor one = all;
+  if (one.data) one.data = at(all, (i - 1) * H * all.stride[1]);
+  return one;
+}
+
 }  // namespace
 }  // namespace rnnk

@@ -61,7 +61,7 @@ struct Backward {
 
   void begin(const Part& part) const {
     for (int s = 0; s < Cell::kStates; ++s) {
-      const rnnk_tensor& from = s == 0 ? args.dh_n : args.dc_n;
+      const rnnk_tensor from = s == 0 ? args.dh_n : state_of(args.dc_n, s, d.H);
       const Axis<W>& units = d.state(s);
       for (int64_t r = part.r0; r < part.r1; ++r) {
         for (int64_t p = part.first(units.panels()); p < part.last(units.panels()); ++p) {
@@ -84,7 +84,7 @@ struct Backward {
   void end(const Part& part) const {
     if (rows.steps > 0) initial_state(rows.steps - 1, part.r0, smaller(part.r1, rows.alive(0)), part);
     for (int s = 0; s < Cell::kStates; ++s) {
-      const rnnk_tensor& to = s == 0 ? args.dh_0 : args.dc_0;
+      const rnnk_tensor to = s == 0 ? args.dh_0 : state_of(args.dc_0, s, d.H);
       if (!to.data) continue;
       const Axis<W>& units = d.state(s);
       for (int64_t r = part.r0; r < part.r1; ++r) {
@@ -174,7 +174,9 @@ struct Backward {
         if (row < alive_before) {
           const int64_t t_before = f.rows.time(s - 1);
           const T* before = f.reserve.saved + (t_before * f.rows.batch + row) * columns + panel * width;
-          RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) fetch(before + Cell::kSavedState[i] * W, W);
+          RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
+            if (Cell::kSavedState[i] >= 0) fetch(before + Cell::kSavedState[i] * W, W);
+          }
           if constexpr (Cell::kReadsH) fetch_units(f.args.y, t_before, row, panel);
         }
       }
@@ -316,11 +318,13 @@ struct Backward {
         if constexpr (Cell::kHasOptions) q.operand = through_operand(q.s[0], row, panel);
       }
       RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
+        q.s[i] = zero;
+        if (Cell::kSavedState[i] < 0) continue;  // BPTT does not read it
         const rnnk_tensor& c_0 = f.args.c_0;
         const int64_t before = f.rows.time(s - 1) * f.rows.batch + row;
         const T* saved = f.reserve.saved + before * f.reserve.saved_columns + panel * (Cell::kSaved * W);
         q.s[i] = !first     ? V::load(saved + Cell::kSavedState[i] * W)
-                 : c_0.data ? load_units<A>(row2(c_0, caller_row), unit, n)
+                 : c_0.data ? load_units<A>(row2(state_of(c_0, i, f.d.H), caller_row), unit, n)
                             : zero;
         if (Cell::kHasOptions && f.extras.resets(t, row)) q.s[i] = zero;
       }

@@ -33,6 +33,8 @@ struct Extras {
 
   bool masked(int64_t t, int64_t sorted) const { return args.mask && !args.mask[t * rows.batch + rows.row(sorted)]; }
   bool resets(int64_t t, int64_t sorted) const { return args.reset && args.reset[t * rows.batch + rows.row(sorted)]; }
+  // Nothing here changes any step of the call.
+  bool quiet() const { return !args.mask && !args.reset && !zones(0) && !zones(1) && !drops(); }
   // Before step s of the walk, if the row takes that step.
   bool resets_at(int64_t s, int64_t sorted) const {
     return args.reset && sorted < rows.alive(s) && resets(rows.time(s), sorted);
@@ -52,7 +54,7 @@ struct Extras {
     return {args.seed, args.call, args.stream, static_cast<uint32_t>(args.first_step + t),
             static_cast<uint32_t>(rows.row(sorted) * axis.units + axis.first(panel))};
   }
-  bool zones(int state) const { return problem.zoneout[state] > 0; }
+  bool zones(int state) const { return state < 2 && problem.zoneout[state] > 0; }  // states behind c have no zoneout
   // The random masks of a panel of a row in one step. States with as many units have theirs from one block of words, drawn when
   // the first of them is asked for.
   class Zones {

@@ -115,7 +115,7 @@ struct Forward {
   // --- init and final ----------------------------------------------------------------------------------------------------------
   void begin(const Part& part) const {
     for (int s = 0; s < Cell::kStates; ++s) {
-      const rnnk_tensor& from = s == 0 ? args.h_0 : args.c_0;
+      const rnnk_tensor from = s == 0 ? args.h_0 : state_of(args.c_0, s, d.H);
       const Axis<W>& units = d.state(s);
       for (int64_t p = part.first(units.panels()); p < part.last(units.panels()); ++p) {
         for (int64_t r = part.r0; r < part.r1; ++r) {
@@ -153,7 +153,7 @@ struct Forward {
 
   void end(const Part& part) const {
     for (int s = 0; s < Cell::kStates; ++s) {
-      const rnnk_tensor& to = s == 0 ? args.h_n : args.c_n;
+      const rnnk_tensor to = s == 0 ? args.h_n : state_of(args.c_n, s, d.H);
       if (!to.data) continue;
       const Axis<W>& units = d.state(s);
       const int64_t ld = s == 0 ? h_leading() : d.hidden.padded();
@@ -236,7 +236,7 @@ struct Forward {
     Row y;         // row 0 of this step
     int64_t ld_y;  // elements
     bool plain;    // y needs no conversion, and its rows are in order
-    bool keep;
+    bool keep, quiet;
 
     Point(const Forward& f, int64_t first, int64_t s)
         : f(f), s(s), t(f.rows.time(s)), h_from(f.h[s & 1]), h_to(f.h[(s + 1) & 1]), from(K == 0 ? f.fed[s & 1] : f.emit[K]),
@@ -245,7 +245,8 @@ struct Forward {
           ld_from(K == 0 ? ld_h : f.emit_leading(K)), ld_gx(f.d.gate_columns()), ld_saved(f.reserve.saved_columns),
           ld_carry(Cell::kCarry * f.d.hidden.padded()), ld_state(f.d.hidden.padded()), y(row3(f.args.y, t, 0)),
           ld_y(f.args.y.stride[1]),
-          plain(y.dtype == A::storage && f.problem.dtype == y.dtype && y.stride == 1 && !f.rows.order), keep(f.keep) {}
+          plain(y.dtype == A::storage && f.problem.dtype == y.dtype && y.stride == 1 && !f.rows.order), keep(f.keep),
+          quiet(f.extras.quiet()) {}
 
     const Operand* operand(int64_t row) const { return from + row * ld_from; }
     RNNK_HD void prepare(int64_t row, int64_t panel) const {
@@ -337,7 +338,7 @@ struct Forward {
         if constexpr (K == 0) {
           if constexpr (!projects(kShape)) q.operand = A::load(f.fed[s & 1] + row * ld_h + unit);
           RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
-            if (f.extras.resets(t, row)) q.s[i] = V::set1(0);
+            if (!quiet && f.extras.resets(t, row)) q.s[i] = V::set1(0);
           }
         }
       }
@@ -345,9 +346,9 @@ struct Forward {
       [[maybe_unused]] typename Extras<A>::Zones zones(f.extras, t, row, panel);
       if constexpr (Cell::kHasOptions && K == 0) {
         RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
-          if (f.extras.zones(i)) q.s_new[i] = zones.of(i).mix(q.s[i], q.s_new[i]);
-          if (f.extras.masked(t, row)) q.s_new[i] = q.s[i];
-          q.saved[Cell::kSavedState[i]] = q.s_new[i];
+          if (!quiet && f.extras.zones(i)) q.s_new[i] = zones.of(i).mix(q.s[i], q.s_new[i]);
+          if (!quiet && f.extras.masked(t, row)) q.s_new[i] = q.s[i];
+          if (Cell::kSavedState[i] >= 0) q.saved[Cell::kSavedState[i]] = q.s_new[i];
         }
       }
       if constexpr (!stage.projected) {
@@ -366,8 +367,8 @@ struct Forward {
         } else {
           q.emit.store(f.raw[K + 1] + row * f.d.stage_columns(K + 1) + unit);
         }
-      } else if constexpr (Cell::kHasOptions) {
-        finish_h(q.s_new[0], row, panel, zones);
+      } else if (Cell::kHasOptions && !quiet) {
+        finish_h(q.s_new[0], row, panel, zones, y_new, valid);
       } else if (plain && valid == W) {
         const V out = A::round(q.s_new[0]);
         A::store(out, h_new);
@@ -380,15 +381,19 @@ struct Forward {
     }
 
     // The new h of a cell with options: kept, held, reset before the next step; y beside it.
-    RNNK_HD void finish_h(V now, int64_t row, int64_t panel, typename Extras<A>::Zones& zones) const {
+    template <class Stored>
+    RNNK_HD void finish_h(V now, int64_t row, int64_t panel, typename Extras<A>::Zones& zones, Stored* y_new,
+                          int64_t valid) const {
       const Extras<A>& extras = f.extras;
-      const int64_t at = row * ld_h + panel * W, valid = f.d.out.valid(panel);
+      const int64_t at = row * ld_h + panel * W;
       const V old = A::load(h_from + at);
       if (extras.zones(0)) now = zones.of(0).mix(old, now);
       const bool held = extras.masked(t, row);
       V out = held ? old : quantize<A>(now, f.problem.dtype);
       if (A::depth > 1) out = out.first_n(valid);
-      store_units<A>(row3(f.args.y, t, f.rows.row(row)), f.d.out.first(panel), valid, held ? V::set1(0) : out);
+      const V shown = held ? V::set1(0) : out;
+      if (plain && valid == W) A::store_stored(shown, y_new);
+      else store_units<A>(row3(f.args.y, t, f.rows.row(row)), f.d.out.first(panel), valid, shown);
       if (extras.resets_at(s + 1, row)) out = V::set1(0);
       A::store(out, h_to + at);
       if (extras.drops()) A::store(extras.thinned(out, row, panel), f.fed[(s + 1) & 1] + at);

@@ -1,4 +1,4 @@
-"""rnnkern: fused recurrent kernels (LSTM, GRU, Elman; forward and BPTT) under a thin API with PyTorch's names.
+"""rnnkern: fused recurrent kernels (LSTM, GRU, Elman, sLSTM; forward and BPTT) under a thin API with PyTorch's names.
 
     import numpy as np, rnnkern as rk
 
@@ -14,10 +14,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import _core, convert, init, ops, weights
-from .cells import GRUCell, LSTMCell, RNNCell
+from .cells import GRUCell, LSTMCell, RNNCell, sLSTMCell
 from .inspect import check, empty_cache, explain, get_num_threads, info, kernels, set_num_threads
 from .io import load, save
-from .layers import GRU, LSTM, RNN
+from .layers import GRU, LSTM, RNN, sLSTM
 from .structure import InitialState, Merge, Pyramid, PyramidalLSTM, Stack, truncated
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ __all__ = [
     "kernels",
     "load",
     "ops",
+    "sLSTM",
+    "sLSTMCell",
     "save",
     "set_num_threads",
     "train",

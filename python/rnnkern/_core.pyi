@@ -107,7 +107,8 @@ class Plan:
         workspace: Array | None = None,
         stream: int = 0,
     ) -> None:
-        """x [T, B, I] -> writes y [T, B, P], h_n [B, P], c_n [B, H]; c_0, c_n only for cells with a cell state.
+        """x [T, B, I] -> writes y [T, B, P], h_n [B, P], c_n [B, C]; c_0, c_n only for cells with a cell state (C
+        is H, of sLSTM 3*H: c n m).
 
         mask, reset: NumPy bool or uint8 [T, B], contiguous. random: (seed, call, stream, first step) draws the cell's
         masks.

@@ -272,6 +272,11 @@ class Library:
     def copy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return array.copy()
 
+    @staticmethod
+    def assign(to: np.ndarray[Any, Any], value: Any) -> None:
+        """Writes an array, or one number everywhere."""
+        to[...] = value
+
     def give(self, array: Any) -> Array:
         """Hand a NumPy array over, without a copy, as an array of this library."""
         return array if self.from_dlpack is None else self.from_dlpack(_core.DLPack(array))

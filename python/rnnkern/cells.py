@@ -1,4 +1,4 @@
-"""RNNCell, GRUCell and LSTMCell: one step at a time, as in torch.nn, and ``step_`` in place for streaming.
+"""RNNCell, GRUCell, LSTMCell and sLSTMCell: one step at a time, as in torch.nn, and ``step_`` in place for streaming.
 
 A cell is a one-layer stack seen one step at a time: the same plans, packing and tape checks, with torch's names for a
 cell's parameters (no ``_l0``).
@@ -9,16 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 from . import ops
-from .arrays import Array, dtype_name
+from .arrays import NUMPY, Array, dtype_name
 from .devices import Caller, place
-from .layers import State, check_nonlinearity, split_state
+from .layers import check_nonlinearity
 from .options import parse
 from .parameters import Module, check_bool, check_int
+from .states import State, apart, joined, split_state, widths
 from .tape import Gradients, Tape, fingerprint
 
 
 class Cell(Module):
-    """What RNNCell, GRUCell and LSTMCell share. B rows, I inputs, H units."""
+    """What RNNCell, GRUCell, LSTMCell and sLSTMCell share. B rows, I inputs, H units."""
 
     def __init__(
         self,
@@ -51,10 +52,11 @@ class Cell(Module):
         return self._spec.allow_tf32
 
     def __call__(self, x: Array, state: State = None) -> State:
-        """x [B, I] or [I], state h [B, H] or [H] (LSTMCell: the tuple (h, c)), None for zeros -> the next state.
+        """x [B, I] or [I], state h [B, H] or [H] (LSTMCell: the tuple (h, c); sLSTMCell: (h, c, n, m)), None for zeros
+        -> the next state.
 
-        New arrays of x's library. For bfloat16 and float16, c may be float32, and the new c is. Errors as in the
-        layers, before any work.
+        New arrays of x's library. For bfloat16 and float16, all but h may be float32, and in the answer is. Errors as
+        in the layers, before any work.
         """
         return self._run(x, state, keep=False)[0]
 
@@ -69,7 +71,7 @@ class Cell(Module):
         return state, tape
 
     def backward(self, tape: Tape, dstate: State) -> Gradients:
-        """Gradients of sum(state * dstate). dstate: like the state; of an LSTMCell's (dh, dc) either may be None."""
+        """Gradients of sum(state * dstate). dstate: like the state; of a tuple's parts each may be None."""
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected the tape that forward returned, got {type(tape).__name__}")
         weights = self._weights
@@ -93,14 +95,15 @@ class Cell(Module):
         give = caller.give
         params = {name: give(grad) for name, grad in zip(self._names, grads.params, strict=True)}
         dx = None if grads.x is None else give(grads.x.reshape(tape.x_shape))
-        return Gradients(dx, self._give_state(grads.h, grads.c, batched, give), params)
+        return Gradients(dx, self._give_state(grads.h, grads.c, batched, caller), params)
 
     def step_(self, x: Array, state: State) -> State:
         """The next state, written into ``state`` itself, which is returned: for streaming. Allocates no memory.
 
         x [B, I] or [I]; state h [B, H] or [H], or (h, c): writable arrays that overlap neither each other nor x. The
-        scratch is made at a thread's first step and kept. Quickest for contiguous NumPy arrays of one batch size. On a
-        GPU memory comes from the library's pool, which gives the same blocks again at every step.
+        scratch is made at a thread's first step and kept. Quickest for contiguous NumPy arrays of one batch size. The
+        four arrays of an sLSTMCell are put together and taken apart again, in new memory. On a GPU memory comes from
+        the library's pool, which gives the same blocks again at every step.
         """
         last = self._weights.last
         if last is not None and last.try_step(x, state):  # plain arrays as before: checked and done in one call
@@ -111,24 +114,26 @@ class Cell(Module):
         leading, axes = view.shape[:-1], "[B, {}]" if view.ndim == 2 else "[{}]"
         rows = caller.take(view, "x", (*leading, self._spec.input_size), axes.format("I"), self._narrow)
         taken = {"x": rows}
-        for (part, label, dtypes), (width, letter) in zip(
-            split_state("state", state, self), self._widths(), strict=False
-        ):
+        split = split_state("state", state, self)
+        for (part, label, dtypes), (width, letter) in zip(split, widths(self._spec), strict=True):
             taken[label] = caller.take_output(part, label, (*leading, width), axes.format(letter), dtypes, taken)
         if not caller.on_host:
-            return self._step_apart(x, state)
+            return self._step_apart(x, state, caller)
         views = list(taken.values())
+        if len(split) > 2:
+            self._step_apart(views[0], tuple(views[1:]), NUMPY)
+            return state
         if not leading:
             views = [each[None] for each in views]
         self._weights.stepper(views[0].shape[0]).step(*views)
         return state
 
-    def _step_apart(self, x: Array, state: State) -> State:
-        """A step whose kernels may write the new state before they have read all of the old one."""
+    def _step_apart(self, x: Array, state: State, caller: Caller) -> State:
+        """A step whose kernels need the state elsewhere, or may write the new one before they have read all of it."""
         after = self._run(x, state, keep=False)[0]
         pairs = zip(state, after, strict=True) if isinstance(state, (tuple, list)) else [(state, after)]
         for old, new in pairs:
-            old[...] = new
+            caller.assign(old, new)
         return state
 
     def _run(self, x: Array, state: State, keep: bool, train: bool = False) -> tuple[State, Tape | None]:
@@ -148,7 +153,7 @@ class Cell(Module):
         _, h_n, c_n, inner = ops.forward(
             spec, weights.packed(keep, memory), steps, h, c, None, memory, reserve=reserve, masks=masks
         )
-        state = self._give_state(h_n, c_n, batched, caller.give)
+        state = self._give_state(h_n, c_n, batched, caller)
         if inner is None:
             return state, None
         checked = (("x", x, fingerprint(x)),) if caller.on_host else ()
@@ -157,25 +162,20 @@ class Cell(Module):
     def _take_state(
         self, name: str, state: State, batch: int, batched: bool, caller: Caller, gradient: bool = False
     ) -> tuple[Any, Any]:
-        """h as [1, B, P] and c as [1, B, H]; None for zeros."""
+        """h as [1, B, P] and the rest (states.py) as [1, B, C]; None for zeros."""
         if state is None:
             return None, None
         parts: list[Any] = []
         split = split_state(name, state, self, gradient)
-        for (part, label, dtypes), (width, letter) in zip(split, self._widths(), strict=False):
+        for (part, label, dtypes), (width, letter) in zip(split, widths(self._spec), strict=True):
             shape, meaning = ((batch, width), f"[B, {letter}]") if batched else ((width,), f"[{letter}]")
             array = None if part is None else caller.take(part, label, shape, meaning, dtypes)
             parts.append(array if array is None else array[None] if batched else array[None, None])
-        return parts[0], parts[1] if len(parts) > 1 else None
+        return parts[0], joined(self._spec, parts[1:], caller)
 
-    def _widths(self) -> tuple[tuple[int, str], ...]:
-        """Of h and c, with their letters."""
-        spec = self._spec
-        return (spec.outputs, "P" if spec.options.proj_size else "H"), (spec.hidden_size, "H")
-
-    def _give_state(self, h: Any, c: Any, batched: bool, give: Any) -> State:
+    def _give_state(self, h: Any, c: Any, batched: bool, caller: Caller) -> State:
         h, c = (part if part is None else part[0] if batched else part[0, 0] for part in (h, c))
-        return give(h) if c is None else (give(h), give(c))
+        return apart(self._spec, h, c, caller)
 
     def __repr__(self) -> str:
         spec = self._spec
@@ -309,3 +309,27 @@ class LSTMCell(Cell):
             "heads": heads,
         }
         super().__init__("lstm", input_size, hidden_size, bias, device, dtype, seed, allow_tf32, options)
+
+
+class sLSTMCell(Cell):
+    """One step of ``rnnkern.sLSTM`` (its equations): h, c, n, m = cell(x, (h, c, n, m)).
+
+    Arguments, keywords and errors as ``rnnkern.GRUCell``, its options being ``zoneout`` and ``heads``; parameters as
+    ``rnnkern.RNNCell``, G = 4.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+        seed: int | None = None,
+        allow_tf32: bool = False,
+        zoneout: float = 0.0,
+        heads: int = 1,
+    ) -> None:
+        options = {"zoneout": zoneout, "heads": heads}
+        super().__init__("slstm", input_size, hidden_size, bias, device, dtype, seed, allow_tf32, options)

@@ -164,6 +164,10 @@ class OnGpu:
     def copy(self, array: Array) -> Array:
         return self.library.cast(array, dtype_of(array))
 
+    def assign(self, to: Array, value: Any) -> None:
+        """Writes an array, or one number everywhere."""
+        self.library.assign(to, value)
+
     def give(self, array: Array) -> Array:
         """Answers are made in this library."""
         return array

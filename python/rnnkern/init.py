@@ -129,8 +129,8 @@ def initialise(
     rule, ``indrnn(steps)`` or your own. weight_ih's rule also draws weight_hr. Peepholes and layer norm's shifts start
     at zero and its gains at one: the network starts as one without them.
 
-    forget_bias (LSTM): the rows of the forget gate are *set* to it in bias_ih, and to zero in bias_hh, so that it is
-    their sum; 1.0 is what Jozefowicz et al. 2015 recommend. A coupled LSTM does not use these rows.
+    forget_bias (LSTM, sLSTM): the rows of the forget gate are *set* to it in bias_ih, and to zero in bias_hh, so that
+    it is their sum; 1.0 is what Jozefowicz et al. 2015 recommend. A coupled LSTM does not use these rows.
 
     chrono (LSTM, GRU): T_max >= 2, about the longest dependency in steps, for Tallec & Ollivier 2018, arXiv 1804.11188:
     with u drawn from U(1, T_max - 1) for each unit, the forget gate's bias is log(u) and the input gate's -log(u), in
@@ -148,6 +148,10 @@ def initialise(
     kinds = {name: _kind(name) for name in shapes}
     gates = _gates(shapes, hidden)
     _check_biases(gates, set(kinds.values()), forget_bias, chrono)
+    if chrono is not None and _is_slstm(layer):
+        raise ValueError(
+            f"chrono: expected an LSTM or a GRU, whose input gate is a sigmoid, got {chrono!r} for an sLSTM"
+        )
     inputs, biases = _rule("weight_ih", weight_ih, hidden), _rule("bias", bias, hidden)
     rules = {"weight_ih": inputs, "weight_hr": inputs, "weight_hh": _rule("weight_hh", weight_hh, hidden)}
     rules |= {"bias_ih": biases, "bias_hh": biases}
@@ -225,6 +229,11 @@ def _describe(layer: Any, dtype: Any, hidden_size: int | None) -> tuple[Shapes, 
         raise ValueError(f"layer: expected weight_ih and weight_hh, got {', '.join(shapes) or 'nothing'}")
     hidden = kinds.get("weight_hr", kinds["weight_hh"])[-1] if hidden_size is None else hidden_size
     return shapes, np.dtype(np.float32 if dtype is None else dtype), hidden
+
+
+def _is_slstm(layer: Any) -> bool:
+    spec = getattr(layer, "spec", None)
+    return spec is not None and spec.cell == "slstm"
 
 
 def _gates(shapes: Shapes, hidden: int) -> int:

@@ -40,6 +40,9 @@ class GpuLibrary(Protocol):
     def cast(self, array: Array, dtype: str) -> Array:
         """A contiguous copy."""
 
+    def assign(self, to: Array, value: Any) -> None:
+        """Writes an array of the same GPU, or one number, in the order of the current stream."""
+
     def upload(self, host: np.ndarray[Any, Any], index: int) -> Array:
         """A copy in the order of the current stream, which the host does not wait for."""
 
@@ -89,6 +92,10 @@ class Cupy:
         with array.device:
             return self._cupy.array(array, dtype=self._dtype(dtype), order="C", copy=True)
 
+    def assign(self, to: Array, value: Any) -> None:
+        with to.device:
+            to[...] = value
+
     def upload(self, host: np.ndarray[Any, Any], index: int) -> Array:
         self._dtype(host.dtype.name)
         with self._cupy.cuda.Device(index):
@@ -131,6 +138,9 @@ class Torch:
 
     def cast(self, array: Array, dtype: str) -> Array:
         return array.detach().to(getattr(self._torch, dtype), copy=True).contiguous()
+
+    def assign(self, to: Array, value: Any) -> None:
+        to[...] = value
 
     def upload(self, host: np.ndarray[Any, Any], index: int) -> Array:
         # from_numpy knows no bfloat16 and warns of read-only memory. Pinned memory is not waited for, and torch's host

@@ -96,10 +96,11 @@ def forward(
     y: Array | None = None,
     marks: Marks = NO_MARKS,
 ) -> tuple[Array, Array, Array | None, Tape | None]:
-    """x [T, B, I] (any strides) -> (y [T, B, D*P], h_n [L*D, B, P], c_n [L*D, B, H] or None, Tape or None).
+    """x [T, B, I] (any strides) -> (y [T, B, D*P], h_n [L*D, B, P], c_n [L*D, B, C] or None, Tape or None).
 
-    h_0 [L*D, B, P], c_0 [L*D, B, H], or None for zeros. lengths: contiguous int64 [B], NumPy's, checked by the caller,
-    or of a GPU's spec on the GPU (where what is not in [0, T] is clamped, and reported late), or None.
+    h_0 [L*D, B, P], c_0 [L*D, B, C] (``Spec.cell_units``), or None for zeros. lengths: contiguous int64 [B], NumPy's,
+    checked by the caller, or of a GPU's spec on the GPU (where what is not in [0, T] is clamped, and reported late), or
+    None.
     reserve: ``reserve_bytes`` bytes that take what ``backward`` needs, and are the tape's; None: nothing is kept.
     masks: (seed, call) turns dropout between layers and the cell's random masks on; None leaves them off. y: write the
     output here.
@@ -111,7 +112,7 @@ def forward(
     leading = spec.num_layers * directions
     y_shape = (seq_len, batch, directions * outs)
     h_n = memory.empty((leading, batch, outs), spec.dtype)
-    c_n = memory.empty((leading, batch, spec.hidden_size), spec.state_dtype) if spec.states == 2 else None
+    c_n = memory.empty((leading, batch, spec.cell_units), spec.state_dtype) if spec.states > 1 else None
     own: Sequence[Bytes | None] = [None] * leading
     outputs: list[Array] = []
     inputs: list[Array] = []
@@ -203,7 +204,7 @@ def backward(
     probe: bool = False,
     clip_step: float = 0.0,
 ) -> Gradients:
-    """BPTT of a taped forward: dy [T, B, D*P], dh_n [L*D, B, P], dc_n [L*D, B, H], each None for zeros -> Gradients.
+    """BPTT of a taped forward: dy [T, B, D*P], dh_n [L*D, B, P], dc_n [L*D, B, C], each None for zeros -> Gradients.
 
     probe: also the gradient of every h_t (``Gradients.steps``). clip_step: bound of its elements, at each step; 0:
     none.
@@ -222,8 +223,8 @@ def backward(
     seq_len, batch = tape.x[0].shape[:2]
     leading = spec.num_layers * directions
     dh_0 = memory.empty((leading, batch, outs), spec.state_dtype) if need_state else None
-    cells = need_state and spec.states == 2
-    dc_0 = memory.empty((leading, batch, spec.hidden_size), spec.state_dtype) if cells else None
+    cells = need_state and spec.states > 1
+    dc_0 = memory.empty((leading, batch, spec.cell_units), spec.state_dtype) if cells else None
     all_plans = plans(spec, marks.any)
     dparams: list[Array | None] = []
     vectors = []

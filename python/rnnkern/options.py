@@ -32,7 +32,7 @@ ACTIVATIONS: dict[str, tuple[int, str, tuple[float, ...]]] = {
     "softsign": (10, "Softsign", ()),
     "softplus": (11, "Softplus", ()),
 }
-_OWN = {"rnn": ("f",), "gru": ("f of r z", "g of n"), "lstm": ("f of i f o", "g of g", "h of the output")}
+_OWN = {"rnn": ("f",), "gru": ("f of r z", "g of n"), "lstm": ("f of i f o", "g of g", "h of the output"), "slstm": ()}
 _ONLY = {
     "peephole": "lstm",
     "coupled": "lstm",
@@ -40,6 +40,7 @@ _ONLY = {
     "reset_after": "gru",
     "independent": "rnn",
 }
+_SLSTM = ("zoneout", "recurrent_dropout", "heads")
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class HasOptions:
 
 
 def parse(cell: str, hidden_size: int, given: dict[str, Any]) -> Options:
-    """The options of a constructor's keywords. cell: "rnn_tanh", "rnn_relu", "gru" or "lstm".
+    """The options of a constructor's keywords. cell: "rnn_tanh", "rnn_relu", "gru", "lstm" or "slstm".
 
     Raises ValueError or TypeError naming the keyword, what was expected and what came.
     """
@@ -151,6 +152,8 @@ def parse(cell: str, hidden_size: int, given: dict[str, Any]) -> Options:
         out[name] = _PARSERS[name](name, value, kind)
         if _ONLY.get(name, kind) != kind and out[name] != neutral:
             raise ValueError(f"{name}: only {_ONLY[name].upper()} has it, got {value!r} for {kind.upper()}")
+        if kind == "slstm" and name not in _SLSTM and out[name] != neutral:
+            raise ValueError(f"{name}: sLSTM does not have it, got {value!r}")
     options = Options(**out)
     if options.proj_size >= hidden_size > 0:
         raise ValueError(f"proj_size: expected less than hidden_size {hidden_size}, got {options.proj_size}")
@@ -201,7 +204,8 @@ def _zoneout(name: str, value: Any, kind: str) -> tuple[float, float]:
         raise ValueError(f"{name}: expected a probability, or two, of h and of c, got {len(value)} of them")
     pair = _probability(f"{name}[0]", value[0]), _probability(f"{name}[1]", value[1])
     if pair[1] and kind != "lstm":
-        raise ValueError(f"{name}: {kind.upper()} has no c, got {value!r}")
+        has = "sLSTM's c does not stand alone" if kind == "slstm" else f"{kind.upper()} has no c"
+        raise ValueError(f"{name}: {has}, got {value!r}")
     return pair
 
 

@@ -123,8 +123,13 @@ class Spec:
 
     @cached_property
     def states(self) -> int:
-        """1: h; 2: h and c."""
+        """1: h; 2: h and c; 4: h, c, n and m."""
         return _CELLS[self.cell][1]
+
+    @cached_property
+    def cell_units(self) -> int:
+        """Entries a row of all states behind h, which stand side by side: C = (states - 1) * H."""
+        return (self.states - 1) * self.hidden_size
 
     @cached_property
     def directions(self) -> int:
@@ -218,7 +223,7 @@ class Tape:
     y: tuple[Array, ...]  # [L] each [T, B, D*P]: the output of each layer, before dropout (its own h_{t-1})
     reserves: tuple[Bytes, ...]  # [L*D]
     h_0: Array | None  # [L*D, B, P]
-    c_0: Array | None  # [L*D, B, H]
+    c_0: Array | None  # [L*D, B, C]
     lengths: Any  # int64 [B], NumPy's or on the GPU, or None
     masks: tuple[int, int] | None  # (seed, call), or None: no random masks
     marks: Marks = NO_MARKS
@@ -226,7 +231,7 @@ class Tape:
 
 @dataclass(frozen=True)
 class Gradients:
-    """x [T, B, I]; h [L*D, B, P], c [L*D, B, H]; params aligned with ``Spec.param_names``; None where not asked for.
+    """x [T, B, I]; h [L*D, B, P], c [L*D, B, C]; params aligned with ``Spec.param_names``; None where not asked for.
 
     steps: [L] each [T, B, D*P], of every h_t through all that follows it, where a probe was asked for.
     """

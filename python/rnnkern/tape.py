@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Gradients:
     """Gradients of a layer or cell, as arrays of x's library.
 
-    x: like x, or None where not asked for. state: like the state (``(dh_0, dc_0)`` for LSTM, ``dh_0`` otherwise);
+    x: like x, or None where not asked for. state: like the state (``(dh_0, dc_0)`` for LSTM, four for sLSTM);
     float32 for bfloat16 and float16. params: by the names of ``state_dict``.
     """
 

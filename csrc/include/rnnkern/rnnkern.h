@@ -12,8 +12,11 @@
  *     rnnk_plan_create -> rnnk_plan_sizes -> rnnk_pack_weights -> rnnk_forward -> rnnk_backward -> rnnk_plan_destroy
  *
  * Shapes stand in brackets: T seq_len, B batch, I input_size, H hidden_size, P entries of h (H without a projection),
- * G gates (RNN 1, GRU 3, LSTM 4).
- * Gate order is PyTorch's: LSTM i f g o, GRU r z n. Strides are in elements. Every function that can fail returns an
+ * G gates (RNN 1, GRU 3, LSTM and sLSTM 4),
+ * C entries of the states behind h: H for c of LSTM, 3*H for c n m of sLSTM, which stand side by side in a row. Of its states
+ * n is at least 0, and where it is 0 nothing is stored: c is to be 0 there too, and m counts for nothing. sLSTM has no clip,
+ * activations, RNNK_LAYER_NORM or zoneout[1].
+ * Gate order is PyTorch's: LSTM i f g o, GRU r z n; sLSTM i f z o. Strides are in elements. Every function that can fail returns an
  * rnnk_status; rnnk_last_error() has the sentence. Nothing prints, aborts or exits. All functions are thread-safe; a plan
  * is immutable and may be used by many threads at once.
  *
@@ -163,18 +166,18 @@ typedef struct rnnk_args {
   const int64_t* lengths; /* [B] each in [0, T], any order, or NULL for T everywhere */
   const void* packed;     /* from rnnk_pack_weights; 64-byte aligned */
   rnnk_tensor x;          /* [T, B, I] */
-  rnnk_tensor h_0, c_0;   /* [B, P], [B, H]; c_0 only where the cell has a cell state */
+  rnnk_tensor h_0, c_0;   /* [B, P], [B, C]; c_0 only where the cell has a cell state */
   rnnk_tensor y;          /* [T, B, P]; written by forward (zero past each row's length), read by backward */
-  rnnk_tensor h_n, c_n;   /* [B, P], [B, H] out */
+  rnnk_tensor h_n, c_n;   /* [B, P], [B, C] out */
   void* reserve;          /* forward: NULL for inference; backward: as forward left it, not written; 64-byte aligned */
   size_t reserve_size;
   void* workspace; /* scratch, contents irrelevant; 64-byte aligned */
   size_t workspace_size;
   /* rnnk_backward only */
   rnnk_tensor dy;                /* [T, B, P] */
-  rnnk_tensor dh_n, dc_n;        /* [B, P], [B, H] */
+  rnnk_tensor dh_n, dc_n;        /* [B, P], [B, C] */
   rnnk_tensor dx;                /* [T, B, I] out; zero past each row's length */
-  rnnk_tensor dh_0, dc_0;        /* [B, P], [B, H] out */
+  rnnk_tensor dh_0, dc_0;        /* [B, P], [B, C] out */
   void *dweight_ih, *dweight_hh; /* out, contiguous, shapes and dtype of the weights; overwritten */
   void *dbias_ih, *dbias_hh;     /* out */
   /* Options */
@@ -241,7 +244,7 @@ typedef struct rnnk_dropout_args {
 } rnnk_dropout_args;
 RNNK_API rnnk_status rnnk_dropout(const rnnk_dropout_args* args);
 
-/* Cells: gates G, states (1: h, 2: h and c). Negative for an unknown cell. rnnk_cell_name(i) is NULL past the last. */
+/* Cells: gates G, states (1: h; 2: h and c; 4: h, c, n and m). Negative for an unknown cell. rnnk_cell_name(i) is NULL past the last. */
 RNNK_API const char* rnnk_cell_name(int32_t cell);
 RNNK_API int32_t rnnk_cell_gates(int32_t cell);
 RNNK_API int32_t rnnk_cell_states(int32_t cell);

@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..layers import GRU, LSTM, RNN, Layer
+from ..layer import Layer
+from ..layers import GRU, LSTM, RNN
 from ..parameters import check_bool, check_int
 from ..weights import reorder
 from .activations import Activation, attributes, canonical

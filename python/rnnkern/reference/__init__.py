@@ -15,7 +15,7 @@ Shapes: T steps, B rows, I inputs, H hidden units, P outputs (H without a projec
 
 from .activations import Activation, sigmoid
 from .arrays import Array, Grads, Params
-from .cells import LAYER_NORM_EPS, Cell, Elman, Gru, GruBefore, Lstm, StepGrads
+from .cells import LAYER_NORM_EPS, Cell, Elman, Gru, GruBefore, Lstm, Slstm, StepGrads
 from .layer import CELLS, Drawn, Saved, layer, layer_backward, nearest_kink
 from .masks import dropout_kept, philox4x32, recurrent_kept, thin, zoneout_held
 from .options import Options, activations_of, parameter_shapes
@@ -36,6 +36,7 @@ __all__ = [
     "Options",
     "Params",
     "Saved",
+    "Slstm",
     "StackSaved",
     "StepGrads",
     "activations_of",

@@ -6,8 +6,9 @@ the operand of the recurrent product: h', or what recurrent dropout left of it; 
     gx = W x + b_ih [n, G*H]        gh = R u + b_hh [n, G*H]        W = weight_ih [G*H, I], R = weight_hh [G*H, P]
 
 with ``layer_norm``, gx = gamma_ih*norm(W x) + b_ih and gh = gamma_hh*norm(R u) + b_hh. Gate order is PyTorch's:
-``i f g o`` and ``r z n``. Every activation bounds its input by ``clip``. R arrives here as a full matrix: ``heads`` and
-``independent`` say only which of its entries are parameters, and are layer.py's, as are zoneout, masks and lengths.
+``i f g o`` and ``r z n``; sLSTM's is ``i f z o``. Every activation bounds its input by ``clip``. R arrives here as a
+full matrix: ``heads`` and ``independent`` say only which of its entries are parameters, and are layer.py's, as are
+zoneout, masks and lengths.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class StepGrads:
 
 class Cell(Protocol):
     gates: int
-    states: int  # 1: h, 2: h and c
+    states: int  # 1: h; 2: h and c; 4: h and c, which holds c n m [n, 3*H]
 
     def forward(self, p: Params, x: Array, h: Array, u: Array, c: Array) -> tuple[Array, Array, Any]:
         """x [n, I], h, u [n, P], c [n, H] -> h, c, the tape. A cell with one state passes c through."""
@@ -268,3 +269,61 @@ class GruBefore:
     def activated(self, p: Params, tape: Any) -> list[tuple[Activation, Array]]:
         vr, vz, vn = tape[3]
         return [(self.f, vr), (self.f, vz), (self.g, vn)]
+
+
+class Slstm:
+    """sLSTM (Beck et al. 2024, xLSTM, arXiv 2405.04517, equations 8 to 17): i an exponential, f a sigmoid.
+
+    With log f = log s(v_f) and the stabiliser m = max(log f + m', v_i), or v_i where n' = 0 (there is nothing yet that
+    could overflow):
+
+        I = exp(v_i - m)   F = exp(min(log f + m' - m, 0))   z = tanh(v_z)   o = s(v_o)
+        c = F*c' + I*z     n = F*n' + I                      h = o*c/n
+
+    h, c exp(m) and n exp(m) do not depend on the m' that c' and n' were scaled by; gradients take every one of c, n and
+    m as an output of its own.
+    """
+
+    gates, states = 4, 4
+
+    def __init__(self, name: str, options: Options) -> None:
+        self.o, self.z = activations_of(name, options)
+
+    def forward(self, p: Params, x: Array, h: Array, u: Array, c: Array) -> tuple[Array, Array, Any]:
+        vi, vf, vz, vo = np.split(side(p, "ih", x, False) + side(p, "hh", u, False), 4, axis=1)
+        c_old, n_old, m_old = np.split(c, 3, axis=1)
+        carried = m_old - np.logaddexp(0, -vf)
+        opens = (vi >= carried) | (n_old == 0)  # whether m is v_i
+        m = np.where(opens, vi, carried)
+        i, f = np.exp(vi - m), np.exp(np.minimum(carried - m, 0))
+        z, o = self.z.forward(vz), self.o.forward(vo)
+        c_new, n_new = f * c_old + i * z, f * n_old + i
+        bounded, to_kink = carried > m, np.where(n_old == 0, np.inf, vi - carried)
+        tape = (x, u, c_old, n_old, opens, to_kink, bounded, (vf, vz, vo), (i, f, z, o))
+        return o * c_new / n_new, np.concatenate([c_new, n_new, m], axis=1), tape
+
+    def backward(self, p: Params, tape: Any, dh: Array, dc: Array) -> StepGrads:
+        x, u, c_old, n_old, opens, _, bounded, (vf, vz, vo), (i, f, z, o) = tape
+        c, n = f * c_old + i * z, f * n_old + i
+        dc, dn, dm = np.split(dc, 3, axis=1)
+        dvo = self.o.backward(vo, o, dh * c / n)
+        dc, dn = dc + dh * o / n, dn - dh * o * c / n**2
+        dvz = self.z.backward(vz, z, dc * i)
+        # log i = v_i - m and log f = carried - m; m is one of v_i and carried.
+        dlog_i, dlog_f = (dc * z + dn) * i, np.where(bounded, 0, (dc * c_old + dn * n_old) * f)
+        dm = dm - dlog_i - dlog_f
+        dvi, dcarried = dlog_i + np.where(opens, dm, 0), dlog_f + np.where(opens, 0, dm)
+        dvf = dcarried * np.exp(-np.logaddexp(0, vf))  # d log s(v) / dv = s(-v)
+        dv = np.concatenate([dvi, dvf, dvz, dvo], axis=1)
+        dx, of_input = side_backward(p, "ih", x, False, dv)
+        du, of_state = side_backward(p, "hh", u, False, dv)
+        dc_old = np.concatenate([dc * f, dn * f, dcarried], axis=1)
+        return StepGrads(dx, np.zeros_like(du), du, dc_old, of_input | of_state)
+
+    def activated(self, p: Params, tape: Any) -> list[tuple[Activation, Array]]:
+        _, vz, vo = tape[7]
+        return [
+            (self.z, vz),
+            (self.o, vo),
+            (Activation("relu", 0.0, 0.0), tape[5]),
+        ]  # m has relu's kink where they meet

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, Params, wide
-from .cells import Cell, Elman, Gru, GruBefore, Lstm
+from .cells import Cell, Elman, Gru, GruBefore, Lstm, Slstm
 from .masks import recurrent_kept, thin, zoneout_held
 from .options import Options, check_params
 
@@ -23,6 +23,7 @@ _MAKE: dict[str, Callable[[Options], Cell]] = {
     "rnn_relu": lambda options: Elman("rnn_relu", options),
     "lstm": lambda options: Lstm("lstm", options),
     "gru": lambda options: Gru("gru", options) if options.reset_after else GruBefore("gru", options),
+    "slstm": lambda options: Slstm("slstm", options),
 }
 CELLS: dict[str, Cell] = {name: make(Options()) for name, make in _MAKE.items()}
 
@@ -70,6 +71,7 @@ def layer(
 ) -> tuple[Array, Array, Array | None, Saved]:
     """One layer in one direction: x [T, B, I] -> y [T, B, P], h_n [B, P], c_n [B, H] or None, and the tape.
 
+    c is all of the state but h: of sLSTM c n m side by side, [B, 3*H].
     params: ``parameter_shapes`` says which; biases (and beta_c) may be absent. Absent states are zero.
 
     Row b has ``lengths[b]`` valid steps (T if None); its y is zero after them. Forward, its final state is the one
@@ -101,8 +103,9 @@ def layer(
     drawn = _draw(options, random, (seq_len, batch, width), (seq_len, batch, hidden))
     z_h, z_c = dtype.type(options.zoneout[0]), dtype.type(options.zoneout[1])
 
+    cells = max(1, kind.states - 1) * hidden
     h = np.zeros((batch, width), dtype) if h_0 is None else wide(h_0).astype(dtype)
-    c = np.zeros((batch, hidden), dtype) if c_0 is None else wide(c_0).astype(dtype)
+    c = np.zeros((batch, cells), dtype) if c_0 is None else wide(c_0).astype(dtype)
     y = np.zeros((seq_len, batch, width), dtype)
     steps = []
     for t in reversed(range(seq_len)) if reverse else range(seq_len):
@@ -116,7 +119,7 @@ def layer(
         y[t, rows] = h[rows]
         steps.append((t, rows, tape))
     saved = Saved(kind, p, tuple(params), x.shape, steps, cut, options, drawn)
-    return y, h, c if kind.states == 2 else None, saved
+    return y, h, c if kind.states > 1 else None, saved
 
 
 def layer_backward(
@@ -132,7 +135,8 @@ def layer_backward(
     dtype = np.result_type(*p.values())
     z_h, z_c = dtype.type(options.zoneout[0]), dtype.type(options.zoneout[1])
     dh = np.zeros((batch, width), dtype) if dh_n is None else wide(dh_n).astype(dtype)
-    dc = np.zeros((batch, hidden), dtype) if dc_n is None else wide(dc_n).astype(dtype)
+    cells = max(1, saved.cell.states - 1) * hidden
+    dc = np.zeros((batch, cells), dtype) if dc_n is None else wide(dc_n).astype(dtype)
     dx = np.zeros(saved.x_shape, dtype)
     grads = {name: np.zeros(p[name].shape, dtype) for name in p}
     for t, rows, tape in reversed(saved.steps):
@@ -147,7 +151,7 @@ def layer_backward(
         for name, value in step.params.items():
             grads[name] += value
     grads["weight_hh"] = _parameters_of(grads["weight_hh"], options, saved.cell.gates, hidden, width)
-    out = {"x": dx, "h_0": dh} | ({"c_0": dc} if saved.cell.states == 2 else {})
+    out = {"x": dx, "h_0": dh} | ({"c_0": dc} if saved.cell.states > 1 else {})
     return out | {name: grads[name] for name in saved.names}
 
 

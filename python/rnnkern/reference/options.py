@@ -7,13 +7,14 @@ from dataclasses import dataclass, fields
 from .activations import Activation
 from .arrays import Params
 
-GATES = {"linear": 1, "rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3}
+GATES = {"linear": 1, "rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3, "slstm": 4}
 _OWN = {
     "linear": [("affine", 1.0, 0.0)],
     "rnn_tanh": [("tanh", 0.0, 0.0)],
     "rnn_relu": [("relu", 0.0, 0.0)],
     "lstm": [("sigmoid", 0.0, 0.0), ("tanh", 0.0, 0.0), ("tanh", 0.0, 0.0)],
     "gru": [("sigmoid", 0.0, 0.0), ("tanh", 0.0, 0.0)],
+    "slstm": [("sigmoid", 0.0, 0.0), ("tanh", 0.0, 0.0)],
 }
 
 
@@ -46,6 +47,8 @@ def check_options(cell: str, options: Options) -> None:
     for cells, names in ((("lstm",), ("peephole", "coupled")), (("gru",), ("reset_after",))):
         if cell not in cells and (wrong := set(names) & set(_changed(options))):
             raise ValueError(f"options: {cell!r} has no {sorted(wrong)}")
+    if cell == "slstm" and (wrong := set(_changed(options)) - {"zoneout", "recurrent_dropout", "heads"}):
+        raise ValueError(f"options: {cell!r} has no {sorted(wrong)}")
     if options.independent and (cell in ("lstm", "gru") or options.heads != 1):
         raise ValueError(f"independent: expected an RNN with heads = 1, got {cell!r} with heads = {options.heads}")
     if options.layer_norm and (not options.reset_after or options.heads > 1 or options.independent):

@@ -1,7 +1,8 @@
 """What every structure shares: arguments checked before any work, parameters under one set of names, and the tape.
 
-A structure is made of *parts*: rnnkern's RNN, GRU and LSTM, and other structures. A subclass says how data flows
-through its parts (``_run``) and back (``_backward``), on arrays that are checked already; what a part does is its own.
+A structure is made of *parts*: rnnkern's layers (RNN, GRU, LSTM, sLSTM), and other structures. A subclass says how data
+flows through its parts (``_run``) and back (``_backward``), on arrays that are checked already; what a part does is its
+own.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..arrays import as_numpy, check, take_lengths
-from ..layers import Layer, State, split_state
+from ..layer import Layer
 from ..parameters import check_bool
+from ..states import State, split_state, widths
 from ..tape import Gradients
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -215,7 +217,9 @@ def _taken(name: str, array: Any, shape: tuple[int, ...], meaning: str, dtype: n
 def check_part(name: str, part: Any) -> Part:
     """A time-major layer or a structure."""
     if not isinstance(part, (Layer, Structure)):
-        raise TypeError(f"{name}: expected an RNN, GRU or LSTM of rnnkern or a structure, got {type(part).__name__}")
+        raise TypeError(
+            f"{name}: expected an RNN, GRU, LSTM or sLSTM of rnnkern or a structure, got {type(part).__name__}"
+        )
     if isinstance(part, Layer) and part.batch_first:
         raise ValueError(f"{name}: expected batch_first=False (structures are time-major), got {part!r}")
     return part
@@ -252,10 +256,10 @@ def check_state(part: Part, name: str, state: State, batch: int, gradient: bool)
         part._check_state(name, state, batch, gradient)
         return
     leading = part.num_layers * part.spec.directions
-    widths = (part.proj_size or part.hidden_size, part.hidden_size)
-    for (array, label, dtypes), width in zip(split_state(name, state, part, gradient), widths, strict=False):
+    split = split_state(name, state, part, gradient)
+    for (array, label, dtypes), (width, letter) in zip(split, widths(part.spec), strict=True):
         if array is not None:
-            check(as_numpy(array, label), label, (leading, batch, width), "[L*D, B, H]", dtypes)
+            check(as_numpy(array, label), label, (leading, batch, width), f"[L*D, B, {letter}]", dtypes)
 
 
 def before_end(array: Array, lengths: Array | None) -> Array:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from .. import _core, parameters
-from ..layers import Layer, State
+from ..layer import Layer
 from ..parameters import check_int
+from ..states import State
 from ..tape import Gradients
 from .base import Array, Structure, Tape, before_end, check_part, check_state, halvings, output_size, run
 
@@ -19,8 +20,8 @@ class Stack(Structure):
 
         x_{k+1} = drop(f_k(x_k))            or, where layer k is residual,  drop(f_k(x_k)) + x_k
 
-    layers: RNN, GRU, LSTM and structures, each as wide at its input as the one below is at its output; hidden sizes,
-        cells and directions may differ.
+    layers: RNN, GRU, LSTM, sLSTM and structures, each as wide at its input as the one below is at its output; hidden
+        sizes, cells and directions may differ.
     residual: True for every layer, or one flag a layer. A residual layer must give as many features and steps as it
         takes. (Wu et al. 2016, arXiv 1609.08144, section 3.1: deep stacks train with it that do not without.)
     dropout: probability, of what every layer but the last gives (with ``forward``, unless train=False). What a residual

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ..arrays import take_lengths
-from ..layers import Layer, State
+from ..layer import Layer
 from ..parameters import check_int
+from ..states import State
 from ..tape import Gradients
 from .base import Array, Part, Structure, check_part, halvings
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..layers import LSTM, Layer, State
+from ..layer import Layer
+from ..layers import LSTM
 from ..parameters import check_bool, check_int
+from ..states import NAMES, State, widths
 from ..tape import Gradients
 from .base import (
     Array,
@@ -174,8 +176,9 @@ class PyramidalLSTM(Stack):
 class InitialState(Structure):
     """A layer whose initial state is learned: parameters h_0_l{k} [P], for LSTM c_0_l{k} [H] too, one for all rows.
 
-    layer: an RNN, GRU or LSTM, or one inside Merge or Pyramid. The suffix ``_reverse`` is for the second direction; the
-    parameters start as zeros. Where a call is given a state, that one is used and their gradient is zero: so the first
+    layer: an RNN, GRU, LSTM or sLSTM, or one inside Merge or Pyramid. The suffix ``_reverse`` is for the second
+    direction; the parameters start as zeros. Of an sLSTM, for which c exp(m) and n exp(m) are all that counts, m_0 is
+    learned too, and n_0 is 1. Where a call is given a state, that one is used and their gradient is zero: so the first
     piece of a sequence is called without, the others with the state carried on. Else their gradient is that of the
     state they made, ``grads.state``, summed over the rows.
     """
@@ -184,22 +187,27 @@ class InitialState(Structure):
         part = check_part("layer", layer)
         own = state_layer(part)
         if own is None or "h_0_l0" in part.params:
-            raise TypeError(f"layer: expected an RNN, GRU or LSTM, or one inside Merge or Pyramid, got {layer!r}")
+            raise TypeError(
+                f"layer: expected an RNN, GRU, LSTM or sLSTM, or one inside Merge or Pyramid, got {layer!r}"
+            )
         self._parts = (part,)
         self._layer: Layer = own
-        widths = {"h_0": own.proj_size or own.hidden_size} | ({"c_0": own.hidden_size} if own.spec.states == 2 else {})
+        entries = {f"{state}_0": width for state, (width, _) in zip(NAMES, widths(own.spec), strict=False)}
         suffixes = [f"_l{k}{end}" for k in range(own.num_layers) for end in ("", "_reverse")[: own.spec.directions]]
-        self._names = {state: [state + suffix for suffix in suffixes] for state in widths}
-        self._own = Own({name: np.zeros(widths[s], own.dtype) for s, names in self._names.items() for name in names})
+        self._ones = {"n_0"} & entries.keys()
+        self._names = {state: [state + suffix for suffix in suffixes] for state in entries if state not in self._ones}
+        self._own = Own({name: np.zeros(entries[s], own.dtype) for s, names in self._names.items() for name in names})
 
     def _holders(self) -> list[tuple[str, Any]]:
         return [("", self._parts[0]), ("", self._own)]
 
     def _learned(self, params: Mapping[str, Array], batch: int) -> State:
         """The parameters as a state of ``batch`` equal rows (a view)."""
-        stacked = [np.stack([params[name] for name in names])[:, None] for names in self._names.values()]
-        states = [np.broadcast_to(s, (s.shape[0], batch, s.shape[2])) for s in stacked]
-        return tuple(states) if len(states) == 2 else states[0]
+        stacked = {s: np.stack([params[name] for name in names])[:, None] for s, names in self._names.items()}
+        if self._ones:
+            stacked = {s: stacked.get(s, np.ones_like(stacked["c_0"])) for s in ("h_0", "c_0", "n_0", "m_0")}
+        states = [np.broadcast_to(s, (s.shape[0], batch, s.shape[2])) for s in stacked.values()]
+        return tuple(states) if len(states) > 1 else states[0]
 
     def _run(self, x: Array, state: State, lengths: Array | None, keep: bool, train: bool) -> tuple[Array, State, Any]:
         learned = state is None
@@ -212,6 +220,8 @@ class InitialState(Structure):
         grads = self._parts[0].backward(own, dy, dstate, need_x=need_x)
         parts = grads.state if isinstance(grads.state, tuple) else (grads.state,)
         params = dict(grads.params)
+        if self._ones:
+            parts = (*parts[:2], parts[3])
         for names, part in zip(self._names.values(), parts, strict=True):
             summed = part.sum(axis=1) if learned else np.zeros((len(names), part.shape[2]))
             params |= {name: row.astype(self.dtype) for name, row in zip(names, summed, strict=True)}

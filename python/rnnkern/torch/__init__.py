@@ -48,10 +48,21 @@ except ImportError as error:
     raise ImportError("rnnkern.torch needs PyTorch 2.11 or later; install it with: pip install torch") from error
 
 from . import threads as _threads
-from .cells import GRUCell, LSTMCell, RNNCell
-from .modules import GRU, LSTM, RNN
+from .cells import GRUCell, LSTMCell, RNNCell, sLSTMCell
+from .modules import GRU, LSTM, RNN, sLSTM
 from .swap import Replacement, replace
 
 _threads.borrow()
 
-__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "Replacement", "replace"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "Replacement",
+    "replace",
+    "sLSTM",
+    "sLSTMCell",
+]

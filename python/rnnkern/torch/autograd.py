@@ -53,7 +53,7 @@ def records_gradient(tensors: Sequence[Tensor | None]) -> bool:
 def recurrence(
     call: Call, x: Tensor, h_0: Tensor | None, c_0: Tensor | None, params: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """x [T, B, I], h_0 [L*D, B, P], c_0 [L*D, B, H] or None -> y [T, B, D*P], h_n, c_n (c_n None without a cell state).
+    """x [T, B, I], h_0 [L*D, B, P], c_0 [L*D, B, C] or None -> y [T, B, D*P], h_n, c_n (c_n None without a cell state).
 
     params: in the order of ``call.spec.param_names``. Everything is checked by the caller; every answer has x's dtype.
     """
@@ -92,7 +92,7 @@ def by_operator(
         y, h_n, c_n = functional.layer(x, h_0, c_0, params, lengths, masks, options, marks)
     else:
         y, h_n, c_n = operators.layer(x, h_0, c_0, params, lengths, masks, *options, *marks)
-    return y, h_n, c_n if composed.CELLS[options.cell].states == 2 else None
+    return y, h_n, c_n if composed.CELLS[options.cell].states > 1 else None
 
 
 def _as_tensor(values: Any, x: Tensor) -> Tensor | None:

@@ -19,7 +19,7 @@ from ..spec import NO_MARKS, Marks
 from . import gpu
 from .autograd import Call, by_operator, records_gradient, recurrence
 from .checks import check_tensor, same_device
-from .kernels import DTYPES, Options, draw_masks, memory_of, spec_of
+from .kernels import DTYPES, Options, cell_dtype, draw_masks, memory_of, spec_of
 from .options import StepOptions, parse
 
 
@@ -49,6 +49,7 @@ class Recurrent(StepOptions, Module):
     recompute: bool = False  # set it on a module: backward runs the forward again instead of keeping its gates
     _frozen: Frozen | None = None
     _is_layer: bool = False
+    _cells: int = 1  # states behind h, where there are any
 
     def _cell(self) -> str:
         """The kernel's name for this module's cell."""
@@ -92,9 +93,9 @@ class Recurrent(StepOptions, Module):
             self.register_parameter(name, Parameter(value))
         return spec
 
-    def _widths(self) -> tuple[int, int]:
-        """Of h and c."""
-        return self._chosen.proj_size or self.hidden_size, self.hidden_size
+    def _widths(self) -> tuple[int, ...]:
+        """Of h, and of c and what stands behind it."""
+        return (self._chosen.proj_size or self.hidden_size, *[self.hidden_size] * self._cells)
 
     # Freezing -------------------------------------------------------------------------------------------------------
 
@@ -204,7 +205,7 @@ class Recurrent(StepOptions, Module):
         batch_first: bool = False,
         marks: Marks = NO_MARKS,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """x [T, B, I], states h [L*D, B, P] (and c [L*D, B, H]), of checked shapes -> y [T, B, D*P], states as given.
+        """x [T, B, I], states h [L*D, B, P] (and c, n, m [L*D, B, H]), of checked shapes -> y [T, B, D*P], the states.
 
         lengths: checked int64 [B], a NumPy array (in a graph that is being captured, a tensor), or None; marks alike.
         """
@@ -219,11 +220,14 @@ class Recurrent(StepOptions, Module):
             spec = None if spec is None else self._spec(target, options, spec.device)
             weights = [weight.to(target) for weight in weights]
             x = x.to(target)
-            states = None if states is None else tuple(state.to(target) for state in states)
+            if states is not None:
+                states = (states[0].to(target), *(s.to(cell_dtype(1 + self._cells, target)) for s in states[1:]))
         self._check_dtypes(x, states, dtype)
         if spec is not None and (states or index is not None or spec.gpu is not None):
             same_device(x, (("parameter", weights[0]), *(("hidden", state) for state in states or ())))
         h_0, c_0 = (*(states or ()), None, None)[:2]
+        if states and self._cells > 1:
+            c_0 = torch.cat(states[1:], -1)
         drops = self.training and (self._random or (self.dropout > 0.0 and self.num_layers > 1))
         masks = draw_masks(x) if drops else None
         if spec is None:
@@ -233,7 +237,12 @@ class Recurrent(StepOptions, Module):
             packed = None if self._frozen is None else self._frozen_pack(spec, weights, keep)
             call = Call(options, spec, lengths, masks, keep, packed, marks)
             y, h_n, c_n = recurrence(call, x, h_0, c_0, weights)
-        return y, (h_n,) if c_n is None else (h_n, c_n)
+        if c_n is None:
+            return y, (h_n,)
+        if self._cells == 1:
+            return y, (h_n, c_n)
+        parts = c_n.split(self.hidden_size, -1)  # as views users could not change them in place
+        return y, (h_n, *(part.clone(memory_format=torch.contiguous_format) for part in parts))
 
     def _check_dtypes(self, x: Tensor, states: tuple[Tensor, ...] | None, dtype: torch.dtype) -> None:
         if x.dtype != dtype:
@@ -241,9 +250,13 @@ class Recurrent(StepOptions, Module):
                 f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
                 f"Convert input: input.to({dtype}), or convert model: model.to({x.dtype})"
             )
-        for state in states or ():
-            if state.dtype != dtype:
+        for state, allowed in zip(states or (), self._state_dtypes(dtype), strict=False):
+            if state.dtype not in allowed:
                 raise RuntimeError(f"hx: expected the dtype of input and weights, {dtype}, got {state.dtype}")
+
+    def _state_dtypes(self, dtype: torch.dtype) -> tuple[tuple[torch.dtype, ...], ...]:
+        """What h and each state behind it may have; the last is what the answer has."""
+        return ((dtype,), *[(dtype, cell_dtype(1 + self._cells, dtype))] * self._cells)
 
     def _check_weights(self, weights: Sequence[Tensor], options: Options) -> tuple[torch.dtype, ops.Spec | None]:
         """The weights' common dtype, and the spec; RuntimeError (as torch.nn raises) where they do not fit together.

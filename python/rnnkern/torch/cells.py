@@ -1,4 +1,4 @@
-"""``RNNCell``, ``LSTMCell`` and ``GRUCell``: one step at a time, with torch.nn's constructors, checks and errors.
+"""``RNNCell``, ``LSTMCell``, ``GRUCell``, ``sLSTMCell``: one step at a time, torch.nn's constructors, checks, errors.
 
 Equations as in ``modules``. A step packs the weights like any other call: for inference in a loop, ``freeze()`` the
 cell.
@@ -59,7 +59,7 @@ class RNNCellBase(Recurrent):
         return text if self._frozen is None else text + ", frozen=True"
 
     def _step(self, input: Any, states: Sequence[Any] | None, labels: Sequence[str]) -> tuple[Tensor, ...]:
-        """input [B, I] or [I], states h [B, P] (and c [B, H]), or without B -> the next states, as given."""
+        """input [B, I] or [I], states h [B, P] (and c [B, H], n, m), or without B -> the next states, as given."""
         name = type(self).__name__
         for label, value in zip(("input", *labels), (input, *(states or ())), strict=False):
             check_tensor(label, value)
@@ -82,8 +82,9 @@ class RNNCellBase(Recurrent):
 
     def _check_dtypes(self, x: Tensor, states: tuple[Tensor, ...] | None, dtype: torch.dtype) -> None:
         # torch.nn's layers raise ValueError for x; in its cells it is the product that raises, RuntimeError.
-        for value in (x, *(states or ())):
-            if value.dtype != dtype:
+        given = zip((x, *(states or ())), ((dtype,), *self._state_dtypes(dtype)), strict=False)
+        for value, allowed in given:
+            if value.dtype not in allowed:
                 raise RuntimeError(
                     f"input, hidden and weights must have the same dtype, but got {value.dtype} and {dtype}"
                 )
@@ -204,3 +205,33 @@ class LSTMCell(RNNCellBase):
             raise RuntimeError(f"LSTMCell: expected two hidden states, got {len(hx)}")
         h, c = self._step(input, hx, ("hx[0]", "hx[1]"))
         return h, c
+
+
+class sLSTMCell(RNNCellBase):
+    """One step of ``sLSTM``. Arguments and defaults of torch.nn.GRUCell, then options as of ``rnnkern.sLSTMCell``."""
+
+    _cells = 3
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        zoneout: float = 0.0,
+        heads: int = 1,
+    ) -> None:
+        super().__init__("slstm", input_size, hidden_size, bias, device, dtype, {"zoneout": zoneout, "heads": heads})
+
+    def _cell(self) -> str:
+        return "slstm"
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor, Tensor, Tensor] | None = None) -> tuple[Tensor, ...]:
+        """input [B, I] or [I], hx (h, c, n, m) each [B, H], or without B (zeros when left out) -> the same, as hx."""
+        if isinstance(hx, Tensor):
+            raise TypeError("sLSTMCell: expected hx to be a tuple (h, c, n, m), got a Tensor")
+        if hx is not None and len(hx) != 4:
+            raise RuntimeError(f"sLSTMCell: expected four hidden states, got {len(hx)}")
+        return self._step(input, hx, ("hx[0]", "hx[1]", "hx[2]", "hx[3]"))

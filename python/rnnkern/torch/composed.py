@@ -19,7 +19,7 @@ from ..options import Options as StepOptions
 from ..options import layer_shapes
 from ..spec import NO_MARKS, Marks
 from .checks import take_lengths
-from .kernels import Options, unwrapped
+from .kernels import Options, cell_dtype, unwrapped
 from .options import options_of, random_of
 from .steps import CELLS, Params, State, stepper
 
@@ -37,24 +37,24 @@ def layer(
     options: Options,
     marks: Marks = NO_MARKS,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """x [T, B, I], h_0 [L*D, B, P], c_0 [L*D, B, H] or None -> y [T, B, D*P], h_n, c_n as the states (or None).
+    """x [T, B, I], h_0 [L*D, B, P], c_0 [L*D, B, C] or None -> y [T, B, D*P], h_n, c_n as the states (or None).
 
     lengths: int64 [B]. marks: of tensors, bool [T, B]. NotImplementedError for masks that a cell's own options draw.
     """
-    step_options, own_names, outputs, hidden = _layout(params, options)
+    step_options, own_names, outputs, hidden, cells = _layout(params, options)
     random = random_of(options.cell, hidden, options.step)
     if masks is not None and random:
         raise NotImplementedError(
             f"{random}: a transform that has no fused kernel (a second derivative, forward mode) cannot draw its "
             "random masks; after eval() the module has none"
         )
-    states, directions = CELLS[options.cell].states, 2 if options.bidirectional else 1
+    states, directions = 2 if cells else 1, 2 if options.bidirectional else 1
     each = len(own_names)
     seq_len, batch = x.shape[:2]
     alive, live = _present(lengths, marks, seq_len, batch)
     if live is not None:
         x = torch.where(live, x, 0)  # what is not read may not even meet a zero gradient
-    zeros = x.new_zeros((batch, outputs)), x.new_zeros((batch, hidden))
+    zeros = x.new_zeros((batch, outputs)), x.new_zeros((batch, cells), dtype=_cell_dtype(x, options))
     last: list[State] = []
     for index in range(options.num_layers):
         outcome = []
@@ -84,8 +84,8 @@ def layer(
     return x, h_n, c_n[0] if c_n else None
 
 
-def _layout(params: Sequence[Tensor], options: Options) -> tuple[StepOptions, list[str], int, int]:
-    """The step's options, the names of one layer's parameters in one direction, P and H."""
+def _layout(params: Sequence[Tensor], options: Options) -> tuple[StepOptions, list[str], int, int, int]:
+    """The step's options, the names of one layer's parameters in one direction, P, H and C (``Spec.cell_units``)."""
     cell = CELLS[options.cell]
     hidden = params[0].shape[0] // cell.gates
     chosen = options_of(options.cell, hidden, options.step)
@@ -93,7 +93,11 @@ def _layout(params: Sequence[Tensor], options: Options) -> tuple[StepOptions, li
     names = list(layer_shapes(chosen, cell.gates, cell.states, 1, hidden, True))
     if len(names) != each:
         names = [name for name in names if not name.startswith("bias")]
-    return chosen, names, chosen.proj_size or hidden, hidden
+    return chosen, names, chosen.proj_size or hidden, hidden, (cell.states - 1) * hidden
+
+
+def _cell_dtype(x: Tensor, options: Options) -> torch.dtype:
+    return cell_dtype(CELLS[options.cell].states, x.dtype)
 
 
 def _present(lengths: Tensor | None, marks: Marks, seq_len: int, batch: int) -> tuple[Tensor | None, Tensor | None]:
@@ -200,10 +204,14 @@ def _problem(
     values = tuple(primal for primal in primals if primal is not None)
     x: Any = primals[0]
     params: Any = primals[3:]
-    _, _, outputs, hidden = _layout(params, options)
+    _, _, outputs, _, cells = _layout(params, options)
     directions = 2 if options.bidirectional else 1
     rows = (options.num_layers * directions, x.shape[1])
-    all_shapes = ((x.shape[0], x.shape[1], directions * outputs), (*rows, outputs), (*rows, hidden))
-    shapes = all_shapes[: 1 + CELLS[options.cell].states]
-    cotangents = tuple(x.new_zeros(shape) if grad is None else grad for shape, grad in zip(shapes, grads, strict=False))
+    all_shapes = ((x.shape[0], x.shape[1], directions * outputs), (*rows, outputs), (*rows, cells))
+    shapes = all_shapes[: 3 if cells else 2]
+    dtypes = (x.dtype, x.dtype, _cell_dtype(x, options))
+    cotangents = tuple(
+        x.new_zeros(shape, dtype=dtype) if grad is None else grad
+        for shape, dtype, grad in zip(shapes, dtypes, grads, strict=False)
+    )
     return run, values, cotangents, given

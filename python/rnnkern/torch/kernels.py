@@ -200,6 +200,11 @@ def output_like(spec: ops.Spec, batch_first: bool, x: Tensor) -> Tensor:
     return torch.empty_strided((seq_len, batch, width), strides, dtype=x.dtype, device=x.device)
 
 
+def cell_dtype(states: int, dtype: torch.dtype) -> torch.dtype:
+    """Of c_n: x's, as torch.nn has it; of an sLSTM, whose m is a logarithm, float32 at least."""
+    return torch.promote_types(dtype, torch.float32) if states > 2 else dtype
+
+
 def forward(
     spec: ops.Spec,
     batch_first: bool,
@@ -213,7 +218,8 @@ def forward(
     packed: tuple[Any, ...] | None = None,
     marks: Marks = NO_MARKS,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """-> y, h_n, c_n (None without a cell state), and with ``keep`` the reserve, uint8 [n]. All have x's dtype.
+    """-> y, h_n, c_n (None without a cell state), and with ``keep`` the reserve, uint8 [n]. All but c_n
+    (``cell_dtype``) have x's dtype.
 
     lengths, marks: NumPy arrays, checked, as ``ops.forward`` takes them; of a GPU tensors on it, too.
     """
@@ -241,7 +247,7 @@ def forward(
         y=y,
         marks=marks,
     )
-    return y, h_n, c_n if c_n is None else c_n.to(x.dtype), reserve
+    return y, h_n, c_n if c_n is None else c_n.to(cell_dtype(spec.states, x.dtype)), reserve
 
 
 def backward(
@@ -295,7 +301,8 @@ def backward(
         need_state=need_h or need_c,
         need_params=need_params,
     )
-    dh_0, dc_0 = (None if grad is None else grad.to(x.dtype) for grad in (grads.h, grads.c))
+    dh_0 = None if grads.h is None else grads.h.to(x.dtype)
+    dc_0 = None if grads.c is None else grads.c.to(x.dtype if c_0 is None else c_0.dtype)
     of_params = grads.params
     if spec.options is not NEUTRAL:  # the kernel's rows of one matrix: no answer may be a view of another's memory
         of_params = [g if g is None or g.untyped_storage().nbytes() == g.nbytes else g.clone() for g in of_params]

@@ -1,4 +1,4 @@
-"""``RNN``, ``LSTM`` and ``GRU``: torch.nn's constructors, attributes, shapes, checks and errors.
+"""``RNN``, ``LSTM``, ``GRU`` and ``sLSTM``: torch.nn's constructors, attributes, shapes, checks and errors.
 
 Attribute names are torch.nn's, so that ``replace`` can turn an instance into one of these and back.
 """
@@ -30,7 +30,7 @@ from .checks import (
 )
 from .options import read_option
 
-_CELLS = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru"}
+_CELLS = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru", "SLSTM": "slstm"}
 
 
 class RNNBase(Recurrent):
@@ -40,6 +40,7 @@ class RNNBase(Recurrent):
     """
 
     mode: str
+    _state_said = "hx and cx"
     peephole = read_option("peephole")
     _is_layer = True
     _flat_weights_names: list[str]
@@ -107,7 +108,7 @@ class RNNBase(Recurrent):
         text += self._said()
         return text if self._frozen is None else text + ", frozen=True"
 
-    # States: a tuple of one or two tensors inside, what the user passes and gets outside -----------------------------
+    # States: a tuple of one, two or four tensors inside, what the user passes and gets outside ------------------------
 
     def _state_tuple(self, hx: Any) -> tuple[Any, ...]:
         return (hx,)
@@ -130,7 +131,7 @@ class RNNBase(Recurrent):
         if any(state.dim() != expected_dims for state in states):
             kind = "batched 3-D" if batched else "unbatched 2-D"
             got = ", ".join(f"{state.dim()}-D" for state in states)
-            name, got = ("hx", f"{got} tensor") if len(states) == 1 else ("hx and cx", f"({got}) tensors")
+            name, got = ("hx", f"{got} tensor") if len(states) == 1 else (self._state_said, f"({got}) tensors")
             raise RuntimeError(f"For {kind} input, {name} should also be {expected_dims}-D but got {got}")
         if not batched:
             states = tuple(state.unsqueeze(1) for state in states)
@@ -149,7 +150,8 @@ class RNNBase(Recurrent):
         """Run the layers over a whole sequence.
 
         input: tensor [T, B, I] ([B, T, I] with batch_first), unbatched [T, I], or a PackedSequence.
-        hx: h_0 [L*D, B, P] (LSTM: a tuple (h_0, c_0), c_0 [L*D, B, H]), unbatched without B; zeros when left out.
+        hx: h_0 [L*D, B, P] (LSTM: a tuple (h_0, c_0), c_0 [L*D, B, H]; sLSTM: (h_0, c_0, n_0, m_0)), unbatched without
+            B; zeros when left out.
         lengths: number of valid steps of each row, integers [B] in any order, each in [0, T]; for batched tensors only.
             What stands in the padding never matters; the output is zero there, and a row's final state is the one after
             its last valid step (a row of length 0 returns its initial state).
@@ -158,7 +160,8 @@ class RNNBase(Recurrent):
         reset: bool, shaped as mask. Where it is True the state is zero before the step: nothing passes the border
             between it and the step before it, in either direction.
 
-        Returns (output, h_n), for LSTM (output, (h_n, c_n)): output [T, B, D*P] laid out as the input is, states as hx.
+        Returns (output, h_n), for LSTM (output, (h_n, c_n)), for sLSTM (output, (h_n, c_n, n_n, m_n)): output
+        [T, B, D*P] laid out as the input is, states as hx.
 
         On a GPU everything but lengths, mask and reset is there; these may be on the host, which checks them, or on
         the GPU, where nobody waits for them: a length outside [0, T] is clamped, and raises at the next call on that
@@ -370,6 +373,49 @@ class LSTM(RNNBase):
 
     def _state_labels(self) -> tuple[str, ...]:
         return ("hidden[0]", "hidden[1]")
+
+
+class sLSTM(RNNBase):
+    """sLSTM, gates i f z o, as ``rnnkern.sLSTM``, which has its equations. Arguments and defaults of torch.nn.GRU.
+
+    The state is the tuple (h, c, n, m), each [L*D, B, H]; n and m keep c in range. Of bfloat16 and float16 modules, and
+    under autocast, c, n and m are float32, and may be given so: m is a logarithm, which a half type would round.
+    """
+
+    _cells = 3
+    _state_said = "hx, cx, nx and mx"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        reverse: bool = False,
+        zoneout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        heads: int = 1,
+    ) -> None:
+        options = {"zoneout": zoneout, "recurrent_dropout": recurrent_dropout, "heads": heads}
+        sizes = (input_size, hidden_size, num_layers)
+        super().__init__("SLSTM", *sizes, bias, batch_first, dropout, bidirectional, device, dtype, reverse, options)
+
+    def _state_tuple(self, hx: Any) -> tuple[Any, ...]:
+        if isinstance(hx, Tensor) or len(hx) != 4:
+            raise RuntimeError(f"sLSTM: expected hx to be a tuple (h_0, c_0, n_0, m_0), got {_describe(hx)}")
+        return tuple(hx)
+
+    def _state_value(self, states: tuple[Tensor, ...]) -> Any:
+        return states
+
+    def _state_labels(self) -> tuple[str, ...]:
+        return ("hidden[0]", "hidden[1]", "hidden[2]", "hidden[3]")
 
 
 def _on_gpu(value: Any) -> bool:

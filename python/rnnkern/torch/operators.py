@@ -5,8 +5,9 @@
     rnnkern::layer_backward   gradients
 
 ``layer`` is what modules call; where a gradient is recorded it becomes ``layer_train``. A second derivative is that
-of the composed form (``composed.py``). c_n is empty for cells without a cell state. What was added since the first
-exported graphs (``reverse``, ``step``, ``mask``, ``reset``) has a default, so that those still load.
+of the composed form (``composed.py``). c_n is empty for cells without a cell state; of an sLSTM it is c n m side by
+side. What was added since the first exported graphs (``reverse``, ``step``, ``mask``, ``reset``) has a default, so that
+those still load.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .. import ops
 from ..spec import NO_MARKS, Marks
 from . import composed, gpu, kernels
 from .checks import take_lengths, take_marks
-from .kernels import Options, masks_of, output_like, spec_for
+from .kernels import Options, cell_dtype, masks_of, output_like, spec_for
 
 _INPUTS = "Tensor x, Tensor? h_0, Tensor? c_0, Tensor[] params"
 _OPTIONS = (
@@ -128,7 +129,7 @@ def _fake(keep: bool, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
     spec = spec_for(options, x, params)
     y = output_like(spec, options.batch_first, x)
     rows = (spec.num_layers * spec.directions, x.shape[1])
-    c_n = x.new_empty((*rows, spec.hidden_size) if spec.states == 2 else 0)
+    c_n = x.new_empty((*rows, spec.cell_units) if spec.states > 1 else 0, dtype=cell_dtype(spec.states, x.dtype))
     answer = (y, x.new_empty((*rows, spec.outputs)), c_n)
     if not keep:
         return answer

@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 
 from .options import Options
 
-State = tuple[Tensor, ...]  # (h,) or (h, c): h [B, P], c [B, H]
+State = tuple[Tensor, ...]  # (h,) or (h, c): h [B, P], c [B, C], all other states side by side
 Params = dict[str, Tensor]  # of one layer in one direction, by their names without suffix
 _Function = Callable[[Tensor], Tensor]
 _NORM_EPS = 1e-5  # torch.nn.LayerNorm's
@@ -39,6 +39,16 @@ def _gru(gx: Tensor, gh: Tensor, state: State) -> State:
     z = torch.sigmoid(xz + hz)
     n = torch.tanh(xn + torch.sigmoid(xr + hr) * hn)
     return ((1 - z) * n + z * state[0],)
+
+
+def _slstm(gx: Tensor, gh: Tensor, state: State) -> State:
+    i, f, z, o = (gx + gh).chunk(4, -1)
+    c, n, m = state[1].chunk(3, -1)
+    a = torch.nn.functional.logsigmoid(f) + m
+    m = torch.where((n == 0) | ~(i < a), i, a)
+    i, f = torch.exp(i - m), torch.exp((a - m).clamp(max=0))
+    c, n = f * c + i * torch.tanh(z), f * n + i
+    return torch.sigmoid(o) * (c / n).to(o.dtype), torch.cat((c, n, m), -1)  # float32 beside half types
 
 
 # Options ------------------------------------------------------------------------------------------------------------
@@ -124,6 +134,10 @@ def _lstm_with(own: tuple[str, ...], o: Options, p: Params, gx: Tensor, state: S
     return linear(h, p["weight_hr"]) if o.proj_size else h, c
 
 
+def _slstm_with(own: tuple[str, ...], o: Options, p: Params, gx: Tensor, state: State) -> State:
+    return _slstm(gx, _side(p, "hh", _recurrent(p["weight_hh"], state[0], o.heads), False), state)
+
+
 class Cell(NamedTuple):
     gates: int
     states: int
@@ -137,6 +151,7 @@ CELLS = {
     "rnn_relu": Cell(1, 1, ("relu",), _elman(torch.relu), _elman_with),
     "lstm": Cell(4, 2, ("sigmoid", "tanh", "tanh"), _lstm, _lstm_with),
     "gru": Cell(3, 1, ("sigmoid", "tanh"), _gru, _gru_with),
+    "slstm": Cell(4, 4, ("sigmoid", "tanh"), _slstm, _slstm_with),
 }
 
 

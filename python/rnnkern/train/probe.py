@@ -15,7 +15,7 @@ def gradient_norms(
 ) -> np.ndarray:
     """Norms of dE/dh_t, E = sum(y * dy) + sum(state * dstate), for every step t: [T], or with ``rows`` [T, B].
 
-    layer, tape, dy, dstate: as for ``layer.backward``, which does the work (RNN, GRU, LSTM). dE/dh_t is the gradient
+    layer, tape, dy, dstate: as for ``layer.backward``, which does the work (any layer's). dE/dh_t is the gradient
     with respect to what layer ``index`` (-1: the last) puts out at step t, through everything it reaches: y and all
     later steps. The norm is the Euclidean one over the units of both directions, and over the rows too unless ``rows``;
     in float64, 0 past a row's end.
