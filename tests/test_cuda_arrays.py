@@ -83,6 +83,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "independent": ("RNN", {"independent": True, "bidirectional": True}),
     "independent without bias": ("RNN", {"independent": True, "bias": False}),
     "random masks": ("GRU", {"zoneout": 0.3, "recurrent_dropout": 0.2}),
+    "slstm": ("sLSTM", {"bidirectional": True, "num_layers": 2}),
 }
 
 
@@ -100,9 +101,11 @@ def test_training_is_the_cpus(case: str, lengths: str | None) -> None:
     if cpu.batch_first:
         x = np.ascontiguousarray(x.swapaxes(0, 1))
     leading = cpu.num_layers * (2 if cpu.bidirectional else 1)
-    widths = (getattr(cpu, "proj_size", 0) or H, H)
+    widths = (getattr(cpu, "proj_size", 0) or H, H, H, H)
     states = tuple(numbers((leading, B, width), seed=k) for k, width in enumerate(widths))[: cpu.spec.states]
-    state: Any = states if cpu.spec.states == 2 else states[0]
+    if len(states) > 2:  # sLSTM's n is a sum of exponentials
+        states = (*states[:2], np.exp(states[2]), states[3])
+    state: Any = states if len(states) > 1 else states[0]
     y, last, tape = cpu.forward(x, state, lengths=rows)
     dy, dlast = numbers(y.shape, seed=5), (tuple(map(np.ones_like, last)) if isinstance(last, tuple) else last * 2)
     want = cpu.backward(tape, dy, dlast)
@@ -171,17 +174,28 @@ def test_inference_layouts_and_out() -> None:
     close(gpu.backward(gpu.forward(strided)[2], None).x, np.zeros((B, T, IN), np.float32))
 
 
+CELLS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("LSTMCell", {}),
+    ("GRUCell", {}),
+    ("RNNCell", {}),
+    ("sLSTMCell", {}),
+    ("LSTMCell", {"proj_size": 4}),
+)
+
+
 @on_device
 def test_cells_and_steps_in_place() -> None:
-    for kind, options in (("LSTMCell", {}), ("GRUCell", {}), ("RNNCell", {}), ("LSTMCell", {"proj_size": 4})):
+    for kind, options in CELLS:
         try:
             cpu, gpu = pair(kind, IN, H, **options)
         except NotImplementedError as declined:
             pytest.skip(str(declined))
         x, width = numbers((B, IN)), options.get("proj_size", H)
         state: Any = numbers((B, width))
-        if kind == "LSTMCell":
+        if kind in ("LSTMCell", "sLSTMCell"):
             state = (state, numbers((B, H), seed=1))
+        if kind == "sLSTMCell":
+            state = (*state, np.exp(numbers((B, H), seed=2)), numbers((B, H), seed=3))
         want, tape = cpu.forward(x, state)
         got, tape2 = gpu.forward(to_gpu(x), to_gpu(state))
         close(got, want)
@@ -193,7 +207,7 @@ def test_cells_and_steps_in_place() -> None:
         close(kept, state)
         with pytest.raises(ValueError, match=r"overlaps"):
             shared = to_gpu(numbers((B, max(IN, H))))
-            gpu.step_(shared[:, :IN], (shared[:, :width], kept[1]) if kind == "LSTMCell" else shared[:, :width])
+            gpu.step_(shared[:, :IN], (shared[:, :width], *kept[1:]) if isinstance(kept, tuple) else shared[:, :width])
 
 
 @on_device

@@ -73,6 +73,7 @@ MODULES: dict[str, tuple[str, dict[str, Any]]] = {
     "rnn": ("RNN", {"nonlinearity": "relu", "bias": False}),
     "options": ("LSTM", {"proj_size": 4, "peephole": True}),
     "layer norm": ("GRU", {"layer_norm": True}),
+    "slstm": ("sLSTM", {"num_layers": 2}),
 }
 
 

@@ -250,13 +250,13 @@ class Recurrent(StepOptions, Module):
                 f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
                 f"Convert input: input.to({dtype}), or convert model: model.to({x.dtype})"
             )
-        for state, allowed in zip(states or (), self._state_dtypes(dtype), strict=False):
-            if state.dtype not in allowed:
+        for place, state in enumerate(states or ()):
+            if state.dtype != dtype and not self._takes(place, state.dtype, dtype):
                 raise RuntimeError(f"hx: expected the dtype of input and weights, {dtype}, got {state.dtype}")
 
-    def _state_dtypes(self, dtype: torch.dtype) -> tuple[tuple[torch.dtype, ...], ...]:
-        """What h and each state behind it may have; the last is what the answer has."""
-        return ((dtype,), *[(dtype, cell_dtype(1 + self._cells, dtype))] * self._cells)
+    def _takes(self, place: int, given: torch.dtype, dtype: torch.dtype) -> bool:
+        """Whether a state may have another dtype than the weights': one behind h, what the answer has."""
+        return place > 0 and given == cell_dtype(1 + self._cells, dtype)
 
     def _check_weights(self, weights: Sequence[Tensor], options: Options) -> tuple[torch.dtype, ops.Spec | None]:
         """The weights' common dtype, and the spec; RuntimeError (as torch.nn raises) where they do not fit together.

@@ -82,9 +82,8 @@ class RNNCellBase(Recurrent):
 
     def _check_dtypes(self, x: Tensor, states: tuple[Tensor, ...] | None, dtype: torch.dtype) -> None:
         # torch.nn's layers raise ValueError for x; in its cells it is the product that raises, RuntimeError.
-        given = zip((x, *(states or ())), ((dtype,), *self._state_dtypes(dtype)), strict=False)
-        for value, allowed in given:
-            if value.dtype not in allowed:
+        for place, value in enumerate((x, *(states or ())), -1):
+            if value.dtype != dtype and not self._takes(place, value.dtype, dtype):
                 raise RuntimeError(
                     f"input, hidden and weights must have the same dtype, but got {value.dtype} and {dtype}"
                 )
