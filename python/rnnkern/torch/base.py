@@ -60,7 +60,8 @@ class Recurrent(StepOptions, Module):
         raise NotImplementedError
 
     def _weights(self) -> list[Tensor]:
-        return [getattr(self, name) for name in self._weight_names()]
+        own: Any = self._parameters  # getattr finds them there too, by a long way
+        return [own[name] if name in own else getattr(self, name) for name in self._weight_names()]
 
     def reset_parameters(self) -> None:
         """Draw every parameter from U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), in the order torch.nn draws them.

@@ -247,7 +247,9 @@ def forward(
         y=y,
         marks=marks,
     )
-    return y, h_n, c_n if c_n is None else c_n.to(cell_dtype(spec.states, x.dtype)), reserve
+    if c_n is not None and c_n.dtype is not x.dtype:
+        c_n = c_n.to(cell_dtype(spec.states, x.dtype))
+    return y, h_n, c_n, reserve
 
 
 def backward(
