@@ -134,15 +134,15 @@ def forward(
     for layer in range(spec.num_layers):
         output = y if layer == last else outputs[layer] if outputs else memory.empty(y_shape, spec.dtype)
         ids = range(layer * directions, (layer + 1) * directions)
-        half = [_half(output, direction, outs, directions) for direction in range(directions)]
-        resets = [marks.resets(direction == 1 or spec.reverse, lengths, memory) for direction in range(directions)]
-        random = [_random(spec, drawn, i) for i in ids]
-        states = [(_at(h_0, i), _at(c_0, i), h_n[i], _at(c_n, i)) for i in ids]
         workspace, stream = None, 0
         if memory.gpu is not None:
             workspace, stream = _on_gpu(memory, all_plans, ids, seq_len, batch, "workspace_forward")
         if directions == 2:
+            states = [(_at(h_0, i), _at(c_0, i), h_n[i], _at(c_n, i)) for i in ids]
             h0, c0, hn, cn = zip(*states, strict=True)
+            half = [_half(output, direction, outs, directions) for direction in range(directions)]
+            resets = [marks.resets(direction == 1, lengths, memory) for direction in range(directions)]
+            random = [_random(spec, drawn, i) for i in ids]
             all_plans[ids[0]].forward_both(
                 all_plans[ids[1]],
                 packed[ids[0] : ids[1] + 1],
@@ -161,20 +161,19 @@ def forward(
                 stream,
             )
         else:
-            h, c, hidden_n, cell_n = states[0]
             all_plans[layer].forward(
                 packed[layer],
                 below,
-                h,
-                c,
-                half[0],
-                hidden_n,
-                cell_n,
+                _at(h_0, layer),
+                _at(c_0, layer),
+                output,
+                h_n[layer],
+                _at(c_n, layer),
                 lengths,
                 own[layer],
                 marks.mask,
-                resets[0],
-                random[0],
+                marks.resets(spec.reverse, lengths, memory),
+                _random(spec, drawn, layer),
                 workspace,
                 stream,
             )

@@ -145,7 +145,7 @@ class Recurrent(StepOptions, Module):
 
     def _frozen_pack(self, spec: ops.Spec, weights: Sequence[Tensor], keep: bool) -> tuple[Any, ...] | None:
         frozen = self._frozen
-        if frozen is None or frozen.spec != spec:
+        if frozen is None or (frozen.spec is not spec and frozen.spec != spec):
             return None
         if any(packed is not now for packed, now in zip(frozen.weights, weights, strict=True)):
             return None
