@@ -211,7 +211,7 @@ struct BackwardPoint {
         q.operand = {w.dropped ? w.thinned(q.s[0].v, row, at.column(w.out)) : q.s[0].v};
       }
     }
-    for_states<Cell>([&](auto i) {
+    for_constants<1, Cell::kStates>([&](auto i) {
       q.s[i] = {T(0)};
       if constexpr (Cell::kSavedState[i] >= 0) {  // else BPTT does not read it
         if (!first) {

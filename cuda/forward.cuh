@@ -89,7 +89,7 @@ struct ForwardPoint {
     }
     Cell::template forward<K>(q);
     if constexpr (Cell::kHasOptions && K == 0) {
-      for_states<Cell>([&](auto i) {
+      for_constants<1, Cell::kStates>([&](auto i) {
         if (w.zones(i)) q.s_new[i] = w.zone(i, t, row, at.unit(hidden)).mix(q.s[i], q.s_new[i]);
         if (w.masked(t, row)) q.s_new[i] = q.s[i];
         if constexpr (Cell::kSavedState[i] >= 0) q.saved[Cell::kSavedState[i]] = q.s_new[i];

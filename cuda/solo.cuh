@@ -2,8 +2,6 @@
 // stay in its registers (plain cells of up to 128 units) or in its shared memory, h is exchanged there, and one barrier a step is
 // all there is to wait for. Any number of rows and heads is as many blocks.
 #pragma once
-#include <type_traits>
-
 #include "cuda/driver.cuh"
 #include "cuda/shared_space.h"
 #include "cuda/tile.cuh"
@@ -41,15 +39,6 @@ struct Resident {
     }
   }
 };
-
-// fn(k) for the stages of a cell, k a constant: device code may not index a static array at run time.
-template <int stages, int k = 0, class Fn>
-RNNK_HD void for_stages(const Fn& fn) {
-  if constexpr (k < stages) {
-    fn(std::integral_constant<int, k>());
-    for_stages<stages, k + 1>(fn);
-  }
-}
 
 // Copies bytes, whole 16, of global memory to shared memory with all threads of the block; they are there after a barrier.
 RNNK_DEVICE void fill_shared(void* to, const void* from, int64_t bytes) {

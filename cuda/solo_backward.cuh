@@ -28,7 +28,7 @@ struct SoloBackwardSpace : SoloSpace<A> {
   int64_t ld_near[kMost];
 
   RNNK_HD SoloBackwardSpace(char* base, const Axis& hidden, const Axis& out, int warps, int64_t rows) : Base(base) {
-    for_stages<Cell::kStages>([&](auto k) {
+    for_constants<0, Cell::kStages>([&](auto k) {
       constexpr Stage stage = kShape.stage[k];
       const Axis &result = stage.projected ? out : hidden, &operand = k == 0 ? out : hidden;
       const int64_t terms = stage.gates * result.pad;
@@ -143,7 +143,7 @@ struct SoloBackward {
       }
     };
     zero(d.dgx, Cell::kGates * H, Cell::kGates * w.hidden.pad);
-    for_stages<S>([&](auto k) {
+    for_constants<0, S>([&](auto k) {
       constexpr Stage stage = kShape.stage[k];
       const Axis& axis = stage.projected ? w.out : w.hidden;
       if constexpr (!same_dg(kShape, k)) zero(d.dgh[k], stage.gates * axis.padded(), stage.gates * axis.pad);
@@ -166,7 +166,7 @@ struct SoloBackward {
       const int64_t fragments = Cell::kGates * hidden.pad / A::K;
       registers.load(p.weights[0] + (head * (out.pad / kTile) + warp()) * fragments * (kTile * A::K), fragments);
     } else {
-      for_stages<S>([&](auto k) {
+      for_constants<0, S>([&](auto k) {
         if constexpr (Space::template kProduct<k>) {
           const int64_t size = (space.ld_near[k] - Space::kSkew) * (k == 0 ? out.pad : hidden.pad);
           fill_shared(space.weights[k], p.weights[k] + head * size, size * static_cast<int64_t>(sizeof(Operand)));
@@ -186,7 +186,7 @@ struct SoloBackward {
       d.near[k] = space.near[k] - first * ld;
       d.ld_near[k] = ld;
     }
-    for_stages<S>([&](auto k) { d.near_gate[k] = kShape.stage[k].projected ? out.pad : hidden.pad; });
+    for_constants<0, S>([&](auto k) { d.near_gate[k] = kShape.stage[k].projected ? out.pad : hidden.pad; });
     for (int i = 0; i < Cell::kStates; ++i) {
       const Axis& axis = i == 0 ? out : hidden;
       move_rows(space.dstate[i], axis.pad, p.data.dstate[i] + first * axis.padded() + head * axis.pad, axis.padded(), count,

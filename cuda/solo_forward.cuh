@@ -28,7 +28,7 @@ struct SoloForwardSpace : SoloSpace<A> {
   RNNK_HD SoloForwardSpace(char* base, const Axis& hidden, const Axis& out, bool drops, int warps, int64_t rows)
       : Base(base) {
     ld_h = out.pad + Base::kSkew, ld_emit = hidden.pad + Base::kSkew, ld_gx = Cell::kGates * hidden.pad;
-    for_stages<Cell::kStages>([&](auto k) {
+    for_constants<0, Cell::kStages>([&](auto k) {
       const Axis &result = axis<k>(hidden, out), &terms = operand<k>(hidden, out);
       if (!in_registers && kProduct<k>) this->weights[k] = this->template take<Operand>(kGates<k> * result.pad * terms.pad);
       emit[k] = this->template take<Operand>(k > 0 && kProduct<k> ? rows * ld_emit : 0);
@@ -140,7 +140,7 @@ struct SoloForward {
       registers.load(p.weights[0] + (head * (hidden.pad / kTile) + warp()) * fragments * (Cell::kGates * kTile * A::K),
                      fragments);
     } else {
-      for_stages<Cell::kStages>([&](auto k) {
+      for_constants<0, Cell::kStages>([&](auto k) {
         if constexpr (Space::template kProduct<k>) {
           const int64_t size = Space::template kGates<k> * Space::template axis<k>(hidden, out).pad *
                                Space::template operand<k>(hidden, out).pad;
@@ -159,7 +159,7 @@ struct SoloForward {
       move_rows(space.state[i], hidden.pad, p.data.state[i] + state_at, hidden.padded(), count, hidden.pad);
       d.state[i] = space.state[i] - (first + head) * hidden.pad, d.ld_state = hidden.pad;
     }
-    for_stages<Cell::kStages>([&](auto k) {
+    for_constants<0, Cell::kStages>([&](auto k) {
       if constexpr (k > 0 && Space::template kProduct<k>) {
         for (int64_t e = thread(); e < p.rows * space.ld_emit; e += threads()) space.emit[k][e] = Operand(0);
         d.emit[k] = space.emit[k] - first * space.ld_emit - head * hidden.pad;

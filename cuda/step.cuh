@@ -90,12 +90,13 @@ Walk<T> walk_of(const Problem& p, const rnnk_args& a, const Layout& d, const voi
   return w;
 }
 
-// fn(i) for the states of a cell but h, i a constant: device code may not index a static array at run time.
-template <class Cell, int i = 1, class Fn>
-RNNK_DEVICE void for_states(const Fn& fn) {
-  if constexpr (i < Cell::kStates) {
+// fn(i) for the numbers [i, end), each a constant: device code may not index a static array (a cell's stages, its states) at run
+// time.
+template <int i, int end, class Fn>
+RNNK_HD void for_constants(const Fn& fn) {
+  if constexpr (i < end) {
     fn(std::integral_constant<int, i>());
-    for_states<Cell, i + 1>(fn);
+    for_constants<i + 1, end>(fn);
   }
 }
 
