@@ -91,20 +91,34 @@ PYBIND11_MODULE(_core, m) {
       .def("forward", &Plan::forward, py::arg("packed"), py::arg("x"), py::arg("h_0").none(true), py::arg("c_0").none(true),
            py::arg("y"), py::arg("h_n").none(true), py::arg("c_n").none(true), py::arg("lengths") = none,
            py::arg("reserve") = none, py::arg("mask") = none, py::arg("reset") = none, py::arg("random") = none,
-           py::arg("workspace") = none, py::arg("stream") = 0)
-      .def("forward_both", &Plan::forward_both, py::arg("other"), py::arg("packed"), py::arg("x"), py::arg("h_0"),
-           py::arg("c_0"), py::arg("y"), py::arg("h_n"), py::arg("c_n"), py::arg("lengths").none(true), py::arg("reserve"),
-           py::arg("mask") = none, py::arg("reset") = std::array<py::object, 2>{none, none},
-           py::arg("random") = std::array<Random, 2>{}, py::arg("workspace") = none, py::arg("stream") = 0)
+           py::arg("workspace") = none, py::arg("stream") = 0, py::arg("place") = none)
+      .def("forward_both", &Plan::forward_both, py::arg("other"), py::arg("packed"), py::arg("x"), py::arg("h_0").none(true),
+           py::arg("c_0").none(true), py::arg("y"), py::arg("h_n"), py::arg("c_n").none(true), py::arg("lengths").none(true),
+           py::arg("reserve"), py::arg("mask"), py::arg("reset"), py::arg("random"), py::arg("workspace"), py::arg("stream"),
+           py::arg("index"))
       .def_static("forward_stack", &Plan::forward_stack, py::arg("plans"), py::arg("packed"), py::arg("x"), py::arg("h_0"),
                   py::arg("c_0"), py::arg("y"), py::arg("h_n"), py::arg("c_n"))
-      .def("backward", &Plan::backward, py::arg("packed"), py::arg("reserve"), py::arg("x"), py::arg("h_0").none(true),
-           py::arg("c_0").none(true), py::arg("y"), py::arg("dy").none(true), py::arg("dh_n").none(true),
-           py::arg("dc_n").none(true), py::kw_only(), py::arg("dx") = none, py::arg("accumulate_dx") = false,
-           py::arg("dh_0") = none, py::arg("dc_0") = none, py::arg("dweight_ih") = none, py::arg("dweight_hh") = none,
-           py::arg("dbias_ih") = none, py::arg("dbias_hh") = none, py::arg("lengths") = none, py::arg("dweight_hr") = none,
-           py::arg("dparams") = none, py::arg("mask") = none, py::arg("reset") = none, py::arg("random") = none,
-           py::arg("dh") = none, py::arg("clip_dh") = 0.0, py::arg("workspace") = none, py::arg("stream") = 0)
+      .def(
+          "backward",
+          [](const Plan& plan, const Packed& packed, const py::object& reserve, const py::object& x, const py::object& h_0,
+             const py::object& c_0, const py::object& y, const py::object& dy, const py::object& dh_n,
+             const py::object& dc_n, const py::object& dx, bool accumulate_dx, const py::object& lengths,
+             const py::object& mask, const py::object& reset, const Random& random, double clip_dh,
+             const py::object& workspace, uintptr_t stream, const Place& place, const py::kwargs& gradients) {
+            plan.backward(packed, reserve, x, h_0, c_0, y, dy, dh_n, dc_n, dx, accumulate_dx, lengths, mask, reset, random,
+                          clip_dh, workspace, stream, place, gradients);
+          },
+          py::arg("packed"), py::arg("reserve"), py::arg("x"), py::arg("h_0").none(true), py::arg("c_0").none(true),
+          py::arg("y"), py::arg("dy").none(true), py::arg("dh_n").none(true), py::arg("dc_n").none(true), py::kw_only(),
+          py::arg("dx") = none, py::arg("accumulate_dx") = false, py::arg("lengths") = none, py::arg("mask") = none,
+          py::arg("reset") = none, py::arg("random") = none, py::arg("clip_dh") = 0.0, py::arg("workspace") = none,
+          py::arg("stream") = 0, py::arg("place") = none)
+      .def("backward_both", &Plan::backward_both, py::arg("other"), py::arg("packed"), py::arg("reserve"), py::arg("x"),
+           py::arg("h_0").none(true), py::arg("c_0").none(true), py::arg("y"), py::arg("dy").none(true),
+           py::arg("dh_n").none(true), py::arg("dc_n").none(true), py::arg("dx").none(true), py::arg("lengths").none(true),
+           py::arg("mask"), py::arg("reset"), py::arg("random"), py::arg("clip_dh"), py::arg("workspace"), py::arg("stream"),
+           py::arg("index"), py::arg("gradients"))
+      .def("workspace_beside", &Plan::workspace_beside, py::arg("seq_len"), py::arg("batch"))
       .def("estimate", &Plan::estimate, py::arg("seq_len"), py::arg("batch"), py::arg("backward") = false)
       .def(
           "sizes",

@@ -165,7 +165,7 @@ rnnk_status rnnk_forward_stack(const rnnk_plan* const* plans, const rnnk_args* c
     if (layers < 1 || layers > 1024) fail(RNNK_INVALID_VALUE, "layers: expected 1 to 1024, got %d", layers);
     std::vector<rnnk_args> whole;
     whole.reserve(static_cast<size_t>(layers));
-    std::vector<ForwardCall> calls;
+    std::vector<PlanCall> calls;
     for (int32_t i = 0; i < layers; ++i) {
       required(plans[i], "plans[i]");
       const rnnk_args& a = whole.emplace_back(adopted_args(args[i], "args[i]"));
@@ -195,6 +195,28 @@ rnnk_status rnnk_backward(const rnnk_plan* plan, const rnnk_args* args) {
     const rnnk_args a = adopted_args(args, "args");
     check_args(plan->problem, *plan->kernel, a, Pass::backward);
     plan_backward(plan->problem, *plan->kernel, a);
+  });
+}
+
+rnnk_status rnnk_backward_both(const rnnk_plan* one, const rnnk_args* one_args, const rnnk_plan* other,
+                               const rnnk_args* other_args) {
+  return guarded([&] {
+    required(one, "one");
+    required(other, "other");
+    const rnnk_args first = adopted_args(one_args, "one_args"), second = adopted_args(other_args, "other_args");
+    check_args(one->problem, *one->kernel, first, Pass::backward);
+    check_args(other->problem, *other->kernel, second, Pass::backward);
+    check_shared_dx(one->problem, first, other->problem, second);
+    backward_both({one->problem, *one->kernel, first}, {other->problem, *other->kernel, second});
+  });
+}
+
+rnnk_status rnnk_backward_both_workspace(const rnnk_plan* other, int64_t seq_len, int64_t batch, size_t* bytes) {
+  return guarded([&] {
+    required(other, "other");
+    required(bytes, "bytes");
+    check_extent(other->problem, seq_len, batch);
+    *bytes = static_cast<size_t>(backward_both_workspace(other->problem, *other->kernel, seq_len, batch));
   });
 }
 

@@ -41,6 +41,9 @@ struct PlanDeleter {
 
 // (seed, call, stream, first_step), or none: no random masks.
 using Random = std::optional<std::tuple<uint64_t, uint32_t, uint32_t, int64_t>>;
+// (index, directions): outputs have the columns of that many directions, states that many layers' rows [L*D, B, P], and the
+// call's own are those of `index`. None: they are the call's alone, states [B, P].
+using Place = std::optional<std::pair<int64_t, int64_t>>;
 
 class Plan {
  public:
@@ -179,23 +182,25 @@ class Plan {
   void forward(const Packed& packed, const py::object& x, const py::object& h_0, const py::object& c_0, const py::object& y,
                const py::object& h_n, const py::object& c_n, const py::object& lengths, const py::object& reserve,
                const py::object& mask, const py::object& reset, const Random& random, const py::object& workspace,
-               uintptr_t stream) const {
-    ForwardCall f(*this, packed, x, h_0, c_0, y, h_n, c_n, lengths, reserve);
+               uintptr_t stream, const Place& place) const {
+    ForwardCall f(*this, packed, place, x, h_0, c_0, y, h_n, c_n, lengths, reserve);
     f.options(mask, reset, random);
     f.run(f.workspace_size, false, workspace, stream);
   }
 
-  // Every tuple has two entries: of this plan and of the other.
+  // Every pair has two entries: of this plan, whose direction is the first, and of the other. index: of the first.
   using Pair = std::array<py::object, 2>;
   void forward_both(const Plan& other, const std::array<std::shared_ptr<Packed>, 2>& packed, const py::object& x,
-                    const Pair& h_0, const Pair& c_0, const Pair& y, const Pair& h_n, const Pair& c_n,
-                    const py::object& lengths, const Pair& reserve, const py::object& mask, const Pair& reset,
-                    const std::array<Random, 2>& random, const py::object& workspace, uintptr_t stream) const {
+                    const py::object& h_0, const py::object& c_0, const py::object& y, const py::object& h_n,
+                    const py::object& c_n, const py::object& lengths, const Pair& reserve, const py::object& mask,
+                    const Pair& reset, const std::array<Random, 2>& random, const py::object& workspace, uintptr_t stream,
+                    int64_t index) const {
     for (const auto& p : packed) {
       if (!p) throw py::type_error("packed: expected two Packed, got None");
     }
-    ForwardCall one(*this, *packed[0], x, h_0[0], c_0[0], y[0], h_n[0], c_n[0], lengths, reserve[0]);
-    ForwardCall two(other, *packed[1], x, h_0[1], c_0[1], y[1], h_n[1], c_n[1], lengths, reserve[1]);
+    const Place first_place{{index, 2}}, second_place{{index + 1, 2}};
+    ForwardCall one(*this, *packed[0], first_place, x, h_0, c_0, y, h_n, c_n, lengths, reserve[0]);
+    ForwardCall two(other, *packed[1], second_place, x, h_0, c_0, y, h_n, c_n, lengths, reserve[1]);
     one.options(mask, reset[0], random[0]);
     two.options(mask, reset[1], random[1]);
     const size_t first = (std::max<size_t>(one.workspace_size, 64) + 63) / 64 * 64;
@@ -208,14 +213,12 @@ class Plan {
   }
 
   // A layer for each plan; every vector has as many entries.
-  using Objects = std::vector<py::object>;
   static void forward_stack(const std::vector<std::shared_ptr<Plan>>& plans,
-                            const std::vector<std::shared_ptr<Packed>>& packed, const py::object& x, const Objects& h_0,
-                            const Objects& c_0, const Objects& y, const Objects& h_n, const Objects& c_n) {
+                            const std::vector<std::shared_ptr<Packed>>& packed, const py::object& x, const py::object& h_0,
+                            const py::object& c_0, const std::vector<py::object>& y, const py::object& h_n,
+                            const py::object& c_n) {
     const size_t n = plans.size();
-    for (const size_t other : {packed.size(), h_0.size(), c_0.size(), y.size(), h_n.size(), c_n.size()}) {
-      if (other != n) throw py::value_error("plans: expected as many entries in every argument");
-    }
+    if (packed.size() != n || y.size() != n) throw py::value_error("plans: expected as many packed and y");
     const py::object none = py::none();
     std::vector<ForwardCall> calls;
     calls.reserve(n);
@@ -224,7 +227,8 @@ class Plan {
     for (size_t i = 0; i < n; ++i) {
       if (!plans[i] || !packed[i]) throw py::type_error("plans, packed: expected no None");
       if (plans[i]->on_gpu()) throw py::value_error("plans: expected plans of the CPU; a GPU's go layer by layer");
-      calls.emplace_back(*plans[i], *packed[i], i ? y[i - 1] : x, h_0[i], c_0[i], y[i], h_n[i], c_n[i], none, none);
+      const Place place{{static_cast<int64_t>(i), 1}};
+      calls.emplace_back(*plans[i], *packed[i], place, i ? y[i - 1] : x, h_0, c_0, y[i], h_n, c_n, none, none);
       calls[i].workspace_size = (std::max<size_t>(calls[i].workspace_size, 64) + 63) / 64 * 64;
       bytes += calls[i].workspace_size;
       us += calls[i].us(false);
@@ -243,37 +247,53 @@ class Plan {
                    [&] { return rnnk_forward_stack(raw.data(), args.data(), static_cast<int32_t>(n)); }));
   }
 
+  // gradients: outputs by name.
   void backward(const Packed& packed, const py::object& reserve, const py::object& x, const py::object& h_0,
                 const py::object& c_0, const py::object& y, const py::object& dy, const py::object& dh_n,
-                const py::object& dc_n, const py::object& dx, bool accumulate_dx, const py::object& dh_0,
-                const py::object& dc_0, const py::object& dweight_ih, const py::object& dweight_hh,
-                const py::object& dbias_ih, const py::object& dbias_hh, const py::object& lengths,
-                const py::object& dweight_hr, const py::object& dparams, const py::object& mask, const py::object& reset,
-                const Random& random, const py::object& dh, double clip_dh, const py::object& workspace,
-                uintptr_t stream) const {
-    Call call(*this, packed, x, y, lengths, false);
-    rnnk_args& a = call.args;
-    const int64_t T = a.seq_len, B = a.batch, rows = gates_ * problem_.hidden_size;
-    call.hidden(h_0, "h_0", a.h_0, false);
-    call.cell(c_0, "c_0", a.c_0, false);
-    call.tensor(dy, "dy", {T, B, outputs_}, a.dy, false);
-    call.hidden(dh_n, "dh_n", a.dh_n, false);
-    call.cell(dc_n, "dc_n", a.dc_n, false);
-    call.tensor(dx, "dx", {T, B, problem_.input_size}, a.dx, true);
-    call.hidden(dh_0, "dh_0", a.dh_0, true);
-    call.cell(dc_0, "dc_0", a.dc_0, true);
-    a.dweight_ih = contiguous(dweight_ih, "dweight_ih", {rows, problem_.input_size}, true, call.views);
-    a.dweight_hh = contiguous(dweight_hh, "dweight_hh", {rows, weight_hh_columns()}, true, call.views);
-    a.dbias_ih = contiguous(dbias_ih, "dbias_ih", {rows}, true, call.views);
-    a.dbias_hh = contiguous(dbias_hh, "dbias_hh", {rows}, true, call.views);
-    a.dweight_hr = contiguous(dweight_hr, "dweight_hr", {outputs_, problem_.hidden_size}, true, call.views);
-    a.dparams = contiguous(dparams, "dparams", {param_rows(), problem_.hidden_size}, true, call.views);
-    call.tensor(dh, "dh", {T, B, outputs_}, a.dh, true);
-    a.clip_dh = clip_dh;
-    call.options(mask, reset, random);
-    if (accumulate_dx) a.flags |= RNNK_ACCUMULATE_DX;
-    call.reserve(reserve, false);
-    call.run(sizes(T, B).workspace_backward, true, workspace, stream);
+                const py::object& dc_n, const py::object& dx, bool accumulate_dx, const py::object& lengths,
+                const py::object& mask, const py::object& reset, const Random& random, double clip_dh,
+                const py::object& workspace, uintptr_t stream, const Place& place, const py::dict& gradients) const {
+    BackwardCall b(*this, packed, place, reserve, x, h_0, c_0, y, dy, dh_n, dc_n, dx, lengths);
+    b.options(mask, reset, random);
+    b.wanted(gradients);
+    b.args.clip_dh = clip_dh;
+    if (accumulate_dx) b.args.flags |= RNNK_ACCUMULATE_DX;
+    b.run(b.workspace_size, true, workspace, stream);
+  }
+
+  // As forward_both; the other plan adds to dx.
+  void backward_both(const Plan& other, const std::array<std::shared_ptr<Packed>, 2>& packed, const Pair& reserve,
+                     const py::object& x, const py::object& h_0, const py::object& c_0, const py::object& y,
+                     const py::object& dy, const py::object& dh_n, const py::object& dc_n, const py::object& dx,
+                     const py::object& lengths, const py::object& mask, const Pair& reset,
+                     const std::array<Random, 2>& random, double clip_dh, const py::object& workspace, uintptr_t stream,
+                     int64_t index, const std::array<py::dict, 2>& gradients) const {
+    for (const auto& p : packed) {
+      if (!p) throw py::type_error("packed: expected two Packed, got None");
+    }
+    const Place first_place{{index, 2}}, second_place{{index + 1, 2}};
+    BackwardCall one(*this, *packed[0], first_place, reserve[0], x, h_0, c_0, y, dy, dh_n, dc_n, dx, lengths);
+    BackwardCall two(other, *packed[1], second_place, reserve[1], x, h_0, c_0, y, dy, dh_n, dc_n, dx, lengths);
+    one.options(mask, reset[0], random[0]);
+    two.options(mask, reset[1], random[1]);
+    one.wanted(gradients[0]);
+    two.wanted(gradients[1]);
+    one.args.clip_dh = two.args.clip_dh = clip_dh;
+    two.args.flags |= RNNK_ACCUMULATE_DX;
+    const size_t first = (std::max<size_t>(one.workspace_size, 64) + 63) / 64 * 64;
+    const size_t second = dx.is_none() ? two.workspace_size : other.workspace_beside(two.args.seq_len, two.args.batch);
+    const Scratch scratch(*this, first + std::max<size_t>(second, 64), workspace);
+    one.args.workspace = scratch.data, one.args.workspace_size = first;
+    two.args.workspace = static_cast<char*>(scratch.data) + first, two.args.workspace_size = scratch.size - first;
+    one.args.cuda_stream = two.args.cuda_stream = reinterpret_cast<void*>(stream);
+    const bool release = one.us(true) + two.us(true) > kReleaseAboveUs;
+    check(released(release, [&] { return rnnk_backward_both(plan_.get(), &one.args, other.plan_.get(), &two.args); }));
+  }
+  // Bytes that backward_both asks for as the other plan's.
+  size_t workspace_beside(int64_t seq_len, int64_t batch) const {
+    size_t bytes = 0;
+    check(rnnk_backward_both_workspace(plan_.get(), seq_len, batch, &bytes));
+    return bytes;
   }
 
  private:
@@ -344,12 +364,14 @@ class Plan {
   // The arguments of one call and the arrays they point into.
   struct Call {
     const Plan& plan;
+    const Place place;
     rnnk_args args{};
     std::vector<ArrayView> views;
 
-    Call(const Plan& plan, const Packed& packed, const py::object& x, const py::object& y, const py::object& lengths,
-         bool forward)
-        : plan(plan) {
+    Call(const Plan& plan, const Packed& packed, const Place& place, const py::object& x, const py::object& y,
+         const py::object& lengths, bool forward)
+        : plan(plan), place(place) {
+      if (place && (place->first < 0 || place->second < 1)) throw py::value_error("place: expected an index and directions");
       if (plan.on_gpu()) reach_cuda();
       plan.accept(packed, forward);
       views.reserve(24);
@@ -359,7 +381,7 @@ class Plan {
       args.x = views.back().tensor;
       args.seq_len = views.back().shape[0];
       args.batch = views.back().shape[1];
-      tensor(y, "y", {args.seq_len, args.batch, plan.outputs_}, args.y, forward);
+      outputs(y, "y", args.y, forward);
       if (lengths.is_none()) return;
       if (plan.on_gpu()) {
         args.lengths = static_cast<const int64_t*>(items(lengths, "lengths", Items::int64, {args.batch}, false));
@@ -385,11 +407,32 @@ class Plan {
       views.push_back(gpu_items(array, name, plan.where_, what, shape, write));
       return views.back().tensor.data;
     }
+    // y and its like.
+    void outputs(const py::object& array, const char* name, rnnk_tensor& to, bool write) {
+      const int64_t directions = place ? place->second : 1;
+      tensor(array, name, {args.seq_len, args.batch, directions * plan.outputs_}, to, write);
+      if (to.data && place) skip(to, place->first % directions * plan.outputs_ * to.stride[2]);
+    }
     void hidden(const py::object& array, const char* name, rnnk_tensor& to, bool write) {
-      tensor(array, name, {args.batch, plan.outputs_}, to, write);
+      state(array, name, plan.outputs_, to, write);
     }
     void cell(const py::object& array, const char* name, rnnk_tensor& to, bool write) {
-      tensor(array, name, {args.batch, plan.cell_units_}, to, write);
+      state(array, name, plan.cell_units_, to, write);
+    }
+    void state(const py::object& array, const char* name, int64_t units, rnnk_tensor& to, bool write) {
+      if (!place) return tensor(array, name, {args.batch, units}, to, write);
+      tensor(array, name, {-1, args.batch, units}, to, write);
+      if (!to.data) return;
+      const int64_t rows = views.back().shape[0];
+      if (place->first >= rows) {
+        throw py::value_error(std::string(name) + ": expected states of more than " + std::to_string(place->first) +
+                              " layers and directions, got " + std::to_string(rows));
+      }
+      skip(to, place->first * to.stride[0]);
+      to.stride[0] = to.stride[1], to.stride[1] = to.stride[2];
+    }
+    static void skip(rnnk_tensor& t, int64_t items) {
+      t.data = static_cast<char*>(t.data) + items * (t.dtype == RNNK_FLOAT64 ? 8 : t.dtype == RNNK_FLOAT32 ? 4 : 2);
     }
 
     // mask, reset: NumPy arrays of bool or uint8 [T, B]; random: (seed, call, stream, first_step) turns random masks on.
@@ -450,16 +493,54 @@ class Plan {
 
   struct ForwardCall : Call {
     size_t workspace_size;
-    ForwardCall(const Plan& plan, const Packed& packed, const py::object& x, const py::object& h_0, const py::object& c_0,
-                const py::object& y, const py::object& h_n, const py::object& c_n, const py::object& lengths,
-                const py::object& kept)
-        : Call(plan, packed, x, y, lengths, true) {
+    ForwardCall(const Plan& plan, const Packed& packed, const Place& place, const py::object& x, const py::object& h_0,
+                const py::object& c_0, const py::object& y, const py::object& h_n, const py::object& c_n,
+                const py::object& lengths, const py::object& kept)
+        : Call(plan, packed, place, x, y, lengths, true) {
       hidden(h_0, "h_0", args.h_0, false);
       cell(c_0, "c_0", args.c_0, false);
       hidden(h_n, "h_n", args.h_n, true);
       cell(c_n, "c_n", args.c_n, true);
       reserve(kept, true);
       workspace_size = plan.sizes(args.seq_len, args.batch).workspace_forward;
+    }
+  };
+
+  struct BackwardCall : Call {
+    size_t workspace_size;
+    BackwardCall(const Plan& plan, const Packed& packed, const Place& place, const py::object& kept, const py::object& x,
+                 const py::object& h_0, const py::object& c_0, const py::object& y, const py::object& dy,
+                 const py::object& dh_n, const py::object& dc_n, const py::object& dx, const py::object& lengths)
+        : Call(plan, packed, place, x, y, lengths, false) {
+      hidden(h_0, "h_0", args.h_0, false);
+      cell(c_0, "c_0", args.c_0, false);
+      outputs(dy, "dy", args.dy, false);
+      hidden(dh_n, "dh_n", args.dh_n, false);
+      cell(dc_n, "dc_n", args.dc_n, false);
+      tensor(dx, "dx", {args.seq_len, args.batch, plan.problem_.input_size}, args.dx, true);
+      reserve(kept, false);
+      workspace_size = plan.sizes(args.seq_len, args.batch).workspace_backward;
+    }
+
+    void wanted(const py::dict& gradients) {
+      const int64_t H = plan.problem_.hidden_size, rows = plan.gates_ * H;
+      const auto parameter = [&](const char* name, const py::object& to, void*& at, std::initializer_list<int64_t> shape) {
+        at = plan.contiguous(to, name, shape, true, views);
+      };
+      for (const auto& [key, value] : gradients) {
+        const std::string name = py::cast<std::string>(key);
+        const py::object to = py::reinterpret_borrow<py::object>(value);
+        if (name == "dweight_ih") parameter("dweight_ih", to, args.dweight_ih, {rows, plan.problem_.input_size});
+        else if (name == "dweight_hh") parameter("dweight_hh", to, args.dweight_hh, {rows, plan.weight_hh_columns()});
+        else if (name == "dbias_ih") parameter("dbias_ih", to, args.dbias_ih, {rows});
+        else if (name == "dbias_hh") parameter("dbias_hh", to, args.dbias_hh, {rows});
+        else if (name == "dweight_hr") parameter("dweight_hr", to, args.dweight_hr, {plan.outputs_, H});
+        else if (name == "dparams") parameter("dparams", to, args.dparams, {plan.param_rows(), H});
+        else if (name == "dh_0") hidden(to, "dh_0", args.dh_0, true);
+        else if (name == "dc_0") cell(to, "dc_0", args.dc_0, true);
+        else if (name == "dh") outputs(to, "dh", args.dh, true);
+        else throw py::type_error("backward: there is no output \"" + name + "\"");
+      }
     }
   };
 

@@ -11,6 +11,7 @@ import numpy as np
 I32, I64, U32, U64, P = c.c_int32, c.c_int64, c.c_uint32, c.c_uint64, c.c_void_p
 OK, INVALID_VALUE, INVALID_TYPE, NOT_SUPPORTED = range(4)
 FLOAT32, FLOAT64, BFLOAT16 = 0, 1, 2
+ACCUMULATE_DX = 1
 
 
 def _struct(name: str, *fields: tuple[str, Any], base: Any = c.Structure) -> Any:
@@ -108,6 +109,8 @@ def load(path: Path) -> Any:
     lib.rnnk_pack_weights.argtypes = [P, P, I32, P, c.c_size_t]
     lib.rnnk_forward.argtypes = lib.rnnk_backward.argtypes = [P, P]
     lib.rnnk_forward_stack.argtypes = [P, P, I32]
+    lib.rnnk_backward_both.argtypes = [P, P, P, P]
+    lib.rnnk_backward_both_workspace.argtypes = [P, I64, I64, P]
     lib.rnnk_explain.argtypes = [P, I64, I64, I32, P]
     lib.rnnk_plan_destroy.argtypes = lib.rnnk_plan_kernel.argtypes = [P]
     lib.rnnk_plan_destroy.restype = None

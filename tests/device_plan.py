@@ -24,7 +24,7 @@ _FLAGS = {
     "reverse": 2, "recompute": 4, "peephole": 8, "coupled": 16, "reset_before": 32, "layer_norm": 64,
     "independent": 128, "masked": 256, "tf32": 512,
 }  # fmt: skip
-_CUDA, _ACCUMULATE_DX, _TRAIN = 1, 1, 2
+_CUDA, _TRAIN = 1, 2
 _ERRORS = {1: ValueError, 2: TypeError, 3: NotImplementedError, 4: MemoryError}
 
 
@@ -130,6 +130,23 @@ class DevicePlan:
         )
         _check(self.lib, self.lib.rnnk_forward_both(self._plan, c.byref(one[0]), other._plan, c.byref(two[0])))
 
+    def backward_both(self, other: DevicePlan, *calls: dict[str, Any], room: bool = True) -> None:
+        """Each call: packed, tensors and pointers by name, and what ``backward`` takes besides. room: for a second
+        dx."""
+        one, two = (
+            plan._args("backward", call.pop("packed"), call.pop("tensors"), call.pop("pointers"), call)
+            for plan, call in zip((self, other), calls, strict=True)
+        )
+        if room:
+            size = c.c_size_t()
+            args = two[0]
+            status = self.lib.rnnk_backward_both_workspace(other._plan, args.seq_len, args.batch, c.byref(size))
+            _check(self.lib, status)
+            workspace = c_abi.aligned(size.value)
+            workspace[:] = 0xFF
+            args.workspace, args.workspace_size = workspace.ctypes.data, workspace.size
+        _check(self.lib, self.lib.rnnk_backward_both(self._plan, c.byref(one[0]), other._plan, c.byref(two[0])))
+
     def _call(self, which: str, *given: Any) -> None:
         args, _held = self._args(which, *given)
         _check(self.lib, getattr(self.lib, f"rnnk_{which}")(self._plan, c.byref(args)))
@@ -169,6 +186,6 @@ class DevicePlan:
             args.flags |= _TRAIN
             args.seed, args.call, args.stream, args.first_step = random
         args.clip_dh = more.pop("clip_dh", 0.0)
-        args.flags |= _ACCUMULATE_DX if more.pop("accumulate_dx", False) else 0
+        args.flags |= c_abi.ACCUMULATE_DX if more.pop("accumulate_dx", False) else 0
         assert not more, f"unknown arguments {sorted(more)}"
         return args, (workspace, packed, tensors, pointers, held, reserve)

@@ -83,6 +83,8 @@ def _seen(value: Any) -> Any:
     """As the binding gets it."""
     if isinstance(value, Tensor):
         return fake_cuda.FakeArray(_core.as_numpy(value.detach()) if value.is_floating_point() else value.numpy())
+    if isinstance(value, dict):
+        return {key: _seen(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(_seen(each) for each in value)
     return value._plan if isinstance(value, _Plan) else value
@@ -94,9 +96,9 @@ class _Plan:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._plan, name)
-        if name not in ("pack", "forward", "forward_both", "backward"):
+        if name not in ("pack", "forward", "forward_both", "backward", "backward_both"):
             return found
-        return lambda *args, **keywords: found(*_seen(args), **{key: _seen(value) for key, value in keywords.items()})
+        return lambda *args, **keywords: found(*_seen(args), **_seen(keywords))
 
 
 class _Core:

@@ -15,7 +15,7 @@ import c_abi
 from device_plan import DevicePlan, simt_library
 from judging import allowed, draws, judge, truth
 from option_cases import CASES, Case, make_case
-from problems import DTYPES, QUICK, Problem, expand, make
+from problems import DTYPES, QUICK, Problem, expand, make, np_dtype
 from runner import DEVICE_KERNELS, Output, backward, forward, pack, plan_of, run, same_bits
 from test_kernel_options import compare
 from test_kernel_options import plan_of as plan_with_options
@@ -237,6 +237,54 @@ def test_two_directions_go_on_two_streams() -> None:
         assert library.rnnk_simt_forks() - before == forks, text
         for tensors, result in zip(wanted, alone, strict=True):
             same_bits({name: tensors[name] for name in result}, result, text)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16", "f32", "f64"])
+def test_bptt_of_two_directions_goes_on_two_streams(dtype: str) -> None:
+    """The same bits as one after the other, also where they add to one dx, if there is room for a second."""
+    library = simt_library()
+    (problem,) = expand(["t40b3i5h33 state lengths"], cells=["lstm"], dtypes=[dtype])
+    data = make(problem)
+    kernel = "cuda_cluster" if dtype in ("bf16", "f16") else "cuda_stepwise"
+    alone: list[dict[str, Any]] = []
+    calls: list[list[dict[str, Any]]] = [[], []]  # with room for a second dx, and without
+    plans = []
+    dx: list[Any] = [np.full(data.x.shape, 7, data.x.dtype) for _ in range(3)]
+    for reverse in (False, True):
+        name = np_dtype(problem).name
+        plan = DevicePlan(
+            library, "lstm", name, problem.input_size, problem.hidden_size, kernel=kernel, reverse=reverse
+        )
+        plans.append(plan)
+        packed = pack(plan, data)
+        given, reserve = forward(problem, plan, packed, data)
+        wanted = backward(problem, plan, packed, data, given["y"], reserve)
+        shapes = {key: value for key, value in wanted.items() if key != "dx"}
+        tensors = {"x": data.x, "h_0": data.first("h_0"), "c_0": data.first("c_0"), "y": given["y"], "dy": data.dy}
+        tensors |= {"dh_n": data.first("dh_n"), "dc_n": data.first("dc_n")}
+        states = [key for key in shapes if not key.startswith(("dw", "db"))]
+        more: dict[str, Any] = {"lengths": data.lengths, "reserve": reserve}
+        plan.backward(packed, **tensors, dx=dx[2], accumulate_dx=reverse, **more)
+        alone.append(shapes)
+        for at, call in enumerate(calls):
+            out = {key: np.zeros_like(value) for key, value in shapes.items()}
+            call.append(
+                {
+                    "packed": packed,
+                    "tensors": tensors | {key: out[key] for key in states} | {"dx": dx[at]},
+                    "pointers": {key: out[key] for key in shapes if key not in states},
+                    "accumulate_dx": reverse,
+                    **more,
+                }
+            )
+    for at, (call, room) in enumerate(zip(calls, (True, False), strict=True)):
+        outputs = [each["tensors"] | each["pointers"] for each in call]
+        before = library.rnnk_simt_forks()
+        plans[0].backward_both(plans[1], *call, room=room)
+        assert library.rnnk_simt_forks() - before == room
+        for output, result in zip(outputs, alone, strict=True):
+            same_bits({key: output[key] for key in result}, result, f"room {room}")
+        same_bits({"dx": dx[at]}, {"dx": dx[2]}, f"room {room}")
 
 
 # --- dropout between layers ------------------------------------------------------------

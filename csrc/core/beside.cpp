@@ -2,8 +2,10 @@
 
 #include <algorithm>
 
+#include "core/carver.h"
 #include "core/device.h"
 #include "core/recompute.h"
+#include "core/storage.h"
 #include "core/team.h"
 
 namespace rnnk {
@@ -15,50 +17,128 @@ constexpr double kForkUs = 30;  // a GPU's events and waits, on the host and the
 // reads from further away than two that share a direction (GRU, H = 512, B = 1: 0.54 of the speed).
 constexpr double kWorth = 1.2;
 
-double estimate(const ForwardCall& c, int threads) {
-  return c.kernel.estimate(c.problem, c.args.seq_len, c.args.batch, false, threads);
+using Run = void (*)(const Problem&, const Kernel&, const rnnk_args&);
+void run(Run fn, const PlanCall& c) { fn(c.problem, c.kernel, c.args); }
+
+double estimate(const PlanCall& c, bool backward, int threads) {
+  return c.kernel.estimate(c.problem, c.args.seq_len, c.args.batch, backward, threads);
 }
 
-// On a GPU: the second call on a stream beside the first one's, where both are worth its events. Returns whether it was.
-bool forward_on_two_streams(const ForwardCall& one, const ForwardCall& other) {
+bool on_cpu(const PlanCall& c) { return c.problem.device == RNNK_CPU; }
+bool on_one_gpu(const PlanCall& one, const PlanCall& other) {
+  return !on_cpu(one) && !on_cpu(other) && one.problem.device_index == other.problem.device_index &&
+         one.args.cuda_stream == other.args.cuda_stream;
+}
+
+// Whether two calls of `work` microseconds more than each alone are worth it.
+bool worth_it(const PlanCall& one, const PlanCall& other, bool backward, double work_us) {
+  if (on_one_gpu(one, other)) return std::min(estimate(one, backward, 1), estimate(other, backward, 1)) >= kForkUs;
+  if (!on_cpu(one) || !on_cpu(other)) return false;
+  const int threads = team_size();
+  const double in_turn = estimate(one, backward, threads) + estimate(other, backward, threads);
+  const double side_by_side = std::max(estimate(one, backward, 1), estimate(other, backward, 1)) + kJobUs + work_us;
+  return threads > 1 && side_by_side * kWorth < in_turn;
+}
+
+void on_two_streams(Run fn, const PlanCall& one, const PlanCall& other) {
   const int index = one.problem.device_index;
   void* const stream = one.args.cuda_stream;
-  if (other.problem.device_index != index || other.args.cuda_stream != stream) return false;
-  if (std::min(estimate(one, 1), estimate(other, 1)) < kForkUs) return false;
   rnnk_args beside = other.args;
   beside.cuda_stream = fork_stream(index, stream);
   try {
-    plan_forward(other.problem, other.kernel, beside);
-    plan_forward(one.problem, one.kernel, one.args);
+    fn(other.problem, other.kernel, beside);
+    run(fn, one);
   } catch (const Failure&) {
     join_stream(index, stream, beside.cuda_stream);  // or a capture of the stream could not end
     throw;
   }
   join_stream(index, stream, beside.cuda_stream);
-  return true;
 }
 
-}  // namespace
-
-void forward_both(const ForwardCall& one, const ForwardCall& other) {
-  const ForwardCall* const calls[2] = {&one, &other};
-  const bool on_gpus = one.problem.device != RNNK_CPU && other.problem.device != RNNK_CPU;
-  if (on_gpus && forward_on_two_streams(one, other)) return;
-  const int threads = one.problem.device == RNNK_CPU && other.problem.device == RNNK_CPU ? team_size() : 1;
-  const double in_turn = estimate(one, threads) + estimate(other, threads);
-  const double side_by_side = std::max(estimate(one, 1), estimate(other, 1)) + kJobUs;
-  const bool beside = threads > 1 && side_by_side * kWorth < in_turn;
-  if (!beside) {
-    for (const ForwardCall* c : calls) plan_forward(c->problem, c->kernel, c->args);
-    return;
-  }
+void side_by_side(Run fn, const PlanCall& one, const PlanCall& other) {
+  if (!on_cpu(one)) return on_two_streams(fn, one, other);
+  struct Job {
+    Run fn;
+    const PlanCall* calls[2];
+  } const job{fn, {&one, &other}};
   team_run(
       2, 1,
       [](const void* p, int64_t, int task, int) {
-        const ForwardCall& c = *static_cast<const ForwardCall* const*>(p)[task];
-        plan_forward(c.problem, c.kernel, c.args);
+        const Job& j = *static_cast<const Job*>(p);
+        run(j.fn, *j.calls[task]);
       },
-      calls);
+      &job);
+}
+
+// --- dx of its own ---------------------------------------------------------------------------------------------------------
+
+int dx_dtype(const Problem& p) { return p.dtype == RNNK_FLOAT64 ? RNNK_FLOAT64 : RNNK_FLOAT32; }
+
+bool adds_to(const PlanCall& other, const PlanCall& one) {
+  return other.args.dx.data && other.args.dx.data == one.args.dx.data && (other.args.flags & RNNK_ACCUMULATE_DX);
+}
+
+// What a kernel does that accumulates: each element once, in the type of computation.
+template <class T>
+void add(const rnnk_args& a, const rnnk_tensor& more, int64_t columns) {
+  struct Job {
+    const rnnk_args& a;
+    const rnnk_tensor& more;
+    int64_t columns;
+  } const job{a, more, columns};
+  const int64_t rows = a.seq_len * a.batch;
+  team_run(
+      rows * columns < (1 << 16) ? 1 : team_size(), 1,
+      [](const void* p, int64_t, int task, int tasks) {
+        const Job& j = *static_cast<const Job*>(p);
+        const int64_t all = j.a.seq_len * j.a.batch;
+        for (int64_t row = all * task / tasks; row < all * (task + 1) / tasks; ++row) {
+          const Row to = row3(j.a.dx, row / j.a.batch, row % j.a.batch);
+          const T* const from = static_cast<const T*>(j.more.data) + row * j.columns;
+          for (int64_t i = 0; i < j.columns; ++i) {
+            write<T>(to.data, to.dtype, i * to.stride, read<T>(to.data, to.dtype, i * to.stride) + from[i]);
+          }
+        }
+      },
+      &job);
+}
+
+constexpr double kAddUs = 1e-3;  // an element, on one thread
+
+}  // namespace
+
+void forward_both(const PlanCall& one, const PlanCall& other) {
+  if (worth_it(one, other, false, 0)) return side_by_side(plan_forward, one, other);
+  run(plan_forward, one);
+  run(plan_forward, other);
+}
+
+int64_t backward_both_workspace(const Problem& p, const Kernel& kernel, int64_t seq_len, int64_t batch) {
+  return line(plan_sizes(p, kernel, seq_len, batch).workspace_backward) +
+         line(seq_len * batch * p.input_size * item_size(dx_dtype(p)));
+}
+
+void backward_both(const PlanCall& one, const PlanCall& other) {
+  const Problem& p = other.problem;
+  const rnnk_args& a = other.args;
+  const bool adds = adds_to(other, one);
+  const bool room =
+      !adds || a.workspace_size >= static_cast<size_t>(backward_both_workspace(p, other.kernel, a.seq_len, a.batch));
+  const double extra_us = adds ? kAddUs * static_cast<double>(a.seq_len * a.batch * p.input_size) : 0;
+  if (!room || !worth_it(one, other, true, extra_us)) {
+    run(plan_backward, one);
+    run(plan_backward, other);
+    return;
+  }
+  if (!adds) return side_by_side(plan_backward, one, other);
+  rnnk_args apart = a;
+  const int64_t own = line(plan_sizes(p, other.kernel, a.seq_len, a.batch).workspace_backward);
+  apart.dx = {static_cast<char*>(a.workspace) + own, {a.batch * p.input_size, p.input_size, 1}, dx_dtype(p)};
+  apart.flags &= ~uint32_t{RNNK_ACCUMULATE_DX};
+  side_by_side(plan_backward, one, {p, other.kernel, apart});
+  if (!on_cpu(one)) return device_add(p, a, apart.dx);
+  if (dx_dtype(p) == RNNK_FLOAT64) add<double>(a, apart.dx, p.input_size);
+  else add<float>(a, apart.dx, p.input_size);
 }
 
 }  // namespace rnnk

@@ -144,4 +144,17 @@ void check_args(const Problem& problem, const Kernel& kernel, const rnnk_args& a
   if (backward || a.reserve) check_size("reserve", a.reserve, a.reserve_size, sizes.reserve);
 }
 
+void check_shared_dx(const Problem& one, const rnnk_args& a, const Problem& other, const rnnk_args& b) {
+  if (!a.dx.data || a.dx.data != b.dx.data) return;
+  if (!(b.flags & RNNK_ACCUMULATE_DX)) {
+    fail(RNNK_INVALID_VALUE, "other_args.flags: expected RNNK_ACCUMULATE_DX, since dx is that of one_args");
+  }
+  const bool same = std::equal(a.dx.stride, a.dx.stride + 3, b.dx.stride) && a.seq_len == b.seq_len && a.batch == b.batch &&
+                    one.input_size == other.input_size && one.dtype == other.dtype;
+  if (!same) fail(RNNK_INVALID_VALUE, "other_args.dx: expected the steps, rows, units and strides of one_args.dx");
+  if (one.device != other.device || one.device_index != other.device_index || a.cuda_stream != b.cuda_stream) {
+    fail(RNNK_INVALID_VALUE, "other_args.cuda_stream: expected the device and stream of one_args, since dx is shared");
+  }
+}
+
 }  // namespace rnnk

@@ -1,6 +1,6 @@
 // What the rest of the library asks of GPUs. Builds without CUDA have no_device.cpp behind it, others cuda/device.cpp.
 #pragma once
-#include "rnnkern/rnnkern.h"
+#include "core/problem.h"
 
 namespace rnnk {
 
@@ -13,6 +13,8 @@ rnnk_device_info device_info(int index);
 void report_faults(int index);
 void set_cublaslt(const char* path);
 void device_dropout(const rnnk_dropout_args& args);
+// dx of `args` plus `more`, [T, B, I] in the type of computation, for every step that is.
+void device_add(const Problem& problem, const rnnk_args& args, const rnnk_tensor& more);
 // A stream of this thread's for work beside that of `stream`, which follows what is on `stream` now; from join_stream() on
 // `stream` follows what is on it in turn. One at a time.
 void* fork_stream(int index, void* stream);

@@ -1,8 +1,6 @@
 // A build without CUDA: there are no devices, and every question about one says so.
 #include "core/device.h"
 
-#include "core/problem.h"
-
 namespace rnnk {
 
 int device_count() { return 0; }
@@ -15,6 +13,9 @@ void report_faults(int) {}
 void set_cublaslt(const char*) {}
 void* fork_stream(int, void* stream) { return stream; }
 void join_stream(int, void*, void*) {}
+void device_add(const Problem&, const rnnk_args&, const rnnk_tensor&) {
+  fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable());
+}
 void device_dropout(const rnnk_dropout_args&) { fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable()); }
 
 }  // namespace rnnk

@@ -14,7 +14,7 @@ constexpr double kWorth = 1.2;      // as in beside.cpp: estimates are good to t
 constexpr int64_t kLeastSteps = 8;  // of a block: below, what a call costs beside its steps shows
 
 // A wavefront passes a layer's states on through h_n and c_n: they must be there, and in the type they are computed in.
-bool in_blocks(const ForwardCall& c) {
+bool in_blocks(const PlanCall& c) {
   const rnnk_args& a = c.args;
   const int state = c.problem.dtype == RNNK_FLOAT64 ? RNNK_FLOAT64 : RNNK_FLOAT32;
   const bool cell_state = cell_info(c.problem.cell)->states > 1;
@@ -23,7 +23,7 @@ bool in_blocks(const ForwardCall& c) {
 }
 
 struct Wave {
-  const ForwardCall* calls;
+  const PlanCall* calls;
   int64_t steps, seq_len;  // of a block, of all
 
   int64_t blocks() const { return (seq_len + steps - 1) / steps; }
@@ -31,7 +31,7 @@ struct Wave {
 
   void run(int layer, int64_t block) const {
     if (block < 0 || block >= blocks()) return;
-    const ForwardCall& c = calls[layer];
+    const PlanCall& c = calls[layer];
     const int64_t first = block * steps;
     rnnk_args a = c.args;
     a.seq_len = std::min(steps, seq_len - first);
@@ -42,7 +42,7 @@ struct Wave {
   }
 };
 
-double estimate(const ForwardCall* calls, int layers, int64_t steps, int threads) {
+double estimate(const PlanCall* calls, int layers, int64_t steps, int threads) {
   double us = 0;
   for (int i = 0; i < layers; ++i)
     us += calls[i].kernel.estimate(calls[i].problem, steps, calls[i].args.batch, false, threads);
@@ -51,7 +51,7 @@ double estimate(const ForwardCall* calls, int layers, int64_t steps, int threads
 
 }  // namespace
 
-void forward_stack(const ForwardCall* calls, int layers) {
+void forward_stack(const PlanCall* calls, int layers) {
   const int64_t T = calls[0].args.seq_len;
   const int threads = team_size();
   Wave best{calls, T, T};

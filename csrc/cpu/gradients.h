@@ -68,12 +68,13 @@ struct InputGradientTile {
   void prepare(int64_t, int64_t) const {}
   RNNK_HD Row row(int64_t j) const { return row3(args.dx, rows.time(rows.steps - 1 - list[j].u), rows.row(list[j].row)); }
   int64_t valid(int64_t panel) const { return smaller<int64_t>(W, I - panel * W); }
-  RNNK_HD V start(int64_t j, int64_t panel, int) const {
-    if (args.flags & RNNK_ACCUMULATE_DX) return load_units<A>(row(j), panel * W, valid(panel));
-    return V::set1(0);
-  }
+  V start(int64_t, int64_t, int) const { return V::set1(0); }
+  // What is there is added last, as core/beside.cpp adds it: a direction's dx has the same bits whenever it is formed.
   RNNK_HD void finish(int64_t j, int64_t panel, const V (&sum)[1]) const {
-    store_units<A>(row(j), panel * W, valid(panel), sum[0]);
+    const Row to = row(j);
+    const int64_t first = panel * W, n = valid(panel);
+    if (args.flags & RNNK_ACCUMULATE_DX) store_units<A>(to, first, n, load_units<A>(to, first, n) + sum[0]);
+    else store_units<A>(to, first, n, sum[0]);
   }
 };
 

@@ -106,6 +106,7 @@ class Plan:
         random: Random | None = None,
         workspace: Array | None = None,
         stream: int = 0,
+        place: tuple[int, int] | None = None,
     ) -> None:
         """x [T, B, I] -> writes y [T, B, P], h_n [B, P], c_n [B, C]; c_0, c_n only for cells with a cell state (C
         is H, of sLSTM 3*H: c n m).
@@ -116,6 +117,8 @@ class Plan:
         lengths: contiguous int64 [B] on the host. reserve: NumPy uint8 [sizes(T, B)["reserve"]], 64-byte aligned, takes
         what backward needs.
         For bfloat16 and float16, c_0 and c_n may be float32 as well.
+        place: (index, directions) where the arrays are those of a stack of layers, y [T, B, directions * P] and states
+        [L*D, B, P]; the call takes the columns and the row that are its own.
         """
 
     def forward_both(
@@ -123,35 +126,37 @@ class Plan:
         other: Plan,
         packed: Sequence[Packed],
         x: Array,
-        h_0: Sequence[Array | None],
-        c_0: Sequence[Array | None],
-        y: Sequence[Array],
-        h_n: Sequence[Array | None],
-        c_n: Sequence[Array | None],
+        h_0: Array | None,
+        c_0: Array | None,
+        y: Array,
+        h_n: Array,
+        c_n: Array | None,
         lengths: Array | None,
         reserve: Sequence[Array | None],
-        mask: Array | None = None,
-        reset: Sequence[Array | None] = (None, None),
-        random: Sequence[Random | None] = (None, None),
-        workspace: Array | None = None,
-        stream: int = 0,
+        mask: Array | None,
+        reset: Sequence[Array | None],
+        random: Sequence[Random | None],
+        workspace: Array | None,
+        stream: int,
+        index: int,
     ) -> None:
-        """forward of this plan and of another on the same x (rnnk_forward_both): every sequence has two entries.
+        """forward of this plan, and of another as the second direction, on the same x (rnnk_forward_both).
 
-        workspace: of both, the first rounded up to 64 bytes.
+        Arrays are as with ``place``, index that of the first; every sequence has two entries. workspace: of both, the
+        first rounded up to 64 bytes.
         """
     @staticmethod
     def forward_stack(
         plans: Sequence[Plan],
         packed: Sequence[Packed],
         x: Array,
-        h_0: Sequence[Array | None],
-        c_0: Sequence[Array | None],
+        h_0: Array | None,
+        c_0: Array | None,
         y: Sequence[Array],
-        h_n: Sequence[Array],
-        c_n: Sequence[Array | None],
+        h_n: Array,
+        c_n: Array | None,
     ) -> None:
-        """forward of a stack of layers, each on the y of the one below (rnnk_forward_stack)."""
+        """forward of a stack of layers, each on the y of the one below (rnnk_forward_stack); states [L, B, P]."""
     def backward(
         self,
         packed: Packed,
@@ -166,28 +171,52 @@ class Plan:
         *,
         dx: Array | None = None,
         accumulate_dx: bool = False,
-        dh_0: Array | None = None,
-        dc_0: Array | None = None,
-        dweight_ih: Array | None = None,
-        dweight_hh: Array | None = None,
-        dbias_ih: Array | None = None,
-        dbias_hh: Array | None = None,
         lengths: Array | None = None,
-        dweight_hr: Array | None = None,
-        dparams: Array | None = None,
         mask: Array | None = None,
         reset: Array | None = None,
         random: Random | None = None,
-        dh: Array | None = None,
         clip_dh: float = 0.0,
         workspace: Array | None = None,
         stream: int = 0,
+        place: tuple[int, int] | None = None,
+        **gradients: Array | None,
     ) -> None:
         """Writes every output that is not None (of parameters contiguous, overwritten), never the reserve.
 
-        dh [T, B, P]: the gradient of each h_t, where it is alive. clip_dh bounds its elements at every step; 0: no
-        bound.
+        gradients: dh_0, dc_0, dweight_ih, dweight_hh, dbias_ih, dbias_hh, dweight_hr, dparams, and dh [T, B, P]: the
+        gradient of each h_t, where it is alive. clip_dh bounds its elements at every step; 0: no bound.
         """
+    def backward_both(
+        self,
+        other: Plan,
+        packed: Sequence[Packed],
+        reserve: Sequence[Array],
+        x: Array,
+        h_0: Array | None,
+        c_0: Array | None,
+        y: Array,
+        dy: Array | None,
+        dh_n: Array | None,
+        dc_n: Array | None,
+        dx: Array | None,
+        lengths: Array | None,
+        mask: Array | None,
+        reset: Sequence[Array | None],
+        random: Sequence[Random | None],
+        clip_dh: float,
+        workspace: Array | None,
+        stream: int,
+        index: int,
+        gradients: Sequence[dict[str, Array | None]],
+    ) -> None:
+        """backward of this plan, then of another as the second direction, which adds to the same dx
+        (rnnk_backward_both).
+
+        Arrays are as with ``place``, index that of the first; every sequence has two entries. workspace: of both, the
+        first rounded up to 64 bytes, the second ``workspace_beside`` bytes.
+        """
+    def workspace_beside(self, seq_len: int, batch: int) -> int:
+        """Bytes of workspace of the other plan of ``backward_both``, where there is a dx."""
     def estimate(self, seq_len: int, batch: int, backward: bool = False) -> float:
         """Estimated microseconds."""
     def sizes(self, seq_len: int, batch: int) -> dict[str, int]:

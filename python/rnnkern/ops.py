@@ -52,6 +52,8 @@ __all__ = [
 # is faster (few rows, small layers) they are smaller.
 _STACKED = 4 << 20
 
+_MATRICES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+
 
 def dropping(spec: Spec, masks: tuple[int, int] | None) -> tuple[int, int] | None:
     """The masks where there is something to drop."""
@@ -126,49 +128,45 @@ def forward(
         size = seq_len * batch * outs * ITEM_SIZE[spec.dtype]
         if size <= _STACKED:
             ys = [*(memory.empty(y_shape, spec.dtype) for _ in range(last)), y]
-            every = range(spec.num_layers)
-            hs, cs, hs_n, cs_n = ([_at(state, layer) for layer in every] for state in (h_0, c_0, h_n, c_n))
-            _core.Plan.forward_stack(all_plans, packed, x, hs, cs, ys, hs_n, cs_n)
+            _core.Plan.forward_stack(all_plans, packed, x, h_0, c_0, ys, h_n, c_n)
             return y, h_n, c_n, None
     below = x
     for layer in range(spec.num_layers):
         output = y if layer == last else outputs[layer] if outputs else memory.empty(y_shape, spec.dtype)
-        ids = range(layer * directions, (layer + 1) * directions)
+        first = layer * directions
         workspace, stream = None, 0
         if memory.gpu is not None:
-            workspace, stream = _on_gpu(memory, all_plans, ids, seq_len, batch, "workspace_forward")
+            sizes = [all_plans[i].sizes(seq_len, batch)["workspace_forward"] for i in range(first, first + directions)]
+            workspace, stream = _on_gpu(memory, sizes)
         if directions == 2:
-            states = [(_at(h_0, i), _at(c_0, i), h_n[i], _at(c_n, i)) for i in ids]
-            h0, c0, hn, cn = zip(*states, strict=True)
-            half = [_half(output, direction, outs, directions) for direction in range(directions)]
-            resets = [marks.resets(direction == 1, lengths, memory) for direction in range(directions)]
-            random = [_random(spec, drawn, i) for i in ids]
-            all_plans[ids[0]].forward_both(
-                all_plans[ids[1]],
-                packed[ids[0] : ids[1] + 1],
+            both = slice(first, first + 2)
+            all_plans[first].forward_both(
+                all_plans[first + 1],
+                packed[both],
                 below,
-                h0,
-                c0,
-                half,
-                hn,
-                cn,
+                h_0,
+                c_0,
+                output,
+                h_n,
+                c_n,
                 lengths,
-                own[ids[0] : ids[1] + 1],
+                own[both],
                 marks.mask,
-                resets,
-                random,
+                [marks.resets(turned, lengths, memory) for turned in (False, True)],
+                [_random(spec, drawn, index) for index in (first, first + 1)],
                 workspace,
                 stream,
+                first,
             )
         else:
             all_plans[layer].forward(
                 packed[layer],
                 below,
-                _at(h_0, layer),
-                _at(c_0, layer),
+                h_0,
+                c_0,
                 output,
-                h_n[layer],
-                _at(c_n, layer),
+                h_n,
+                c_n,
                 lengths,
                 own[layer],
                 marks.mask,
@@ -176,6 +174,7 @@ def forward(
                 _random(spec, drawn, layer),
                 workspace,
                 stream,
+                (layer, 1),
             )
         below = output
         if drop is not None and layer < last:
@@ -219,6 +218,10 @@ def backward(
     directions, outs, lengths, marks = spec.directions, spec.outputs, tape.lengths, tape.marks
     own_names = spec.own_names
     each = len(own_names)
+    # All else are rows of dparams, of an IndRNN those of h' too.
+    matrices = [name for name in own_names if name in _MATRICES]
+    if spec.options.independent:
+        matrices = [name for name in matrices if not name.endswith("hh")]
     seq_len, batch = tape.x[0].shape[:2]
     leading = spec.num_layers * directions
     dh_0 = memory.empty((leading, batch, outs), spec.state_dtype) if need_state else None
@@ -226,11 +229,12 @@ def backward(
     dc_0 = memory.empty((leading, batch, spec.cell_units), spec.state_dtype) if cells else None
     all_plans = plans(spec, marks.any)
     dparams: list[Array | None] = []
-    vectors = []
+    outputs: list[dict[str, Array | None]] = []  # of each, by the binding's names
     for index in range(leading):
         mine, block = _new_gradients(spec, all_plans[index].param_rows, index, needs, memory)
         dparams += mine
-        vectors.append(block)
+        named = dict(zip(own_names, mine, strict=True))
+        outputs.append({"dparams": block} | {f"d{name}": named[name] for name in matrices})
     dx = None
     steps: list[Array] = []
     lowest = 0 if probe else _lowest_layer(spec, need_x or need_state, needs)
@@ -242,45 +246,65 @@ def backward(
         if dh is not None:
             dh[...] = 0  # past each row's end
             steps.insert(0, dh)
-        for direction in range(directions):
-            index = layer * directions + direction
-            own = slice(index * each, (index + 1) * each)
-            if not (need_dx or need_state or probe or any(needs[own])):
-                continue
-            grads = dict(zip(own_names, dparams[own], strict=True))
-            workspace, stream = None, 0
-            if memory.gpu is not None:
-                workspace, stream = _on_gpu(memory, all_plans, (index,), seq_len, batch, "workspace_backward")
-            if spec.options.independent:  # these are rows of vectors[index]
-                grads |= {"weight_hh": None, "bias_hh": None}
-            all_plans[index].backward(
-                packed[index],
-                tape.reserves[index],
+        ids = [
+            index
+            for index in range(layer * directions, (layer + 1) * directions)
+            if need_dx or need_state or probe or any(needs[index * each : (index + 1) * each])
+        ]
+        wanted = [{"dh_0": dh_0, "dc_0": dc_0, "dh": dh, **outputs[index]} for index in ids]
+        resets = [marks.resets(spec.reverse or index % directions == 1, lengths, memory) for index in ids]
+        random = [_random(spec, tape.masks, index) for index in ids]
+        workspace, stream = None, 0
+        if memory.gpu is not None and ids:
+            sizes = [all_plans[index].sizes(seq_len, batch)["workspace_backward"] for index in ids]
+            if len(ids) == 2 and need_dx:
+                sizes[1] = all_plans[ids[1]].workspace_beside(seq_len, batch)
+            workspace, stream = _on_gpu(memory, sizes)
+        if len(ids) == 2:
+            both = slice(ids[0], ids[1] + 1)
+            all_plans[ids[0]].backward_both(
+                all_plans[ids[1]],
+                packed[both],
+                tape.reserves[both],
                 x,
-                _at(tape.h_0, index),
-                _at(tape.c_0, index),
-                _half(y, direction, outs, directions),
-                _half(dy, direction, outs, directions),
-                _at(dh_n, index),
-                _at(dc_n, index),
+                tape.h_0,
+                tape.c_0,
+                y,
+                dy,
+                dh_n,
+                dc_n,
+                dx,
+                lengths,
+                marks.mask,
+                resets,
+                random,
+                clip_step,
+                workspace,
+                stream,
+                ids[0],
+                wanted,
+            )
+        elif ids:
+            all_plans[ids[0]].backward(
+                packed[ids[0]],
+                tape.reserves[ids[0]],
+                x,
+                tape.h_0,
+                tape.c_0,
+                y,
+                dy,
+                dh_n,
+                dc_n,
                 dx=dx,
-                accumulate_dx=direction > 0,
-                dh_0=_at(dh_0, index),
-                dc_0=_at(dc_0, index),
-                dweight_ih=grads["weight_ih"],
-                dweight_hh=grads["weight_hh"],
-                dbias_ih=grads.get("bias_ih"),
-                dbias_hh=grads.get("bias_hh"),
                 lengths=lengths,
-                dweight_hr=grads.get("weight_hr"),
-                dparams=vectors[index],
                 mask=marks.mask,
-                reset=marks.resets(direction == 1 or spec.reverse, lengths, memory),
-                random=_random(spec, tape.masks, index),
-                dh=_half(dh, direction, outs, directions),
+                reset=resets[0],
+                random=random[0],
                 clip_dh=clip_step,
                 workspace=workspace,
                 stream=stream,
+                place=(ids[0], directions),
+                **wanted[0],  # type: ignore[arg-type]
             )
         drop = dropping(spec, tape.masks)
         if layer > lowest and drop is not None:
@@ -324,17 +348,14 @@ def _lowest_layer(spec: Spec, everything: bool, needs: Sequence[bool]) -> int:
     return next((index // per_layer for index, need in enumerate(needs) if need), spec.num_layers)
 
 
-def _on_gpu(
-    memory: Memory, all_plans: Sequence[_core.Plan], ids: Sequence[int], seq_len: int, batch: int, which: str
-) -> tuple[Array, int]:
-    """A workspace for a call on a GPU, and the stream.
+def _on_gpu(memory: Memory, sizes: Sequence[int]) -> tuple[Array, int]:
+    """A workspace of these bytes, each on lines of its own, for a call on a GPU; and the stream.
 
     The workspace is let go of as soon as the call returns, while the GPU may not have begun: the allocators of CuPy and
     torch hand memory out again in the order of the stream it came from, so nobody else gets it before the work is done.
     """
     assert memory.gpu is not None
-    nbytes = sum(-(-max(all_plans[i].sizes(seq_len, batch)[which], 64) // 64) * 64 for i in ids)
-    return memory.empty((nbytes,), "uint8"), memory.gpu.stream
+    return memory.empty((sum(-(-max(size, 64) // 64) * 64 for size in sizes),), "uint8"), memory.gpu.stream
 
 
 def _drop(
@@ -361,10 +382,6 @@ def _drop(
 def _random(spec: Spec, masks: tuple[int, int] | None, index: int) -> tuple[int, int, int, int] | None:
     """The cell's random masks: (seed, call, stream, first step), or None."""
     return (*masks, index, 0) if masks is not None and spec.options.random else None
-
-
-def _at(state: Array | None, index: int) -> Array | None:
-    return None if state is None else state[index]
 
 
 def _half(array: Array | None, direction: int, width: int, directions: int) -> Array | None:
