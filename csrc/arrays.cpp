@@ -342,6 +342,26 @@ bool plain_rows(const py::handle& array, int64_t rows, int64_t columns, bool wri
   return columns > 0 && rows > 0;
 }
 
+bool fit(const py::list& tensors, int dtype, const py::tuple& shapes) {
+  if (tensors.size() != shapes.size()) return false;
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    PyObject* const tensor = PyList_GET_ITEM(tensors.ptr(), static_cast<Py_ssize_t>(i));
+    const dlpack::ExchangeApi* const api = exchange_api(Py_TYPE(tensor));
+    dlpack::Tensor t;
+    if (!api) return false;
+    if (api->tensor_from_object(tensor, &t) != 0) {
+      PyErr_Clear();  // no dense one: who asks has words for what it is
+      return false;
+    }
+    PyObject* const shape = PyTuple_GET_ITEM(shapes.ptr(), static_cast<Py_ssize_t>(i));
+    if (t.device.type != dlpack::kCPU || dtype_of(t.dtype) != dtype || t.ndim != PyTuple_Size(shape)) return false;
+    for (int32_t d = 0; d < t.ndim; ++d) {
+      if (t.shape[d] != PyLong_AsLongLong(PyTuple_GET_ITEM(shape, d))) return false;
+    }
+  }
+  return true;
+}
+
 int dtype_from_name(const std::string& name) {
   static const char* const names[] = {"float32", "float64", "bfloat16", "float16"};
   for (int i = 0; i < 4; ++i) {

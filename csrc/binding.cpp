@@ -145,6 +145,12 @@ PYBIND11_MODULE(_core, m) {
   m.def("device_check", &device_check, py::arg("index"));
   m.def("set_cublaslt", [](const std::string& path) { check(rnnk_set_cublaslt(path.c_str())); }, py::arg("path"));
   m.def(
+      "fit",
+      [](const py::list& tensors, const std::string& dtype, const py::tuple& shapes) {
+        return fit(tensors, dtype_from_name(dtype), shapes);
+      },
+      py::arg("tensors"), py::arg("dtype"), py::arg("shapes"));
+  m.def(
       "span",
       [](const py::object& array, const char* name, int32_t device_index) {
         const Span s = span(array, name, {RNNK_CUDA, device_index});

@@ -13,6 +13,7 @@ namespace {
 
 // Kernels expected to take less keep the GIL: giving it up and taking it back costs more than it frees.
 constexpr double kReleaseAboveUs = 20;
+constexpr size_t kReleaseAboveBytes = 128 << 10;  // of a pack: about as long
 
 // Without the GIL where that is worth it.
 template <class Fn>
@@ -26,7 +27,7 @@ struct Packed {
   Buffer memory;     // of a CPU's plan
   ArrayView on_gpu;  // of a GPU's: the caller's, kept alive
   bool forward, backward;
-  std::string layout;  // of which plans: a pack is of use for those that lay weights out alike
+  std::shared_ptr<const std::string> layout;  // of which plans: a pack is of use for those that lay weights out alike
   void* data() const { return on_gpu.owner ? on_gpu.tensor.data : memory.data(); }
   size_t size() const { return on_gpu.owner ? static_cast<size_t>(on_gpu.shape[0]) : memory.size(); }
 };
@@ -56,7 +57,7 @@ class Plan {
     gates_ = rnnk_cell_gates(problem_.cell);
     outputs_ = problem_.proj_size ? problem_.proj_size : problem_.hidden_size;
     cell_units_ = (rnnk_cell_states(problem_.cell) - 1) * problem_.hidden_size;
-    layout_ = layout();
+    layout_ = std::make_shared<const std::string>(layout());
   }
 
   static rnnk_problem problem(const std::string& cell, const std::string& dtype, int64_t input_size, int64_t hidden_size) {
@@ -170,12 +171,8 @@ class Plan {
       throw py::value_error("into: expected None, since the plan is not on a GPU");
     }
     const int32_t halves = !backward ? RNNK_PACK_FORWARD : forward ? RNNK_PACK_BOTH : RNNK_PACK_BACKWARD;
-    rnnk_status status;
-    {
-      py::gil_scoped_release release;
-      status = rnnk_pack_weights(plan_.get(), &w, halves, packed->data(), packed->size());
-    }
-    check(status);
+    check(released(bytes > kReleaseAboveBytes,
+                   [&] { return rnnk_pack_weights(plan_.get(), &w, halves, packed->data(), packed->size()); }));
     return packed;
   }
 
@@ -333,8 +330,8 @@ class Plan {
   };
 
   void accept(const Packed& packed, bool forward) const {
-    if (packed.layout != layout_) {
-      throw py::value_error("packed: expected weights packed for " + layout_ + ", got " + packed.layout);
+    if (packed.layout != layout_ && *packed.layout != *layout_) {
+      throw py::value_error("packed: expected weights packed for " + *layout_ + ", got " + *packed.layout);
     }
     if (!(forward ? packed.forward : packed.backward)) {
       throw py::value_error(std::string("packed: expected weights packed with ") + (forward ? "forward" : "backward") +
@@ -549,7 +546,7 @@ class Plan {
   std::unique_ptr<rnnk_plan, PlanDeleter> plan_;
   int64_t gates_, outputs_;
   int64_t cell_units_;  // of the states behind h, side by side
-  std::string layout_;
+  std::shared_ptr<const std::string> layout_;
 };
 
 }  // namespace

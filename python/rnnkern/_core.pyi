@@ -232,6 +232,13 @@ class Stepper:
     def try_step(self, x: Any, state: Any) -> bool:
         """``step`` for contiguous NumPy arrays apart from each other; False, and nothing done, for anything else."""
 
+def fit(tensors: list[Any], dtype: str, shapes: tuple[tuple[int, ...], ...]) -> bool:
+    """Whether tensors of a library with DLPack's C table (torch) are dense, in host memory, of a dtype and of these
+    shapes.
+
+    False does not say why, and is the answer for every other array.
+    """
+
 def dropout(
     x: Array,
     out: Array,

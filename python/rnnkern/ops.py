@@ -19,6 +19,7 @@ to check; the binding checks them once more, in its own words.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from . import _core
@@ -51,8 +52,6 @@ __all__ = [
 # Up to here the outputs of all layers of an inference may stand at once, for layers to run at the same time: where that
 # is faster (few rows, small layers) they are smaller.
 _STACKED = 4 << 20
-
-_MATRICES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 
 def dropping(spec: Spec, masks: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -108,9 +107,11 @@ def forward(
     output here.
     c_n is float32 for bfloat16 and float16; all else is in the spec's dtype.
     """
-    seq_len, batch = x.shape[0], x.shape[1]
+    seq_len, batch, _ = x.shape
     outs, directions, last = spec.outputs, spec.directions, spec.num_layers - 1
-    drop, drawn = dropping(spec, masks), drawing(spec, masks)
+    drop = drawn = None
+    if masks is not None:
+        drop, drawn = dropping(spec, masks), drawing(spec, masks)
     leading = spec.num_layers * directions
     y_shape = (seq_len, batch, directions * outs)
     h_n = memory.empty((leading, batch, outs), spec.dtype)
@@ -122,14 +123,13 @@ def forward(
         own, outputs, inputs = shelves(spec, seq_len, batch, drop is not None, reserve, memory)
     if y is None:
         y = memory.empty(y_shape, spec.dtype)
-    all_plans = plans(spec, marks.any)
-    alone = reserve is None and drawn is None and lengths is None and not marks.any and memory.gpu is None
-    if 0 < last < 1024 and directions == 1 and alone:
-        size = seq_len * batch * outs * ITEM_SIZE[spec.dtype]
-        if size <= _STACKED:
-            ys = [*(memory.empty(y_shape, spec.dtype) for _ in range(last)), y]
-            _core.Plan.forward_stack(all_plans, packed, x, h_0, c_0, ys, h_n, c_n)
-            return y, h_n, c_n, None
+    all_plans = plans(spec) if marks is NO_MARKS else plans(spec, marks.any)
+    alone = reserve is None and drawn is None and lengths is None and marks is NO_MARKS and memory.gpu is None
+    few = last == 0 or seq_len * batch * outs * ITEM_SIZE[spec.dtype] <= _STACKED
+    if few and alone and directions == 1 and last < 1024:
+        ys = [*(memory.empty(y_shape, spec.dtype) for _ in range(last)), y]
+        _core.Plan.forward_stack(all_plans, packed, x, h_0, c_0, ys, h_n, c_n)
+        return y, h_n, c_n, None
     below = x
     for layer in range(spec.num_layers):
         output = y if layer == last else outputs[layer] if outputs else memory.empty(y_shape, spec.dtype)
@@ -216,12 +216,7 @@ def backward(
     if len(needs) != len(names):
         raise ValueError(f"need_params: expected one flag for each of {len(names)} parameters, got {len(needs)}")
     directions, outs, lengths, marks = spec.directions, spec.outputs, tape.lengths, tape.marks
-    own_names = spec.own_names
-    each = len(own_names)
-    # All else are rows of dparams, of an IndRNN those of h' too.
-    matrices = [name for name in own_names if name in _MATRICES]
-    if spec.options.independent:
-        matrices = [name for name in matrices if not name.endswith("hh")]
+    each = len(spec.own_names)
     seq_len, batch = tape.x[0].shape[:2]
     leading = spec.num_layers * directions
     dh_0 = memory.empty((leading, batch, outs), spec.state_dtype) if need_state else None
@@ -231,10 +226,9 @@ def backward(
     dparams: list[Array | None] = []
     outputs: list[dict[str, Array | None]] = []  # of each, by the binding's names
     for index in range(leading):
-        mine, block = _new_gradients(spec, all_plans[index].param_rows, index, needs, memory)
+        mine, named = _new_gradients(spec, all_plans[index].param_rows, index, needs, memory)
         dparams += mine
-        named = dict(zip(own_names, mine, strict=True))
-        outputs.append({"dparams": block} | {f"d{name}": named[name] for name in matrices})
+        outputs.append(named)
     dx = None
     steps: list[Array] = []
     lowest = 0 if probe else _lowest_layer(spec, need_x or need_state, needs)
@@ -313,31 +307,42 @@ def backward(
     return Gradients(dx if need_x else None, dh_0, dc_0, dparams, steps if probe else None)
 
 
+@lru_cache(maxsize=128)
+def _rows_of_block(spec: Spec) -> tuple[tuple[int, int] | None, ...]:
+    """Of each parameter of one layer in one direction: its rows of the block that all vectors are in (plans._vectors),
+    None for matrices and plain biases."""
+    names = spec.own_names
+    where: dict[str, tuple[int, int]] = {}
+    row = 0
+    for name in vector_rows(spec.options, list(names), spec.bias):
+        where[name] = (row, row + spec.rows_of(name))
+        row += spec.rows_of(name)
+    return tuple(where.get(name) for name in names)
+
+
 def _new_gradients(
     spec: Spec, rows: int, index: int, needs: Sequence[bool], memory: Memory
-) -> tuple[list[Array | None], Array | None]:
-    """Of one layer in one direction: its parameters' gradients, and the block some are rows of (plans._vectors)."""
-    each = len(spec.own_names)
+) -> tuple[list[Array | None], dict[str, Array | None]]:
+    """Of one layer in one direction: its parameters' gradients, and the same as the binding takes them."""
+    places = _rows_of_block(spec)
+    each = len(places)
     own = slice(index * each, (index + 1) * each)
-    own_needs, shapes = needs[own], spec.shapes[own]
-    in_block = vector_rows(spec.options, list(spec.own_names), spec.bias)
-    wanted = any(need and name in in_block for need, name in zip(own_needs, spec.own_names, strict=True))
-    block = memory.empty((rows, spec.hidden_size), spec.dtype) if wanted else None
-    place: dict[str, Array] = {}
-    row = 0
-    for name in in_block:
-        if block is not None:
-            place[name] = block[row : row + spec.rows_of(name)]
-        row += spec.rows_of(name)
+    block = None
+    if rows and any(need and place is not None for need, place in zip(needs[own], places, strict=True)):
+        block = memory.empty((rows, spec.hidden_size), spec.dtype)
     grads: list[Array | None] = []
-    for name, shape, need in zip(spec.own_names, shapes, own_needs, strict=True):
+    for place, shape, need in zip(places, spec.shapes[own], needs[own], strict=True):
         if not need:
             grads.append(None)
-        elif name in place:
-            grads.append(place[name].reshape(shape))
-        else:
+        elif place is None:
             grads.append(memory.empty(shape, spec.dtype))
-    return grads, block
+        else:
+            grads.append(block[slice(*place)].reshape(shape))  # type: ignore[index]
+    given: dict[str, Array | None] = {"dparams": block} if rows else {}
+    for name, place, grad in zip(spec.own_names, places, grads, strict=True):
+        if place is None:
+            given["d" + name] = grad
+    return grads, given
 
 
 def _lowest_layer(spec: Spec, everything: bool, needs: Sequence[bool]) -> int:

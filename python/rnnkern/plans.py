@@ -95,49 +95,48 @@ def pack(
         raise ValueError(
             f"params: expected {len(spec.param_names)} arrays in the order of param_names, got {len(params)}"
         )
-    each = len(spec.own_names)
     into, stream = None, 0
     packed = []
-    for index, plan in enumerate(plans(spec)):
-        own = dict(zip(spec.own_names, params[index * each : (index + 1) * each], strict=True))
+    for index, (plan, places) in enumerate(zip(plans(spec), _places(spec), strict=True)):
+        weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = [None if at is None else params[at] for at in places]
         block = None
         if plan.param_rows:
-            block = _vectors(spec, plan.param_rows, own, memory) if rows is None else rows[index]
-            for name in vector_rows(spec.options, list(own), spec.bias):
-                own.pop(name, None)
+            block = _vectors(spec, index, params, memory) if rows is None else rows[index]
         if memory is not None and memory.gpu is not None:
             into, stream = memory.block(plan.sizes(0, 0)["packed"]), memory.gpu.stream
         packed.append(
-            plan.pack(
-                own["weight_ih"],
-                own.get("weight_hh"),
-                own.get("bias_ih"),
-                own.get("bias_hh"),
-                backward,
-                forward,
-                own.get("weight_hr"),
-                block,
-                into,
-                stream,
-            )
+            plan.pack(weight_ih, weight_hh, bias_ih, bias_hh, backward, forward, weight_hr, block, into, stream)
         )
     return tuple(packed)
 
 
+@lru_cache(maxsize=128)
+def _places(spec: Spec) -> tuple[tuple[int | None, ...], ...]:
+    """[L*D] where each plan's weight_ih, weight_hh, bias_ih, bias_hh and weight_hr stand among the parameters; None: it
+    has none, or in another form (``vectors``)."""
+    names = spec.own_names
+    in_block = vector_rows(spec.options, list(names), spec.bias)
+    own = [
+        names.index(name) if name in names and name not in in_block else None
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+    ]
+    return tuple(
+        tuple(None if at is None else index * len(names) + at for at in own)
+        for index in range(spec.num_layers * spec.directions)
+    )
+
+
 def vectors(spec: Spec, params: Sequence[Array], memory: Memory | None = None) -> list[Array | None]:
     """[L*D] of ``pack``: the parameters that are one number a unit, as rows [K, H] (rnnk_weights.params), or None."""
-    each = len(spec.own_names)
     return [
-        _vectors(
-            spec, plan.param_rows, dict(zip(spec.own_names, params[i * each : (i + 1) * each], strict=True)), memory
-        )
-        for i, plan in enumerate(plans(spec))
+        _vectors(spec, index, params, memory) if plan.param_rows else None for index, plan in enumerate(plans(spec))
     ]
 
 
-def _vectors(spec: Spec, rows: int, own: dict[str, Array], memory: Memory | None) -> Array | None:
-    if not rows:
-        return None
+def _vectors(spec: Spec, index: int, params: Sequence[Array], memory: Memory | None) -> Array:
+    each = len(spec.own_names)
+    own = dict(zip(spec.own_names, params[index * each : (index + 1) * each], strict=True))
+    rows = plans(spec)[index].param_rows
     on_gpu = memory is not None and memory.gpu is not None
     if on_gpu:
         out = memory.empty((rows, spec.hidden_size), spec.dtype)  # type: ignore[union-attr]

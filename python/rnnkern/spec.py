@@ -103,11 +103,12 @@ class Spec:
 
     def __hash__(self) -> int:
         """Computed once: every call looks its plans up by it."""
-        known = self.__dict__.get("_hash")
-        if known is None:
+        try:
+            return self._hash  # type: ignore[attr-defined,no-any-return]
+        except AttributeError:
             known = hash(tuple(getattr(self, name) for name in self.__dataclass_fields__))
             object.__setattr__(self, "_hash", known)
-        return int(known)
+            return known
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}  # the hash is this process's own
@@ -213,8 +214,7 @@ class Marks(NamedTuple):
 NO_MARKS = Marks()
 
 
-@dataclass(frozen=True)
-class Tape:
+class Tape(NamedTuple):
     """What a training forward keeps for ``backward``. Holds references, not copies; read, never written to."""
 
     spec: Spec
@@ -229,8 +229,7 @@ class Tape:
     marks: Marks = NO_MARKS
 
 
-@dataclass(frozen=True)
-class Gradients:
+class Gradients(NamedTuple):
     """x [T, B, I]; h [L*D, B, P], c [L*D, B, C]; params aligned with ``Spec.param_names``; None where not asked for.
 
     steps: [L] each [T, B, D*P], of every h_t through all that follows it, where a probe was asked for.

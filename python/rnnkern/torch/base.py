@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter, init
 
-from .. import ops
+from .. import _core, ops
 from ..spec import NO_MARKS, Marks
 from . import gpu
 from .autograd import Call, by_operator, records_gradient, recurrence
 from .checks import check_tensor, same_device
-from .kernels import DTYPES, Options, cell_dtype, draw_masks, memory_of, spec_of
+from .kernels import DTYPES, Options, cell_dtype, draw_masks, kernel_is_forced, memory_of, spec_of
 from .options import StepOptions, parse
 
 
@@ -35,6 +35,9 @@ class Frozen(NamedTuple):
     blocks: tuple[Tensor, ...]
 
 
+_DERIVED = ("_frozen", "_known")  # attributes that are made again, and neither copied nor saved
+
+
 class Recurrent(StepOptions, Module):
     """Base of the layers and of the cells."""
 
@@ -48,6 +51,7 @@ class Recurrent(StepOptions, Module):
     reverse: bool = False
     recompute: bool = False  # set it on a module: backward runs the forward again instead of keeping its gates
     _frozen: Frozen | None = None
+    _known: tuple[Any, ops.Spec] | None = None
     _is_layer: bool = False
     _cells: int = 1  # states behind h, where there are any
 
@@ -140,7 +144,8 @@ class Recurrent(StepOptions, Module):
 
     def unfreeze(self) -> Any:
         """Drop the pack ``freeze()`` kept, if any; returns the module."""
-        self.__dict__.pop("_frozen", None)
+        for name in _DERIVED:
+            self.__dict__.pop(name, None)
         return self
 
     def _frozen_pack(self, spec: ops.Spec, weights: Sequence[Tensor], keep: bool) -> tuple[Any, ...] | None:
@@ -170,7 +175,8 @@ class Recurrent(StepOptions, Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        state.pop("_frozen", None)
+        for name in _DERIVED:
+            state.pop(name, None)
         return state
 
     # The call -------------------------------------------------------------------------------------------------------
@@ -223,12 +229,15 @@ class Recurrent(StepOptions, Module):
             x = x.to(target)
             if states is not None:
                 states = (states[0].to(target), *(s.to(cell_dtype(1 + self._cells, target)) for s in states[1:]))
-        self._check_dtypes(x, states, dtype)
+        if states or x.dtype is not dtype:
+            self._check_dtypes(x, states, dtype)
         if spec is not None and (states or index is not None or spec.gpu is not None):
             same_device(x, (("parameter", weights[0]), *(("hidden", state) for state in states or ())))
-        h_0, c_0 = (*(states or ()), None, None)[:2]
-        if states and self._cells > 1:
-            c_0 = torch.cat(states[1:], -1)
+        h_0 = c_0 = None
+        if states:
+            h_0 = states[0]
+            if len(states) > 1:
+                c_0 = states[1] if self._cells == 1 else torch.cat(states[1:], -1)
         drops = self.training and (self._random or (self.dropout > 0.0 and self.num_layers > 1))
         masks = draw_masks(x) if drops else None
         if spec is None:
@@ -259,7 +268,7 @@ class Recurrent(StepOptions, Module):
         """Whether a state may have another dtype than the weights': one behind h, what the answer has."""
         return place > 0 and given == cell_dtype(1 + self._cells, dtype)
 
-    def _check_weights(self, weights: Sequence[Tensor], options: Options) -> tuple[torch.dtype, ops.Spec | None]:
+    def _check_weights(self, weights: list[Tensor], options: Options) -> tuple[torch.dtype, ops.Spec | None]:
         """The weights' common dtype, and the spec; RuntimeError (as torch.nn raises) where they do not fit together.
 
         In a graph that is being captured there is no spec: the operator makes it, and has shapes and dtypes checked.
@@ -276,7 +285,15 @@ class Recurrent(StepOptions, Module):
         if not first.is_cpu or gpu.index_of(first) is not None:
             check_tensor(names[0], first)
             device = gpu.name_of(first)
-        spec = self._spec(dtype, options, device)
+        said = (options, dtype, self.input_size, self.hidden_size, self.bias)
+        known = self._known  # of the last call: what it says is compared, which is less than looking its spec up
+        if known is not None and known[0] == said and device == "cpu" and not kernel_is_forced():
+            spec = known[1]
+        else:
+            spec = self._spec(dtype, options, device)
+            self.__dict__["_known"] = None if device != "cpu" or kernel_is_forced() else (said, spec)
+        if spec.gpu is None and _core.fit(weights, spec.dtype, spec.shapes):
+            return dtype, spec
         for name, weight, shape in zip(names, weights, spec.shapes, strict=True):
             here = weight.is_cpu if spec.gpu is None else weight.device == first.device
             if weight.dtype is dtype and weight.shape == shape and here and weight.layout is torch.strided:

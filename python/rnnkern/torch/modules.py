@@ -119,10 +119,8 @@ class RNNBase(Recurrent):
     def _state_labels(self) -> tuple[str, ...]:
         return ("hidden",)
 
-    def _take_state(self, hx: Any, batch: int, batched: bool) -> tuple[Tensor, ...] | None:
-        """hx -> tensors h [L*D, B, P] (and c [L*D, B, H]), or None for zeros."""
-        if hx is None:
-            return None
+    def _take_state(self, hx: Any, batch: int, batched: bool) -> tuple[Tensor, ...]:
+        """hx -> tensors h [L*D, B, P] (and c [L*D, B, H])."""
         states = self._state_tuple(hx)
         labels = self._state_labels()
         for label, state in zip(labels, states, strict=True):
@@ -181,14 +179,15 @@ class RNNBase(Recurrent):
             packed = self._forward_packed
             return torch.compiler.disable(packed)(input, hx) if torch.compiler.is_compiling() else packed(input, hx)  # type: ignore[no-untyped-call]
         check_tensor("input", input)
-        if input.dim() not in (2, 3):
+        dims = input.dim()
+        if dims not in (2, 3):
             name = self.mode.split("_")[0]
-            raise ValueError(f"{name}: Expected input to be 2D or 3D, got {input.dim()}D instead")
+            raise ValueError(f"{name}: Expected input to be 2D or 3D, got {dims}D instead")
         self._check_width(input)
-        batched = input.dim() == 3
+        batched = dims == 3
         batch_first = batched and self.batch_first
         x = (input.transpose(0, 1) if batch_first else input) if batched else input.unsqueeze(1)
-        states = self._take_state(hx, x.shape[1], batched)
+        states = None if hx is None else self._take_state(hx, x.shape[1], batched)
         if lengths is not None:
             if not batched:
                 raise ValueError("lengths: expected None with unbatched input; pass input[:length]")
@@ -217,7 +216,7 @@ class RNNBase(Recurrent):
         self._check_width(data)
         sizes = check_batch_sizes(batch_sizes, data.shape[0])
         seq_len, batch = len(sizes), int(sizes[0])
-        states = self._take_state(hx, batch, batched=True)
+        states = None if hx is None else self._take_state(hx, batch, batched=True)
         if states is not None and sorted_indices is not None:
             states = tuple(state.index_select(1, sorted_indices) for state in states)
         if sizes[-1] == batch:  # rows of one length: the data is a plain batch already
