@@ -342,11 +342,15 @@ bool plain_rows(const py::handle& array, int64_t rows, int64_t columns, bool wri
   return columns > 0 && rows > 0;
 }
 
-bool fit(const py::list& tensors, int dtype, const py::tuple& shapes) {
+bool fit(const py::list& tensors, const py::tuple& types, int dtype, const py::tuple& shapes) {
   if (tensors.size() != shapes.size()) return false;
   for (size_t i = 0; i < shapes.size(); ++i) {
     PyObject* const tensor = PyList_GET_ITEM(tensors.ptr(), static_cast<Py_ssize_t>(i));
-    const dlpack::ExchangeApi* const api = exchange_api(Py_TYPE(tensor));
+    bool known = false;
+    for (size_t k = 0; k < types.size(); ++k) {
+      known |= PyTuple_GET_ITEM(types.ptr(), static_cast<Py_ssize_t>(k)) == reinterpret_cast<PyObject*>(Py_TYPE(tensor));
+    }
+    const dlpack::ExchangeApi* const api = known ? exchange_api(Py_TYPE(tensor)) : nullptr;
     dlpack::Tensor t;
     if (!api) return false;
     if (api->tensor_from_object(tensor, &t) != 0) {
@@ -354,9 +358,10 @@ bool fit(const py::list& tensors, int dtype, const py::tuple& shapes) {
       return false;
     }
     PyObject* const shape = PyTuple_GET_ITEM(shapes.ptr(), static_cast<Py_ssize_t>(i));
-    if (t.device.type != dlpack::kCPU || dtype_of(t.dtype) != dtype || t.ndim != PyTuple_Size(shape)) return false;
+    if (!PyTuple_Check(shape)) type_error("shapes: expected tuples, got " + type_name(shape));
+    if (t.device.type != dlpack::kCPU || dtype_of(t.dtype) != dtype || t.ndim != PyTuple_GET_SIZE(shape)) return false;
     for (int32_t d = 0; d < t.ndim; ++d) {
-      if (t.shape[d] != PyLong_AsLongLong(PyTuple_GET_ITEM(shape, d))) return false;
+      if (t.shape[d] != py::cast<int64_t>(py::handle(PyTuple_GET_ITEM(shape, d)))) return false;
     }
   }
   return true;

@@ -52,9 +52,9 @@ Span span(const py::handle& array, const char* name, const Where& where);
 // of a dtype of ours and writable where asked. Allocates nothing; says no rather than why.
 bool plain_rows(const py::handle& array, int64_t rows, int64_t columns, bool write, rnnk_tensor& to);
 
-// Whether tensors of a library with DLPack's C table are in host memory, of a dtype and of these shapes (tuples). Says no rather
-// than why, and of other libraries' arrays always.
-bool fit(const py::list& tensors, int dtype, const py::tuple& shapes);
+// Whether tensors of a library with DLPack's C table are of one of `types` itself, dense, in host memory, of a dtype and of these
+// shapes (tuples). Says no rather than why, and of other libraries' arrays always.
+bool fit(const py::list& tensors, const py::tuple& types, int dtype, const py::tuple& shapes);
 
 int dtype_from_name(const std::string& name);  // TypeError when unknown
 py::dtype numpy_dtype(int dtype);

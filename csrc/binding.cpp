@@ -1,5 +1,6 @@
 // pybind11 module `_core`: the functions of rnnkern.h over Python arrays; see python/rnnkern/_core.pyi for the contract.
 #include "probe.h"
+#include "run.h"
 #include "stepper.h"
 
 namespace rnnk_py {
@@ -88,37 +89,27 @@ PYBIND11_MODULE(_core, m) {
       .def("pack", &Plan::pack, py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih").none(true),
            py::arg("bias_hh").none(true), py::arg("backward") = true, py::arg("forward") = true, py::arg("weight_hr") = none,
            py::arg("params") = none, py::arg("into") = none, py::arg("stream") = 0)
-      .def("forward", &Plan::forward, py::arg("packed"), py::arg("x"), py::arg("h_0").none(true), py::arg("c_0").none(true),
+      .def("forward", &forward, py::arg("packed"), py::arg("x"), py::arg("h_0").none(true), py::arg("c_0").none(true),
            py::arg("y"), py::arg("h_n").none(true), py::arg("c_n").none(true), py::arg("lengths") = none,
            py::arg("reserve") = none, py::arg("mask") = none, py::arg("reset") = none, py::arg("random") = none,
            py::arg("workspace") = none, py::arg("stream") = 0, py::arg("place") = none)
-      .def("forward_both", &Plan::forward_both, py::arg("other"), py::arg("packed"), py::arg("x"), py::arg("h_0").none(true),
+      .def("forward_both", &forward_both, py::arg("other"), py::arg("packed"), py::arg("x"), py::arg("h_0").none(true),
            py::arg("c_0").none(true), py::arg("y"), py::arg("h_n"), py::arg("c_n").none(true), py::arg("lengths").none(true),
            py::arg("reserve"), py::arg("mask"), py::arg("reset"), py::arg("random"), py::arg("workspace"), py::arg("stream"),
            py::arg("index"))
-      .def_static("forward_stack", &Plan::forward_stack, py::arg("plans"), py::arg("packed"), py::arg("x"), py::arg("h_0"),
+      .def_static("forward_stack", &forward_stack, py::arg("plans"), py::arg("packed"), py::arg("x"), py::arg("h_0"),
                   py::arg("c_0"), py::arg("y"), py::arg("h_n"), py::arg("c_n"))
-      .def(
-          "backward",
-          [](const Plan& plan, const Packed& packed, const py::object& reserve, const py::object& x, const py::object& h_0,
-             const py::object& c_0, const py::object& y, const py::object& dy, const py::object& dh_n,
-             const py::object& dc_n, const py::object& dx, bool accumulate_dx, const py::object& lengths,
-             const py::object& mask, const py::object& reset, const Random& random, double clip_dh,
-             const py::object& workspace, uintptr_t stream, const Place& place, const py::kwargs& gradients) {
-            plan.backward(packed, reserve, x, h_0, c_0, y, dy, dh_n, dc_n, dx, accumulate_dx, lengths, mask, reset, random,
-                          clip_dh, workspace, stream, place, gradients);
-          },
-          py::arg("packed"), py::arg("reserve"), py::arg("x"), py::arg("h_0").none(true), py::arg("c_0").none(true),
-          py::arg("y"), py::arg("dy").none(true), py::arg("dh_n").none(true), py::arg("dc_n").none(true), py::kw_only(),
-          py::arg("dx") = none, py::arg("accumulate_dx") = false, py::arg("lengths") = none, py::arg("mask") = none,
-          py::arg("reset") = none, py::arg("random") = none, py::arg("clip_dh") = 0.0, py::arg("workspace") = none,
-          py::arg("stream") = 0, py::arg("place") = none)
-      .def("backward_both", &Plan::backward_both, py::arg("other"), py::arg("packed"), py::arg("reserve"), py::arg("x"),
+      .def("backward", &backward, py::arg("packed"), py::arg("reserve"), py::arg("x"), py::arg("h_0").none(true),
+           py::arg("c_0").none(true), py::arg("y"), py::arg("dy").none(true), py::arg("dh_n").none(true),
+           py::arg("dc_n").none(true), py::kw_only(), py::arg("dx") = none, py::arg("accumulate_dx") = false,
+           py::arg("lengths") = none, py::arg("mask") = none, py::arg("reset") = none, py::arg("random") = none,
+           py::arg("clip_dh") = 0.0, py::arg("workspace") = none, py::arg("stream") = 0, py::arg("place") = none)
+      .def("backward_both", &backward_both, py::arg("other"), py::arg("packed"), py::arg("reserve"), py::arg("x"),
            py::arg("h_0").none(true), py::arg("c_0").none(true), py::arg("y"), py::arg("dy").none(true),
            py::arg("dh_n").none(true), py::arg("dc_n").none(true), py::arg("dx").none(true), py::arg("lengths").none(true),
            py::arg("mask"), py::arg("reset"), py::arg("random"), py::arg("clip_dh"), py::arg("workspace"), py::arg("stream"),
            py::arg("index"), py::arg("gradients"))
-      .def("workspace_beside", &Plan::workspace_beside, py::arg("seq_len"), py::arg("batch"))
+      .def("workspace_beside", &Plan::workspace_beside, py::arg("other"), py::arg("seq_len"), py::arg("batch"))
       .def("estimate", &Plan::estimate, py::arg("seq_len"), py::arg("batch"), py::arg("backward") = false)
       .def(
           "sizes",
@@ -146,10 +137,10 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_cublaslt", [](const std::string& path) { check(rnnk_set_cublaslt(path.c_str())); }, py::arg("path"));
   m.def(
       "fit",
-      [](const py::list& tensors, const std::string& dtype, const py::tuple& shapes) {
-        return fit(tensors, dtype_from_name(dtype), shapes);
+      [](const py::list& tensors, const py::tuple& types, const std::string& dtype, const py::tuple& shapes) {
+        return fit(tensors, types, dtype_from_name(dtype), shapes);
       },
-      py::arg("tensors"), py::arg("dtype"), py::arg("shapes"));
+      py::arg("tensors"), py::arg("types"), py::arg("dtype"), py::arg("shapes"));
   m.def(
       "span",
       [](const py::object& array, const char* name, int32_t device_index) {

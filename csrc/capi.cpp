@@ -211,12 +211,17 @@ rnnk_status rnnk_backward_both(const rnnk_plan* one, const rnnk_args* one_args, 
   });
 }
 
-rnnk_status rnnk_backward_both_workspace(const rnnk_plan* other, int64_t seq_len, int64_t batch, size_t* bytes) {
+rnnk_status rnnk_backward_both_workspace(const rnnk_plan* one, const rnnk_plan* other, int64_t seq_len, int64_t batch,
+                                         size_t* bytes) {
   return guarded([&] {
+    required(one, "one");
     required(other, "other");
     required(bytes, "bytes");
-    check_extent(other->problem, seq_len, batch);
-    *bytes = static_cast<size_t>(backward_both_workspace(other->problem, *other->kernel, seq_len, batch));
+    for (const rnnk_plan* plan : {one, other}) check_extent(plan->problem, seq_len, batch);
+    rnnk_args args{};
+    args.seq_len = seq_len, args.batch = batch;
+    *bytes = static_cast<size_t>(
+        backward_both_workspace({one->problem, *one->kernel, args}, {other->problem, *other->kernel, args}));
   });
 }
 

@@ -21,9 +21,9 @@ class Stepper {
   }
 
   void step(const py::object& x, const py::object& h, const py::object& c) {
-    const int64_t C = plan_->cell_units_;
-    const ArrayView vx = view(x, "x", {}, {batch_, plan_->problem_.input_size}, false),
-                    vh = view(h, "h", {}, {batch_, plan_->outputs_}, true);
+    const int64_t C = plan_->cell_units();
+    const ArrayView vx = view(x, "x", {}, {batch_, plan_->input_size()}, false),
+                    vh = view(h, "h", {}, {batch_, plan_->outputs()}, true);
     ArrayView vc;
     if (c.is_none() == (C > 0)) {
       throw py::value_error(C > 0 ? "c: expected an array, got None" : "c: this cell has no cell state");
@@ -35,18 +35,17 @@ class Stepper {
   // The same for the usual case, told by a glance: contiguous NumPy arrays apart from each other. False: something is
   // unusual and nothing was done; step() then finds out what, or converts.
   bool try_step(const py::handle& x, const py::handle& state) {
-    const bool pair = plan_->cell_units_ > 0;
+    const bool pair = plan_->cell_units() > 0;
     if (pair && !(PyTuple_CheckExact(state.ptr()) && PyTuple_GET_SIZE(state.ptr()) == 2)) return false;
     const py::handle h = pair ? PyTuple_GET_ITEM(state.ptr(), 0) : state.ptr();
     const py::handle c = pair ? PyTuple_GET_ITEM(state.ptr(), 1) : nullptr;
-    const int64_t C = plan_->cell_units_;
+    const int64_t C = plan_->cell_units();
     rnnk_tensor vx, vh, vc{};
-    if (!plain_rows(x, batch_, plan_->problem_.input_size, false, vx) || !plain_rows(h, batch_, plan_->outputs_, true, vh) ||
-        vx.dtype != plan_->problem_.dtype || vh.dtype != plan_->problem_.dtype || overlap(vx, vh)) {
+    if (!plain_rows(x, batch_, plan_->input_size(), false, vx) || !plain_rows(h, batch_, plan_->outputs(), true, vh) ||
+        vx.dtype != plan_->dtype() || vh.dtype != plan_->dtype() || overlap(vx, vh)) {
       return false;
     }
-    if (pair &&
-        (!plain_rows(c, batch_, C, true, vc) || vc.dtype != plan_->problem_.dtype || overlap(vx, vc) || overlap(vh, vc))) {
+    if (pair && (!plain_rows(c, batch_, C, true, vc) || vc.dtype != plan_->dtype() || overlap(vx, vc) || overlap(vh, vc))) {
       return false;
     }
     run(vx, vh, vc);
@@ -71,15 +70,8 @@ class Stepper {
     args.x = sequence(x);
     args.y = sequence(h);
     args.h_0 = h;
-    if (plan_->cell_units_ > 0) args.c_0 = args.c_n = c;
-    rnnk_status status;
-    if (release_) {
-      py::gil_scoped_release release;
-      status = rnnk_forward(plan_->plan_.get(), &args);
-    } else {
-      status = rnnk_forward(plan_->plan_.get(), &args);
-    }
-    check(status);
+    if (plan_->cell_units() > 0) args.c_0 = args.c_n = c;
+    check(released(release_, [&] { return rnnk_forward(plan_->native(), &args); }));
   }
 
   static rnnk_tensor sequence(rnnk_tensor t) {  // [B, X] as [1, B, X]

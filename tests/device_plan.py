@@ -140,7 +140,9 @@ class DevicePlan:
         if room:
             size = c.c_size_t()
             args = two[0]
-            status = self.lib.rnnk_backward_both_workspace(other._plan, args.seq_len, args.batch, c.byref(size))
+            status = self.lib.rnnk_backward_both_workspace(
+                self._plan, other._plan, args.seq_len, args.batch, c.byref(size)
+            )
             _check(self.lib, status)
             workspace = c_abi.aligned(size.value)
             workspace[:] = 0xFF

@@ -21,7 +21,7 @@ SIZES = [
     (60, 1, 16, 32, "plain"),
     (40, 1, 64, 64, "lengths"),
     (30, 2, 8, 48, "mask"),
-    (25, 2, 5, 20, "recompute"),
+    (1100, 1, 5, 20, "recompute"),
     (20, 9, 33, 40, "lengths"),
     (1, 1, 4, 8, "plain"),
     (0, 1, 4, 8, "plain"),
@@ -109,6 +109,24 @@ def test_bits_of_one_after_the_other(
                 assert value.tobytes() == wanted[name].tobytes(), f"{name}, {threads} threads"
 
 
+def test_room_for_a_second_dx_is_bounded(set_threads: Callable[[int], None]) -> None:
+    """Asked for where it will be used, and not with T without end; nor where memory is dear."""
+    set_threads(2)
+
+    def asked(steps: int, recompute: bool = False) -> int:
+        spec = ops.Spec("lstm", "float32", 32, 32, 1, True, True, 0.0, "cpu_avx2", recompute)
+        one, other = ops.plans(spec)
+        return one.workspace_beside(other, steps, 1) - other.sizes(steps, 1)["workspace_backward"]
+
+    if ("cpu_avx2", "") not in _core.kernels():
+        pytest.skip("this CPU lacks AVX2")
+    assert 100 * 32 * 4 <= asked(100) < 100 * 32 * 4 + 128
+    assert max(asked(steps) for steps in (10**4, 10**5, 10**6)) <= 8 << 20 and asked(10**6) < 64
+    assert asked(1100, recompute=True) < 64
+    set_threads(1)
+    assert asked(100) < 64
+
+
 class Direction(Layer):
     """Of sizes where two threads do better each with a direction of its own."""
 
@@ -143,7 +161,7 @@ def test_c_abi(lib: Any, pair: tuple[Direction, Direction]) -> None:  # noqa: F8
     assert one.call("backward") == other.call("backward") == OK
     wanted = {(layer, name): layer.outputs[name].copy() for layer in pair for name in names}
     size = c.c_size_t()
-    assert lib.rnnk_backward_both_workspace(other.plan, other.T, other.B, c.byref(size)) == OK
+    assert lib.rnnk_backward_both_workspace(one.plan, other.plan, other.T, other.B, c.byref(size)) == OK
     for room in (True, False):
         workspace = aligned(size.value if room else other.sizes.workspace_backward)
         workspace[:] = 7
@@ -159,6 +177,26 @@ def test_c_abi(lib: Any, pair: tuple[Direction, Direction]) -> None:  # noqa: F8
         assert (len(apart) > 0) == room and (not room or (apart != 7).any()), "not at the same time"
 
 
+def test_what_is_not_is_not_added_to(lib: Any, pair: tuple[Direction, Direction]) -> None:  # noqa: F811
+    """Past a row's end dx stays as it was to the bit, where both calls add to it."""
+    one, other = pair
+    size = c.c_size_t()
+    assert lib.rnnk_backward_both_workspace(one.plan, other.plan, other.T, other.B, c.byref(size)) == OK
+    workspace = aligned(size.value)
+    other.args.workspace, other.args.workspace_size = workspace.ctypes.data, workspace.size
+    lengths = np.array([one.T - 2], np.int64)
+    for layer in pair:
+        layer.args.lengths, layer.args.flags = lengths.ctypes.data, ACCUMULATE_DX
+        assert layer.call("forward") == OK
+    dx = one.outputs["dx"]
+    dx[:] = 1
+    dx[-2:], dx[-1, 0, 0] = -0.0, 1e-40
+    before = dx.copy()
+    assert both(lib, one, other) == OK, lib.rnnk_last_error()
+    assert dx[-2:].tobytes() == before[-2:].tobytes() and (dx[:-2] != 1).all()
+    assert workspace[other.sizes.workspace_backward :].any(), "not at the same time"
+
+
 def test_c_abi_refuses(lib: Any, pair: tuple[Direction, Direction]) -> None:  # noqa: F811
     one, other = pair
     one.outputs["dx"][:] = 7
@@ -170,7 +208,12 @@ def test_c_abi_refuses(lib: Any, pair: tuple[Direction, Direction]) -> None:  # 
     other.args.dx.stride[1] -= 1
     other.args.workspace_size = other.sizes.workspace_backward - 1
     refused(lib, both(lib, one, other), INVALID_VALUE, "workspace_size: expected at least")
-    refused(lib, lib.rnnk_backward_both_workspace(other.plan, -1, 1, c.byref(c.c_size_t())), INVALID_VALUE, "seq_len: ")
+    refused(
+        lib,
+        lib.rnnk_backward_both_workspace(one.plan, other.plan, -1, 1, c.byref(c.c_size_t())),
+        INVALID_VALUE,
+        "seq_len: ",
+    )
     refused(
         lib, lib.rnnk_backward_both(None, c.byref(one.args), other.plan, c.byref(other.args)), INVALID_VALUE, "one: "
     )

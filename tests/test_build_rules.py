@@ -68,7 +68,9 @@ FOLDERS = {
 # The files on top of csrc, by name.
 FILES = {
     "capi.cpp": {"core/"},
-    "binding.cpp": {"probe.h", "stepper.h"},
+    "binding.cpp": {"probe.h", "run.h", "stepper.h"},
+    "run.h": {"call.h"},
+    "call.h": {"plan.h"},
     "stepper.h": {"plan.h"},
     "plan.h": {"arrays.h", "gpu.h", "memory.h"},
     "gpu.h": {"rnnkern/rnnkern.h", "pybind11/"},

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel
 
 import rnnkern.torch as rt
-from rnnkern import ops
+from rnnkern import _core, ops
 
 T, B, IN, H = 5, 2, 3, 4
 NAMES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
@@ -302,3 +303,96 @@ def test_a_frozen_module_refuses_to_train() -> None:
     assert torch.equal(output, wanted)
     output.sum().backward()
     assert inputs.grad is not None
+
+
+def dropout_set(module: Any) -> None:
+    module.dropout = 0.5
+
+
+def recompute_set(module: Any) -> None:
+    module.recompute = True
+
+
+def nonlinearity_set(module: Any) -> None:
+    module.mode = "RNN_RELU"
+
+
+def double(module: Any) -> None:
+    module.double()
+
+
+def narrower(module: Any) -> None:
+    module.input_size = IN - 1
+    for name in ("weight_ih_l0", "weight_ih_l0_reverse"):
+        setattr(module, name, torch.nn.Parameter(getattr(module, name)[:, 1:].clone()))
+
+
+def without_bias(module: Any) -> None:
+    module.bias = False
+    names = module._flat_weights_names
+    for name in [name for name in names if name.startswith("bias")]:
+        delattr(module, name)
+        names.remove(name)
+
+
+@pytest.mark.parametrize(
+    "change", [dropout_set, recompute_set, nonlinearity_set, double, narrower, without_bias],
+    ids=lambda change: change.__name__,
+)  # fmt: skip
+def test_what_a_call_is_is_asked_at_every_call(change: Callable[[Any], None]) -> None:
+    """A module remembers the spec of its last call; it must not outlive what made it."""
+    called, fresh = build("RNN"), build("RNN")
+    fresh.load_state_dict(called.state_dict())
+    inputs = torch.linspace(-1, 1, T * B * IN).view(T, B, IN)
+    called(inputs)
+    for module in (called, fresh):
+        change(module)
+    inputs = inputs[..., : called.input_size].to(called.weight_hh_l0.dtype)
+    answers = []
+    for module in (called, fresh):
+        torch.manual_seed(1)
+        y, h_n = module(inputs)
+        answers.append((y, h_n, *torch.autograd.grad(y.square().sum(), list(module.parameters()))))
+    assert all(map(torch.equal, *answers))
+    assert called._check_weights(called._weights(), called._options())[1] == fresh._known[1]
+
+
+def test_a_forced_kernel_holds_from_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RNNKERN_KERNEL", raising=False)
+    module = build("LSTM")
+    first = run(module)
+    monkeypatch.setenv("RNNKERN_KERNEL", "no_such_kernel")
+    with pytest.raises(ValueError, match="no_such_kernel"):
+        run(module)
+    monkeypatch.setenv("RNNKERN_KERNEL", "cpu_scalar")
+    run(module)
+    monkeypatch.delenv("RNNKERN_KERNEL")
+    assert torch.equal(run(module), first)
+
+
+def test_what_a_module_remembers_is_neither_copied_nor_saved() -> None:
+    module = build("GRU")
+    run(module)
+    assert "_known" in module.__dict__
+    assert "_known" not in copy.deepcopy(module).__dict__ and "_known" not in module.__getstate__()
+    assert "_known" not in module.unfreeze().__dict__
+
+
+def test_weights_fit_or_are_looked_at_one_by_one() -> None:
+    """``_core.fit`` says yes to dense tensors of the dtype and shapes in host memory alone."""
+    types = (torch.Tensor, torch.nn.Parameter)
+    right = [torch.zeros(3, 4), torch.nn.Parameter(torch.zeros(5))]
+    shapes = ((3, 4), (5,))
+    assert _core.fit(right, types, "float32", shapes) and _core.fit([], types, "float32", ())
+    assert _core.fit([torch.zeros(4, 3).T, right[1]], types, "float32", shapes)
+    with FakeTensorMode():
+        fake = torch.zeros(3, 4)
+    wrong: list[Any] = [
+        torch.zeros(4, 3), torch.zeros(3, 4, 1), torch.zeros(3), torch.zeros(3, 4).double(), torch.zeros(3, 4).half(),
+        torch.zeros(3, 4, device="meta"), torch.zeros(3, 4).to_sparse(), fake, right[0].numpy(), None, "no tensor",
+    ]  # fmt: skip
+    for other in wrong:
+        assert not _core.fit([other, right[1]], types, "float32", shapes), other
+    assert not _core.fit(right[:1], types, "float32", shapes)
+    with pytest.raises(TypeError, match="shapes: expected tuples, got list"):
+        _core.fit(right, types, "float32", ([3, 4], (5,)))  # type: ignore[arg-type]

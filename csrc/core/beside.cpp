@@ -30,13 +30,13 @@ bool on_one_gpu(const PlanCall& one, const PlanCall& other) {
          one.args.cuda_stream == other.args.cuda_stream;
 }
 
-// Whether two calls of `work` microseconds more than each alone are worth it.
-bool worth_it(const PlanCall& one, const PlanCall& other, bool backward, double work_us) {
+// Whether side by side is faster, though it takes extra_us afterwards (on a GPU too little to count).
+bool worth_it(const PlanCall& one, const PlanCall& other, bool backward, double extra_us) {
   if (on_one_gpu(one, other)) return std::min(estimate(one, backward, 1), estimate(other, backward, 1)) >= kForkUs;
   if (!on_cpu(one) || !on_cpu(other)) return false;
   const int threads = team_size();
   const double in_turn = estimate(one, backward, threads) + estimate(other, backward, threads);
-  const double side_by_side = std::max(estimate(one, backward, 1), estimate(other, backward, 1)) + kJobUs + work_us;
+  const double side_by_side = std::max(estimate(one, backward, 1), estimate(other, backward, 1)) + kJobUs + extra_us;
   return threads > 1 && side_by_side * kWorth < in_turn;
 }
 
@@ -78,7 +78,7 @@ bool adds_to(const PlanCall& other, const PlanCall& one) {
   return other.args.dx.data && other.args.dx.data == one.args.dx.data && (other.args.flags & RNNK_ACCUMULATE_DX);
 }
 
-// What a kernel does that accumulates: each element once, in the type of computation.
+// What a kernel does that accumulates: each element of a step that is, once, in the type of computation.
 template <class T>
 void add(const rnnk_args& a, const rnnk_tensor& more, int64_t columns) {
   struct Job {
@@ -93,7 +93,9 @@ void add(const rnnk_args& a, const rnnk_tensor& more, int64_t columns) {
         const Job& j = *static_cast<const Job*>(p);
         const int64_t all = j.a.seq_len * j.a.batch;
         for (int64_t row = all * task / tasks; row < all * (task + 1) / tasks; ++row) {
-          const Row to = row3(j.a.dx, row / j.a.batch, row % j.a.batch);
+          const int64_t t = row / j.a.batch, b = row % j.a.batch;
+          if ((j.a.lengths && t >= j.a.lengths[b]) || (j.a.mask && !j.a.mask[row])) continue;
+          const Row to = row3(j.a.dx, t, b);
           const T* const from = static_cast<const T*>(j.more.data) + row * j.columns;
           for (int64_t i = 0; i < j.columns; ++i) {
             write<T>(to.data, to.dtype, i * to.stride, read<T>(to.data, to.dtype, i * to.stride) + from[i]);
@@ -104,6 +106,22 @@ void add(const rnnk_args& a, const rnnk_tensor& more, int64_t columns) {
 }
 
 constexpr double kAddUs = 1e-3;  // an element, on one thread
+// Workspaces do not grow with T without end: a longer dx is not formed apart. On a CPU what is worth it is smaller anyway.
+constexpr int64_t kMostApart = 8 << 20, kMostApartOnGpu = 128 << 20;
+
+// Bytes of a dx apart; 0: one after the other.
+int64_t apart_bytes(const PlanCall& one, const PlanCall& other) {
+  const Problem& p = other.problem;
+  const int64_t elements = other.args.seq_len * other.args.batch * p.input_size;
+  const int64_t bytes = line(elements * item_size(dx_dtype(p)));
+  // Recomputation is asked for where memory is dear.
+  if (p.recompute || one.problem.recompute || bytes > (on_cpu(other) ? kMostApart : kMostApartOnGpu)) return 0;
+  return worth_it(one, other, true, kAddUs * static_cast<double>(elements)) ? bytes : 0;
+}
+
+int64_t own_workspace(const PlanCall& c) {
+  return line(plan_sizes(c.problem, c.kernel, c.args.seq_len, c.args.batch).workspace_backward);
+}
 
 }  // namespace
 
@@ -113,26 +131,23 @@ void forward_both(const PlanCall& one, const PlanCall& other) {
   run(plan_forward, other);
 }
 
-int64_t backward_both_workspace(const Problem& p, const Kernel& kernel, int64_t seq_len, int64_t batch) {
-  return line(plan_sizes(p, kernel, seq_len, batch).workspace_backward) +
-         line(seq_len * batch * p.input_size * item_size(dx_dtype(p)));
+int64_t backward_both_workspace(const PlanCall& one, const PlanCall& other) {
+  return own_workspace(other) + apart_bytes(one, other);
 }
 
 void backward_both(const PlanCall& one, const PlanCall& other) {
   const Problem& p = other.problem;
   const rnnk_args& a = other.args;
   const bool adds = adds_to(other, one);
-  const bool room =
-      !adds || a.workspace_size >= static_cast<size_t>(backward_both_workspace(p, other.kernel, a.seq_len, a.batch));
-  const double extra_us = adds ? kAddUs * static_cast<double>(a.seq_len * a.batch * p.input_size) : 0;
-  if (!room || !worth_it(one, other, true, extra_us)) {
+  const int64_t own = own_workspace(other), bytes = adds ? apart_bytes(one, other) : 0;
+  const bool room = bytes > 0 && a.workspace_size >= static_cast<size_t>(own + bytes);
+  if (adds ? !room : !worth_it(one, other, true, 0)) {
     run(plan_backward, one);
     run(plan_backward, other);
     return;
   }
   if (!adds) return side_by_side(plan_backward, one, other);
   rnnk_args apart = a;
-  const int64_t own = line(plan_sizes(p, other.kernel, a.seq_len, a.batch).workspace_backward);
   apart.dx = {static_cast<char*>(a.workspace) + own, {a.batch * p.input_size, p.input_size, 1}, dx_dtype(p)};
   apart.flags &= ~uint32_t{RNNK_ACCUMULATE_DX};
   side_by_side(plan_backward, one, {p, other.kernel, apart});

@@ -17,7 +17,7 @@ void forward_both(const PlanCall& one, const PlanCall& other);
 // The same of two backward calls. Where `other` adds to one's dx (RNNK_ACCUMULATE_DX), side by side it has a dx of its own, in
 // the type of computation, behind its workspace; where there is no room for that they go one after the other.
 void backward_both(const PlanCall& one, const PlanCall& other);
-// Bytes of other's workspace with that room.
-int64_t backward_both_workspace(const Problem& other, const Kernel& kernel, int64_t seq_len, int64_t batch);
+// Bytes of other's workspace with that room, if it would be used; of args only seq_len and batch are looked at.
+int64_t backward_both_workspace(const PlanCall& one, const PlanCall& other);
 
 }  // namespace rnnk

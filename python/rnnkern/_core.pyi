@@ -215,8 +215,9 @@ class Plan:
         Arrays are as with ``place``, index that of the first; every sequence has two entries. workspace: of both, the
         first rounded up to 64 bytes, the second ``workspace_beside`` bytes.
         """
-    def workspace_beside(self, seq_len: int, batch: int) -> int:
-        """Bytes of workspace of the other plan of ``backward_both``, where there is a dx."""
+    def workspace_beside(self, other: Plan, seq_len: int, batch: int) -> int:
+        """Bytes of workspace of the other plan in ``backward_both``, where there is a dx: more than its own where they
+        are to run at the same time."""
     def estimate(self, seq_len: int, batch: int, backward: bool = False) -> float:
         """Estimated microseconds."""
     def sizes(self, seq_len: int, batch: int) -> dict[str, int]:
@@ -232,9 +233,9 @@ class Stepper:
     def try_step(self, x: Any, state: Any) -> bool:
         """``step`` for contiguous NumPy arrays apart from each other; False, and nothing done, for anything else."""
 
-def fit(tensors: list[Any], dtype: str, shapes: tuple[tuple[int, ...], ...]) -> bool:
-    """Whether tensors of a library with DLPack's C table (torch) are dense, in host memory, of a dtype and of these
-    shapes.
+def fit(tensors: list[Any], types: tuple[type, ...], dtype: str, shapes: tuple[tuple[int, ...], ...]) -> bool:
+    """Whether tensors of a library with DLPack's C table (torch) are of one of the types itself, dense, in host memory,
+    of a dtype and of these shapes.
 
     False does not say why, and is the answer for every other array.
     """

@@ -224,11 +224,11 @@ def backward(
     dc_0 = memory.empty((leading, batch, spec.cell_units), spec.state_dtype) if cells else None
     all_plans = plans(spec, marks.any)
     dparams: list[Array | None] = []
-    outputs: list[dict[str, Array | None]] = []  # of each, by the binding's names
+    targets: list[dict[str, Array | None]] = []  # of each, by the binding's names
     for index in range(leading):
         mine, named = _new_gradients(spec, all_plans[index].param_rows, index, needs, memory)
         dparams += mine
-        outputs.append(named)
+        targets.append(named)
     dx = None
     steps: list[Array] = []
     lowest = 0 if probe else _lowest_layer(spec, need_x or need_state, needs)
@@ -245,14 +245,14 @@ def backward(
             for index in range(layer * directions, (layer + 1) * directions)
             if need_dx or need_state or probe or any(needs[index * each : (index + 1) * each])
         ]
-        wanted = [{"dh_0": dh_0, "dc_0": dc_0, "dh": dh, **outputs[index]} for index in ids]
+        wanted = [{"dh_0": dh_0, "dc_0": dc_0, "dh": dh, **targets[index]} for index in ids]
         resets = [marks.resets(spec.reverse or index % directions == 1, lengths, memory) for index in ids]
         random = [_random(spec, tape.masks, index) for index in ids]
         workspace, stream = None, 0
         if memory.gpu is not None and ids:
             sizes = [all_plans[index].sizes(seq_len, batch)["workspace_backward"] for index in ids]
             if len(ids) == 2 and need_dx:
-                sizes[1] = all_plans[ids[1]].workspace_beside(seq_len, batch)
+                sizes[1] = all_plans[ids[0]].workspace_beside(all_plans[ids[1]], seq_len, batch)
             workspace, stream = _on_gpu(memory, sizes)
         if len(ids) == 2:
             both = slice(ids[0], ids[1] + 1)

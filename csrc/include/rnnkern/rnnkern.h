@@ -222,12 +222,13 @@ RNNK_API rnnk_status rnnk_backward(const rnnk_plan* plan, const rnnk_args* args)
 RNNK_API rnnk_status rnnk_forward_both(const rnnk_plan* one, const rnnk_args* one_args, const rnnk_plan* other,
                                        const rnnk_args* other_args);
 /* Two rnnk_backward calls, one after the other: the same results, and where it is faster, at the same time. They may share dx,
- * which the second then adds to (RNNK_ACCUMULATE_DX); they must not share other outputs, reserves or workspaces. At the same time
- * the second has a dx of its own in its workspace: give it rnnk_backward_both_workspace bytes; with fewer (the least is
- * rnnk_sizes.workspace_backward) two calls that share dx go one after the other. */
+ * which the second then adds to (RNNK_ACCUMULATE_DX); they must not share other outputs, reserves or workspaces. Two calls that
+ * share dx need room for a second one to run at the same time: give other_args.workspace rnnk_backward_both_workspace bytes. That
+ * is rnnk_sizes.workspace_backward, which is always enough, or at most 8 MiB more (on a GPU 128 MiB). */
 RNNK_API rnnk_status rnnk_backward_both(const rnnk_plan* one, const rnnk_args* one_args, const rnnk_plan* other,
                                         const rnnk_args* other_args);
-RNNK_API rnnk_status rnnk_backward_both_workspace(const rnnk_plan* other, int64_t seq_len, int64_t batch, size_t* bytes);
+RNNK_API rnnk_status rnnk_backward_both_workspace(const rnnk_plan* one, const rnnk_plan* other, int64_t seq_len,
+                                                  int64_t batch, size_t* bytes);
 /* rnnk_forward of a stack of layers, the x of each being the y of the one below: the same results, and where it is faster, as a
  * wavefront (each layer some steps behind the one below it, at the same time). That needs h_n, and c_n where there is one in
  * float32 (float64), of every layer, no lengths, no reserve and no RNNK_REVERSE; other stacks go layer by layer. They must not

@@ -35,6 +35,7 @@ class Frozen(NamedTuple):
     blocks: tuple[Tensor, ...]
 
 
+_TYPES = (Tensor, Parameter)  # of tensors that have numbers: subclasses may only say what theirs would be
 _DERIVED = ("_frozen", "_known")  # attributes that are made again, and neither copied nor saved
 
 
@@ -292,7 +293,7 @@ class Recurrent(StepOptions, Module):
         else:
             spec = self._spec(dtype, options, device)
             self.__dict__["_known"] = None if device != "cpu" or kernel_is_forced() else (said, spec)
-        if spec.gpu is None and _core.fit(weights, spec.dtype, spec.shapes):
+        if spec.gpu is None and _core.fit(weights, _TYPES, spec.dtype, spec.shapes):
             return dtype, spec
         for name, weight, shape in zip(names, weights, spec.shapes, strict=True):
             here = weight.is_cpu if spec.gpu is None else weight.device == first.device
