@@ -157,16 +157,32 @@ def test_every_activation(name: str) -> None:
     hold_composed(module, NO_MARKS)
 
 
-def hold_composed(module: Any, marks: Marks) -> None:
-    x, h_0, c_0, params, lengths, _, *_ = arguments(module, True, marks)
-    told = module._options()
-    wanted = operators.layer(x, h_0, c_0, params, lengths, None, *told, *marks)
+@CALLS
+@pytest.mark.parametrize("name", RANDOM)
+def test_composed_form_draws_the_kernels_masks(name: str, marked: dict[str, Any]) -> None:
+    module = make(name)
+    marks = Marks(marked.get("mask"), marked.get("reset"))
+    hold_composed(module, marks, (2**62 + 12345, 2**32 - 1))
+    outputs = [composed_form(module, marks, masks)[0] for masks in ((5, 6), (5, 7), None)]
+    assert not torch.equal(outputs[0], outputs[1]) and not torch.equal(outputs[0], outputs[2])
+
+
+def composed_form(module: Any, marks: Marks, masks: tuple[int, int] | None) -> list[Tensor]:
+    x, h_0, c_0, params, lengths, *_ = arguments(module, True, marks)
+    answer = composed.layer(x, h_0, c_0, params, lengths, masks, module._options(), marks)
+    return [a for a in answer if a is not None]
+
+
+def hold_composed(module: Any, marks: Marks, masks: tuple[int, int] | None = None) -> None:
+    x, h_0, c_0, params, lengths, *_ = arguments(module, True, marks)
+    told, drawn = module._options(), None if masks is None else torch.tensor(masks)
+    wanted = operators.layer(x, h_0, c_0, params, lengths, drawn, *told, *marks)
     wanted = [a for a in wanted if a.numel()]
-    got = [a for a in composed.layer(x, h_0, c_0, params, lengths, None, told, marks) if a is not None]
+    got = [a for a in composed.layer(x, h_0, c_0, params, lengths, masks, told, marks) if a is not None]
     near(got, wanted)
     primals = [t for t in (x, h_0, c_0, *params) if t is not None]
     seeds = [torch.randn_like(a) for a in wanted]
-    back = composed.pullback(seeds, (x, h_0, c_0, *params), lengths, None, told, marks)
+    back = composed.pullback(seeds, (x, h_0, c_0, *params), lengths, masks, told, marks)
     near([g for g in back if g is not None], torch.autograd.grad(wanted, primals, seeds), 512)
 
 
@@ -204,6 +220,7 @@ def test_gradcheck_with_random_masks(name: str) -> None:
         return call(module, x, **MARKED)
 
     assert torch.autograd.gradcheck(run, [x], fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, [x], fast_mode=True)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -225,15 +242,23 @@ def test_forward_mode(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_random_masks_are_refused_where_no_kernel_draws_them(name: str) -> None:
+def test_forward_mode_with_random_masks(name: str) -> None:
+    """The answer is the kernel's under the same seed, the tangent what central differences of it give."""
     module = make(name)
-    x = given(module)[0].requires_grad_()
-    option = "recurrent_dropout" if name == "recurrent_dropout" else "zoneout"
-    with pytest.raises(NotImplementedError, match=f"{option}=.*a second derivative, forward mode.*eval"):
-        jvp(lambda v: module(v)[0], (x.detach(),), (x.detach(),))
-    (first,) = torch.autograd.grad(module(x)[0].square().sum(), x, create_graph=True)
-    with pytest.raises(NotImplementedError, match=f"{option}="):
-        torch.autograd.grad(first.sum(), x)
+    x = given(module)[0]
+    direction = torch.randn_like(x)
+
+    def run(x: Tensor) -> Tensor:
+        torch.manual_seed(4)
+        return module(x, **MARKED)[0]
+
+    answer, tangent = (each.detach() for each in jvp(run, (x,), (direction,)))
+    near([answer], [run(x)])
+    step = 1e-6
+    with torch.no_grad():
+        difference = (run(x + step * direction) - run(x - step * direction)) / (2 * step)
+    # The difference's own error: h^2 and eps / h, both near 1e-10 for numbers about 1.
+    assert float((tangent - difference).abs().max()) < 1e-8 and float(tangent.abs().sum()) > 0
 
 
 @pytest.mark.parametrize("name", ["proj_size", "layer_norm", "reverse", "all of GRU"])

@@ -82,6 +82,21 @@ def test_third_derivatives() -> None:
     near(answers[:1], answers[1:], 4096)
 
 
+@pytest.mark.parametrize("batched", [False, True])
+def test_second_derivatives_of_no_steps(batched: bool) -> None:
+    """h_n is h_0 then: nothing depends on x or a weight, and all derivatives are zero."""
+    module = make("GRU")[0]
+    x = given("GRU")[0][:0].requires_grad_()
+    y, h_n = module(x)
+    seed = torch.ones(2, *h_n.shape, dtype=x.dtype) if batched else torch.ones_like(h_n)
+    wanted = [x, *module.parameters()]
+    grads = torch.autograd.grad(h_n, wanted, seed, create_graph=True, allow_unused=True, is_grads_batched=batched)
+    assert all(g is None or not g.any() for g in grads)
+    total = sum((g.sum() for g in grads if g is not None), start=y.sum())
+    second = torch.autograd.grad(total, wanted, allow_unused=True)
+    assert all(g is None or not g.any() for g in second)
+
+
 def test_first_derivatives_with_a_graph_are_the_kernels_own() -> None:
     module = make("LSTM")[0]
     x = given("LSTM")[0].requires_grad_()
@@ -333,10 +348,25 @@ def _again(module: Any, x: Tensor) -> Tensor:
     return module(x)[0]  # type: ignore[no-any-return]
 
 
-def test_batched_cotangents_of_torchs_older_vmap() -> None:
-    """Not there, and says what is."""
-    module = make("LSTM")[0]
-    x = given("LSTM")[0].requires_grad_()
-    y = module(x)[0].sum(dim=(1, 2))
-    with pytest.raises(NotImplementedError, match=r"is_grads_batched=True.*use torch.func.vmap"):
-        torch.autograd.grad(y, x, torch.eye(T, dtype=torch.float64), is_grads_batched=True)
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
+def test_batched_cotangents_of_torchs_older_vmap(name: str) -> None:
+    """``is_grads_batched=True``, and what torch builds on it: Jacobians and Hessians, one row after the other."""
+    module, reference = make(name)
+    x, hx = given(name)
+    answers = []
+    for m in (module, reference):
+        value = x.clone().requires_grad_()
+        output = m(value, hx)[0]
+        seeds = torch.randn(5, *output.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(2))
+        wanted = [value, *m.parameters()]
+        batched = torch.autograd.grad(output, wanted, seeds, is_grads_batched=True, retain_graph=True)
+        rows = [torch.autograd.grad(output, wanted, seed, retain_graph=True) for seed in seeds]
+        near(batched, [torch.stack(parts) for parts in zip(*rows, strict=True)], 512)
+
+        def total(v: Tensor, m: Any = m) -> Tensor:
+            return m(v, hx)[0].pow(3).sum()
+
+        hessian = torch.autograd.functional.hessian(total, x[:2], vectorize=True)
+        near([hessian], [torch.autograd.functional.hessian(total, x[:2])], 4096)
+        answers.append((*batched, hessian))
+    near(*answers, 4096)

@@ -37,9 +37,7 @@ On a GPU (``module.to("cuda")``) work goes on torch's current stream and waits f
 be there too. Whether float32 may use TF32 says ``torch.backends.cudnn.allow_tf32``, as for torch.nn's RNNs. Random
 masks are drawn from torch's generator for that GPU, and refused while a CUDA graph is captured.
 
-Not there yet, and refused by name with NotImplementedError: tensors on other devices, the random masks of zoneout and
-recurrent dropout under a second derivative or in forward mode (``eval()`` has none), and
-``torch.autograd.grad(..., is_grads_batched=True)``.
+Not there, and refused by name with NotImplementedError: tensors on other devices.
 """
 
 try:

@@ -159,12 +159,10 @@ class Recurrence(torch.autograd.Function):
         needs = ctx.needs_input_grad[1:]
         if all(grad is None for grad in grads):
             return (None,) * (1 + len(needs))
-        if torch._C._dispatch_tls_is_dispatch_key_included("VmapMode"):
-            raise NotImplementedError(
-                "rnnkern.torch: torch.autograd.grad(..., is_grads_batched=True) maps by keys that know no operator "
-                "from outside torch; use torch.func.vmap over torch.func.vjp"
-            )
         saved = ctx.saved_tensors
+        # is_grads_batched=True maps by keys that know no operator from outside torch, and no kernel.
+        if torch._C._dispatch_tls_is_dispatch_key_included("VmapMode"):
+            return (None, *_where(needs, _composed_gradient(ctx.call, grads, saved, eager=True)))
         if watched((*grads, *saved)):
             return (None, *_watched_gradient(ctx.call, needs, grads, saved))
         arguments = (ctx.call, needs, *grads, *saved)
@@ -177,15 +175,25 @@ def _watched_gradient(call: Call, needs: Sequence[bool], grads: Sequence[Any], s
     """What came in above the layer, after its forward: a mode, a level of torch.func, a tangent."""
     x, h_0, c_0, y, reserve, *params = saved
     dy, dh_n, dc_n = grads
-    lengths, marks = _as_tensor(call.lengths, x), _marks_as_tensors(call.marks, x)
     if needs_tangent((dy, dh_n, dc_n, x, h_0, c_0, *params)):
-        drawn = masks_of(call.masks)
-        answer = composed.pullback(grads, (x, h_0, c_0, *params), lengths, drawn, call.options, marks)
+        answer = _composed_gradient(call, grads, saved)
     else:
+        lengths, marks = _as_tensor(call.lengths, x), _marks_as_tensors(call.marks, x)
         answer = operators.layer_backward(
             dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, lengths, call.masks, *call.options, list(needs), *marks
         )
+    return _where(needs, answer)
+
+
+def _where(needs: Sequence[bool], answer: Sequence[Any]) -> list[Any]:
     return [grad if need else None for grad, need in zip(answer, needs, strict=True)]
+
+
+def _composed_gradient(call: Call, grads: Sequence[Any], saved: Sequence[Any], eager: bool = False) -> list[Any]:
+    x, h_0, c_0, _, _, *params = saved
+    lengths, marks = _as_tensor(call.lengths, x), _marks_as_tensors(call.marks, x)
+    primals = (x, h_0, c_0, *params)
+    return composed.pullback(grads, primals, lengths, masks_of(call.masks), call.options, marks, eager=eager)
 
 
 def _gradient(
@@ -216,6 +224,6 @@ class RecurrenceGradient(torch.autograd.Function):
         lengths = _as_tensor(call.lengths, x)
         grads = composed.gradients(
             (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(call.masks), call.options, seeds,
-            _marks_as_tensors(call.marks, x),
+            _marks_as_tensors(call.marks, x), eager=not watched((*seeds, *ctx.saved_tensors)),
         )  # fmt: skip
         return (None, None, *grads[:6], None, None, *grads[6:])

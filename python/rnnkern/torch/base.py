@@ -196,13 +196,11 @@ class Recurrent(StepOptions, Module):
         spec = self._check_weights(self._weights(), self._options())[1]
         assert spec is not None
         frozen = "kept by freeze()" if self._frozen is not None else "packed at every call"
-        notes: tuple[str, ...] = (
+        notes = (
             f"weights: {frozen}",
             "kernels run: eager calls, torch.compile and torch.export (one node), autograd, torch.func.grad and vmap",
             "composed of torch's operations: second derivatives, forward mode (jvp, duals), torch.func in a graph",
         )
-        if self._random:
-            notes += ("refused there in training: the random masks of zoneout and recurrent_dropout",)
         return spec, self._is_layer, notes
 
     def _run(

@@ -21,6 +21,7 @@ from ..spec import NO_MARKS, Marks
 from .checks import take_lengths
 from .kernels import Options, cell_dtype, unwrapped
 from .options import options_of, random_of
+from .random import draw
 from .steps import CELLS, Params, State, stepper
 
 _Run = Callable[..., tuple[Tensor, ...]]
@@ -39,14 +40,14 @@ def layer(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """x [T, B, I], h_0 [L*D, B, P], c_0 [L*D, B, C] or None -> y [T, B, D*P], h_n, c_n as the states (or None).
 
-    lengths: int64 [B]. marks: of tensors, bool [T, B]. NotImplementedError for masks that a cell's own options draw.
+    lengths: int64 [B]. marks: of tensors, bool [T, B]. NotImplementedError in a graph of the compiler for masks that a
+    cell's own options draw.
     """
     step_options, own_names, outputs, hidden, cells = _layout(params, options)
     random = random_of(options.cell, hidden, options.step)
-    if masks is not None and random:
+    if masks is not None and random and torch.compiler.is_compiling():
         raise NotImplementedError(
-            f"{random}: a transform that has no fused kernel (a second derivative, forward mode) cannot draw its "
-            "random masks; after eval() the module has none"
+            f"{random}: a transform inside of a graph cannot draw its random masks; after eval() the module has none"
         )
     states, directions = 2 if cells else 1, 2 if options.bidirectional else 1
     each = len(own_names)
@@ -62,14 +63,18 @@ def layer(
             at = index * directions + direction
             back = direction == 1 or options.reverse
             own: Params = dict(zip(own_names, params[at * each : (at + 1) * each], strict=True))
-            gx, step = stepper(options.cell, step_options if options.step else None, own, x)
+            drawn = None
+            if masks is not None and random:
+                drawn = draw(step_options, masks, at, (seq_len, batch, outputs, hidden), x)
+            gx, step = stepper(options.cell, step_options if options.step else None, own, x, drawn)
             borders = None if marks.reset is None else _borders(marks.reset, alive, back)
             state: State = tuple(z if s is None else s[at] for s, z in zip((h_0, c_0)[:states], zeros, strict=False))
             steps: list[Any] = [None] * seq_len
+            each_gx = gx.unbind(0)  # gx[t] would make a gradient of all steps for each of them
             for t in reversed(range(seq_len)) if back else range(seq_len):
                 if borders is not None:
                     state = tuple(torch.where(borders[t], 0, s) for s in state)
-                new = step(gx[t], state)
+                new = step(each_gx[t], state, t)
                 if live is None:
                     state, steps[t] = new, new[0]
                 else:
@@ -138,15 +143,24 @@ def pullback(
     masks: tuple[int, int] | None,
     options: Options,
     marks: Marks = NO_MARKS,
+    *,
+    eager: bool = False,
 ) -> list[Tensor | None]:
     """BPTT composed: gradients of (x, h_0, c_0, *params), which are ``primals``, None for what is not there.
 
-    grads: of (y, h_n, c_n), None for zeros.
+    grads: of (y, h_n, c_n), None for zeros. eager: as of ``gradients``.
     """
     run, values, cotangents, given = _problem(grads, primals, lengths, masks, options, marks)
-    back: Any = torch.func.vjp(run, *values)[1]
+    if eager:
+        further = torch.is_grad_enabled()
+        with torch.enable_grad():
+            points = [_apart(value, further) for value in values]
+            found = _grad(run(*points), points, cotangents, further)
+    else:
+        back: Any = torch.func.vjp(run, *values)[1]
+        found = back(cotangents)
     answer: list[Tensor | None] = [None] * len(primals)
-    for i, grad in zip(given, back(cotangents), strict=True):
+    for i, grad in zip(given, found, strict=True):
         answer[i] = grad
     return answer
 
@@ -159,28 +173,66 @@ def gradients(
     options: Options,
     seeds: _Grads,
     marks: Marks = NO_MARKS,
+    *,
+    eager: bool = False,
 ) -> list[Tensor | None]:
     """The derivative of ``pullback``: gradients of sum(seed * gradient) for (*grads, *primals).
 
-    seeds: of the gradients of the primals, None for zeros. It is itself differentiable, to any order.
+    seeds: of the gradients of the primals, None for zeros. It is itself differentiable, to any order. eager: nothing
+    but autograd looks on, so that autograd alone may differentiate, which takes less than levels of torch.func.
     """
     run, values, cotangents, given = _problem(grads, primals, lengths, masks, options, marks)
-
-    def pull(cotangents: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        back: Any = torch.func.vjp(run, *values)[1]
-        return back(cotangents)  # type: ignore[no-any-return]
-
-    back: Any = torch.func.vjp(pull, cotangents, values)[1]
-    wanted = (seeds[i] for i in given)
-    of_cotangents, of_values = back(
-        tuple(torch.zeros_like(v) if s is None else s for v, s in zip(values, wanted, strict=True))
-    )
+    wanted = [seeds[i] for i in given]
+    of_cotangents, of_values = (_by_autograd if eager else _by_levels)(run, values, cotangents, wanted)
     answer: list[Tensor | None] = [None] * (len(grads) + len(primals))
     for k, grad in enumerate(of_cotangents):
         answer[k] = grad if grads[k] is not None else None
     for i, grad in zip(given, of_values, strict=True):
         answer[len(grads) + i] = grad
     return answer
+
+
+def _by_levels(
+    run: _Run, values: tuple[Tensor, ...], cotangents: tuple[Tensor, ...], seeds: _Grads
+) -> tuple[_Grads, _Grads]:
+    """Gradients of sum(seed * gradient of value) for the cotangents and the values."""
+
+    def pull(cotangents: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        back: Any = torch.func.vjp(run, *values)[1]
+        return back(cotangents)  # type: ignore[no-any-return]
+
+    back: Any = torch.func.vjp(pull, cotangents, values)[1]
+    zeros = (torch.zeros_like(v) if s is None else s for v, s in zip(values, seeds, strict=True))
+    return back(tuple(zeros))  # type: ignore[no-any-return]
+
+
+def _by_autograd(
+    run: _Run, values: tuple[Tensor, ...], cotangents: tuple[Tensor, ...], seeds: _Grads
+) -> tuple[_Grads, _Grads]:
+    """The same; None for zeros."""
+    further = torch.is_grad_enabled()
+    with torch.enable_grad():
+        points = [_apart(value, further) for value in values]
+        first = [_apart(cotangent, further) for cotangent in cotangents]
+        second = _grad(_grad(run(*points), points, first, True), [*first, *points], seeds, further)
+    return second[: len(first)], second[len(first) :]
+
+
+def _grad(outputs: _Grads, inputs: Sequence[Tensor], seeds: _Grads, further: bool) -> _Grads:
+    """``torch.autograd.grad`` where some outputs may depend on nothing (of no steps), or not be there."""
+    pairs = [(o, s) for o, s in zip(outputs, seeds, strict=True) if o is not None and o.requires_grad and s is not None]
+    if not pairs:
+        return [None] * len(inputs)
+    some, own = zip(*pairs, strict=True)
+    return torch.autograd.grad(some, inputs, own, create_graph=further, allow_unused=True)
+
+
+def _apart(tensor: Tensor, further: bool) -> Tensor:
+    """A tensor to differentiate for alone: cotangents may come from the values, and partial derivatives are wanted.
+
+    further: a graph of what is computed with it is asked for, too.
+    """
+    return tensor.view_as(tensor) if further and tensor.requires_grad else tensor.detach().requires_grad_()
 
 
 def _problem(

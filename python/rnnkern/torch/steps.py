@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .options import Options
+from .random import Masks
 
 State = tuple[Tensor, ...]  # (h,) or (h, c): h [B, P], c [B, C], all other states side by side
 Params = dict[str, Tensor]  # of one layer in one direction, by their names without suffix
@@ -103,26 +104,29 @@ def _recurrent(weight: Tensor, h: Tensor, heads: int) -> Tensor:
     return torch.einsum("bek,geuk->bgeu", h.unflatten(-1, (heads, -1)), blocks).flatten(1)
 
 
-def _elman_with(own: tuple[str, ...], o: Options, p: Params, gx: Tensor, state: State) -> State:
+# u: h' as the recurrent product sees it, which is h' itself without recurrent dropout.
+
+
+def _elman_with(own: tuple[str, ...], o: Options, p: Params, gx: Tensor, state: State, u: Tensor) -> State:
     (f,) = _functions(own, o)
-    return (f(gx + _side(p, "hh", _recurrent(p["weight_hh"], state[0], o.heads), o.layer_norm)),)
+    return (f(gx + _side(p, "hh", _recurrent(p["weight_hh"], u, o.heads), o.layer_norm)),)
 
 
-def _gru_with(own: tuple[str, ...], o: Options, p: Params, gx: Tensor, state: State) -> State:
+def _gru_with(own: tuple[str, ...], o: Options, p: Params, gx: Tensor, state: State, u: Tensor) -> State:
     (f, g), (h,) = _functions(own, o), state
     xr, xz, xn = gx.chunk(3, -1)
-    hr, hz, hn = _side(p, "hh", _recurrent(p["weight_hh"], h, o.heads), o.layer_norm).chunk(3, -1)
+    hr, hz, hn = _side(p, "hh", _recurrent(p["weight_hh"], u, o.heads), o.layer_norm).chunk(3, -1)
     r, z = f(xr + hr), f(xz + hz)
     if o.reset_after:
         n = g(xn + r * hn)
     else:
-        n = g(xn + _side(p, "hh", _recurrent(p["weight_hh"], r * h, o.heads), False).chunk(3, -1)[2])
+        n = g(xn + _side(p, "hh", _recurrent(p["weight_hh"], r * u, o.heads), False).chunk(3, -1)[2])
     return ((1 - z) * n + z * h,)
 
 
-def _lstm_with(own: tuple[str, ...], o: Options, p: Params, gx: Tensor, state: State) -> State:
-    (f, g, act_h), (h, c) = _functions(own, o), state
-    vi, vf, vg, vo = (gx + _side(p, "hh", _recurrent(p["weight_hh"], h, o.heads), o.layer_norm)).chunk(4, -1)
+def _lstm_with(own: tuple[str, ...], o: Options, p: Params, gx: Tensor, state: State, u: Tensor) -> State:
+    (f, g, act_h), (_, c) = _functions(own, o), state
+    vi, vf, vg, vo = (gx + _side(p, "hh", _recurrent(p["weight_hh"], u, o.heads), o.layer_norm)).chunk(4, -1)
     if o.peephole:
         vi, vf = vi + p["peephole"][0] * c, vf + p["peephole"][1] * c
     i = f(vi)
@@ -134,8 +138,8 @@ def _lstm_with(own: tuple[str, ...], o: Options, p: Params, gx: Tensor, state: S
     return linear(h, p["weight_hr"]) if o.proj_size else h, c
 
 
-def _slstm_with(own: tuple[str, ...], o: Options, p: Params, gx: Tensor, state: State) -> State:
-    return _slstm(gx, _side(p, "hh", _recurrent(p["weight_hh"], state[0], o.heads), False), state)
+def _slstm_with(own: tuple[str, ...], o: Options, p: Params, gx: Tensor, state: State, u: Tensor) -> State:
+    return _slstm(gx, _side(p, "hh", _recurrent(p["weight_hh"], u, o.heads), False), state)
 
 
 class Cell(NamedTuple):
@@ -143,7 +147,7 @@ class Cell(NamedTuple):
     states: int
     own: tuple[str, ...]  # the plain cell's activations
     plain: Callable[[Tensor, Tensor, State], State]
-    step: Callable[[tuple[str, ...], Options, Params, Tensor, State], State]
+    step: Callable[[tuple[str, ...], Options, Params, Tensor, State, Tensor], State]
 
 
 CELLS = {
@@ -155,21 +159,32 @@ CELLS = {
 }
 
 
-def stepper(name: str, o: Options | None, p: Params, x: Tensor) -> tuple[Tensor, Callable[[Tensor, State], State]]:
-    """x [T, B, I] -> gx [T, B, G*H] and the function (gx_t, state) -> state. Zoneout mixes, as without random masks.
+def stepper(
+    name: str, o: Options | None, p: Params, x: Tensor, masks: Masks | None = None
+) -> tuple[Tensor, Callable[[Tensor, State, int], State]]:
+    """x [T, B, I] -> gx [T, B, G*H] and the function (gx_t, state, t) -> state.
 
-    o: None for the plain cell.
+    o: None for the plain cell. masks: None as in evaluation, where zoneout mixes.
     """
     cell: Any = CELLS[name]
     if o is None:
         weight, bias = p["weight_hh"], p.get("bias_hh")
-        return linear(x, p["weight_ih"], p.get("bias_ih")), lambda gx, state: cell.plain(
+        return linear(x, p["weight_ih"], p.get("bias_ih")), lambda gx, state, _: cell.plain(
             gx, linear(state[0], weight, bias), state
         )
 
-    def step(gx: Tensor, state: State) -> State:
-        new = cell.step(cell.own, o, p, gx, state)
-        mixed = zip(o.zoneout, state, new, strict=False)
-        return tuple(z * before + (1 - z) * after if z else after for z, before, after in mixed)
+    def step(gx: Tensor, state: State, t: int) -> State:
+        u = state[0]
+        if masks is not None and masks.kept is not None:
+            rate = o.recurrent_dropout
+            u = torch.where(masks.kept, u * (1 / (1 - rate) if rate < 1 else 0), 0)
+        answer = list(cell.step(cell.own, o, p, gx, state, u))
+        for k, z in enumerate(o.zoneout[: len(state)]):
+            if not z:
+                continue
+            held = None if masks is None else masks.held[k]
+            mixed = z * state[k] + (1 - z) * answer[k] if held is None else torch.where(held[t], state[k], answer[k])
+            answer[k] = mixed
+        return tuple(answer)
 
     return _side(p, "ih", linear(x, p["weight_ih"]), o.layer_norm), step
