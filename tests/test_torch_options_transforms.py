@@ -223,6 +223,19 @@ def test_gradcheck_with_random_masks(name: str) -> None:
     assert torch.autograd.gradgradcheck(run, [x], fast_mode=True)
 
 
+@pytest.mark.parametrize("name", ["proj_size", "independent", "all of LSTM", "all of GRU", "all of sLSTM"])
+def test_batched_cotangents(name: str) -> None:
+    """With lengths, mask, reset, and the masks that training draws."""
+    module = make(name)
+    x = given(module)[0].requires_grad_()
+    output = call(module, x, **MARKED)[0]
+    seeds = torch.randn(3, *output.shape, dtype=F64)
+    wanted = [x, *module.parameters()]
+    batched = torch.autograd.grad(output, wanted, seeds, is_grads_batched=True, retain_graph=True)
+    rows = [torch.autograd.grad(output, wanted, seed, retain_graph=True) for seed in seeds]
+    near(batched, [torch.stack(parts) for parts in zip(*rows, strict=True)], 512)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_forward_mode(name: str) -> None:
     """Every tangent is the directional derivative that the kernels' gradients give."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
 
 import rnnkern.torch as rt
 from rnnkern.torch import composed, kernels, operators
@@ -83,18 +84,57 @@ def test_third_derivatives() -> None:
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_second_derivatives_of_no_steps(batched: bool) -> None:
-    """h_n is h_0 then: nothing depends on x or a weight, and all derivatives are zero."""
+def test_derivatives_of_no_steps(batched: bool) -> None:
+    """h_n is h_0 then; all other derivatives are zero, and there."""
     module = make("GRU")[0]
-    x = given("GRU")[0][:0].requires_grad_()
-    y, h_n = module(x)
+    x, h_0 = given("GRU")
+    x, h_0 = x[:0].requires_grad_(), h_0.requires_grad_()
+    y, h_n = module(x, h_0)
     seed = torch.ones(2, *h_n.shape, dtype=x.dtype) if batched else torch.ones_like(h_n)
-    wanted = [x, *module.parameters()]
-    grads = torch.autograd.grad(h_n, wanted, seed, create_graph=True, allow_unused=True, is_grads_batched=batched)
-    assert all(g is None or not g.any() for g in grads)
-    total = sum((g.sum() for g in grads if g is not None), start=y.sum())
-    second = torch.autograd.grad(total, wanted, allow_unused=True)
-    assert all(g is None or not g.any() for g in second)
+    wanted = [x, h_0, *module.parameters()]
+    first, of_h, *others = torch.autograd.grad(h_n, wanted, seed, create_graph=True, is_grads_batched=batched)
+    assert torch.equal(of_h, seed) and not first.any() and not any(g.any() for g in others)
+    total = y.sum() + h_n.square().sum() + of_h.sum()
+    assert torch.equal(torch.autograd.grad(total, h_0)[0], 2 * h_0)
+
+
+def test_second_derivatives_that_are_zero_are_there() -> None:
+    module = rt.RNN(3, 4, activations=("leakyrelu",), dtype=torch.float64)
+    x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
+    assert not torch.autograd.grad(first.sum(), x)[0].any()
+
+
+def test_a_gradient_inside_of_a_checkpoint() -> None:
+    """As models of energies and forces do: what is saved is asked for once."""
+    module, reference = make("LSTM")
+    x = given("LSTM")[0]
+    answers = []
+    for m in (module, reference):
+
+        def force(x: Tensor, m: Any = m) -> Tensor:
+            return torch.autograd.grad(m(x)[0].square().sum(), x, create_graph=True)[0]
+
+        value = x.clone().requires_grad_()
+        wanted = [value, *m.parameters()]
+        checkpointed: Any = checkpoint(force, value, use_reentrant=False)
+        answers.append(torch.autograd.grad(checkpointed.square().sum(), wanted, allow_unused=True))
+    near(*(answer[:3] for answer in answers), 4096)
+
+
+def test_frozen_weights_take_no_part_in_second_derivatives() -> None:
+    module, reference = make("GRU")
+    x = given("GRU")[0]
+    answers = []
+    for m in (module, reference):
+        m.requires_grad_(False)
+        m.weight_hh_l0.requires_grad_()
+        value = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(m(value)[0].square().sum(), value, create_graph=True)
+        first.square().sum().backward()
+        answers.append((value.grad, m.weight_hh_l0.grad))
+        assert all(p.grad is None for name, p in m.named_parameters() if name != "weight_hh_l0")
+    near(*answers, 4096)
 
 
 def test_first_derivatives_with_a_graph_are_the_kernels_own() -> None:
@@ -368,5 +408,22 @@ def test_batched_cotangents_of_torchs_older_vmap(name: str) -> None:
 
         hessian = torch.autograd.functional.hessian(total, x[:2], vectorize=True)
         near([hessian], [torch.autograd.functional.hessian(total, x[:2])], 4096)
-        answers.append((*batched, hessian))
+        # A graph of the batched gradients themselves.
+        jacobian = torch.autograd.functional.jacobian(
+            lambda v, m=m: m(v, hx)[0].sum(-1), value[:2], create_graph=True, vectorize=True
+        )
+        (through,) = torch.autograd.grad(jacobian.square().sum(), value)
+        answers.append((*batched, hessian, through))
     near(*answers, 4096)
+
+
+def test_batched_cotangents_where_operators_ran() -> None:
+    module = make("LSTM")[0]
+    x = given("LSTM")[0].requires_grad_()
+    with Seen() as seen:
+        output = module(x)[0]
+    assert "layer_train" in seen.names
+    seeds = torch.randn(3, *output.shape, dtype=x.dtype)
+    (batched,) = torch.autograd.grad(output, x, seeds, is_grads_batched=True, retain_graph=True)
+    rows = [torch.autograd.grad(output, x, seed, retain_graph=True)[0] for seed in seeds]
+    near([batched], [torch.stack(rows)], 512)

@@ -30,6 +30,9 @@ CASES: dict[str, Case] = {
     "zoneout": ("LSTM", {"zoneout": (0.3, 0.2)}),
     "GRU zoneout": ("GRU", {"zoneout": 0.3}),
     "recurrent_dropout": ("LSTM", {"recurrent_dropout": 0.4}),
+    "GRU recurrent_dropout": ("GRU", {"recurrent_dropout": 0.4}),
+    "reset_after recurrent_dropout": ("GRU", {"recurrent_dropout": 0.4, "reset_after": False}),
+    "independent recurrent_dropout": ("RNN", {"recurrent_dropout": 0.4, "independent": True}),
     "heads": ("LSTM", {"heads": 2}),
     "GRU heads": ("GRU", {"heads": 2, "reset_after": False}),
     "RNN heads": ("RNN", {"heads": 2, "nonlinearity": "relu"}),
@@ -60,7 +63,9 @@ CASES: dict[str, Case] = {
     ),
 }  # fmt: skip
 STATES = {"LSTM": 2, "sLSTM": 4}
-RANDOM = ("zoneout", "GRU zoneout", "recurrent_dropout", "all of LSTM", "all of GRU", "all of sLSTM")
+RANDOM = tuple(
+    name for name, (_, keywords) in CASES.items() if "zoneout" in keywords or "recurrent_dropout" in keywords
+)
 MARKED: dict[str, Any] = {
     "lengths": torch.tensor([3, T, 0]),
     "mask": torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1], [1, 1, 0]], dtype=torch.bool),

@@ -84,7 +84,12 @@ def by_operator(
         if (
             torch._C._are_functorch_transforms_active()
         ):  # traced inside of torch.func: Dynamo gives an operator no tangent
-            return composed.layer(x, h_0, c_0, params, lengths, masks_of(masks), options, marks)
+            if masks is not None:
+                raise NotImplementedError(
+                    "rnnkern.torch: torch.func inside of a graph cannot draw the masks of dropout, zoneout and "
+                    "recurrent_dropout; compile inside of the transform, or after eval()"
+                )
+            return composed.layer(x, h_0, c_0, params, lengths, None, options, marks)
         y, h_n, c_n = operators.layer(x, h_0, c_0, params, lengths, masks, *options, *marks)
     elif needs_tangent((x, h_0, c_0, *params)):
         return composed.layer(x, h_0, c_0, params, lengths, masks_of(masks), options, marks)
@@ -161,8 +166,8 @@ class Recurrence(torch.autograd.Function):
             return (None,) * (1 + len(needs))
         saved = ctx.saved_tensors
         # is_grads_batched=True maps by keys that know no operator from outside torch, and no kernel.
-        if torch._C._dispatch_tls_is_dispatch_key_included("VmapMode"):
-            return (None, *_where(needs, _composed_gradient(ctx.call, grads, saved, eager=True)))
+        if operators.maps_batches():
+            return (None, *_where(needs, _composed_gradient(ctx.call, grads, saved, needs)))
         if watched((*grads, *saved)):
             return (None, *_watched_gradient(ctx.call, needs, grads, saved))
         arguments = (ctx.call, needs, *grads, *saved)
@@ -189,11 +194,13 @@ def _where(needs: Sequence[bool], answer: Sequence[Any]) -> list[Any]:
     return [grad if need else None for grad, need in zip(answer, needs, strict=True)]
 
 
-def _composed_gradient(call: Call, grads: Sequence[Any], saved: Sequence[Any], eager: bool = False) -> list[Any]:
+def _composed_gradient(
+    call: Call, grads: Sequence[Any], saved: Sequence[Any], needs: Sequence[bool] | None = None
+) -> list[Any]:
     x, h_0, c_0, _, _, *params = saved
     lengths, marks = _as_tensor(call.lengths, x), _marks_as_tensors(call.marks, x)
     primals = (x, h_0, c_0, *params)
-    return composed.pullback(grads, primals, lengths, masks_of(call.masks), call.options, marks, eager=eager)
+    return composed.pullback(grads, primals, lengths, masks_of(call.masks), call.options, marks, needs)
 
 
 def _gradient(
@@ -219,11 +226,13 @@ class RecurrenceGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *seeds: Any) -> Any:
-        dy, dh_n, dc_n, x, h_0, c_0, *params = ctx.saved_tensors
+        saved = ctx.saved_tensors  # once: a checkpoint gives them no second time
+        dy, dh_n, dc_n, x, h_0, c_0, *params = saved
         call = ctx.call
+        _, _, *needs = ctx.needs_input_grad
         lengths = _as_tensor(call.lengths, x)
         grads = composed.gradients(
             (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(call.masks), call.options, seeds,
-            _marks_as_tensors(call.marks, x), eager=not watched((*seeds, *ctx.saved_tensors)),
+            _marks_as_tensors(call.marks, x), None if watched((*seeds, *saved)) else [*needs[:6], *needs[8:]],
         )  # fmt: skip
         return (None, None, *grads[:6], None, None, *grads[6:])

@@ -199,7 +199,8 @@ class Recurrent(StepOptions, Module):
         notes = (
             f"weights: {frozen}",
             "kernels run: eager calls, torch.compile and torch.export (one node), autograd, torch.func.grad and vmap",
-            "composed of torch's operations: second derivatives, forward mode (jvp, duals), torch.func in a graph",
+            "composed of torch's operations: second derivatives, forward mode (jvp, duals), torch.func in a graph, "
+            "is_grads_batched",
         )
         return spec, self._is_layer, notes
 

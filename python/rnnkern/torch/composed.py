@@ -40,15 +40,10 @@ def layer(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """x [T, B, I], h_0 [L*D, B, P], c_0 [L*D, B, C] or None -> y [T, B, D*P], h_n, c_n as the states (or None).
 
-    lengths: int64 [B]. marks: of tensors, bool [T, B]. NotImplementedError in a graph of the compiler for masks that a
-    cell's own options draw.
+    lengths: int64 [B]. marks: of tensors, bool [T, B].
     """
     step_options, own_names, outputs, hidden, cells = _layout(params, options)
     random = random_of(options.cell, hidden, options.step)
-    if masks is not None and random and torch.compiler.is_compiling():
-        raise NotImplementedError(
-            f"{random}: a transform inside of a graph cannot draw its random masks; after eval() the module has none"
-        )
     states, directions = 2 if cells else 1, 2 if options.bidirectional else 1
     each = len(own_names)
     seq_len, batch = x.shape[:2]
@@ -143,22 +138,21 @@ def pullback(
     masks: tuple[int, int] | None,
     options: Options,
     marks: Marks = NO_MARKS,
-    *,
-    eager: bool = False,
+    needs: Sequence[bool] | None = None,
 ) -> list[Tensor | None]:
     """BPTT composed: gradients of (x, h_0, c_0, *params), which are ``primals``, None for what is not there.
 
-    grads: of (y, h_n, c_n), None for zeros. eager: as of ``gradients``.
+    grads: of (y, h_n, c_n), None for zeros. needs: as of ``gradients``.
     """
     run, values, cotangents, given = _problem(grads, primals, lengths, masks, options, marks)
-    if eager:
+    if needs is None:
+        back: Any = torch.func.vjp(run, *values)[1]
+        found: _Grads = back(cotangents)
+    else:
         further = torch.is_grad_enabled()
         with torch.enable_grad():
-            points = [_apart(value, further) for value in values]
-            found = _grad(run(*points), points, cotangents, further)
-    else:
-        back: Any = torch.func.vjp(run, *values)[1]
-        found = back(cotangents)
+            points = [_apart(value, further, needs[i]) for i, value in zip(given, values, strict=True)]
+            found = _grad(run(*points), points, [needs[i] for i in given], cotangents, further)
     answer: list[Tensor | None] = [None] * len(primals)
     for i, grad in zip(given, found, strict=True):
         answer[i] = grad
@@ -173,17 +167,21 @@ def gradients(
     options: Options,
     seeds: _Grads,
     marks: Marks = NO_MARKS,
-    *,
-    eager: bool = False,
+    needs: Sequence[bool] | None = None,
 ) -> list[Tensor | None]:
     """The derivative of ``pullback``: gradients of sum(seed * gradient) for (*grads, *primals).
 
-    seeds: of the gradients of the primals, None for zeros. It is itself differentiable, to any order. eager: nothing
-    but autograd looks on, so that autograd alone may differentiate, which takes less than levels of torch.func.
+    seeds: of the gradients of the primals, None for zeros. It is itself differentiable, to any order. needs: where
+    nothing but autograd looks on, which of the answers are wanted; then autograd alone differentiates, which takes less
+    than levels of torch.func. None: all of them, by levels.
     """
     run, values, cotangents, given = _problem(grads, primals, lengths, masks, options, marks)
-    wanted = [seeds[i] for i in given]
-    of_cotangents, of_values = (_by_autograd if eager else _by_levels)(run, values, cotangents, wanted)
+    own = [seeds[i] for i in given]
+    if needs is None:
+        of_cotangents, of_values = _by_levels(run, values, cotangents, own)
+    else:
+        wanted = [*(needs[k] for k in range(len(cotangents))), *(needs[len(grads) + i] for i in given)]
+        of_cotangents, of_values = _by_autograd(run, values, cotangents, own, wanted)
     answer: list[Tensor | None] = [None] * (len(grads) + len(primals))
     for k, grad in enumerate(of_cotangents):
         answer[k] = grad if grads[k] is not None else None
@@ -207,32 +205,40 @@ def _by_levels(
 
 
 def _by_autograd(
-    run: _Run, values: tuple[Tensor, ...], cotangents: tuple[Tensor, ...], seeds: _Grads
+    run: _Run, values: tuple[Tensor, ...], cotangents: tuple[Tensor, ...], seeds: _Grads, wanted: Sequence[bool]
 ) -> tuple[_Grads, _Grads]:
-    """The same; None for zeros."""
+    """The same for those that are wanted, (*cotangents, *values); None for the others."""
     further = torch.is_grad_enabled()
+    count = len(cotangents)
+    seeded = [seed is not None for seed in seeds]
     with torch.enable_grad():
-        points = [_apart(value, further) for value in values]
-        first = [_apart(cotangent, further) for cotangent in cotangents]
-        second = _grad(_grad(run(*points), points, first, True), [*first, *points], seeds, further)
-    return second[: len(first)], second[len(first) :]
+        points = [_apart(v, further, w or s) for v, w, s in zip(values, wanted[count:], seeded, strict=True)]
+        first = [_apart(c, further, True) for c in cotangents]  # or their gradients would depend on nothing
+        gradients = _grad(run(*points), points, seeded, first, True)
+        second = _grad(gradients, [*first, *points], wanted, seeds, further)
+    return second[:count], second[count:]
 
 
-def _grad(outputs: _Grads, inputs: Sequence[Tensor], seeds: _Grads, further: bool) -> _Grads:
-    """``torch.autograd.grad`` where some outputs may depend on nothing (of no steps), or not be there."""
+def _grad(outputs: _Grads, inputs: Sequence[Tensor], wanted: Sequence[bool], seeds: _Grads, further: bool) -> _Grads:
+    """``torch.autograd.grad`` of those outputs that are there and depend on anything, for the wanted inputs."""
     pairs = [(o, s) for o, s in zip(outputs, seeds, strict=True) if o is not None and o.requires_grad and s is not None]
-    if not pairs:
-        return [None] * len(inputs)
-    some, own = zip(*pairs, strict=True)
-    return torch.autograd.grad(some, inputs, own, create_graph=further, allow_unused=True)
+    ours = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
+    found: Sequence[Tensor | None] = [None] * len(ours)
+    if pairs and ours:
+        some, own = zip(*pairs, strict=True)
+        found = torch.autograd.grad(some, ours, own, create_graph=further, allow_unused=True)
+    left = iter(torch.zeros_like(o) if f is None else f for o, f in zip(ours, found, strict=True))
+    return [next(left) if want else None for want in wanted]
 
 
-def _apart(tensor: Tensor, further: bool) -> Tensor:
+def _apart(tensor: Tensor, further: bool, differentiable: bool) -> Tensor:
     """A tensor to differentiate for alone: cotangents may come from the values, and partial derivatives are wanted.
 
     further: a graph of what is computed with it is asked for, too.
     """
-    return tensor.view_as(tensor) if further and tensor.requires_grad else tensor.detach().requires_grad_()
+    if further and tensor.requires_grad:
+        return tensor.view_as(tensor)
+    return tensor.detach().requires_grad_(differentiable)
 
 
 def _problem(

@@ -169,6 +169,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.save_for_backward(x, h_0, c_0, y, reserve, lengths, masks, *marks, *params)
 
 
+def maps_batches() -> bool:
+    """Inside of ``is_grads_batched=True``, which maps by keys that know no operator from outside torch."""
+    return torch._C._dispatch_tls_is_dispatch_key_included("VmapMode")
+
+
 def _has_tangent(tensors: Sequence[Tensor | None]) -> bool:
     if forward_ad._current_level < 0:
         return False
@@ -181,10 +186,12 @@ def _differentiate(ctx: Any, dy: Any, dh_n: Any, dc_n: Any, _: Any) -> tuple[Any
     needs = [need_x, need_h, need_c, *need_params]
     if dy is None and dh_n is None and dc_n is None:
         return (None, None, None, [None] * len(params), *(None for _ in others))
-    if _has_tangent((dy, dh_n, dc_n, x, h_0, c_0, *params)):  # from above the layer: an operator would lose it
+    batched = maps_batches()
+    if batched or _has_tangent((dy, dh_n, dc_n, x, h_0, c_0, *params)):  # from above: an operator would lose a tangent
         grads = composed.pullback(
-            (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(masks), ctx.options, Marks(mask, reset)
-        )
+            (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(masks), ctx.options, Marks(mask, reset),
+            needs if batched else None,
+        )  # fmt: skip
     else:
         grads = layer_backward(
             dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, lengths, masks, *ctx.options, needs, mask, reset
@@ -203,8 +210,9 @@ def _differentiate_backward(ctx: Any, seeds: Sequence[Any]) -> tuple[Any, ...]:
     dy, dh_n, dc_n, x, h_0, c_0, lengths, masks, mask, reset, *params = ctx.saved_tensors
     seeds = [seed if need else None for seed, need in zip(seeds, ctx.needs, strict=True)]
     grads = composed.gradients(
-        (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(masks), ctx.options, seeds, Marks(mask, reset)
-    )
+        (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(masks), ctx.options, seeds, Marks(mask, reset),
+        [*ctx.needs_input_grad[:6], *ctx.needs_input_grad[6]] if maps_batches() else None,
+    )  # fmt: skip
     return (*grads[:6], grads[6:], *(None for _ in ctx.needs_input_grad[7:]))
 
 

@@ -30,20 +30,27 @@ def draw(
 ) -> Masks:
     """sizes: (T, B, P, H). On the device of ``like``."""
     seq_len, batch, outputs, hidden = sizes
+    (z_h, z_c), rate = options.zoneout, options.recurrent_dropout
 
-    def below(p: float, word: int, steps: int, width: int) -> Any:
-        if not p:
-            return None
+    def below(chances: dict[int, float], steps: int, width: int) -> list[Any]:
+        """Of each word: bool [steps, B, width], whether it is below its chance."""
         # NumPy's: a tensor made here would be wrapped by torch.func's levels.
-        bits = _philox(masks[0], (masks[1], stream, np.arange(steps)[:, None], np.arange(batch * width)))[word]
-        held = (bits < np.uint64(int(p * 2**32))).reshape(steps, batch, width)
-        return torch.from_numpy(held).to(like.device)
+        found = np.empty((len(chances), steps, batch * width), bool)
+        for t in range(steps):
+            words = _philox(masks[0], (masks[1], stream, t, np.arange(batch * width)))
+            for k, (word, chance) in enumerate(chances.items()):
+                np.less(words[word], np.uint64(int(chance * 2**32)), out=found[k, t])
+        return [torch.from_numpy(each.reshape(steps, batch, width)).to(like.device) for each in found]
 
-    dropped = below(options.recurrent_dropout, 3, 1, outputs)
-    zones = options.zoneout
+    kept = ~below({3: rate}, 1, outputs)[0][0] if rate else None
+    if z_h and z_c and outputs == hidden:  # one block has both words
+        return Masks(kept, tuple(below({1: z_h, 2: z_c}, seq_len, hidden)))  # type: ignore[arg-type]
     return Masks(
-        None if dropped is None else ~dropped[0],
-        (below(zones[0], 1, seq_len, outputs), below(zones[1], 2, seq_len, hidden)),
+        kept,
+        (
+            below({1: z_h}, seq_len, outputs)[0] if z_h else None,
+            below({2: z_c}, seq_len, hidden)[0] if z_c else None,
+        ),
     )
 
 
