@@ -24,7 +24,10 @@ from torch_cases import Answer, Seen, flat, near
 from torch_option_cases import CALLS, CASES, F64, IN, MARKED, RANDOM, B, H, T, arguments, call, given, make
 
 # torch scripts its own decompositions at the first use of forward mode.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace.*:UserWarning"),
+]
 
 
 # Operators and graphs -------------------------------------------------------------------------------------------------
@@ -272,6 +275,25 @@ def test_forward_mode_with_random_masks(name: str) -> None:
         difference = (run(x + step * direction) - run(x - step * direction)) / (2 * step)
     # The difference's own error: h^2 and eps / h, both near 1e-10 for numbers about 1.
     assert float((tangent - difference).abs().max()) < 1e-8 and float(tangent.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("name", ["zoneout", "recurrent_dropout"])
+def test_forward_mode_with_random_masks_around_a_graph(name: str) -> None:
+    """A whole graph cannot draw them, and says so; where the compiler may break it, the answer is the eager one."""
+    module = make(name)
+    x = given(module)[0]
+
+    def run(x: Tensor) -> Tensor:
+        return jvp(lambda v: module(v)[0], (x,), (x,))[1]  # type: ignore[no-any-return]
+
+    torch._dynamo.reset()  # it knows functions by their code
+    with pytest.raises(Exception, match=r"torch\.func inside of a graph cannot draw the masks"):
+        torch.compile(run, fullgraph=True, backend="eager")(x)
+    torch._dynamo.reset()
+    torch.manual_seed(1)
+    compiled = torch.compile(run, backend="eager")(x)
+    torch.manual_seed(1)
+    assert torch.equal(compiled, run(x))
 
 
 @pytest.mark.parametrize("name", ["proj_size", "layer_norm", "reverse", "all of GRU"])

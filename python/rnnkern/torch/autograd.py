@@ -92,7 +92,8 @@ def by_operator(
             return composed.layer(x, h_0, c_0, params, lengths, None, options, marks)
         y, h_n, c_n = operators.layer(x, h_0, c_0, params, lengths, masks, *options, *marks)
     elif needs_tangent((x, h_0, c_0, *params)):
-        return composed.layer(x, h_0, c_0, params, lengths, masks_of(masks), options, marks)
+        layer = composed.layer if masks is None else _untraced_layer
+        return layer(x, h_0, c_0, params, lengths, masks_of(masks), options, marks)
     elif functional.differentiates():
         y, h_n, c_n = functional.layer(x, h_0, c_0, params, lengths, masks, options, marks)
     else:
@@ -111,6 +112,9 @@ def _as_tensor(values: Any, x: Tensor) -> Tensor | None:
 def _marks_as_tensors(marks: Marks, x: Tensor) -> Marks:
     return marks if marks is NO_MARKS else Marks(*(_as_tensor(each, x) for each in marks))
 
+
+# Masks are drawn by NumPy, which Dynamo must not trace where it goes on after a break of its graph.
+_untraced_layer = torch.compiler.disable(composed.layer)
 
 # Every call asks these; under their full names they cost as much again in look-ups.
 _compiling = torch.compiler.is_compiling
