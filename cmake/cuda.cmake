@@ -54,13 +54,13 @@ if(rnnk_cuda MATCHES "^(ON|NATIVE)$")
   endif()
   set(CMAKE_CUDA_STANDARD 20)
   set(CMAKE_CUDA_EXTENSIONS OFF)
-  set(RNNK_DEVICE_SOURCES cuda/device.cpp cuda/blas.cpp cuda/runtime.cu cuda/add.cu cuda/dropout.cu cuda/moves.cu)
+  set(RNNK_DEVICE_SOURCES cuda/device.cpp cuda/blas.cpp cuda/runtime.cu cuda/add.cu cuda/dropout.cu cuda/moves.cu cuda/piece.cu)
   # The runtime's functions stay this library's own: another in the process (a framework's) must neither serve nor be served.
   add_link_options(-Wl,--exclude-libs,ALL)
   link_libraries(${CMAKE_DL_LIBS})
 elseif(rnnk_cuda STREQUAL "SIMT")
-  set(RNNK_DEVICE_SOURCES cuda/device.cpp cuda/add.cu cuda/dropout.cu cuda/moves.cu tests/simt/runtime.cpp tests/simt/blas.cpp tests/simt/executor.cpp
-      tests/simt/fiber.cpp tests/simt/shared.cpp tests/simt/delayed.cpp tests/simt/device.cpp tests/simt/meetings.cpp)
+  set(RNNK_DEVICE_SOURCES cuda/device.cpp cuda/add.cu cuda/dropout.cu cuda/moves.cu cuda/piece.cu tests/simt/runtime.cpp tests/simt/blas.cpp tests/simt/executor.cpp
+      tests/simt/fiber.cpp tests/simt/shared.cpp tests/simt/delayed.cpp tests/simt/device.cpp tests/simt/meetings.cpp tests/simt/streams.cpp)
 endif()
 
 # One strategy: a file with its record, and what it shares with others.

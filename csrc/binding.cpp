@@ -98,7 +98,13 @@ PYBIND11_MODULE(_core, m) {
            py::arg("reserve"), py::arg("mask"), py::arg("reset"), py::arg("random"), py::arg("workspace"), py::arg("stream"),
            py::arg("index"))
       .def_static("forward_stack", &forward_stack, py::arg("plans"), py::arg("packed"), py::arg("x"), py::arg("h_0"),
-                  py::arg("c_0"), py::arg("y"), py::arg("h_n"), py::arg("c_n"))
+                  py::arg("c_0"), py::arg("y"), py::arg("h_n"), py::arg("c_n"), py::arg("workspace"), py::arg("stream"),
+                  py::arg("lengths") = none, py::arg("reserve") = none, py::arg("mask") = none, py::arg("reset") = none,
+                  py::arg("random") = none)
+      .def_static("backward_stack", &backward_stack, py::arg("plans"), py::arg("packed"), py::arg("reserve"), py::arg("x"),
+                  py::arg("h_0"), py::arg("c_0"), py::arg("y"), py::arg("dy"), py::arg("dh_n"), py::arg("dc_n"),
+                  py::arg("dx"), py::arg("lengths"), py::arg("mask"), py::arg("reset"), py::arg("random"),
+                  py::arg("clip_dh"), py::arg("workspace"), py::arg("stream"), py::arg("first"), py::arg("gradients"))
       .def("backward", &backward, py::arg("packed"), py::arg("reserve"), py::arg("x"), py::arg("h_0").none(true),
            py::arg("c_0").none(true), py::arg("y"), py::arg("dy").none(true), py::arg("dh_n").none(true),
            py::arg("dc_n").none(true), py::kw_only(), py::arg("dx") = none, py::arg("accumulate_dx") = false,

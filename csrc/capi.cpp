@@ -1,5 +1,6 @@
 // The bodies of rnnkern.h. The only place where exceptions are caught: inside, a check throws Failure; outside, a status and
 // a sentence in rnnk_last_error().
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <new>
@@ -69,6 +70,41 @@ const Kernel* kernel_at(int32_t index) {
   }
   return nullptr;
 }
+
+bool same_tensor(const rnnk_tensor& a, const rnnk_tensor& b) {
+  return a.data == b.data && a.dtype == b.dtype && std::equal(a.stride, a.stride + 3, b.stride);
+}
+
+// The calls of a stack, each checked by itself.
+struct Stack {
+  std::vector<rnnk_args> args;
+  std::vector<PlanCall> calls;
+
+  Stack(const rnnk_plan* const* plans, const rnnk_args* const* given, int32_t layers, Pass pass) {
+    required(plans, "plans");
+    required(given, "args");
+    if (layers < 1 || layers > 1024) fail(RNNK_INVALID_VALUE, "layers: expected 1 to 1024, got %d", layers);
+    args.reserve(static_cast<size_t>(layers));
+    for (int32_t i = 0; i < layers; ++i) {
+      required(plans[i], "plans[i]");
+      const rnnk_args& a = args.emplace_back(adopted_args(given[i], "args[i]"));
+      check_args(plans[i]->problem, *plans[i]->kernel, a, pass);
+      calls.push_back({plans[i]->problem, *plans[i]->kernel, a});
+      if (i == 0) continue;
+      const PlanCall &here = calls.back(), &below = calls[calls.size() - 2];
+      if (here.problem.device != below.problem.device || here.problem.device_index != below.problem.device_index ||
+          a.cuda_stream != below.args.cuda_stream) {
+        fail(RNNK_INVALID_VALUE, "args[%d].cuda_stream: expected the device and stream of args[%d]", i, i - 1);
+      }
+    }
+  }
+  // Whether layer i is of the steps and rows of the one below, and as wide as that one's outputs.
+  bool fits(size_t i) const {
+    const PlanCall &here = calls[i], &below = calls[i - 1];
+    return here.args.seq_len == below.args.seq_len && here.args.batch == below.args.batch &&
+           here.problem.input_size == below.problem.output_size;
+  }
+};
 
 }  // namespace
 
@@ -160,32 +196,30 @@ rnnk_status rnnk_forward_both(const rnnk_plan* one, const rnnk_args* one_args, c
 
 rnnk_status rnnk_forward_stack(const rnnk_plan* const* plans, const rnnk_args* const* args, int32_t layers) {
   return guarded([&] {
-    required(plans, "plans");
-    required(args, "args");
-    if (layers < 1 || layers > 1024) fail(RNNK_INVALID_VALUE, "layers: expected 1 to 1024, got %d", layers);
-    std::vector<rnnk_args> whole;
-    whole.reserve(static_cast<size_t>(layers));
-    std::vector<PlanCall> calls;
-    for (int32_t i = 0; i < layers; ++i) {
-      required(plans[i], "plans[i]");
-      const rnnk_args& a = whole.emplace_back(adopted_args(args[i], "args[i]"));
-      check_args(plans[i]->problem, *plans[i]->kernel, a, Pass::forward);
-      if (i > 0) {
-        const rnnk_args& below = whole[static_cast<size_t>(i - 1)];
-        const Problem &here = plans[i]->problem, &there = plans[i - 1]->problem;
-        if (here.device != there.device || here.device_index != there.device_index || a.cuda_stream != below.cuda_stream) {
-          fail(RNNK_INVALID_VALUE, "args[%d].cuda_stream: expected the device and stream of args[%d]", i, i - 1);
-        }
-        const bool same = a.x.data == below.y.data && a.x.dtype == below.y.dtype && a.x.stride[0] == below.y.stride[0] &&
-                          a.x.stride[1] == below.y.stride[1] && a.x.stride[2] == below.y.stride[2];
-        if (!same || a.seq_len != below.seq_len || a.batch != below.batch ||
-            plans[i]->problem.input_size != plans[i - 1]->problem.output_size) {
-          fail(RNNK_INVALID_VALUE, "args[%d].x: expected what is args[%d].y, of the same steps, rows and units", i, i - 1);
-        }
+    const Stack stack(plans, args, layers, Pass::forward);
+    for (size_t i = 1; i < stack.calls.size(); ++i) {
+      if (!same_tensor(stack.calls[i].args.x, stack.calls[i - 1].args.y) || !stack.fits(i)) {
+        fail(RNNK_INVALID_VALUE, "args[%zu].x: expected what is args[%zu].y, of the same steps, rows and units", i, i - 1);
       }
-      calls.push_back({plans[i]->problem, *plans[i]->kernel, a});
     }
-    forward_stack(calls.data(), layers);
+    forward_stack(stack.calls.data(), layers);
+  });
+}
+
+rnnk_status rnnk_backward_stack(const rnnk_plan* const* plans, const rnnk_args* const* args, int32_t layers) {
+  return guarded([&] {
+    const Stack stack(plans, args, layers, Pass::backward);
+    for (size_t i = 1; i < stack.calls.size(); ++i) {
+      const rnnk_args& here = stack.calls[i].args;
+      const bool any = here.seq_len > 0 && here.batch > 0;
+      if ((any && !here.dx.data) || !same_tensor(here.dx, stack.calls[i - 1].args.dy) || !stack.fits(i)) {
+        fail(RNNK_INVALID_VALUE, "args[%zu].dx: expected what is args[%zu].dy, of the same steps, rows and units", i, i - 1);
+      }
+      if (here.flags & RNNK_ACCUMULATE_DX) {
+        fail(RNNK_INVALID_VALUE, "args[%zu].flags: expected no RNNK_ACCUMULATE_DX, since its dx is args[%zu].dy", i, i - 1);
+      }
+    }
+    backward_stack(stack.calls.data(), layers);
   });
 }
 

@@ -51,38 +51,66 @@ void forward_both(const Plan& plan, const Plan& other, const std::array<std::sha
   check(released(release, [&] { return rnnk_forward_both(plan.native(), &one.args, other.native(), &two.args); }));
 }
 
-// A layer for each plan; every vector has as many entries.
-void forward_stack(const std::vector<std::shared_ptr<Plan>>& plans, const std::vector<std::shared_ptr<Packed>>& packed,
-                   const py::object& x, const py::object& h_0, const py::object& c_0, const std::vector<py::object>& y,
-                   const py::object& h_n, const py::object& c_n) {
-  const size_t n = plans.size();
-  if (packed.size() != n || y.size() != n) throw py::value_error("plans: expected as many packed and y");
-  const py::object none = py::none();
-  std::vector<ForwardCall> calls;
-  calls.reserve(n);
+// Of a stack's calls, a layer each, one workspace and one stream.
+template <class C>
+void run_stack(std::vector<C>& calls, bool backward, const py::object& workspace, uintptr_t stream) {
   size_t bytes = 0;
   double us = 0;
-  for (size_t i = 0; i < n; ++i) {
-    if (!plans[i] || !packed[i]) throw py::type_error("plans, packed: expected no None");
-    if (plans[i]->on_gpu()) throw py::value_error("plans: expected plans of the CPU; a GPU's go layer by layer");
-    const Place place{{static_cast<int64_t>(i), 1}};
-    calls.emplace_back(*plans[i], *packed[i], place, i ? y[i - 1] : x, h_0, c_0, y[i], h_n, c_n, none, none);
-    calls[i].workspace_size = lines(calls[i].workspace_size);
-    bytes += calls[i].workspace_size;
-    us += calls[i].us(false);
+  for (C& c : calls) {
+    c.workspace_size = lines(c.workspace_size);
+    bytes += c.workspace_size;
+    us += c.us(backward);
   }
-  Workspace workspace(bytes);
+  const Scratch scratch(calls[0].plan, bytes, workspace);
   std::vector<const rnnk_plan*> raw;
   std::vector<const rnnk_args*> args;
-  char* at = static_cast<char*>(workspace.data());
-  for (ForwardCall& c : calls) {
+  char* at = static_cast<char*>(scratch.data);
+  for (C& c : calls) {
     c.args.workspace = at, c.args.workspace_size = c.workspace_size;
+    c.args.cuda_stream = reinterpret_cast<void*>(stream);
     at += c.workspace_size;
     raw.push_back(c.plan.native());
     args.push_back(&c.args);
   }
-  check(
-      released(us > kReleaseAboveUs, [&] { return rnnk_forward_stack(raw.data(), args.data(), static_cast<int32_t>(n)); }));
+  const auto fn = backward ? rnnk_backward_stack : rnnk_forward_stack;
+  check(released(us > kReleaseAboveUs, [&] { return fn(raw.data(), args.data(), static_cast<int32_t>(calls.size())); }));
+}
+
+using Plans = std::vector<std::shared_ptr<Plan>>;
+using Packs = std::vector<std::shared_ptr<Packed>>;
+using Objects = std::vector<py::object>;
+
+void check_stack(const Plans& plans, const Packs& packed, std::initializer_list<std::pair<const char*, size_t>> others) {
+  const size_t n = plans.size();
+  if (n == 0) throw py::value_error("plans: expected at least one, got none");
+  if (packed.size() != n) throw py::value_error("packed: expected one for each plan");
+  for (size_t i = 0; i < n; ++i) {
+    if (!plans[i] || !packed[i]) throw py::type_error("plans, packed: expected no None");
+  }
+  for (const auto& [name, count] : others) {
+    if (count != n) throw py::value_error(std::string(name) + ": expected one for each plan");
+  }
+}
+
+// A layer for each plan; every vector has as many entries. reserve, random: none, or one for each layer.
+void forward_stack(const Plans& plans, const Packs& packed, const py::object& x, const py::object& h_0,
+                   const py::object& c_0, const Objects& y, const py::object& h_n, const py::object& c_n,
+                   const py::object& workspace, uintptr_t stream, const py::object& lengths,
+                   const std::optional<Objects>& reserve, const py::object& mask, const py::object& reset,
+                   const std::optional<std::vector<Random>>& random) {
+  const size_t n = plans.size();
+  check_stack(plans, packed,
+              {{"y", y.size()}, {"reserve", reserve ? reserve->size() : n}, {"random", random ? random->size() : n}});
+  const py::object none = py::none();
+  std::vector<ForwardCall> calls;
+  calls.reserve(n);
+  for (size_t i = 0; i < n; ++i) {
+    const Place place{{static_cast<int64_t>(i), 1}};
+    calls.emplace_back(*plans[i], *packed[i], place, i ? y[i - 1] : x, h_0, c_0, y[i], h_n, c_n, lengths,
+                       reserve ? (*reserve)[i] : none);
+    calls[i].options(mask, reset, random ? (*random)[i] : Random());
+  }
+  run_stack(calls, false, workspace, stream);
 }
 
 // gradients: outputs by name.
@@ -97,6 +125,33 @@ void backward(const Plan& plan, const Packed& packed, const py::object& reserve,
   b.args.clip_dh = clip_dh;
   if (accumulate_dx) b.args.flags |= RNNK_ACCUMULATE_DX;
   b.run(b.workspace_size, true, workspace, stream);
+}
+
+// As forward_stack, of layers from `first` on: dy is the last one's, dx has one for each, the lowest one's may be None.
+void backward_stack(const Plans& plans, const Packs& packed, const Objects& reserve, const Objects& x, const py::object& h_0,
+                    const py::object& c_0, const Objects& y, const py::object& dy, const py::object& dh_n,
+                    const py::object& dc_n, const Objects& dx, const py::object& lengths, const py::object& mask,
+                    const py::object& reset, const std::vector<Random>& random, double clip_dh, const py::object& workspace,
+                    uintptr_t stream, int64_t first, const std::vector<py::dict>& gradients) {
+  const size_t n = plans.size();
+  check_stack(plans, packed,
+              {{"reserve", reserve.size()},
+               {"x", x.size()},
+               {"y", y.size()},
+               {"dx", dx.size()},
+               {"random", random.size()},
+               {"gradients", gradients.size()}});
+  std::vector<BackwardCall> calls;
+  calls.reserve(n);
+  for (size_t i = 0; i < n; ++i) {
+    const Place place{{first + static_cast<int64_t>(i), 1}};
+    calls.emplace_back(*plans[i], *packed[i], place, reserve[i], x[i], h_0, c_0, y[i], i + 1 < n ? dx[i + 1] : dy, dh_n,
+                       dc_n, dx[i], lengths);
+    calls[i].options(mask, reset, random[i]);
+    calls[i].wanted(gradients[i]);
+    calls[i].args.clip_dh = clip_dh;
+  }
+  run_stack(calls, true, workspace, stream);
 }
 
 // As forward_both; the other plan adds to dx.

@@ -56,8 +56,9 @@ void report_faults(int index) {
   }
 }
 
-void* fork_stream(int index, void* stream) { return gpu::fork_stream(index, stream); }
-void join_stream(int index, void* stream, void* side) { gpu::join_stream(index, stream, side); }
+void* const* fork_streams(int index, void* stream, int count) { return gpu::fork_streams(index, stream, count); }
+void order_streams(int index, void* first, void* then) { gpu::order_streams(index, first, then); }
+void join_streams(int index, void* stream, int count) { gpu::join_streams(index, stream, count); }
 
 void set_cublaslt(const char* path) { gpu::set_blas_path(path); }
 

@@ -78,7 +78,6 @@ inline Sizes sizes_of(const Problem& p, int64_t seq_len, int64_t batch) {
 
 // What every strategy needs, or "".
 inline const char* cannot_run(const Problem& p) {
-  if (p.recompute) return "RNNK_RECOMPUTE is not there on a GPU";
   if (*blas_unavailable()) return blas_unavailable();
   return no_code(facts(p.device_index));
 }
@@ -114,10 +113,12 @@ constexpr Kernel common_record(const char* name) {
 
 // The record of a strategy whose kernels are its own: ForwardOf::run<A, Cell>(problem, args), and BackwardOf.
 template <class ForwardOf, class BackwardOf, bool every>
-constexpr Kernel device_kernel(const char* name, decltype(Kernel::accepts) accepts, decltype(Kernel::estimate) estimate) {
+constexpr Kernel device_kernel(const char* name, decltype(Kernel::accepts) accepts, decltype(Kernel::estimate) estimate,
+                               decltype(Kernel::share) share) {
   Kernel kernel = common_record<every>(name);
   kernel.accepts = accepts;
   kernel.estimate = estimate;
+  kernel.share = share;
   kernel.forward = [](const Problem& p, const rnnk_args& a) {
     const OnDevice device(p.device_index);
     with_arithmetic<ForwardOf, every>(p, a);

@@ -28,11 +28,15 @@ struct Call {
   Packed packed;
   Reserve reserve;
   void* stream;
-  int64_t T_, B;
+  int64_t T_, B, first, last;  // last: of the steps that this call is to do
 
   Call(const Problem& p, const rnnk_args& a, const CellShape& shape)
       : problem(p), args(a), d(p, shape), packed(d, a.packed), reserve(d, a.seq_len, a.batch, a.reserve),
-        stream(a.cuda_stream), T_(a.seq_len), B(a.batch) {}
+        stream(a.cuda_stream), T_(a.seq_len), B(a.batch), first(0), last(a.seq_len) {
+    if (!(a.flags & kPart)) return;
+    const auto& part = static_cast<const Part&>(a);
+    first = part.first, last = part.last;
+  }
 
   static T* values(char* p) { return reinterpret_cast<T*>(p); }
   int64_t time_of(int64_t s) const { return problem.reverse ? T_ - 1 - s : s; }
@@ -56,7 +60,8 @@ template <class A>
 struct Forward : Call<A> {
   using T = typename A::T;
   using Base = Call<A>;
-  using Base::args, Base::B, Base::d, Base::packed, Base::problem, Base::reserve, Base::stream, Base::T_, Base::values;
+  using Base::args, Base::B, Base::d, Base::first, Base::last, Base::packed, Base::problem, Base::reserve, Base::stream,
+      Base::T_, Base::values;
   ForwardSpace space;
   ForwardData<T> data;
   void* fed[2];  // what stage 0 multiplies: space.h, or with recurrent dropout space.fed
@@ -92,22 +97,11 @@ struct Forward : Call<A> {
   template <class Steps>
   void run(const Steps& steps) {
     if (B == 0) return;
-    this->check_lengths();
-    clear(space.h[0], static_cast<size_t>(space.cleared), stream);
-    const Walk<T>& walk = data.walk;
-    if (walk.dropped) {
-      run_move(DrawDropped<T>{B * d.out.padded(), walk, values(space.dropped)}, stream, "draw_dropped");
-    }
-    run_move(BeginHidden<T>{B * d.out.padded(), walk, args.h_0, {space.h[0], space.h[1]}, {fed[0], fed[1]}}, stream,
-             "begin_hidden");
-    for (int i = 1; i < d.shape.states; ++i) {
-      run_move(MoveState<T, false>{B * d.hidden.padded(), d.hidden, state_of(args.c_0, i, d.H), data.state[i]}, stream,
-               "begin_state");
-    }
-    for (int64_t s0 = 0; s0 < T_; s0 += space.block) {
-      const int64_t s1 = s0 + space.block < T_ ? s0 + space.block : T_;
+    if (first == 0) begin();
+    for (int64_t s0 = first; s0 < last; s0 += space.block) {
+      const int64_t s1 = s0 + space.block < last ? s0 + space.block : last;
       data.t0 = this->first_time(s0, s1);
-      const Matrix x = this->input(walk, data.t0, s1 - s0, space.x);
+      const Matrix x = this->input(data.walk, data.t0, s1 - s0, space.x);
       multiply({(s1 - s0) * B,
                 d.gate_columns(),
                 d.I,
@@ -124,8 +118,26 @@ struct Forward : Call<A> {
                space.blas, kBlasWorkspace, problem.device_index, stream);
       steps(s0, s1);
     }
+    if (last == T_) end();
+  }
+
+  void begin() {
+    this->check_lengths();
+    clear(space.h[0], static_cast<size_t>(space.cleared), stream);
+    const Walk<T>& walk = data.walk;
+    if (walk.dropped) {
+      run_move(DrawDropped<T>{B * d.out.padded(), walk, values(space.dropped)}, stream, "draw_dropped");
+    }
+    run_move(BeginHidden<T>{B * d.out.padded(), walk, args.h_0, {space.h[0], space.h[1]}, {fed[0], fed[1]}}, stream,
+             "begin_hidden");
+    for (int i = 1; i < d.shape.states; ++i) {
+      run_move(MoveState<T, false>{B * d.hidden.padded(), d.hidden, state_of(args.c_0, i, d.H), data.state[i]}, stream,
+               "begin_state");
+    }
+  }
+  void end() {
     if (args.h_n.data) {
-      run_move(EndHidden<T>{B * d.out.padded(), walk, args.h_n, {space.h[0], space.h[1]}}, stream, "end_hidden");
+      run_move(EndHidden<T>{B * d.out.padded(), data.walk, args.h_n, {space.h[0], space.h[1]}}, stream, "end_hidden");
     }
     for (int i = 1; args.c_n.data && i < d.shape.states; ++i) {
       run_move(MoveState<T, true>{B * d.hidden.padded(), d.hidden, state_of(args.c_n, i, d.H), data.state[i]}, stream,
@@ -138,7 +150,8 @@ template <class A>
 struct Backward : Call<A> {
   using T = typename A::T;
   using Base = Call<A>;
-  using Base::args, Base::B, Base::d, Base::packed, Base::problem, Base::reserve, Base::stream, Base::T_, Base::values;
+  using Base::args, Base::B, Base::d, Base::first, Base::last, Base::packed, Base::problem, Base::reserve, Base::stream,
+      Base::T_, Base::values;
   BackwardSpace space;
   BackwardData<T> data;
 
@@ -165,30 +178,30 @@ struct Backward : Call<A> {
   }
   int64_t dgh_columns(int k) const { return same_dg(d.shape, k) ? d.gate_columns() : d.stage_columns(k); }
 
-  // steps(s, s1): step s of a block that ends before s1; s = -1 after the last: what reaches the initial states.
+  // steps(s, s0, s1): step s of a block [s0, s1); s = -1 after the last: what reaches the initial states.
   template <class Steps>
   void run(const Steps& steps) {
-    clear(space.w_ih, static_cast<size_t>(space.sums_bytes), stream);
+    if (last == T_ && !(args.flags & kContinueSums)) clear(space.w_ih, static_cast<size_t>(space.sums_bytes), stream);
     if (B > 0) {
-      this->check_lengths();
-      begin();
-      for (int64_t s1 = T_; s1 > 0; s1 -= space.block) {
-        const int64_t s0 = s1 > space.block ? s1 - space.block : 0;
+      if (last == T_) begin();
+      for (int64_t s1 = last; s1 > first; s1 -= space.block) {
+        const int64_t s0 = s1 - space.block > first ? s1 - space.block : first;
         data.t0 = this->first_time(s0, s1);
-        for (int64_t s = s1 - 1; s >= s0; --s) steps(s, s1);
+        for (int64_t s = s1 - 1; s >= s0; --s) steps(s, s0, s1);
         products(s1 - s0);
         if (s0 > 0) {
           copy(space.dgh_before, dgh(0, s0, s1), static_cast<size_t>(B * dgh_columns(0) * d.operand_size), stream);
         } else {
-          steps(-1, s1);
+          steps(-1, s0, s1);
         }
       }
-      end();
+      if (first == 0) end();
     }
-    store_sums();
+    if (first == 0 && !(args.flags & kKeepSums)) store_sums();
   }
 
   void begin() {
+    this->check_lengths();
     clear(space.dgx, static_cast<size_t>(space.cleared), stream);
     if (data.walk.dropped) {
       run_move(DrawDropped<T>{B * d.out.padded(), data.walk, values(space.dropped)}, stream, "draw_dropped");

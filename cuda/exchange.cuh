@@ -2,7 +2,7 @@
 // Compiled with RNNK_SIMT the same names come from tests/simt/exchange.h, where other blocks see a store late.
 //
 // A value stored by publish() or store_relaxed() may be seen in any order with others; it is seen by who load_acquire()s a flag
-// that the same thread has store_release()d after it, or another thread of the block after a sync_block() (of the warp: a
+// that the same thread has store_release()d, or added to with add_release(), after it, or another thread of the block after a sync_block() (of the warp: a
 // sync_warp()). Before that the own block, too, reads it back by load_relaxed() alone. 16 bytes are four words, each on its own.
 #pragma once
 #include <cstdint>
@@ -82,6 +82,9 @@ RNNK_DEVICE void publish(T* to, T value) {
 
 RNNK_DEVICE void store_release(uint32_t* to, uint32_t value) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+}
+RNNK_DEVICE void add_release(uint32_t* to, uint32_t value) {  // who acquires the sum has what was released with every addend
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
 }
 RNNK_DEVICE uint32_t load_acquire(const uint32_t* from) {
   uint32_t value;

@@ -9,13 +9,14 @@ namespace rnnk {
 namespace gpu {
 namespace {
 
-// RNNKERN_GRID_EXCHANGE: flags (the default) or data, forward. BPTT always has flags: data as their own flag would take a place
-// of their own for every step's letters, or a number beside every value.
+// RNNKERN_GRID_EXCHANGE: flags (the default), sync or data. BPTT has flags in the place of data, which would take a place of their
+// own for every step's letters, or a number beside every value.
 Exchange exchange(bool backward) {
   const char* const given = std::getenv("RNNKERN_GRID_EXCHANGE");
   if (!given || !*given || std::strcmp(given, "flags") == 0) return Exchange::flags;
+  if (std::strcmp(given, "sync") == 0) return Exchange::sync;
   if (std::strcmp(given, "data") == 0) return backward ? Exchange::flags : Exchange::data;
-  fail(RNNK_INVALID_VALUE, "RNNKERN_GRID_EXCHANGE: expected flags or data, got \"%.40s\"", given);
+  fail(RNNK_INVALID_VALUE, "RNNKERN_GRID_EXCHANGE: expected flags, sync or data, got \"%.40s\"", given);
 }
 
 struct Grids {

@@ -158,9 +158,12 @@ struct ForwardSpace {
 };
 
 struct BackwardSpace {
+  // Sums over time, T, in padded layout. They are first, where calls of any length find them.
+  char *w_ih, *w[kMost], *b_ih, *b_hh, *params, *gamma[kMost][2], *beta[kMost];
+  int64_t sums_bytes;             // from w_ih on, to be zero
   char *dgx, *dgx_before;         // operands [block][B][gate_columns]; the step walked before the block
   char *dgh[kMost], *dgh_before;  // operands [block][B][stage_columns]; dgx's own where they are equal
-  int64_t cleared;                // bytes up to here are to be zero
+  int64_t cleared;                // bytes from dgx up to here are to be zero
   char* dstate[kMostStates];      // T [B][state(i).padded]
   char* dcarry;                   // T [B][kCarry][hidden.padded]
   char* dropped;                  // T [B][out.padded]
@@ -170,9 +173,6 @@ struct BackwardSpace {
   char *x, *dx;                   // operands [block * B][I_padded], T [block * B][I_padded]
   char* operand;                  // operands [block * B][most of operand(k).padded]
   char* partial;                  // T [kSlabs][most columns]
-  // Sums over time, T, in padded layout
-  char *w_ih, *w[kMost], *b_ih, *b_hh, *params, *gamma[kMost][2], *beta[kMost];
-  int64_t sums_bytes;  // from w_ih on, to be zero
   char* blas;
   int64_t block, bytes;
   static constexpr int64_t kSlabs = 64;
@@ -183,6 +183,16 @@ struct BackwardSpace {
     const int64_t rows = block * batch;
     const auto values = [&](int64_t n) { return c.take<char>(n * d.value_size); };
     const auto operands = [&](int64_t n) { return c.take<char>(n * d.operand_size); };
+    w_ih = values(d.gate_columns() * d.I);
+    b_ih = values(d.gate_columns());
+    b_hh = values(d.gate_columns());
+    params = values(d.own_params * d.hidden.padded());
+    for (int k = 0; k < kMost; ++k) {
+      w[k] = values(d.product(k) ? d.stage_columns(k) * d.operand(k).pad : 0);
+      for (int i = 0; i < 2; ++i) gamma[k][i] = values(d.norm(k) ? d.stage_columns(k) : 0);
+      beta[k] = values(d.norm(k) ? d.stage_columns(k) : 0);
+    }
+    sums_bytes = c.used();
     dgx = operands(rows * d.gate_columns());
     dgh_before = dgx_before = operands(batch * d.gate_columns());
     int64_t widest = d.gate_columns(), widest_operand = 0;
@@ -193,7 +203,7 @@ struct BackwardSpace {
       if (d.product(k) && d.operand(k).padded() > widest_operand) widest_operand = d.operand(k).padded();
       if (k < d.shape.stages && d.stage_columns(k) > widest) widest = d.stage_columns(k);
     }
-    cleared = c.used();
+    cleared = c.used() - sums_bytes;
     for (int i = 0; i < kMostStates; ++i) dstate[i] = values(i < d.shape.states ? batch * d.state(i).padded() : 0);
     dcarry = values(batch * d.shape.carry * d.hidden.padded());
     dropped = values(drops ? batch * d.out.padded() : 0);
@@ -207,17 +217,6 @@ struct BackwardSpace {
     operand = operands(rows * widest_operand);
     const int64_t params_columns = d.own_params * d.hidden.padded();
     partial = values(kSlabs * (widest > params_columns ? widest : params_columns));
-    const int64_t before = c.used();
-    w_ih = values(d.gate_columns() * d.I);
-    b_ih = values(d.gate_columns());
-    b_hh = values(d.gate_columns());
-    params = values(params_columns);
-    for (int k = 0; k < kMost; ++k) {
-      w[k] = values(d.product(k) ? d.stage_columns(k) * d.operand(k).pad : 0);
-      for (int i = 0; i < 2; ++i) gamma[k][i] = values(d.norm(k) ? d.stage_columns(k) : 0);
-      beta[k] = values(d.norm(k) ? d.stage_columns(k) : 0);
-    }
-    sums_bytes = c.used() - before;
     blas = take_blas(c);
     bytes = c.used();
   }

@@ -84,14 +84,20 @@ struct PackVector {
 };
 
 // --- states --------------------------------------------------------------------------------------------------------------------
-// Tells the host, through a word that it can read, of a length outside [0, T]: 1 + the row.
+// Tells the host, through a word that it can read, of a length outside [0, T]: 1 + the row. piece: takes how many of the
+// `piece_steps` steps from `first` on are below each length; or null.
 struct CheckLengths {
   int64_t count;
   const int64_t* lengths;
   int64_t steps;
   uint64_t* fault;
+  int64_t* piece = nullptr;
+  int64_t first = 0, piece_steps = 0;
   RNNK_DEVICE void run(int64_t e) const {
     if (lengths[e] < 0 || lengths[e] > steps) *fault = static_cast<uint64_t>(e) + 1;
+    if (!piece) return;
+    const int64_t left = lengths[e] - first;
+    piece[e] = left < 0 ? 0 : least(left, piece_steps);
   }
 };
 

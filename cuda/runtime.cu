@@ -165,59 +165,87 @@ void launch_raw(const void* kernel, const Launch& how, void* params, const char*
 
 namespace {
 
-// A stream and what orders it with another. Never destroyed, since CUDA may be gone by then: those of a thread that has ended
-// serve the next.
-struct Side {
-  cudaStream_t stream = nullptr;
-  cudaEvent_t begin = nullptr, end = nullptr;
+// Streams and the event that orders them. Never destroyed, since CUDA may be gone by then: those of a thread that has ended serve
+// the next.
+struct Sides {
+  std::vector<cudaStream_t> streams;
+  cudaEvent_t event = nullptr;
 };
 std::mutex spare_lock;
-std::vector<Side> spare[kMostDevices];
+std::vector<Sides> spare[kMostDevices];
 
-struct Sides {
-  Side of[kMostDevices];
-  ~Sides() {
+struct SidesOfThread {
+  Sides of[kMostDevices];
+  std::vector<void*> forked;
+  ~SidesOfThread() {
     const std::lock_guard<std::mutex> hold(spare_lock);
     for (int i = 0; i < kMostDevices; ++i) {
-      if (of[i].stream) spare[i].push_back(of[i]);
+      if (of[i].event) spare[i].push_back(of[i]);
     }
   }
 };
+thread_local SidesOfThread own_sides;
 
-Side& side_of(int index) {
-  thread_local Sides sides;
+Sides& sides_of(int index, int count) {
   device(index);  // or it names the number that is wrong
-  Side& side = sides.of[index];
-  if (side.stream) return side;
-  const std::lock_guard<std::mutex> hold(spare_lock);
-  if (!spare[index].empty()) {
-    side = spare[index].back();
-    spare[index].pop_back();
-    return side;
+  Sides& sides = own_sides.of[index];
+  if (!sides.event) {
+    const std::lock_guard<std::mutex> hold(spare_lock);
+    if (!spare[index].empty()) {
+      sides = spare[index].back();
+      spare[index].pop_back();
+    }
   }
-  Side fresh;
-  check(cudaStreamCreateWithFlags(&fresh.stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-  check(cudaEventCreateWithFlags(&fresh.begin, cudaEventDisableTiming), "cudaEventCreateWithFlags");
-  check(cudaEventCreateWithFlags(&fresh.end, cudaEventDisableTiming), "cudaEventCreateWithFlags");
-  side = fresh;
-  return side;
+  if (!sides.event) check(cudaEventCreateWithFlags(&sides.event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  while (static_cast<int>(sides.streams.size()) < count) {
+    cudaStream_t fresh = nullptr;
+    check(cudaStreamCreateWithFlags(&fresh, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    sides.streams.push_back(fresh);
+  }
+  return sides;
 }
 
 }  // namespace
 
-void* fork_stream(int index, void* stream) {
+// An event serves again at once: who waits for it waits for what it had recorded then.
+void order_streams(int index, void* first, void* then) {
   const OnDevice here(index);
-  const Side& side = side_of(index);
-  check(cudaEventRecord(side.begin, stream_of(stream)), "cudaEventRecord");
-  check(cudaStreamWaitEvent(side.stream, side.begin, 0), "cudaStreamWaitEvent");
-  return side.stream;
+  const cudaEvent_t event = sides_of(index, 0).event;
+  check(cudaEventRecord(event, stream_of(first)), "cudaEventRecord");
+  check(cudaStreamWaitEvent(stream_of(then), event, 0), "cudaStreamWaitEvent");
 }
 
-void join_stream(int index, void* stream, void* beside) {
+namespace {
+// All that can be joined; what CUDA said of the first that could not, or null.
+const char* end_sides(int index, void* stream, int count) {
   const OnDevice here(index);
-  const Side& side = side_of(index);
-  check(cudaEventRecord(side.end, stream_of(beside)), "cudaEventRecord");
-  check(cudaStreamWaitEvent(stream_of(stream), side.end, 0), "cudaStreamWaitEvent");
+  const cudaEvent_t event = sides_of(index, 0).event;
+  const char* why = nullptr;
+  for (int i = 0; i < count; ++i) {
+    cudaError_t error = cudaEventRecord(event, stream_of(own_sides.forked[static_cast<size_t>(i)]));
+    if (error == cudaSuccess) error = cudaStreamWaitEvent(stream_of(stream), event, 0);
+    if (error != cudaSuccess && !why) why = cudaGetErrorString(error);
+    if (error != cudaSuccess) cudaGetLastError();
+  }
+  return why;
+}
+}  // namespace
+
+void* const* fork_streams(int index, void* stream, int count) {
+  const OnDevice here(index);
+  const Sides& sides = sides_of(index, count);
+  own_sides.forked.assign(sides.streams.begin(), sides.streams.begin() + count);
+  try {
+    for (void* side : own_sides.forked) order_streams(index, stream, side);
+  } catch (const Failure&) {
+    end_sides(index, stream, count);
+    throw;
+  }
+  return own_sides.forked.data();
+}
+
+void join_streams(int index, void* stream, int count) {
+  if (const char* const why = end_sides(index, stream, count)) fail(RNNK_RUNTIME_ERROR, "join_streams: %s", why);
 }
 
 int64_t clusters_at_once(const void* kernel, const Launch& how) {

@@ -61,8 +61,9 @@ void launch_raw(const void* kernel, const Launch&, void* params, const char* nam
 int64_t clusters_at_once(const void* kernel, const Launch&);
 
 // As core/device.h says.
-void* fork_stream(int index, void* stream);
-void join_stream(int index, void* stream, void* side);
+void* const* fork_streams(int index, void* stream, int count);
+void order_streams(int index, void* first, void* then);
+void join_streams(int index, void* stream, int count);
 
 // A word that kernels of this device can write (by its address there) and the host reads without waiting; 0 until one does.
 // Lives as long as the process.

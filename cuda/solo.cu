@@ -63,6 +63,11 @@ int64_t rows_of(const Problem& p, int64_t batch) {
   return rows;
 }
 
+int64_t blocks_of(const Problem& p, int64_t batch) {
+  const int64_t rows = rows_of(p, batch);
+  return (batch + rows - 1) / rows * p.heads;
+}
+
 // fn(integral_constant) of the instance.
 template <class A, class Cell, class Fn>
 void with_instance(const Layout& d, const Fn& fn) {
@@ -84,8 +89,7 @@ struct ForwardOf {
   static void run(const Problem& p, const rnnk_args& a) {
     static constexpr CellShape shape = shape_of<Cell>();
     Forward<A> f(p, a, shape);
-    const int64_t rows = rows_of(p, f.B), blocks = (f.B + rows - 1) / rows * p.heads,
-                  bytes = Bytes<A, Cell>(p, rows).forward;
+    const int64_t rows = rows_of(p, f.B), blocks = blocks_of(p, f.B), bytes = Bytes<A, Cell>(p, rows).forward;
     f.run([&](int64_t s0, int64_t s1) {
       SoloForwardParams<A> params{f.data, {}, {f.space.h[0], f.space.h[1]}, {f.fed[0], f.fed[1]}, s0, s1, f.B, rows};
       for (int k = 0; k < kMost; ++k) params.weights[k] = reinterpret_cast<const typename A::Operand*>(f.packed.w[k]);
@@ -103,10 +107,9 @@ struct BackwardOf {
   static void run(const Problem& p, const rnnk_args& a) {
     static constexpr CellShape shape = shape_of<Cell>();
     Backward<A> b(p, a, shape);
-    const int64_t rows = rows_of(p, b.B), blocks = (b.B + rows - 1) / rows * p.heads,
-                  bytes = Bytes<A, Cell>(p, rows).backward;
+    const int64_t rows = rows_of(p, b.B), blocks = blocks_of(p, b.B), bytes = Bytes<A, Cell>(p, rows).backward;
     // The driver walks step by step; this kernel takes a block's at its first.
-    b.run([&](int64_t s, int64_t s1) {
+    b.run([&](int64_t s, int64_t s0, int64_t s1) {
       if (s + 1 != s1) return;
       SoloBackwardParams<A> params{};
       params.data = b.data;
@@ -116,7 +119,7 @@ struct BackwardOf {
         for (int i = 0; i < 2; ++i) params.gamma[k][i] = Call<A>::values(b.packed.gamma[k][i]);
         params.normed[k] = Call<A>::values(b.reserve.normed[k]), params.scale[k] = Call<A>::values(b.reserve.scale[k]);
       }
-      params.s1 = s1, params.s0 = s1 > b.space.block ? s1 - b.space.block : 0, params.batch = b.B, params.rows = rows;
+      params.s1 = s1, params.s0 = s0, params.batch = b.B, params.rows = rows;
       with_instance<A, Cell>(b.d, [&](auto tiles) {
         constexpr int F = Cell::kGates * tiles * kTile / A::K;
         launch(solo_backward_kernel<A, Cell, F>, {blocks, 1, static_cast<int>(warps_of(b.d)) * 32, bytes, b.stream}, params,
@@ -155,10 +158,14 @@ double estimate(const Problem& p, int64_t seq_len, int64_t batch, bool backward,
   const double slower = p.dtype == RNNK_FLOAT32 ? (p.tf32 ? 2 : 12) : 1;
   const double rows = static_cast<double>(rows_of(p, batch)), threads = static_cast<double>(warps_of(d) * 32);
   const double elements = std::ceil(rows * static_cast<double>(d.hidden.pad) / threads);
-  const double groups = std::ceil(static_cast<double>(batch) / rows) * static_cast<double>(p.heads);
-  const double turns = std::max(1.0, std::ceil(groups / facts(p.device_index).multiprocessors));
+  const double turns =
+      std::max(1.0, std::ceil(static_cast<double>(blocks_of(p, batch)) / facts(p.device_index).multiprocessors));
   const double step = shape.stages * (step_us + element_us * elements) + products * slower * 4 / products_per_us;
   return around_steps_us(d, seq_len, batch, backward) + static_cast<double>(seq_len) * turns * step * (backward ? 2 : 1);
+}
+
+double share(const Problem& p, int64_t batch, bool) {
+  return std::min(1.0, static_cast<double>(blocks_of(p, batch)) / facts(p.device_index).multiprocessors);
 }
 
 }  // namespace
@@ -166,6 +173,6 @@ double estimate(const Problem& p, int64_t seq_len, int64_t batch, bool backward,
 
 extern const Kernel cuda_solo_kernel;
 const Kernel cuda_solo_kernel =
-    gpu::device_kernel<gpu::ForwardOf, gpu::BackwardOf, false>("cuda_solo", gpu::accepts, gpu::estimate);
+    gpu::device_kernel<gpu::ForwardOf, gpu::BackwardOf, false>("cuda_solo", gpu::accepts, gpu::estimate, gpu::share);
 
 }  // namespace rnnk

@@ -128,7 +128,7 @@ template <class A, class Cell>
 void stepwise_backward(const Problem& p, const rnnk_args& a) {
   static constexpr CellShape shape = shape_of<Cell>();
   Backward<A> b(p, a, shape);
-  b.run([&](int64_t s, int64_t s1) { backward_stages<A, Cell>(b, s, s1); });
+  b.run([&](int64_t s, int64_t, int64_t s1) { backward_stages<A, Cell>(b, s, s1); });
 }
 
 }  // namespace gpu

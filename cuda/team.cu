@@ -90,7 +90,8 @@ TeamCall<A> call_of(const Problem& p, const rnnk_args& a, const Base& base, cons
 template <class A>
 void empty_boxes(const Problem& p, const TeamCall<A>& call, bool backward, void* stream) {
   const Team& team = call.team;
-  if (team.exchange == Exchange::flags) clear(call.flags, static_cast<size_t>(flags_bytes(p, team, call.batch)), stream);
+  if (team.exchange == Exchange::flags || team.exchange == Exchange::sync)
+    clear(call.flags, static_cast<size_t>(flags_bytes(p, team, call.batch)), stream);
   if (team.exchange == Exchange::data) {
     fill(call.mail, 0xff,
          static_cast<size_t>(row_tiles(call.batch) * p.heads * call.slots * letter_bytes(p, team, backward)), stream);
@@ -114,6 +115,7 @@ struct ForwardOf {
     const int64_t bytes = TeamForwardSpace<A, Cell>(nullptr, team, f.data.walk.dropped != nullptr).used;
     f.run([&](int64_t s0, int64_t s1) {
       params.data = f.data, params.call.s0 = s0, params.call.s1 = s1;
+      params.call.slots = s1 - s0 + 1;  // there is room for a block's, a part of one needs fewer
       empty_boxes(p, params.call, false, f.stream);
       in_passes(team, f.B, p.heads, at_once, [&](int64_t first_row, int64_t teams) {
         params.call.first_row = first_row;
@@ -133,9 +135,9 @@ struct BackwardOf {
     params.call.weights = reinterpret_cast<const typename A::Operand*>(b.packed.w_back[0]);
     const int64_t bytes = TeamBackwardSpace<A, Cell>(nullptr, team).used;
     // The driver walks step by step; this kernel takes a block's at its first.
-    b.run([&](int64_t s, int64_t s1) {
+    b.run([&](int64_t s, int64_t s0, int64_t s1) {
       if (s + 1 != s1) return;
-      params.data = b.data, params.call.s1 = s1, params.call.s0 = s1 > b.space.block ? s1 - b.space.block : 0;
+      params.data = b.data, params.call.s1 = s1, params.call.s0 = s0;
       params.before = s1 < b.T_ ? b.space.dgh_before : nullptr;
       empty_boxes(p, params.call, true, b.stream);
       in_passes(team, b.B, p.heads, at_once, [&](int64_t first_row, int64_t teams) {

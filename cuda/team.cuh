@@ -115,7 +115,7 @@ struct Post {
   RNNK_DEVICE uint64_t* barrier(int row_tile, int64_t letter) const {
     return space.full + letter % 2 * call.team.row_tiles + row_tile;
   }
-  RNNK_DEVICE uint32_t* flag(int row_tile, int rank) const {
+  RNNK_DEVICE uint32_t* flag(int row_tile, int rank) const {  // 0 is the one of Exchange::sync
     return call.flags + own.letters_of(row_tile, heads) * call.team.blocks + rank;
   }
 
@@ -166,11 +166,14 @@ struct Post {
         else mbarrier_expect_more(at, expected);  // peers go on: what they send must not be counted below what is expected
       }
       sync_warp();
-    } else if (team.exchange == Exchange::flags) {
+    } else if (team.exchange != Exchange::data) {
+      const bool one = team.exchange == Exchange::sync;
+      const int64_t count = (letter + 1) * (one ? team.active() : 1);
       if (warp() == 0) {
-        for (int rank = lane(); rank < team.active(); rank += 32) {
+        for (int rank = lane(); rank < (one ? 1 : team.active()); rank += 32) {
           Patience patience(call.patience);
-          while (static_cast<int64_t>(load_acquire(flag(row_tile, rank))) <= letter && !gives_up(patience, rank, step)) {
+          while (static_cast<int64_t>(load_acquire(flag(row_tile, rank))) < count &&
+                 !gives_up(patience, one ? kAnyPeer : rank, step)) {
           }
         }
       }
@@ -192,9 +195,11 @@ struct Post {
 
   // With all threads, after what they sent of a letter.
   RNNK_DEVICE void sent(int row_tile, int64_t letter) const {
-    if (call.team.exchange != Exchange::flags) return;
+    if (call.team.exchange == Exchange::cluster || call.team.exchange == Exchange::data) return;
     sync_block();
-    if (thread() == 0) store_release(flag(row_tile, own.rank), static_cast<uint32_t>(letter + 1));
+    if (thread() != 0) return;
+    if (call.team.exchange == Exchange::sync) add_release(flag(row_tile, 0), 1);
+    else store_release(flag(row_tile, own.rank), static_cast<uint32_t>(letter + 1));
   }
 };
 

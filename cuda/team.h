@@ -10,6 +10,7 @@ namespace gpu {
 enum class Exchange : int {
   cluster,  // into the peers' shared memory, counted by a barrier there (cuda_cluster)
   flags,    // through global memory, with a flag of every block behind a release
+  sync,     // the same, all blocks meeting at one counter: a barrier, for tests and measurements to compare the others with
   data      // through global memory filled with a pattern that no result has: the data are their own flag
 };
 

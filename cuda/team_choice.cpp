@@ -15,17 +15,14 @@ namespace {
 constexpr int64_t kNominalBatch = 16;
 
 constexpr double kCyclesPerUs = 1755;
-constexpr double kProductCycles = 6.3;  // mma.sync.m16n8k16, one multiprocessor's quarter
-constexpr double kLoadCycles = 4;       // 512 bytes of weights from shared memory
-constexpr double kTurnUs = 0.12;        // barrier, sums through shared memory
-constexpr double kElementUs = 0.08;     // a pointwise part
-constexpr double kBytesPerUs = 41e3;    // what a multiprocessor reads when all do
-constexpr double kClusterUs = 0.5, kFlagsUs = 0.72, kDataUs = 0.46;
+constexpr double kProductCycles = 6.3;                // mma.sync.m16n8k16, one multiprocessor's quarter
+constexpr double kLoadCycles = 4;                     // 512 bytes of weights from shared memory
+constexpr double kTurnUs = 0.12;                      // barrier, sums through shared memory
+constexpr double kElementUs = 0.08;                   // a pointwise part
+constexpr double kBytesPerUs = 41e3;                  // what a multiprocessor reads when all do
+constexpr double kWaitUs[] = {0.5, 0.72, 1.1, 0.46};  // by Exchange
 
-double exchange_us(const Team& t, double bytes) {
-  const double wait = t.exchange == Exchange::cluster ? kClusterUs : t.exchange == Exchange::flags ? kFlagsUs : kDataUs;
-  return wait + bytes / kBytesPerUs;
-}
+double exchange_us(const Team& t, double bytes) { return kWaitUs[static_cast<int>(t.exchange)] + bytes / kBytesPerUs; }
 
 // A multiprocessor's own work on 8 rows in one step.
 double turn_us(const Problem& p, const Team& t, int gates) {

@@ -202,7 +202,8 @@ struct TeamForward {
     copy_wait<0>();
     sync_block();
     const int elements = kRows * units;
-    for (int row_tile = 0; row_tile < own.row_tiles; ++row_tile) {  // letter 0: what the first step starts from
+    // Letter 0: what the first step starts from. A block without units has none to send.
+    for (int row_tile = 0; row_tile < own.row_tiles && own.tiles > 0; ++row_tile) {
       const Window window = space.windows[row_tile];
       if (window.start >= window.stop) continue;
       const Operand* const from = (window.start & 1 ? space.fed[1] : space.fed[0]) + row_tile * kRows * space.ld;

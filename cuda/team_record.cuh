@@ -53,6 +53,12 @@ constexpr Kernel team_kernel(const char* name) {
     const double step = Strategy::choose(p, batch, backward).step_us;
     return around_steps_us(Layout(p, shape_of_problem(p)), seq_len, batch, backward) + static_cast<double>(seq_len) * step;
   };
+  kernel.share = [](const Problem& p, int64_t batch, bool backward) {
+    const Team team = Strategy::choose(p, batch, backward).team;
+    if (team.blocks == 0) return 1.0;
+    const int64_t rows = int64_t{team.row_tiles} * kRows, blocks = (batch + rows - 1) / rows * p.heads * team.blocks;
+    return std::min(1.0, static_cast<double>(blocks) / facts(p.device_index).multiprocessors);
+  };
   kernel.sizes = [](const Problem& p, int64_t seq_len, int64_t batch) {
     Sizes sizes = sizes_of(p, seq_len, batch);
     sizes.workspace_forward = round_up(sizes.workspace_forward, 256) +

@@ -108,7 +108,7 @@ def load(path: Path) -> Any:
     lib.rnnk_plan_sizes.argtypes = [P, I64, I64, P]
     lib.rnnk_pack_weights.argtypes = [P, P, I32, P, c.c_size_t]
     lib.rnnk_forward.argtypes = lib.rnnk_backward.argtypes = [P, P]
-    lib.rnnk_forward_stack.argtypes = [P, P, I32]
+    lib.rnnk_forward_stack.argtypes = lib.rnnk_backward_stack.argtypes = [P, P, I32]
     lib.rnnk_backward_both.argtypes = [P, P, P, P]
     lib.rnnk_backward_both_workspace.argtypes = [P, P, I64, I64, P]
     lib.rnnk_explain.argtypes = [P, I64, I64, I32, P]

@@ -130,6 +130,19 @@ class DevicePlan:
         )
         _check(self.lib, self.lib.rnnk_forward_both(self._plan, c.byref(one[0]), other._plan, c.byref(two[0])))
 
+    def stack(self, which: str, above: list[DevicePlan], calls: list[dict[str, Any]]) -> None:
+        """rnnk_forward_stack or rnnk_backward_stack of this layer and those above it; each call as ``forward_both``'s
+        or ``backward_both``'s."""
+        plans = [self, *above]
+        given = [
+            plan._args(which, call.pop("packed"), call.pop("tensors"), call.pop("pointers", {}), call)
+            for plan, call in zip(plans, calls, strict=True)
+        ]
+        array = c.c_void_p * len(plans)
+        args = (c.POINTER(type(given[0][0])) * len(plans))(*(c.pointer(one) for one, _held in given))
+        call = getattr(self.lib, f"rnnk_{which}_stack")
+        _check(self.lib, call(array(*(p._plan.value for p in plans)), args, len(plans)))
+
     def backward_both(self, other: DevicePlan, *calls: dict[str, Any], room: bool = True) -> None:
         """Each call: packed, tensors and pointers by name, and what ``backward`` takes besides. room: for a second
         dx."""

@@ -5,6 +5,7 @@ the host. Where ``_core`` has no device the calls skip, and the refusals are tes
 from __future__ import annotations
 
 import copy
+import ctypes
 import os
 import pickle
 import subprocess
@@ -122,6 +123,86 @@ def test_training_is_the_cpus(case: str, lengths: str | None) -> None:
     assert list(grads.params) == list(want.params)
     close(list(grads.params.values()), list(want.params.values()))
     rk.check()
+
+
+def training(layer: Any, x: Any, dy: Any, more: dict[str, Any], **how: Any) -> tuple[list[Any], list[Any]]:
+    """-> (what each row has of its own, sums over time), of a training step on the GPU."""
+    y, last, tape = layer.forward(to_gpu(x), **more)
+    states = last if isinstance(last, tuple) else (last,)
+    grads = layer.backward(tape, to_gpu(dy), last, **how)
+    of_states = grads.state if isinstance(grads.state, tuple) else (grads.state,)
+    own = [y, *states, *of_states, *(grads.steps or ()), *(() if grads.x is None else (grads.x,))]
+    return [to_host(a) for a in own], [to_host(a) for a in grads.params.values()]
+
+
+def same(got: list[Any], want: list[Any]) -> bool:
+    return [a.tobytes() for a in got] == [a.tobytes() for a in want]
+
+
+@on_device
+@pytest.mark.parametrize("marked", [False, True], ids=["", "marks and lengths"])
+@pytest.mark.parametrize("case", ["random masks", "projection", "options in rows", "slstm"])
+def test_recompute_is_the_same_bits(case: str, marked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4096 rows are the least segment: here 2 steps, then 7 and 7."""
+    monkeypatch.setenv("RNNKERN_GPU_WAVE", "0")  # or sums over time would go by its blocks
+    kind, keywords = CASES[case]
+    steps, rows, rng = 16, 600, np.random.default_rng(1)
+    more: dict[str, Any] = {}
+    if marked:
+        more = {"mask": rng.random((steps, rows)) < 0.8, "reset": rng.random((steps, rows)) < 0.2}
+        more["lengths"] = np.arange(rows) % (steps + 1)
+    x, results = numbers((steps, rows, IN)), []
+    for recompute in (False, True):
+        _, gpu = pair(kind, IN, H, **(keywords | {"num_layers": 2, "bidirectional": False, "recompute": recompute}))
+        dy = numbers((steps, rows, getattr(gpu, "proj_size", 0) or H), seed=2)
+        own, sums = training(gpu, x, dy, more, probe=True, clip_step=0.5)
+        results.append([*own, *sums])
+    assert same(*results)
+
+
+_STACKS = {name: case for name, case in CASES.items() if name not in ("both directions", "recompute", "batch first")}
+
+
+def _forks() -> int:
+    return int(ctypes.CDLL(_core.__file__).rnnk_simt_forks())
+
+
+@on_device
+@pytest.mark.parametrize("how", ["plain", "lengths", "marks", "probe", "no x", "stepwise"])
+@pytest.mark.parametrize("case", _STACKS)
+def test_a_wavefront_is_layer_after_layer(case: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 8 steps of 20, forward and in BPTT, in an order that the streams allow."""
+    kind, keywords = _STACKS[case]
+    if how == "stepwise":
+        monkeypatch.setenv("RNNKERN_KERNEL", "cuda_stepwise")
+    keywords = keywords | {"num_layers": 3, "dropout": 0.0, "bidirectional": False}
+    x, rng = numbers((20, B, IN)), np.random.default_rng(1)
+    more: dict[str, Any] = {}
+    if how in ("lengths", "marks"):
+        more["lengths"] = np.array([20, 0, 11])
+    if how == "marks":
+        more |= {"mask": rng.random((20, B)) < 0.7, "reset": rng.random((20, B)) < 0.3}
+    options = {"probe": True, "clip_step": 0.5} if how == "probe" else {"need_x": False} if how == "no x" else {}
+    results, forks = [], []
+    for steps in ("0", "8"):
+        monkeypatch.setenv("RNNKERN_GPU_WAVE", steps)
+        _, gpu = pair(kind, IN, H, **keywords)
+        dy = numbers((20, B, getattr(gpu, "proj_size", 0) or H), seed=2)
+        before = _forks()
+        results.append(training(gpu, x, dy, more, **options))
+        forks.append(_forks() - before)
+    assert forks == [0, 4]  # two streams beside the caller's, forward and in BPTT
+    assert same(results[0][0], results[1][0])
+    for got, want in zip(results[1][1], results[0][1], strict=True):
+        assert np.abs(got - want).max() <= GROWTH * EPS["float32"] * max(1.0, np.abs(want).max())
+
+
+@on_device
+def test_a_deep_stack_is_the_cpus() -> None:
+    """Long and deep enough for a wavefront over streams (test_device_kernels.py sees that it is one)."""
+    cpu, gpu = pair("GRU", IN, H, num_layers=4)
+    x = numbers((300, 2, IN))
+    close(list(gpu(to_gpu(x))), list(cpu(x)))
 
 
 @on_device

@@ -219,6 +219,26 @@ def test_strategies_are_timed_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
     tables.strategies([entry], "training")
 
 
+def test_stacks_are_timed_by_how_layers_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int]] = []
+    times = contenders.Bout.times
+
+    def noted(self: contenders.Bout, mode: str, names: list[str]) -> dict[str, Any]:
+        seen.append((os.environ.get("RNNKERN_GPU_WAVE", ""), self.modules["cudnn"].num_layers))
+        return times(self, mode, names)
+
+    monkeypatch.setattr(contenders.Bout, "times", noted)
+    kept = record.Record(tmp_path / "r.json", "stacks", {"points": []})
+    process: Any = InProcess()
+    (point,) = points.grid(("gru",), ("bf16",), (16,), (2,), seq_len=4, layers=3)
+    assert str(point) == "gru t4b2i16h16l3 bf16" and points.parse(str(point)) == point
+    (entry,) = run.over_points("stacks", [point], points.Budget(300), kept, process)
+    assert list(entry["strategies"]) == ["model", "in turn", "blocks of 16", "blocks of 64", "blocks of 256", "cudnn"]
+    assert seen == [(wave, 3) for wave in ("", "0", "16", "64", "256", "") for _ in points.MODES]
+    assert "in turn" in run.brief(entry) and not run.faulty([entry])
+    assert all(tables.strategies([entry], mode).row_count == 1 for mode in points.MODES)
+
+
 def test_a_wrong_contender_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = contenders.Bout.answers
 

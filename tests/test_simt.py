@@ -22,7 +22,8 @@ CASES = [case for table in _TABLES for case in re.findall(r"CASE\((\w+)\)", tabl
 def selftest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("simt") / "selftest"
     executor = [
-        SIMT / f"{part}.cpp" for part in ("delayed", "device", "executor", "fiber", "meetings", "runtime", "shared")
+        SIMT / f"{part}.cpp"
+        for part in ("delayed", "device", "executor", "fiber", "meetings", "runtime", "shared", "streams")
     ]
     sources = [*executor, *(SIMT / "selftest").glob("*.cpp")]
     run(

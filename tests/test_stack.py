@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import rnnkern as rk
-from c_abi import OK, Args, tensor
+from c_abi import ACCUMULATE_DX, OK, Args, Tensor, tensor
 from problems import DTYPES
 from rnnkern import _core
 from test_c_abi import INVALID_VALUE, LSTM, Layer, lib, refused  # noqa: F401 - lib is a fixture
@@ -99,6 +99,38 @@ def test_c_abi(lib: Any) -> None:  # noqa: F811
     got = [layer.outputs[name] for layer in (first, second) for name in ("y", "h_n", "c_n")]
     assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))
     for layer in (first, second):
+        layer.close()
+
+
+def test_c_abi_backward(lib: Any) -> None:  # noqa: F811
+    first, second, plans, args = stacked(lib)
+    pair = (first, second)
+    for layer in pair:
+        layer.outputs["reserve"][:] = 0
+        layer.args.reserve = layer.outputs["reserve"].ctypes.data
+        assert layer.call("forward") == OK
+    first.args.dy = tensor(second.outputs["dx"])
+    names = [name for name in first.outputs if name.startswith("d")]
+    assert second.call("backward") == first.call("backward") == OK
+    wanted = {(layer, name): layer.outputs[name].copy() for layer in pair for name in names}
+    for layer in pair:
+        for name in names:
+            layer.outputs[name][:] = 7
+    call = lib.rnnk_backward_stack
+    refused(lib, call(None, args, 2), INVALID_VALUE, "plans: expected a pointer, got NULL")
+    second.args.flags = ACCUMULATE_DX
+    refused(lib, call(plans, args, 2), INVALID_VALUE, r"args\[1\]\.flags: expected no RNNK_ACCUMULATE_DX")
+    second.args.flags = 0
+    first.args.dy = tensor(first.inputs["dy"])
+    refused(lib, call(plans, args, 2), INVALID_VALUE, r"args\[1\]\.dx: expected what is args\[0\]\.dy")
+    first.args.dy, second.args.dx = tensor(second.outputs["dx"]), Tensor()
+    refused(lib, call(plans, args, 2), INVALID_VALUE, r"args\[1\]\.dx: expected what is args\[0\]\.dy")
+    second.args.dx = first.args.dy
+    assert all((layer.outputs[name] == 7).all() for layer in pair for name in names)
+    assert call(plans, args, 2) == OK, lib.rnnk_last_error()
+    for (layer, name), value in wanted.items():
+        assert layer.outputs[name].tobytes() == value.tobytes(), name
+    for layer in pair:
         layer.close()
 
 

@@ -22,7 +22,7 @@ from test_kernel_options import plan_of as plan_with_options
 from test_kernel_options import run as run_options
 from test_kernels import close, inactive_is_zero
 
-WAYS = ("cluster", "flags", "data")
+WAYS = ("cluster", "flags", "sync", "data")
 _CELLS = ("lstm", "gru")
 
 
@@ -132,7 +132,9 @@ def test_the_way_changes_no_bit(team: Any, cell: str) -> None:
         before = simt_library().rnnk_simt_patterns()
         got[way] = _check(problem, team(way, "3x1"))
         patterns[way] = simt_library().rnnk_simt_patterns() - before
-    assert patterns == {"cluster": 0, "flags": 0, "data": 1}, "memory filled for data that are their own flag"
+    assert patterns == {"cluster": 0, "flags": 0, "sync": 0, "data": 1}, (
+        "memory filled for data that are their own flag"
+    )
     for way in WAYS[1:]:
         same_bits(got[way], got["cluster"], way)
 
@@ -141,6 +143,18 @@ def test_the_way_changes_no_bit(team: Any, cell: str) -> None:
 def test_same_bits_whatever_the_order_of_threads(team: Any, way: str, seeded: Any) -> None:  # noqa: F811
     (problem,) = expand(["t5b19i5h70 state lengths"], cells=["lstm"], dtypes=["bf16"])
     kernel = team(way, "3x2")
+    wanted = _check(problem, kernel)
+    plan, data = plan_of(problem, kernel), make(problem)
+    for seed in range(1, 9):
+        seeded(seed)
+        same_bits(run(problem, plan, data), wanted, f"seed {seed}")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_blocks_without_units_are_not_waited_for(team: Any, way: str, seeded: Any) -> None:  # noqa: F811
+    """5 tiles among 4 blocks are 2, 2, 1, 0."""
+    (problem,) = expand(["t6b3i5h70 state"], cells=["gru"], dtypes=["bf16"])
+    kernel = team(way, "4x1")
     wanted = _check(problem, kernel)
     plan, data = plan_of(problem, kernel), make(problem)
     for seed in range(1, 9):
@@ -182,7 +196,7 @@ def test_a_wait_that_expires_ends_in_nan_and_is_reported_once(
     assert np.isnan(broken[last].astype(np.float32)).all(), "the last step comes after a wait that expired"
     monkeypatch.delenv("RNNKERN_GPU_WAIT_SECONDS")
     # BPTT has flags where data would be their own.
-    whom = "its peers" if way == "cluster" else r"block \d"
+    whom = "its peers" if way in ("cluster", "sync") else r"block \d"
     with pytest.raises(RuntimeError, match=rf"block \d of a team gave up waiting for {whom} in step \d+"):
         call()
     assert library.rnnk_device_check(0) == 0
@@ -219,7 +233,7 @@ def test_a_bad_team_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> N
 def test_a_bad_exchange_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RNNKERN_GRID_EXCHANGE", "hope")
     (problem,) = expand(["t2b3i5h70"], cells=["lstm"], dtypes=["bf16"])
-    with pytest.raises(ValueError, match='RNNKERN_GRID_EXCHANGE: expected flags or data, got "hope"'):
+    with pytest.raises(ValueError, match='RNNKERN_GRID_EXCHANGE: expected flags, sync or data, got "hope"'):
         plan_of(problem, "cuda_grid")
 
 

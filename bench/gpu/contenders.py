@@ -85,8 +85,8 @@ class Bout:
             import rnnkern.torch as library
         else:
             import torch.nn as library  # type: ignore[no-redef]
-        size = self.point.hidden_size
-        return getattr(library, _KINDS[self.point.cell])(size, size, dtype=dtype).to(self.how.device)
+        kind, size = getattr(library, _KINDS[self.point.cell]), self.point.hidden_size
+        return kind(size, size, self.point.layers, dtype=dtype).to(self.how.device)
 
     def call(self, name: str, mode: str) -> Call:
         """The timed call: -> (y, states, gradients of x and of every parameter, or ())."""

@@ -30,9 +30,11 @@ class Point:
     hidden_size: int
     batch: int
     seq_len: int = SEQ_LEN
+    layers: int = 1
 
     def __str__(self) -> str:
         sizes = f"t{self.seq_len}b{self.batch}i{self.hidden_size}h{self.hidden_size}"
+        sizes += f"l{self.layers}" if self.layers != 1 else ""
         return f"{self.cell} {sizes} {self.precision}"
 
     @property
@@ -46,7 +48,8 @@ def parse(text: str) -> Point:
     cell, sizes, precision = text.split()
     steps, rest = sizes.removeprefix("t").split("b")
     batch, rest = rest.split("i")
-    return Point(cell, precision, int(rest.split("h")[1]), int(batch), int(steps))
+    hidden, _, layers = rest.split("h")[1].partition("l")
+    return Point(cell, precision, int(hidden), int(batch), int(steps), int(layers or 1))
 
 
 def grid(
@@ -55,10 +58,11 @@ def grid(
     hidden: Sequence[int] = HIDDEN,
     batches: Sequence[int] = BATCHES,
     seq_len: int = SEQ_LEN,
+    layers: int = 1,
 ) -> list[Point]:
     """All combinations, by the sum of their places on the axes: wherever time ends, every class has had its turns."""
     placed = [
-        (i + j + k + m, (m, k, j, i), Point(cell, precision, size, batch, seq_len))
+        (i + j + k + m, (m, k, j, i), Point(cell, precision, size, batch, seq_len, layers))
         for i, cell in enumerate(cells)
         for j, precision in enumerate(precisions)
         for k, size in enumerate(hidden)

@@ -3,6 +3,7 @@
     python -m bench.gpu.run check      the GPU's latencies, the tests marked gpu, equal bits, compute-sanitizer
     python -m bench.gpu.run bench      rnnkern against cuDNN, most telling points first
     python -m bench.gpu.run strategies  rnnkern's own kernels against each other, and against the model that chooses
+    python -m bench.gpu.run stacks     three layers as wavefronts of several sizes, layer after layer, and by cuDNN
     python -m bench.gpu.run peers      which algorithm cuDNN takes where; FlashRNN where it is installed
 
 The record is bench/results/<gpu>/<date>-<command>.json. Exit status: 0; 1 when something failed or was wrong; 2
@@ -227,11 +228,33 @@ def strategies(
         _dry_points(plan, budget)
         return
     _needs_gpu("strategies")
+    _compare("strategies", plan, budget, results, commit)
+
+
+@app.command()
+def stacks(
+    budget: BudgetOption = 470,
+    results: ResultsOption = Path("bench/results"),
+    commit: CommitOption = "",
+    seq_len: LengthOption = points.SEQ_LEN,
+    dry_run: DryOption = False,
+) -> None:
+    """Three layers: as the wavefront that the model chooses, in others' blocks, layer after layer, and by cuDNN."""
+    plan = points.grid(precisions=points.PRECISIONS[:3], batches=points.BATCHES[:4], seq_len=seq_len, layers=3)
+    if dry_run:
+        _dry_points(plan, budget)
+        return
+    _needs_gpu("stacks")
+    _compare("stacks", plan, budget, results, commit)
+
+
+def _compare(command: str, plan: list[points.Point], budget: float, results: Path, commit: str) -> None:
+    """Ways of rnnkern's at every point, beside each other."""
     from . import tables
 
     time = points.Budget(budget)
-    kept = _kept("strategies", results, commit, time, points=[])
-    entries = over_points("strategies", plan, time, kept, checks.worker())
+    kept = _kept(command, results, commit, time, points=[])
+    entries = over_points(command, plan, time, kept, checks.worker())
     _end(kept)
     typer.echo(f"{len(entries)} of {len(plan)} points")
     _print(*(tables.strategies(entries, mode) for mode in points.MODES))

@@ -4,6 +4,7 @@
     {"do": "strategies", "point": ...}                           rnnkern alone, every kernel that takes the point
     {"do": "cudnn", "point": ...}                                cuDNN alone, with the kernels that it launched
     {"do": "repeat", "point": ..., "times": 100}                 are the bits of every repetition the same?
+    {"do": "stacks", "point": ...}                               a stack's wavefronts, layer after layer, and cuDNN
     {"do": "small"}                                              every cell and precision once, small: for a sanitizer
     {"do": "flashrnn", "heads": 12, "head_dim": 64}              FlashRNN at one of its published shapes
 
@@ -46,7 +47,15 @@ def contest(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
 
 # A kernel and what else the environment is set to: cuda_grid has two ways in which blocks tell each other.
 _WAYS: Final[dict[str, tuple[dict[str, str], ...]]] = {
-    "cuda_grid": ({"RNNKERN_GRID_EXCHANGE": "flags"}, {"RNNKERN_GRID_EXCHANGE": "data"})
+    "cuda_grid": tuple({"RNNKERN_GRID_EXCHANGE": way} for way in ("flags", "sync", "data"))
+}
+
+
+# How the layers of a stack follow each other: as the model chooses, one after the other, in blocks of so many steps.
+_WAVES: Final[dict[str, dict[str, str]]] = {
+    "model": {},
+    "in turn": {"RNNKERN_GPU_WAVE": "0"},
+    **{f"blocks of {steps}": {"RNNKERN_GPU_WAVE": str(steps)} for steps in (16, 64, 256)},
 }
 
 
@@ -85,6 +94,21 @@ def strategies(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
                     mine[mode] = {"wrong": wrong} if wrong else bout.times(mode, ["rnnkern"])["rnnkern"]
             found[" ".join([candidate.name, *way.values()])] = mine
     return {"kernel": said.kernel, "strategies": found}
+
+
+def stacks(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
+    """A stack's times by how its layers follow each other, each checked first, and cuDNN's."""
+    point = parse(request["point"])
+    found: dict[str, Any] = {}
+    for way, values in (*_WAVES.items(), ("cudnn", {})):
+        name = "cudnn" if way == "cudnn" else "rnnkern"
+        with _environment(values):
+            bout = contenders.Bout(point, (name,), how)
+            found[way] = {}
+            for mode in MODES:
+                wrong = bout.wrong(mode).get(name)
+                found[way][mode] = {"wrong": wrong} if wrong else bout.times(mode, [name])[name]
+    return {"kernel": "model", "strategies": found}
 
 
 def cudnn(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
@@ -167,6 +191,7 @@ _DO: Final[dict[str, Callable[[dict[str, Any], contenders.How], dict[str, Any]]]
     "cudnn": cudnn,
     "repeat": same_bits,
     "small": small,
+    "stacks": stacks,
     "flashrnn": flashrnn,
 }
 

@@ -41,18 +41,12 @@ bool worth_it(const PlanCall& one, const PlanCall& other, bool backward, double 
 }
 
 void on_two_streams(Run fn, const PlanCall& one, const PlanCall& other) {
-  const int index = one.problem.device_index;
-  void* const stream = one.args.cuda_stream;
+  SideStreams sides(one.problem.device_index, one.args.cuda_stream, 1);
   rnnk_args beside = other.args;
-  beside.cuda_stream = fork_stream(index, stream);
-  try {
-    fn(other.problem, other.kernel, beside);
-    run(fn, one);
-  } catch (const Failure&) {
-    join_stream(index, stream, beside.cuda_stream);  // or a capture of the stream could not end
-    throw;
-  }
-  join_stream(index, stream, beside.cuda_stream);
+  beside.cuda_stream = sides[0];
+  fn(other.problem, other.kernel, beside);
+  run(fn, one);
+  sides.join();
 }
 
 void side_by_side(Run fn, const PlanCall& one, const PlanCall& other) {

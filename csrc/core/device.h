@@ -15,9 +15,43 @@ void set_cublaslt(const char* path);
 void device_dropout(const rnnk_dropout_args& args);
 // dx of `args` plus `more`, [T, B, I] in the type of computation, for every step that is.
 void device_add(const Problem& problem, const rnnk_args& args, const rnnk_tensor& more);
-// A stream of this thread's for work beside that of `stream`, which follows what is on `stream` now; from join_stream() on
-// `stream` follows what is on it in turn. One at a time.
-void* fork_stream(int index, void* stream);
-void join_stream(int index, void* stream, void* side);
+// How many of the `steps` times from `first` on are before the end of each row of `args`, [B] on the GPU.
+void device_piece_lengths(const Problem& problem, const rnnk_args& args, int64_t first, int64_t steps, int64_t* to);
+
+constexpr int kMostSides = 7;  // with the stream itself 8, CUDA's default number of hardware queues
+
+// Streams of this thread's, for work beside that of `stream`: they follow what is on `stream` when they are forked, and from the
+// joining on `stream` follows what is on them. One fork at a time. In between, what is put on `then` after order_streams() follows
+// what was put on `first` before.
+void* const* fork_streams(int index, void* stream, int count);
+void order_streams(int index, void* first, void* then);
+void join_streams(int index, void* stream, int count);
+
+class SideStreams {
+ public:
+  SideStreams(int index, void* stream, int count)
+      : index_(index), count_(count), stream_(stream), sides_(fork_streams(index, stream, count)) {}
+  ~SideStreams() {
+    if (joined_) return;
+    try {
+      join();                   // or a capture of the stream could not end
+    } catch (const Failure&) {  // after another, which is on its way
+    }
+  }
+  SideStreams(const SideStreams&) = delete;
+  SideStreams& operator=(const SideStreams&) = delete;
+  void* operator[](int i) const { return sides_[i]; }
+  void order(void* first, void* then) const { order_streams(index_, first, then); }
+  void join() {
+    joined_ = true;
+    join_streams(index_, stream_, count_);
+  }
+
+ private:
+  int index_, count_;
+  void* stream_;
+  void* const* sides_;
+  bool joined_ = false;
+};
 
 }  // namespace rnnk

@@ -29,10 +29,20 @@ struct Halves {
 };
 
 // Flags of rnnk_args that callers cannot set (core/recompute.cpp).
-constexpr uint32_t kContinueSums = 1u << 31;  // parameter gradients are sums in the compute type, and are added to
-// The tensors are steps of a longer sequence: lengths are that one's, so that rows keep its order, and lengths[batch] is how
+// Parameter gradients: of a CPU's kernels, sums in the compute type, which are added to; of a GPU's, sums in the workspace, which
+// go on from where the call before stopped that had the same.
+constexpr uint32_t kContinueSums = 1u << 31;
+constexpr uint32_t kKeepSums = 1u << 29;  // of a GPU: another call goes on with the sums, which are not stored yet
+// Of a CPU: the tensors are steps of a longer sequence: lengths are that one's, so that rows keep its order, and lengths[batch] is how
 // many of its steps come before these.
 constexpr uint32_t kPiece = 1u << 30;
+
+// Of a GPU: the args are a Part. Of the walk's steps only [first, last) are done; calls of all parts, in the walk's order
+// (BPTT: against it), which share a workspace that nothing else writes to, are together the whole call.
+constexpr uint32_t kPart = 1u << 28;
+struct Part : rnnk_args {
+  int64_t first, last;
+};
 
 struct Kernel {
   const char* name;
@@ -44,6 +54,8 @@ struct Kernel {
   Sizes (*sizes)(const Problem&, int64_t seq_len, int64_t batch);
   // Steps whose sums for parameter gradients backward() adds up at a time, counted from where it starts.
   int64_t (*gradient_steps)(int64_t seq_len, int64_t batch);
+  // Of a GPU: which part of it, 0 to 1, a call keeps busy; so much is not there for calls on other streams. CPU kernels: null.
+  double (*share)(const Problem&, int64_t batch, bool backward);
   void (*pack)(const Problem&, const rnnk_weights&, Halves, void* packed);
   void (*forward)(const Problem&, const rnnk_args&);
   void (*backward)(const Problem&, const rnnk_args&);

@@ -11,9 +11,13 @@ void check_device(int, const char* what) { fail(RNNK_NOT_SUPPORTED, "%s: %s", wh
 rnnk_device_info device_info(int) { fail(RNNK_NOT_SUPPORTED, "device_index: %s", devices_unavailable()); }
 void report_faults(int) {}
 void set_cublaslt(const char*) {}
-void* fork_stream(int, void* stream) { return stream; }
-void join_stream(int, void*, void*) {}
+void* const* fork_streams(int, void*, int) { fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable()); }
+void order_streams(int, void*, void*) {}
+void join_streams(int, void*, int) {}
 void device_add(const Problem&, const rnnk_args&, const rnnk_tensor&) {
+  fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable());
+}
+void device_piece_lengths(const Problem&, const rnnk_args&, int64_t, int64_t, int64_t*) {
   fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable());
 }
 void device_dropout(const rnnk_dropout_args&) { fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable()); }

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/carver.h"
+#include "core/device.h"
 #include "core/storage.h"
 #include "core/team.h"
 
@@ -27,6 +28,7 @@ struct Segments {
     count = std::max<int64_t>(1, (T + steps - 1) / steps);
   }
 
+  bool on_cpu() const { return problem.device == RNNK_CPU; }
   // Of segment i of the walk: the first is the short one.
   int64_t begin(int64_t i) const { return i == 0 ? 0 : T - (count - i) * steps; }
   int64_t length(int64_t i) const { return begin(i + 1) - begin(i); }
@@ -61,17 +63,20 @@ struct Segments {
     for (rnnk_tensor* t : {&s.x, &s.y, &s.dy, &s.dx, &s.dh}) {
       if (t->data) t->data = at(*t, first * t->stride[0]);
     }
-    if (a.lengths) {
+    if (a.lengths) s.lengths = lengths;
+    if (a.lengths && on_cpu()) {
       std::memcpy(lengths, a.lengths, static_cast<size_t>(B) * sizeof *lengths);
       lengths[B] = first;
-      s.lengths = lengths;
       s.flags |= kPiece;
+    } else if (a.lengths) {
+      device_piece_lengths(problem, a, first, s.seq_len, lengths);
     }
     if (i > 0) s.h_0 = h(a.reserve, i), s.c_0 = c(a.reserve, i);
     return s;
   }
 };
 
+// Of a CPU; a GPU's kernels have their own.
 struct Sums {
   void* to;
   int64_t count;
@@ -80,17 +85,17 @@ struct Sums {
 
 // What backward needs beside the kernel's own workspace.
 struct Scratch {
-  char *reserve, *y, *dh[2], *dc[2], *kernel;
+  char *reserve, *y, *dh[2], *dc[2], *forward, *backward;  // the last two: of the kernel
   int64_t* lengths;
   Sums sums[6];
-  int64_t reserve_size, kernel_size, bytes;
+  int64_t reserve_size, forward_size, backward_size, bytes;
 
   Scratch(const Segments& s, const rnnk_args& a) {
     const Problem& p = s.problem;
     const Sizes sizes = s.kernel.sizes(p, s.steps, s.B);
     const int64_t gates = cell_info(p.cell)->gates * p.hidden_size;
     reserve_size = sizes.reserve;
-    kernel_size = std::max(sizes.workspace_forward, sizes.workspace_backward);
+    forward_size = sizes.workspace_forward, backward_size = sizes.workspace_backward;
     Carver c(a.workspace);
     reserve = c.take(reserve_size);
     y = c.take(s.y_bytes());
@@ -103,13 +108,18 @@ struct Scratch {
                          {a.dweight_hr, p.output_size * p.hidden_size, nullptr},
                          {a.dparams, param_rows(p) * p.hidden_size, nullptr}};
     for (int i = 0; i < 6; ++i) {
-      sums[i] = all[i];
-      if (p.dtype != s.state_dtype) {
+      sums[i] = s.on_cpu() ? all[i] : Sums{};
+      if (s.on_cpu() && p.dtype != s.state_dtype) {
         float* const sum = c.take<float>(sums[i].count);
         if (sums[i].to) sums[i].sum = sum;
       }
     }
-    kernel = c.take(kernel_size);
+    if (s.on_cpu()) {
+      forward_size = backward_size = std::max(forward_size, backward_size);
+      forward = backward = c.take(backward_size);
+    } else {  // its sums stay in the one while segments are run in the other
+      forward = c.take(forward_size), backward = c.take(backward_size);
+    }
     bytes = c.used();
   }
 };
@@ -130,6 +140,11 @@ void for_elements(int64_t n, const Fn& fn) {
       &job);
 }
 
+// Segments are calls of their own: there are no parts of them.
+void whole_call(const rnnk_args& args) {
+  if (args.flags & kPart) fail(RNNK_RUNTIME_ERROR, "a part of a call that recomputes");
+}
+
 }  // namespace
 
 Sizes plan_sizes(const Problem& problem, const Kernel& kernel, int64_t seq_len, int64_t batch) {
@@ -145,6 +160,7 @@ Sizes plan_sizes(const Problem& problem, const Kernel& kernel, int64_t seq_len, 
 
 void plan_forward(const Problem& problem, const Kernel& kernel, const rnnk_args& args) {
   if (!problem.recompute || !args.reserve) return kernel.forward(problem, args);
+  whole_call(args);
   const Segments s(problem, kernel, args.seq_len, args.batch);
   Carver carver(args.workspace);
   auto* lengths = carver.take<int64_t>(s.B + 1);
@@ -159,11 +175,12 @@ void plan_forward(const Problem& problem, const Kernel& kernel, const rnnk_args&
 
 void plan_backward(const Problem& problem, const Kernel& kernel, const rnnk_args& args) {
   if (!problem.recompute) return kernel.backward(problem, args);
+  whole_call(args);
   const Segments s(problem, kernel, args.seq_len, args.batch);
   const Scratch scratch(s, args);
   rnnk_args whole = args;
-  whole.workspace = scratch.kernel, whole.workspace_size = static_cast<size_t>(scratch.kernel_size);
-  whole.flags |= kContinueSums;
+  whole.workspace = scratch.backward, whole.workspace_size = static_cast<size_t>(scratch.backward_size);
+  if (s.on_cpu()) whole.flags |= kContinueSums;
   void** const targets[6] = {&whole.dweight_ih, &whole.dweight_hh, &whole.dbias_ih,
                              &whole.dbias_hh,   &whole.dweight_hr, &whole.dparams};
   for (int i = 0; i < 6; ++i) {
@@ -182,6 +199,7 @@ void plan_backward(const Problem& problem, const Kernel& kernel, const rnnk_args
     a.reserve = scratch.reserve, a.reserve_size = static_cast<size_t>(scratch.reserve_size);
     rnnk_args forward = a;
     forward.flags &= kPiece | RNNK_TRAIN;
+    forward.workspace = scratch.forward, forward.workspace_size = static_cast<size_t>(scratch.forward_size);
     forward.h_n = forward.c_n = {};
     kernel.forward(problem, forward);
     if (i + 1 < s.count) {
@@ -192,6 +210,8 @@ void plan_backward(const Problem& problem, const Kernel& kernel, const rnnk_args
       a.dh_0 = s.rows(scratch.dh[i % 2], P, s.state_dtype);
       if (C) a.dc_0 = s.rows(scratch.dc[i % 2], C, s.state_dtype);
     }
+    if (!s.on_cpu() && i + 1 < s.count) a.flags |= kContinueSums;
+    if (!s.on_cpu() && i > 0) a.flags |= kKeepSums;
     kernel.backward(problem, a);
   }
   for (const Sums& t : scratch.sums) {

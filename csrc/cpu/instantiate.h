@@ -293,6 +293,7 @@ constexpr Kernel cpu_kernel(const char* name, uint32_t features) {
           },
           [](const Problem& p, int64_t t, int64_t b) { return dispatch<List, SizesOf>(p, t, b); },
           gradient_steps,
+          nullptr,
           [](const Problem& p, const rnnk_weights& w, Halves halves, void* to) { dispatch<List, PackOf>(p, w, halves, to); },
           [](const Problem& p, const rnnk_args& a) { dispatch<List, ForwardOf>(p, a); },
           [](const Problem& p, const rnnk_args& a) { dispatch<List, BackwardOf>(p, a); }};

@@ -155,8 +155,44 @@ class Plan:
         y: Sequence[Array],
         h_n: Array,
         c_n: Array | None,
+        workspace: Array | None,
+        stream: int,
+        lengths: Array | None = None,
+        reserve: Sequence[Array | None] | None = None,
+        mask: Array | None = None,
+        reset: Array | None = None,
+        random: Sequence[Random | None] | None = None,
     ) -> None:
-        """forward of a stack of layers, each on the y of the one below (rnnk_forward_stack); states [L, B, P]."""
+        """forward of a stack of layers, each on the y of the one below (rnnk_forward_stack); states [L, B, P].
+
+        workspace: of all, each rounded up to 64 bytes. reserve, random: one for each layer, or none at all.
+        """
+    @staticmethod
+    def backward_stack(
+        plans: Sequence[Plan],
+        packed: Sequence[Packed],
+        reserve: Sequence[Array],
+        x: Sequence[Array],
+        h_0: Array | None,
+        c_0: Array | None,
+        y: Sequence[Array],
+        dy: Array | None,
+        dh_n: Array | None,
+        dc_n: Array | None,
+        dx: Sequence[Array | None],
+        lengths: Array | None,
+        mask: Array | None,
+        reset: Array | None,
+        random: Sequence[Random | None],
+        clip_dh: float,
+        workspace: Array | None,
+        stream: int,
+        first: int,
+        gradients: Sequence[dict[str, Array | None]],
+    ) -> None:
+        """backward of layers `first` and up of a stack (rnnk_backward_stack): dy is the last one's, dx[i] the gradient
+        of x[i], of which the lowest may be None. Sequences have an entry for each layer; the rest is as with backward.
+        """
     def backward(
         self,
         packed: Packed,

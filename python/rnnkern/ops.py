@@ -50,8 +50,8 @@ __all__ = [
 ]
 
 # Up to here the outputs of all layers of an inference may stand at once, for layers to run at the same time: where that
-# is faster (few rows, small layers) they are smaller.
-_STACKED = 4 << 20
+# is faster (few rows, small layers) they are smaller. On a GPU: the layers' outputs, or gradients, and workspaces.
+_STACKED, _STACKED_ON_GPU = 4 << 20, 1 << 30
 
 
 def dropping(spec: Spec, masks: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -124,63 +124,68 @@ def forward(
     if y is None:
         y = memory.empty(y_shape, spec.dtype)
     all_plans = plans(spec) if marks is NO_MARKS else plans(spec, marks.any)
-    alone = reserve is None and drawn is None and lengths is None and marks is NO_MARKS and memory.gpu is None
-    few = last == 0 or seq_len * batch * outs * ITEM_SIZE[spec.dtype] <= _STACKED
-    if few and alone and directions == 1 and last < 1024:
-        ys = [*(memory.empty(y_shape, spec.dtype) for _ in range(last)), y]
-        _core.Plan.forward_stack(all_plans, packed, x, h_0, c_0, ys, h_n, c_n)
-        return y, h_n, c_n, None
-    below = x
-    for layer in range(spec.num_layers):
-        output = y if layer == last else outputs[layer] if outputs else memory.empty(y_shape, spec.dtype)
-        first = layer * directions
-        workspace, stream = None, 0
-        if memory.gpu is not None:
-            sizes = [all_plans[i].sizes(seq_len, batch)["workspace_forward"] for i in range(first, first + directions)]
-            workspace, stream = _on_gpu(memory, sizes)
-        if directions == 2:
-            both = slice(first, first + 2)
-            all_plans[first].forward_both(
-                all_plans[first + 1],
-                packed[both],
-                below,
-                h_0,
-                c_0,
-                output,
-                h_n,
-                c_n,
-                lengths,
-                own[both],
-                marks.mask,
-                [marks.resets(turned, lengths, memory) for turned in (False, True)],
-                [_random(spec, drawn, index) for index in (first, first + 1)],
-                workspace,
-                stream,
-                first,
-            )
-        else:
-            all_plans[layer].forward(
-                packed[layer],
-                below,
-                h_0,
-                c_0,
-                output,
-                h_n,
-                c_n,
-                lengths,
-                own[layer],
-                marks.mask,
-                marks.resets(spec.reverse, lengths, memory),
-                _random(spec, drawn, layer),
-                workspace,
-                stream,
-                (layer, 1),
-            )
-        below = output
-        if drop is not None and layer < last:
-            # BPTT of this layer needs its undropped output, the layer above the dropped one: only then are both kept.
-            below = inputs[layer] if inputs else output
-            _drop(spec, layer, output, below, drop, lengths, memory)
+    alone = reserve is None and drawn is None and lengths is None and marks is NO_MARKS
+    may = drop is None and (alone or memory.gpu is not None)
+    if may and _may_stack(spec, all_plans, seq_len, batch, memory, backward=False, keep=reserve is not None):
+        ys = [*(outputs or [memory.empty(y_shape, spec.dtype) for _ in range(last)]), y]
+        workspace, stream = _room(all_plans, "workspace_forward", seq_len, batch, memory)
+        more: dict[str, Any] = {}
+        if not alone:
+            more = {"lengths": lengths, "reserve": None if reserve is None else own, "mask": marks.mask}
+            more["reset"] = marks.resets(spec.reverse, lengths, memory)
+            more["random"] = [_random(spec, drawn, layer) for layer in range(last + 1)]
+        _core.Plan.forward_stack(all_plans, packed, x, h_0, c_0, ys, h_n, c_n, workspace, stream, **more)
+    else:
+        below = x
+        for layer in range(spec.num_layers):
+            output = y if layer == last else outputs[layer] if outputs else memory.empty(y_shape, spec.dtype)
+            first = layer * directions
+            called = all_plans[first : first + directions]
+            workspace, stream = _room(called, "workspace_forward", seq_len, batch, memory)
+            if directions == 2:
+                both = slice(first, first + 2)
+                all_plans[first].forward_both(
+                    all_plans[first + 1],
+                    packed[both],
+                    below,
+                    h_0,
+                    c_0,
+                    output,
+                    h_n,
+                    c_n,
+                    lengths,
+                    own[both],
+                    marks.mask,
+                    [marks.resets(turned, lengths, memory) for turned in (False, True)],
+                    [_random(spec, drawn, index) for index in (first, first + 1)],
+                    workspace,
+                    stream,
+                    first,
+                )
+            else:
+                all_plans[layer].forward(
+                    packed[layer],
+                    below,
+                    h_0,
+                    c_0,
+                    output,
+                    h_n,
+                    c_n,
+                    lengths,
+                    own[layer],
+                    marks.mask,
+                    marks.resets(spec.reverse, lengths, memory),
+                    _random(spec, drawn, layer),
+                    workspace,
+                    stream,
+                    (layer, 1),
+                )
+            below = output
+            if drop is not None and layer < last:
+                # BPTT of this layer needs its undropped output, the layer above the dropped one: only then are both
+                # kept.
+                below = inputs[layer] if inputs else output
+                _drop(spec, layer, output, below, drop, lengths, memory)
     tape = None
     if reserve is not None:
         tape = Tape(spec, tuple(packed), (x, *inputs), (*outputs, y), tuple(own), h_0, c_0, lengths, drawn, marks)  # type: ignore[arg-type]
@@ -231,7 +236,14 @@ def backward(
         targets.append(named)
     dx = None
     steps: list[Array] = []
+    drop = dropping(spec, tape.masks)
     lowest = 0 if probe else _lowest_layer(spec, need_x or need_state, needs)
+    at_once = (
+        memory.gpu is not None
+        and drop is None
+        and _may_stack(spec, all_plans, seq_len, batch, memory, backward=True, keep=True)
+    )
+    stack: list[tuple[Any, ...]] = []  # its layers from the last down: dx, random, gradients
     for layer in range(spec.num_layers - 1, lowest - 1, -1):
         x, y = tape.x[layer], tape.y[layer]
         need_dx = layer > lowest or (layer == 0 and need_x)
@@ -246,11 +258,14 @@ def backward(
             if need_dx or need_state or probe or any(needs[index * each : (index + 1) * each])
         ]
         wanted = [{"dh_0": dh_0, "dc_0": dc_0, "dh": dh, **targets[index]} for index in ids]
-        resets = [marks.resets(spec.reverse or index % directions == 1, lengths, memory) for index in ids]
         random = [_random(spec, tape.masks, index) for index in ids]
+        if at_once:
+            stack.append((dx, random[0], wanted[0]))
+            continue
+        resets = [marks.resets(spec.reverse or index % directions == 1, lengths, memory) for index in ids]
         workspace, stream = None, 0
         if memory.gpu is not None and ids:
-            sizes = [all_plans[index].sizes(seq_len, batch)["workspace_backward"] for index in ids]
+            sizes = _sizes([all_plans[index] for index in ids], "workspace_backward", seq_len, batch)
             if len(ids) == 2 and need_dx:
                 sizes[1] = all_plans[ids[0]].workspace_beside(all_plans[ids[1]], seq_len, batch)
             workspace, stream = _on_gpu(memory, sizes)
@@ -300,10 +315,35 @@ def backward(
                 place=(ids[0], directions),
                 **wanted[0],  # type: ignore[arg-type]
             )
-        drop = dropping(spec, tape.masks)
         if layer > lowest and drop is not None:
             _drop(spec, layer - 1, dx, dx, drop, lengths, memory)
         dy = dx
+    if stack:
+        dxs, random, wanted = (list(column) for column in zip(*reversed(stack), strict=True))
+        above = slice(lowest, None)
+        workspace, stream = _room(all_plans[above], "workspace_backward", seq_len, batch, memory)
+        _core.Plan.backward_stack(
+            all_plans[above],
+            packed[above],
+            tape.reserves[above],
+            tape.x[above],
+            tape.h_0,
+            tape.c_0,
+            tape.y[above],
+            dy,
+            dh_n,
+            dc_n,
+            dxs,
+            lengths,
+            marks.mask,
+            marks.resets(spec.reverse, lengths, memory),
+            random,
+            clip_step,
+            workspace,
+            stream,
+            lowest,
+            wanted,
+        )
     return Gradients(dx if need_x else None, dh_0, dc_0, dparams, steps if probe else None)
 
 
@@ -351,6 +391,35 @@ def _lowest_layer(spec: Spec, everything: bool, needs: Sequence[bool]) -> int:
         return 0
     per_layer = len(needs) // spec.num_layers
     return next((index // per_layer for index, need in enumerate(needs) if need), spec.num_layers)
+
+
+def _may_stack(
+    spec: Spec, all_plans: Sequence[_core.Plan], seq_len: int, batch: int, memory: Memory, *, backward: bool, keep: bool
+) -> bool:
+    """Whether all layers may go into one call, where they can run at the same time: of one direction, not too large."""
+    layers = spec.num_layers
+    if spec.directions > 1 or layers > 1024:
+        return False
+    if layers == 1:
+        return True
+    if memory.gpu is not None and spec.recompute and (backward or keep):  # asked for where memory is dear
+        return False
+    nbytes = (layers - 1) * seq_len * batch * spec.outputs * ITEM_SIZE[spec.dtype]
+    if memory.gpu is None:
+        return not backward and nbytes <= _STACKED * (layers - 1)
+    nbytes += sum(_sizes(all_plans, "workspace_backward" if backward else "workspace_forward", seq_len, batch))
+    return nbytes <= _STACKED_ON_GPU
+
+
+def _sizes(called: Sequence[_core.Plan], name: str, seq_len: int, batch: int) -> list[int]:
+    return [plan.sizes(seq_len, batch)[name] for plan in called]
+
+
+def _room(
+    called: Sequence[_core.Plan], name: str, seq_len: int, batch: int, memory: Memory
+) -> tuple[Array | None, int]:
+    """The workspace and the stream of a call of these plans together; of the CPU, none. name: of the size."""
+    return (None, 0) if memory.gpu is None else _on_gpu(memory, _sizes(called, name, seq_len, batch))
 
 
 def _on_gpu(memory: Memory, sizes: Sequence[int]) -> tuple[Array, int]:

@@ -3,6 +3,7 @@
 #include "cuda/blas.h"
 
 #include "core/storage.h"
+#include "simt/streams.h"
 
 namespace rnnk {
 namespace gpu {
@@ -39,10 +40,7 @@ void multiply_as(const MatrixProduct& p) {
   }
 }
 
-}  // namespace
-
-void multiply(const MatrixProduct& p, void* workspace, int64_t, int, void*) {
-  check_product(p, workspace);
+void multiply_now(const MatrixProduct& p) {
   switch (p.precision) {
     case Precision::bf16: return multiply_as<Precision::bf16, float>(p);
     case Precision::f16: return multiply_as<Precision::f16, float>(p);
@@ -50,6 +48,13 @@ void multiply(const MatrixProduct& p, void* workspace, int64_t, int, void*) {
     case Precision::f32: return multiply_as<Precision::f32, float>(p);
     case Precision::f64: return multiply_as<Precision::f64, double>(p);
   }
+}
+
+}  // namespace
+
+void multiply(const MatrixProduct& p, void* workspace, int64_t, int, void* stream) {
+  check_product(p, workspace);
+  simt::on_stream(stream, [p] { multiply_now(p); });
 }
 
 const char* blas_unavailable() { return ""; }

@@ -27,6 +27,7 @@ T load_relaxed(const T* from) {
 }
 
 inline void store_release(uint32_t* to, uint32_t value) { simt::store_released(to, value); }
+inline void add_release(uint32_t* to, uint32_t value) { simt::store_released(to, *to + value); }
 inline uint32_t load_acquire(const uint32_t* from) { return load_relaxed(from); }
 
 inline void poll_pause() { simt::yield(simt::Op::poll); }

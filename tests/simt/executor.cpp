@@ -54,7 +54,7 @@ void to_host(bool for_good) {
 
 void entry() {
   arrived(nullptr, &host_low, &host_size);
-  grid.body(grid.kernel, grid.params);
+  grid.body(grid.params);
   --current->block->live;
   --live;
   leave(*current);
@@ -213,6 +213,17 @@ void run_all() {
   }
 }
 
+Random draw() {
+  if (!seeded) {
+    const char* text = std::getenv("RNNKERN_SIMT_SEED");
+    seed = text ? std::strtoull(text, nullptr, 10) : 0;
+    seeded = true;
+  }
+  Random order{seed * 0xd1342543de82ef95u + ++launches};
+  order.next();
+  return order;
+}
+
 // What a launch leaves, however it ends.
 struct Tidy {
   ~Tidy() {
@@ -268,16 +279,15 @@ void report(const char* format, ...) {
   if (current) to_host(true);
 }
 
+Random next_order() {
+  const std::lock_guard<std::mutex> lock(one_launch);
+  return draw();
+}
+
 void run(const Grid& given) {
   const std::lock_guard<std::mutex> lock(one_launch);
-  if (!seeded) {
-    const char* text = std::getenv("RNNKERN_SIMT_SEED");
-    seed = text ? std::strtoull(text, nullptr, 10) : 0;
-    seeded = true;
-  }
   grid = given;
-  chance.state = seed * 0xd1342543de82ef95u + ++launches;
-  chance.next();
+  chance = draw();
   failure.clear();
   const Tidy tidy;
   run_all();

@@ -104,8 +104,8 @@ struct Grid {
   int threads, cluster;
   bool together;  // all blocks at once
   const char* name;
-  void (*body)(const void* kernel, const void* params);
-  const void *kernel, *params;
+  void (*body)(const void* params);
+  const void* params;
 };
 
 extern Fiber* current;  // null while the host runs
@@ -135,6 +135,8 @@ void meet(Op op, void* deposit, void (*complete)(Warp&), bool whole);
 [[gnu::format(printf, 1, 2)]] void report(const char* format, ...);
 
 void run(const Grid&);
+// Of an order that is drawn: the next after the seed's.
+Random next_order();
 
 }  // namespace simt
 }  // namespace rnnk

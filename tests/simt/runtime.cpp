@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "simt/shared.h"
+#include "simt/streams.h"
 
 namespace rnnk {
 namespace gpu {
@@ -13,10 +14,7 @@ constexpr int kMultiprocessors = 132;
 constexpr int64_t kShared = 233472;  // of a multiprocessor, 1024 of a block not its own
 uint64_t fault = 0;
 int multiprocessors = kMultiprocessors;
-int nowhere;
-void* const kSide = &nowhere;
-void* forked = nullptr;
-int forks = 0, patterns = 0;
+int patterns = 0;
 
 void refuse(bool refused, const char* name, const char* what, int64_t got) {
   if (refused) fail(RNNK_RUNTIME_ERROR, "kernel %s: %s, got %lld", name, what, static_cast<long long>(got));
@@ -38,11 +36,13 @@ const Facts& facts(int index) {
 OnDevice::OnDevice(int index) : before_(nullptr) { facts(index); }
 OnDevice::~OnDevice() = default;
 
-void fill(void* to, int byte, size_t bytes, void*) {
-  std::memset(to, byte, bytes);
+void fill(void* to, int byte, size_t bytes, void* stream) {
+  simt::on_stream(stream, [=] { std::memset(to, byte, bytes); });
   patterns += byte != 0;
 }
-void copy(void* to, const void* from, size_t bytes, void*) { std::memcpy(to, from, bytes); }
+void copy(void* to, const void* from, size_t bytes, void* stream) {
+  simt::on_stream(stream, [=] { std::memcpy(to, from, bytes); });
+}
 
 uint64_t* fault_word(int index) {
   facts(index);
@@ -50,21 +50,16 @@ uint64_t* fault_word(int index) {
 }
 uint64_t* fault_word_on_device(int index) { return fault_word(index); }
 
-// Everything is done when a call returns: streams are numbers to check.
-void* fork_stream(int index, void* stream) {
+void* const* fork_streams(int index, void* stream, int count) {
   facts(index);
-  refuse(forked || stream == kSide, "none", "fork_stream() before join_stream(), or a stream beside itself", forks);
-  ++forks;
-  return forked = kSide;
+  return simt::fork(stream, count);
 }
-void join_stream(int, void*, void* side) {
-  refuse(side != forked, "none", "join_stream() of another stream than fork_stream()'s", forks);
-  forked = nullptr;
-}
+void order_streams(int, void* first, void* then) { simt::order(first, then); }
+void join_streams(int, void* stream, int count) { simt::join(stream, count); }
 
 int64_t clusters_at_once(const void*, const Launch& how) { return multiprocessors / how.cluster; }
 
-void launch_checked(const Launch& how, simt::Grid grid) {
+void launch_checked(const Launch& how, simt::Grid grid, std::shared_ptr<const void> params) {
   const char* name = grid.name;
   refuse(how.threads < 1 || how.threads > 1024, name, "expected 1 to 1024 threads", how.threads);
   refuse(how.grid_x > 0x7fffffff, name, "expected at most 2147483647 blocks in x", how.grid_x);
@@ -85,7 +80,11 @@ void launch_checked(const Launch& how, simt::Grid grid) {
   grid.threads = how.threads;
   grid.cluster = how.cluster;
   grid.together = how.cooperative;
-  simt::run(grid);
+  simt::on_stream(how.stream, [grid, params] {
+    simt::Grid with = grid;
+    with.params = params.get();
+    simt::run(with);
+  });
 }
 
 }  // namespace gpu
@@ -93,8 +92,8 @@ void launch_checked(const Launch& how, simt::Grid grid) {
 
 // For tests: how often memory was filled with something else than zeros.
 extern "C" __attribute__((visibility("default"))) int rnnk_simt_patterns() { return rnnk::gpu::patterns; }
-// For tests: how often work was put beside other work.
-extern "C" __attribute__((visibility("default"))) int rnnk_simt_forks() { return rnnk::gpu::forks; }
+// For tests: how many streams were forked.
+extern "C" __attribute__((visibility("default"))) int rnnk_simt_forks() { return rnnk::simt::forks(); }
 // For tests: strategies split rows by how many there are.
 extern "C" __attribute__((visibility("default"))) void rnnk_simt_multiprocessors(int count) {
   rnnk::gpu::multiprocessors = count > 0 ? count : rnnk::gpu::kMultiprocessors;

@@ -75,7 +75,8 @@ enum {
   RNNK_NO_BIAS = 1,   /* problem flag: b_ih and b_hh are absent (zero) */
   RNNK_REVERSE = 2,   /* problem flag: walk each row from its last valid step to step 0 */
   RNNK_RECOMPUTE = 4, /* problem flag: the reserve keeps the states of some steps alone and grows with sqrt(T); rnnk_backward
-                        runs the forward again, with the same results to the bit. It does not read y then. */
+                        runs the forward again, with the same results to the bit (on a GPU, whose segments are of 4096 rows and more,
+                        but for what cuBLASLt makes of another number of rows). It does not read y then. */
   /* Options of the step, as problem flags (ARCHITECTURE.md, "Options"): */
   RNNK_PEEPHOLE = 8,      /* LSTM: i, f see c', o the new c */
   RNNK_COUPLED = 16,      /* LSTM: f = 1 - i; the rows of f stand in the weights and are not used */
@@ -230,10 +231,15 @@ RNNK_API rnnk_status rnnk_backward_both(const rnnk_plan* one, const rnnk_args* o
 RNNK_API rnnk_status rnnk_backward_both_workspace(const rnnk_plan* one, const rnnk_plan* other, int64_t seq_len,
                                                   int64_t batch, size_t* bytes);
 /* rnnk_forward of a stack of layers, the x of each being the y of the one below: the same results, and where it is faster, as a
- * wavefront (each layer some steps behind the one below it, at the same time). That needs h_n, and c_n where there is one in
- * float32 (float64), of every layer, no lengths, no reserve and no RNNK_REVERSE; other stacks go layer by layer. They must not
- * share workspaces. */
+ * wavefront (each layer some steps behind the one below it, at the same time). On a CPU that needs h_n, and c_n where there is
+ * one in float32 (float64), of every layer, no lengths, no reserve and no RNNK_REVERSE; on a GPU, where each layer is on a stream
+ * that follows cuda_stream and that it follows in turn, all layers walking the same way, and not RNNK_RECOMPUTE in training.
+ * Other stacks go layer by layer. They must not share workspaces. A GPU's wavefront forms products over time of fewer rows at a
+ * time, which cuBLASLt may add up in another order. */
 RNNK_API rnnk_status rnnk_forward_stack(const rnnk_plan* const* plans, const rnnk_args* const* args, int32_t layers);
+/* rnnk_backward of a stack of layers, from the last down, the dx of each being the dy of the one below: as above. A CPU goes layer
+ * by layer. A GPU's wavefront adds gradients of weights up by its own blocks of steps. */
+RNNK_API rnnk_status rnnk_backward_stack(const rnnk_plan* const* plans, const rnnk_args* const* args, int32_t layers);
 
 /* out = keep ? in / (1 - p) : 0 with the counter-based mask of ARCHITECTURE.md: Philox4x32-10, key seed,
  * counter (call, stream, t, row * H + unit). in, out: [T, B, H], may be the same; its gradient is the same call on dy.

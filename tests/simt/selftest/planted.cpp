@@ -69,6 +69,20 @@ RNNK_GLOBAL void handed(Given p) {
 }
 void missing_release() { expect_found(handed<false>, handed<true>, kAtOnce); }
 
+// All blocks meet at a counter; `fault`: one adds to it too soon, too.
+template <bool fault>
+RNNK_GLOBAL void met(Given p) {
+  const int64_t blocks = gpu::blocks_x(), block = gpu::block_x(), next = (block + 1) % blocks;
+  const int n = gpu::threads(), t = gpu::thread();
+  if (fault && block == 0 && t == 0) gpu::add_release(p.flags, 1);
+  gpu::publish(p.data + next * n + t, static_cast<uint32_t>(next * n + t + 1));
+  gpu::sync_block();
+  if (t == 0) gpu::add_release(p.flags, 1);
+  while (gpu::load_acquire(p.flags) < static_cast<uint32_t>(blocks)) gpu::poll_pause();
+  p.out[index()] = p.data[index()];
+}
+void counted_too_soon() { expect_found(met<false>, met<true>, kAtOnce); }
+
 // `fault`: the release is another thread's, and nothing orders the stores before it.
 template <bool fault>
 RNNK_GLOBAL void handed_unordered(Given p) {
@@ -155,6 +169,44 @@ void blocks_not_at_once() {  // an exchange between blocks that the launch does 
   expect_in(said(handed<false>, how), {"deadlock", "poll_pause"});
 }
 
+// One stream adds to what another has written; `fault`: nothing orders the two.
+RNNK_GLOBAL void writes(Given p) { p.data[gpu::thread()] = static_cast<uint32_t>(gpu::thread()); }
+RNNK_GLOBAL void adds(Given p) { p.out[gpu::thread()] = p.data[gpu::thread()] + 1; }
+template <bool fault>
+bool passed_between_streams() {
+  std::vector<uint32_t> data(32, 7), out(32, 0);
+  const Given given{data.data(), nullptr, out.data(), 0};
+  void* const* const sides = gpu::fork_streams(0, nullptr, 2);
+  gpu::Launch how = kOneWarp;
+  how.stream = sides[0];
+  gpu::launch(writes, how, given, "planted");
+  if (!fault) gpu::order_streams(0, sides[0], sides[1]);
+  how.stream = sides[1];
+  gpu::launch(adds, how, given, "planted");
+  expect(out[31] == 0, "nothing is done before the streams are joined");
+  gpu::join_streams(0, nullptr, 2);
+  for (uint32_t i = 0; i < 32; ++i) {
+    if (out[i] != i + 1) return false;
+  }
+  return true;
+}
+void missing_order_of_streams() {
+  expect(wrong(passed_between_streams<false>) == 0, "streams in order are right");
+  expect(wrong(passed_between_streams<true>) > 0, "the fault shows in some order");
+}
+void streams_misused() {
+  expect_in(failure([] { gpu::order_streams(0, nullptr, nullptr); }), {"order() outside of fork() and join()"});
+  expect_in(failure([] { gpu::join_streams(0, nullptr, 1); }), {"join() of others than fork()'s"});
+  void* const* const sides = gpu::fork_streams(0, nullptr, 1);
+  expect_in(failure([] { gpu::fork_streams(0, nullptr, 1); }), {"fork() before join()"});
+  int other = 0;
+  expect_in(failure([&] { gpu::clear(&other, sizeof other, &other); }), {"work on a stream that was not forked"});
+  gpu::order_streams(0, sides[0], nullptr);
+  gpu::join_streams(0, nullptr, 1);
+  expect_in(failure([&] { gpu::fork_streams(0, sides[0], 1); }), {"fork() of a stream beside itself"});
+  expect(passed_between_streams<false>(), "nothing of it is left");
+}
+
 // Nothing of a launch that failed is left.
 RNNK_GLOBAL void stuck(Given) {
   if (gpu::thread() != 7) gpu::sync_block();
@@ -192,10 +244,10 @@ void order_repeats() {
 
 const std::vector<Case>& planted() {
   static const std::vector<Case> cases{
-      CASE(missing_block_barrier), CASE(missing_second_barrier),  CASE(missing_warp_barrier),   CASE(missing_copy_wait),
-      CASE(missing_release),       CASE(release_before_barrier),  CASE(shuffle_before_release), CASE(torn_pair),
-      CASE(half_of_the_data),      CASE(missing_cluster_barrier), CASE(blocks_not_at_once),     CASE(after_a_failure),
-      CASE(order_repeats)};
+      CASE(missing_block_barrier), CASE(missing_second_barrier),  CASE(missing_warp_barrier),     CASE(missing_copy_wait),
+      CASE(missing_release),       CASE(release_before_barrier),  CASE(shuffle_before_release),   CASE(torn_pair),
+      CASE(half_of_the_data),      CASE(missing_cluster_barrier), CASE(blocks_not_at_once),       CASE(after_a_failure),
+      CASE(order_repeats),         CASE(counted_too_soon),        CASE(missing_order_of_streams), CASE(streams_misused)};
   return cases;
 }
 
