@@ -224,11 +224,7 @@ def strategies(
 ) -> None:
     """Every kernel of rnnkern's that takes a point, forced by name: what the thresholds of the choice should be."""
     plan = points.grid(seq_len=seq_len)
-    if dry_run:
-        _dry_points(plan, budget)
-        return
-    _needs_gpu("strategies")
-    _compare("strategies", plan, budget, results, commit)
+    _compare("strategies", plan, budget, results, commit, dry_run)
 
 
 @app.command()
@@ -241,15 +237,15 @@ def stacks(
 ) -> None:
     """Three layers: as the wavefront that the model chooses, in others' blocks, layer after layer, and by cuDNN."""
     plan = points.grid(precisions=points.PRECISIONS[:3], batches=points.BATCHES[:4], seq_len=seq_len, layers=3)
+    _compare("stacks", plan, budget, results, commit, dry_run)
+
+
+def _compare(command: str, plan: list[points.Point], budget: float, results: Path, commit: str, dry_run: bool) -> None:
+    """Ways of rnnkern's at every point, beside each other."""
     if dry_run:
         _dry_points(plan, budget)
         return
-    _needs_gpu("stacks")
-    _compare("stacks", plan, budget, results, commit)
-
-
-def _compare(command: str, plan: list[points.Point], budget: float, results: Path, commit: str) -> None:
-    """Ways of rnnkern's at every point, beside each other."""
+    _needs_gpu(command)
     from . import tables
 
     time = points.Budget(budget)

@@ -19,14 +19,14 @@ to check; the binding checks them once more, in its own words.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from . import _core
-from .options import vector_rows
 from .plans import pack, plans, vectors
 from .reserve import new_reserve, reserve_bytes, shelves
-from .spec import ITEM_SIZE, NO_MARKS, Array, Bytes, Gpu, Gradients, Marks, Memory, Spec, Tape
+from .rooms import may_stack, on_gpu, room, sizes
+from .spec import NO_MARKS, Array, Bytes, Gpu, Gradients, Marks, Memory, Spec, Tape
+from .targets import lowest_layer, new_gradients
 
 __all__ = [
     "NO_MARKS",
@@ -48,10 +48,6 @@ __all__ = [
     "tape_of",
     "vectors",
 ]
-
-# Up to here the outputs of all layers of an inference may stand at once, for layers to run at the same time: where that
-# is faster (few rows, small layers) they are smaller. On a GPU: the layers' outputs, or gradients, and workspaces.
-_STACKED, _STACKED_ON_GPU = 4 << 20, 1 << 30
 
 
 def dropping(spec: Spec, masks: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -126,9 +122,9 @@ def forward(
     all_plans = plans(spec) if marks is NO_MARKS else plans(spec, marks.any)
     alone = reserve is None and drawn is None and lengths is None and marks is NO_MARKS
     may = drop is None and (alone or memory.gpu is not None)
-    if may and _may_stack(spec, all_plans, seq_len, batch, memory, backward=False, keep=reserve is not None):
+    if may and may_stack(spec, all_plans, seq_len, batch, memory, backward=False, keep=reserve is not None):
         ys = [*(outputs or [memory.empty(y_shape, spec.dtype) for _ in range(last)]), y]
-        workspace, stream = _room(all_plans, "workspace_forward", seq_len, batch, memory)
+        workspace, stream = room(all_plans, "workspace_forward", seq_len, batch, memory)
         more: dict[str, Any] = {}
         if not alone:
             more = {"lengths": lengths, "reserve": None if reserve is None else own, "mask": marks.mask}
@@ -141,7 +137,7 @@ def forward(
             output = y if layer == last else outputs[layer] if outputs else memory.empty(y_shape, spec.dtype)
             first = layer * directions
             called = all_plans[first : first + directions]
-            workspace, stream = _room(called, "workspace_forward", seq_len, batch, memory)
+            workspace, stream = room(called, "workspace_forward", seq_len, batch, memory)
             if directions == 2:
                 both = slice(first, first + 2)
                 all_plans[first].forward_both(
@@ -231,17 +227,17 @@ def backward(
     dparams: list[Array | None] = []
     targets: list[dict[str, Array | None]] = []  # of each, by the binding's names
     for index in range(leading):
-        mine, named = _new_gradients(spec, all_plans[index].param_rows, index, needs, memory)
+        mine, named = new_gradients(spec, all_plans[index].param_rows, index, needs, memory)
         dparams += mine
         targets.append(named)
     dx = None
     steps: list[Array] = []
     drop = dropping(spec, tape.masks)
-    lowest = 0 if probe else _lowest_layer(spec, need_x or need_state, needs)
+    lowest = 0 if probe else lowest_layer(spec, need_x or need_state, needs)
     at_once = (
         memory.gpu is not None
         and drop is None
-        and _may_stack(spec, all_plans, seq_len, batch, memory, backward=True, keep=True)
+        and may_stack(spec, all_plans, seq_len, batch, memory, backward=True, keep=True)
     )
     stack: list[tuple[Any, ...]] = []  # its layers from the last down: dx, random, gradients
     for layer in range(spec.num_layers - 1, lowest - 1, -1):
@@ -265,10 +261,10 @@ def backward(
         resets = [marks.resets(spec.reverse or index % directions == 1, lengths, memory) for index in ids]
         workspace, stream = None, 0
         if memory.gpu is not None and ids:
-            sizes = _sizes([all_plans[index] for index in ids], "workspace_backward", seq_len, batch)
+            nbytes = sizes([all_plans[index] for index in ids], "workspace_backward", seq_len, batch)
             if len(ids) == 2 and need_dx:
-                sizes[1] = all_plans[ids[0]].workspace_beside(all_plans[ids[1]], seq_len, batch)
-            workspace, stream = _on_gpu(memory, sizes)
+                nbytes[1] = all_plans[ids[0]].workspace_beside(all_plans[ids[1]], seq_len, batch)
+            workspace, stream = on_gpu(memory, nbytes)
         if len(ids) == 2:
             both = slice(ids[0], ids[1] + 1)
             all_plans[ids[0]].backward_both(
@@ -321,7 +317,7 @@ def backward(
     if stack:
         dxs, random, wanted = (list(column) for column in zip(*reversed(stack), strict=True))
         above = slice(lowest, None)
-        workspace, stream = _room(all_plans[above], "workspace_backward", seq_len, batch, memory)
+        workspace, stream = room(all_plans[above], "workspace_backward", seq_len, batch, memory)
         _core.Plan.backward_stack(
             all_plans[above],
             packed[above],
@@ -345,91 +341,6 @@ def backward(
             wanted,
         )
     return Gradients(dx if need_x else None, dh_0, dc_0, dparams, steps if probe else None)
-
-
-@lru_cache(maxsize=128)
-def _rows_of_block(spec: Spec) -> tuple[tuple[int, int] | None, ...]:
-    """Of each parameter of one layer in one direction: its rows of the block that all vectors are in (plans._vectors),
-    None for matrices and plain biases."""
-    names = spec.own_names
-    where: dict[str, tuple[int, int]] = {}
-    row = 0
-    for name in vector_rows(spec.options, list(names), spec.bias):
-        where[name] = (row, row + spec.rows_of(name))
-        row += spec.rows_of(name)
-    return tuple(where.get(name) for name in names)
-
-
-def _new_gradients(
-    spec: Spec, rows: int, index: int, needs: Sequence[bool], memory: Memory
-) -> tuple[list[Array | None], dict[str, Array | None]]:
-    """Of one layer in one direction: its parameters' gradients, and the same as the binding takes them."""
-    places = _rows_of_block(spec)
-    each = len(places)
-    own = slice(index * each, (index + 1) * each)
-    block = None
-    if rows and any(need and place is not None for need, place in zip(needs[own], places, strict=True)):
-        block = memory.empty((rows, spec.hidden_size), spec.dtype)
-    grads: list[Array | None] = []
-    for place, shape, need in zip(places, spec.shapes[own], needs[own], strict=True):
-        if not need:
-            grads.append(None)
-        elif place is None:
-            grads.append(memory.empty(shape, spec.dtype))
-        else:
-            grads.append(block[slice(*place)].reshape(shape))  # type: ignore[index]
-    given: dict[str, Array | None] = {"dparams": block} if rows else {}
-    for name, place, grad in zip(spec.own_names, places, grads, strict=True):
-        if place is None:
-            given["d" + name] = grad
-    return grads, given
-
-
-def _lowest_layer(spec: Spec, everything: bool, needs: Sequence[bool]) -> int:
-    """The lowest layer BPTT must visit; num_layers when nothing is needed. x and the states need every layer."""
-    if everything:
-        return 0
-    per_layer = len(needs) // spec.num_layers
-    return next((index // per_layer for index, need in enumerate(needs) if need), spec.num_layers)
-
-
-def _may_stack(
-    spec: Spec, all_plans: Sequence[_core.Plan], seq_len: int, batch: int, memory: Memory, *, backward: bool, keep: bool
-) -> bool:
-    """Whether all layers may go into one call, where they can run at the same time: of one direction, not too large."""
-    layers = spec.num_layers
-    if spec.directions > 1 or layers > 1024:
-        return False
-    if layers == 1:
-        return True
-    if memory.gpu is not None and spec.recompute and (backward or keep):  # asked for where memory is dear
-        return False
-    nbytes = (layers - 1) * seq_len * batch * spec.outputs * ITEM_SIZE[spec.dtype]
-    if memory.gpu is None:
-        return not backward and nbytes <= _STACKED * (layers - 1)
-    nbytes += sum(_sizes(all_plans, "workspace_backward" if backward else "workspace_forward", seq_len, batch))
-    return nbytes <= _STACKED_ON_GPU
-
-
-def _sizes(called: Sequence[_core.Plan], name: str, seq_len: int, batch: int) -> list[int]:
-    return [plan.sizes(seq_len, batch)[name] for plan in called]
-
-
-def _room(
-    called: Sequence[_core.Plan], name: str, seq_len: int, batch: int, memory: Memory
-) -> tuple[Array | None, int]:
-    """The workspace and the stream of a call of these plans together; of the CPU, none. name: of the size."""
-    return (None, 0) if memory.gpu is None else _on_gpu(memory, _sizes(called, name, seq_len, batch))
-
-
-def _on_gpu(memory: Memory, sizes: Sequence[int]) -> tuple[Array, int]:
-    """A workspace of these bytes, each on lines of its own, for a call on a GPU; and the stream.
-
-    The workspace is let go of as soon as the call returns, while the GPU may not have begun: the allocators of CuPy and
-    torch hand memory out again in the order of the stream it came from, so nobody else gets it before the work is done.
-    """
-    assert memory.gpu is not None
-    return memory.empty((sum(-(-max(size, 64) // 64) * 64 for size in sizes),), "uint8"), memory.gpu.stream
 
 
 def _drop(
