@@ -107,3 +107,8 @@ def kernel_files() -> list[KernelFile]:
 
 CPU_FILES = [k for k in kernel_files() if k.source.suffix == ".cpp"]
 INCLUDES = ("-I", str(CSRC), "-I", str(CSRC / "include"))
+# The host SIMT executor's sources.
+EXECUTOR = [
+    ROOT / f"tests/simt/{part}.cpp"
+    for part in ("delayed", "device", "executor", "fiber", "meetings", "runtime", "shared", "streams")
+]

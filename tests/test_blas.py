@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from native import INCLUDES, ROOT, run, scratch, tool
+from native import EXECUTOR, INCLUDES, ROOT, run, scratch, tool
 from rnnkern import _cuda_libs
 
 HERE = Path(__file__).parent / "blas"
@@ -54,13 +54,13 @@ def fake(without: str = "") -> Path:
 @functools.cache
 def driver(which: str) -> Path:
     done = scratch() / f"blas-{which}"
-    flags, source = {
-        "cublaslt": (["-Ddlopen=test_dlopen"], ROOT / "cuda" / "blas.cpp"),
-        "twin": (["-DRNNK_SIMT"], ROOT / "tests" / "simt" / "blas.cpp"),
+    flags, sources = {
+        "cublaslt": (["-Ddlopen=test_dlopen"], [ROOT / "cuda" / "blas.cpp"]),
+        "twin": (["-DRNNK_SIMT", "-I", ROOT / "tests"], [ROOT / "tests" / "simt" / "blas.cpp", *EXECUTOR]),
     }[which]
     run(
         tool("g++"), "-std=c++20", "-Wall", "-Wextra", "-Werror", "-O1", "-ffp-contract=off", *flags, *INCLUDES,
-        "-I", ROOT, source, HERE / "driver.cpp", "-ldl", "-pthread", "-o", done,
+        "-I", ROOT, *sources, HERE / "driver.cpp", "-ldl", "-pthread", "-o", done,
     )  # fmt: skip
     return done
 

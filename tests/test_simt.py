@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from native import INCLUDES, ROOT, run, tool
+from native import EXECUTOR, INCLUDES, ROOT, run, tool
 
 SIMT = ROOT / "tests/simt"
 _TABLES = [(SIMT / f"selftest/{kind}.cpp").read_text() for kind in ("right", "planted", "reported")]
@@ -21,11 +21,7 @@ CASES = [case for table in _TABLES for case in re.findall(r"CASE\((\w+)\)", tabl
 @pytest.fixture(scope="session")
 def selftest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("simt") / "selftest"
-    executor = [
-        SIMT / f"{part}.cpp"
-        for part in ("delayed", "device", "executor", "fiber", "meetings", "runtime", "shared", "streams")
-    ]
-    sources = [*executor, *(SIMT / "selftest").glob("*.cpp")]
+    sources = [*EXECUTOR, *(SIMT / "selftest").glob("*.cpp")]
     run(
         tool("g++"), "-std=c++20", "-O1", "-pthread", "-DRNNK_SIMT",
         *INCLUDES, "-I", ROOT, "-I", ROOT / "tests", *sources, "-o", program,

@@ -88,6 +88,7 @@ constexpr Kernel split_kernel(const char* name) {
           [](const Problem&, int64_t, int64_t, bool, int) { return 0.0; },
           [](const Problem& p, int64_t t, int64_t b) { return of_variant<F, D, SizesOf>(p, t, b); },
           gradient_steps,
+          nullptr,
           [](const Problem& p, const rnnk_weights& w, Halves halves, void* to) {
             of_variant<F, D, SplitPack>(p, w, halves, to);
           },
