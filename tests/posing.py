@@ -100,6 +100,14 @@ class _Plan:
             return found
         return lambda *args, **keywords: found(*_seen(args), **_seen(keywords))
 
+    @staticmethod
+    def forward_stack(*args: Any, **keywords: Any) -> None:
+        _core.Plan.forward_stack(*_seen(args), **_seen(keywords))
+
+    @staticmethod
+    def backward_stack(*args: Any, **keywords: Any) -> None:
+        _core.Plan.backward_stack(*_seen(args), **_seen(keywords))
+
 
 class _Core:
     Plan = _Plan
