@@ -105,6 +105,29 @@ def test_modules_are_the_cpus(
 
 
 @posed
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_only_upper_layers_are_trained(
+    frozen: int, generator: posing.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wavefront over the layers from the lowest that anything is asked of."""
+    monkeypatch.setenv("RNNKERN_GPU_WAVE", "8")
+    torch.manual_seed(0)
+    module, x = rt.LSTM(IN, H, 3), torch.rand(20, B, IN)
+    for name, weight in module.named_parameters():
+        weight.requires_grad_(not name.endswith(tuple(f"_l{layer}" for layer in range(frozen))))
+    trained = [weight for weight in module.parameters() if weight.requires_grad]
+
+    def gradients() -> list[Any]:
+        return list(torch.autograd.grad(module(x)[0].square().sum(), trained))
+
+    got = gradients()
+    assert len(got) == 4 * (3 - frozen)
+    monkeypatch.undo()
+    posing.forget()
+    close(got, gradients())
+
+
+@posed
 @pytest.mark.parametrize(
     "dtype, eps", [(torch.float64, 2.0**-52), (torch.bfloat16, 2.0**-7), (torch.float16, 2.0**-10)]
 )
