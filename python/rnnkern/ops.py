@@ -121,10 +121,14 @@ def forward(
         y = memory.empty(y_shape, spec.dtype)
     all_plans = plans(spec) if marks is NO_MARKS else plans(spec, marks.any)
     alone = reserve is None and drawn is None and lengths is None and marks is NO_MARKS
-    may = drop is None and (alone or memory.gpu is not None)
-    if may and may_stack(spec, all_plans, seq_len, batch, memory, backward=False, keep=reserve is not None):
+    may = directions == 1 and drop is None and (alone or memory.gpu is not None)
+    if may and (
+        last == 0 or may_stack(spec, all_plans, seq_len, batch, memory, backward=False, keep=reserve is not None)
+    ):
         ys = [*(outputs or [memory.empty(y_shape, spec.dtype) for _ in range(last)]), y]
-        workspace, stream = room(all_plans, "workspace_forward", seq_len, batch, memory)
+        workspace, stream = None, 0
+        if memory.gpu is not None:
+            workspace, stream = room(all_plans, "workspace_forward", seq_len, batch, memory)
         more: dict[str, Any] = {}
         if not alone:
             more = {"lengths": lengths, "reserve": None if reserve is None else own, "mask": marks.mask}
@@ -236,6 +240,7 @@ def backward(
     lowest = 0 if probe else lowest_layer(spec, need_x or need_state, needs)
     at_once = (
         memory.gpu is not None
+        and directions == 1
         and drop is None
         and may_stack(spec, all_plans, seq_len, batch, memory, backward=True, keep=True)
     )

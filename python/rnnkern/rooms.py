@@ -15,12 +15,10 @@ _STACKED, _STACKED_ON_GPU = 4 << 20, 1 << 30
 def may_stack(
     spec: Spec, all_plans: Sequence[_core.Plan], seq_len: int, batch: int, memory: Memory, *, backward: bool, keep: bool
 ) -> bool:
-    """Whether all layers may go into one call, where they can run at the same time: of one direction, not too large."""
+    """Whether all layers (of one direction) may go into one call, where they can run at the same time."""
     layers = spec.num_layers
-    if spec.directions > 1 or layers > 1024:
+    if layers > 1024:
         return False
-    if layers == 1:
-        return True
     if memory.gpu is not None and spec.recompute and (backward or keep):  # asked for where memory is dear
         return False
     nbytes = (layers - 1) * seq_len * batch * spec.outputs * ITEM_SIZE[spec.dtype]
