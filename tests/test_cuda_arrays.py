@@ -199,7 +199,7 @@ def test_a_wavefront_is_layer_after_layer(case: str, how: str, monkeypatch: pyte
 
 @on_device
 def test_a_deep_stack_is_the_cpus() -> None:
-    """Long and deep enough for a wavefront over streams (test_device_kernels.py sees that it is one)."""
+    """Long and deep enough for a wavefront over streams (test_device_stacks.py sees that it is one)."""
     cpu, gpu = pair("GRU", IN, H, num_layers=4)
     x = numbers((300, 2, IN))
     close(list(gpu(to_gpu(x))), list(cpu(x)))

@@ -139,22 +139,22 @@ def test_the_way_changes_no_bit(team: Any, cell: str) -> None:
         same_bits(got[way], got["cluster"], way)
 
 
+@pytest.mark.parametrize(
+    ("cell", "text", "shape"),
+    [("lstm", "t5b19i5h70 state lengths", "3x2"), ("gru", "t6b3i5h70 state", "4x1")],
+    ids=["", "a block without units"],  # 5 tiles among 4 blocks are 2, 2, 1, 0
+)
 @pytest.mark.parametrize("way", WAYS)
-def test_same_bits_whatever_the_order_of_threads(team: Any, way: str, seeded: Any) -> None:  # noqa: F811
-    (problem,) = expand(["t5b19i5h70 state lengths"], cells=["lstm"], dtypes=["bf16"])
-    kernel = team(way, "3x2")
-    wanted = _check(problem, kernel)
-    plan, data = plan_of(problem, kernel), make(problem)
-    for seed in range(1, 9):
-        seeded(seed)
-        same_bits(run(problem, plan, data), wanted, f"seed {seed}")
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_blocks_without_units_are_not_waited_for(team: Any, way: str, seeded: Any) -> None:  # noqa: F811
-    """5 tiles among 4 blocks are 2, 2, 1, 0."""
-    (problem,) = expand(["t6b3i5h70 state"], cells=["gru"], dtypes=["bf16"])
-    kernel = team(way, "4x1")
+def test_same_bits_whatever_the_order_of_threads(
+    team: Any,
+    way: str,
+    cell: str,
+    text: str,
+    shape: str,
+    seeded: Any,  # noqa: F811
+) -> None:
+    (problem,) = expand([text], cells=[cell], dtypes=["bf16"])
+    kernel = team(way, shape)
     wanted = _check(problem, kernel)
     plan, data = plan_of(problem, kernel), make(problem)
     for seed in range(1, 9):

@@ -33,8 +33,8 @@ struct Halves {
 // go on from where the call before stopped that had the same.
 constexpr uint32_t kContinueSums = 1u << 31;
 constexpr uint32_t kKeepSums = 1u << 29;  // of a GPU: another call goes on with the sums, which are not stored yet
-// Of a CPU: the tensors are steps of a longer sequence: lengths are that one's, so that rows keep its order, and lengths[batch] is how
-// many of its steps come before these.
+// Of a CPU: the tensors are steps of a longer sequence: lengths are that one's, so that rows keep its order, and lengths[batch]
+// is how many of its steps come before these.
 constexpr uint32_t kPiece = 1u << 30;
 
 // Of a GPU: the args are a Part. Of the walk's steps only [first, last) are done; calls of all parts, in the walk's order
