@@ -20,6 +20,7 @@
 #define RNNK_HD inline __attribute__((always_inline))
 #define RNNK_CALL inline __attribute__((noinline))
 #endif
+#define RNNK_INLINE __attribute__((always_inline))  // of a lambda
 
 namespace rnnk {
 

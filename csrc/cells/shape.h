@@ -6,14 +6,15 @@ namespace rnnk {
 namespace {  // internal linkage: compiled for different instruction sets
 
 // What the driver must know of a cell where it does not call it: all but the pointwise part is compiled once for all cells.
+constexpr int kMostStages = 3, kMostStates = 4;
 struct CellShape {
   int gates, states, stages, saved, carry;
   bool same_grad, has_options;
-  Stage stage[3];
+  Stage stage[kMostStages];
 };
 template <class Cell>
 constexpr CellShape shape_of() {
-  static_assert(Cell::kStages <= 3);
+  static_assert(Cell::kStages <= kMostStages && Cell::kStates <= kMostStates);
   CellShape s{Cell::kGates, Cell::kStates,   Cell::kStages,     Cell::kSaved,
               Cell::kCarry, Cell::kSameGrad, Cell::kHasOptions, {}};
   for (int k = 0; k < Cell::kStages; ++k) s.stage[k] = Cell::kStage[k];
@@ -45,6 +46,7 @@ constexpr bool same_dg(const CellShape& s, int k) {
 constexpr int sides(const CellShape& s, int k) { return s.stage[k].product == Product::weight_hh && !s.same_grad ? 2 : 1; }
 // What the driver's buffers have room for; a cell that needs more says so at compile time.
 constexpr bool fits(const CellShape& s) {
+  if (s.gates > 4) return false;  // Forward::input_product
   for (int k = 0; k < s.stages; ++k) {
     const Stage stage = s.stage[k];
     const bool recurrent = stage.product == Product::weight_hh;

@@ -1,25 +1,25 @@
-// The BPTT driver: the mirror of forward.h. Walks time backwards; per step the product of the step just done with R
-// transposed is fused with the cell's pointwise backward, so dh never goes to memory. The gradients of pre-activations
-// of a block of steps stay in a ring buffer, from which gradients.h forms dW, db and dx.
+// The BPTT driver: the mirror of forward.h. It walks time backwards; per step the product of the step just done with R
+// transposed is fused with the cell's pointwise backward (backward_step.h), so dh never goes to memory. The gradients of
+// pre-activations of a block of steps stay in a ring buffer, from which gradients.h forms dW, db and dx. It is compiled once for
+// all cells.
 #pragma once
 #include "cpu/gradients.h"
 
 namespace rnnk {
 namespace {
 
-template <class A, class Cell>
+template <class A>
 struct Backward {
   using V = typename A::V;
   using T = typename V::T;
   using Operand = typename A::Operand;
   using L = Layout<A>;
-  static constexpr CellShape kShape = shape_of<Cell>();
-  static_assert(fits(kShape), "the driver has no room for a cell with these stages");
-  using Q = Step<Cell, V>;
-  static constexpr int W = V::lanes, G = Cell::kGates, S = Cell::kStages;
+  static constexpr int W = V::lanes;
+  using Step = void (*)(const Backward&, int64_t u, int sub, const Part&);  // a phase of walk step u
 
   const Problem& problem;
   const rnnk_args& args;
+  const Step step;
   Blocks<A> blocks;  // the ring of dgx, dgh, dp and the products over it
   const L& d;
   Packed<A> weights;
@@ -28,19 +28,19 @@ struct Backward {
   Extras<A> extras;
   int32_t* order;
   int64_t* sorted_lengths;
-  T* dstate[Cell::kStates];  // [B][padded]: what reaches the state without a product (h) or at all (the others)
-  T* dcarry;                 // [B][panel][kCarry][W]
+  T* dstate[kMostStates];  // [B][padded]: what reaches the state without a product (h) or at all (the others)
+  T* dcarry;               // [B][panel][kCarry][W]
   int64_t bytes;
 
-  Backward(const Problem& p, const rnnk_args& a, const Gradients<T>& g)
-      : problem(p), args(a), blocks(p, kShape, a, g), d(blocks.d), weights(d, a.packed),
+  Backward(const Problem& p, const CellShape& shape, const rnnk_args& a, const Gradients<T>& g, Step step)
+      : problem(p), args(a), step(step), blocks(p, shape, a, g), d(blocks.d), weights(d, a.packed),
         reserve(d, a.seq_len, a.batch, a.reserve), rows{a.seq_len, a.batch, p.reverse, nullptr, nullptr},
         extras(p, a, d, rows) {
     Carver c(a.workspace);
     order = c.take<int32_t>(a.batch);
     sorted_lengths = c.take<int64_t>(a.batch);
-    for (int s = 0; s < Cell::kStates; ++s) dstate[s] = c.take<T>(a.batch * d.state(s).padded());
-    dcarry = c.take<T>(a.batch * Cell::kCarry * d.hidden.padded());
+    for (int s = 0; s < shape.states; ++s) dstate[s] = c.take<T>(a.batch * d.state(s).padded());
+    dcarry = c.take<T>(a.batch * shape.carry * d.hidden.padded());
     extras.dropped = c.take<T>(extras.may_drop() ? a.batch * d.out.padded() : 0);
     blocks.carve(c);
     bytes = c.used();
@@ -49,18 +49,8 @@ struct Backward {
   // --- phases: init, then per block the sub-phases of every step and those of the products, then final --------------------------
   int64_t block_count() const { return ceil_div(rows.steps, blocks.steps); }
 
-  void block_step(int64_t u, int sub, const Part& part) const { select_stage<S - 1>(u, sub, part); }
-  template <int K>
-  void select_stage(int64_t u, int sub, const Part& part) const {
-    if constexpr (K >= 0) {
-      if (sub == 0) return stage<K>(u, part);
-      if (backward_phases(kShape, K) == 2 && sub == 1) return norm<K>(u, part);
-      select_stage<K - 1>(u, sub - backward_phases(kShape, K), part);
-    }
-  }
-
   void begin(const Part& part) const {
-    for (int s = 0; s < Cell::kStates; ++s) {
+    for (int s = 0; s < d.shape.states; ++s) {
       const rnnk_tensor from = s == 0 ? args.dh_n : state_of(args.dc_n, s, d.H);
       const Axis<W>& units = d.state(s);
       for (int64_t r = part.r0; r < part.r1; ++r) {
@@ -75,7 +65,7 @@ struct Backward {
       for (int64_t u = 0; u < blocks.slots; ++u) {
         for (int64_t r = part.r0; r < part.r1; ++r) {
           zero_tail<A>(blocks.dgx_row(u, r), d.gate_columns());
-          for (int k = 0; k < S; ++k) zero_tail<A>(blocks.dgh_row(k, u, r), d.stage_columns(k));
+          for (int k = 0; k < d.shape.stages; ++k) zero_tail<A>(blocks.dgh_row(k, u, r), d.stage_columns(k));
         }
       }
     }
@@ -83,7 +73,7 @@ struct Backward {
 
   void end(const Part& part) const {
     if (rows.steps > 0) initial_state(rows.steps - 1, part.r0, smaller(part.r1, rows.alive(0)), part);
-    for (int s = 0; s < Cell::kStates; ++s) {
+    for (int s = 0; s < d.shape.states; ++s) {
       const rnnk_tensor to = s == 0 ? args.dh_0 : state_of(args.dc_0, s, d.H);
       if (!to.data) continue;
       const Axis<W>& units = d.state(s);
@@ -96,274 +86,54 @@ struct Backward {
     }
   }
 
-  // --- one step -------------------------------------------------------------------------------------------------------------------
+  // --- what a step needs of the driver ---------------------------------------------------------------------------------------------
   // What reaches h' of walk step u through the product of stage 0, for rows whose first step that was: added to dstate.
   struct Initial {
-    static constexpr bool kRare = true;  // runs once a row
     const Backward& f;
     const Operand* from;  // row 0 of dgh, of the head that is being multiplied
     int64_t u, ld_from;
 
     const Operand* operand(int64_t row) const { return from + row * ld_from; }
     void prepare(int64_t, int64_t) const {}
-    V start(int64_t, int64_t, int) const { return V::set1(0); }
+    Start<A> start() const { return {}; }
     void finish(int64_t row, int64_t panel, const V (&sum)[1]) const {
       T* direct = f.dstate[0] + row * f.d.out.padded() + panel * W;
-      (f.through_product(sum[0], u, row, panel) + V::load(direct)).store(direct);
+      (f.template through_product<true>(sum[0], u, row, panel) + V::load(direct)).store(direct);
     }
   };
   void initial_state(int64_t u, int64_t r0, int64_t r1, const Part& part) const {
     const int64_t panels = d.out.panels();
     Initial initial{*this, nullptr, u, L::leading(d.stage_columns(0))};
-    product<0>(initial, r0, r1, part.first(panels), part.last(panels), u);
+    const auto run = has_product(d.shape, 0) ? &Backward::product<true, Initial> : &Backward::product<false, Initial>;
+    (this->*run)(0, initial, r0, r1, part.first(panels), part.last(panels), u, false);
   }
   // The product's share of the gradient of the h that walk step u started from.
+  template <bool has_options>
   RNNK_HD V through_product(V sum, int64_t u, int64_t row, int64_t panel) const {
-    if constexpr (Cell::kHasOptions) {
+    if constexpr (has_options) {
       if (extras.resets_at(rows.steps - 1 - u, row)) return V::set1(0);
       if (extras.drops()) return extras.thinned(sum, row, panel);
     }
     return sum;
   }
 
-  // fn over what comes back through the product of stage K in walk step u (K = -1: nothing does): dgh . weights, or dgh itself.
-  template <int K, class Fn>
-  void product(Fn& fn, int64_t r0, int64_t r1, int64_t p0, int64_t p1, int64_t u, bool nothing = false) const {
-    constexpr Stage kind = Cell::kStage[K];
-    const Operand* const dgh = blocks.dgh_row(K, larger<int64_t>(u, 0), 0);
-    if constexpr (kind.product == Product::identity) {
+  // fn over what comes back through stage k's product in walk step u: dgh . weights; where it has none, dgh itself. nothing: zero.
+  template <bool has_product, class Fn>
+  void product(int k, Fn& fn, int64_t r0, int64_t r1, int64_t p0, int64_t p1, int64_t u, bool nothing) const {
+    const Operand* const dgh = blocks.dgh_row(k, larger<int64_t>(u, 0), 0);
+    if constexpr (!has_product) {
       for (int64_t r = r0; r < r1; ++r) {
         for (int64_t p = p0; p < p1; ++p) {
-          const V sum[1] = {nothing ? V::set1(0) : A::load(dgh + r * L::leading(d.stage_columns(K)) + p * W)};
+          const V sum[1] = {nothing ? V::set1(0) : A::load(dgh + r * L::leading(d.stage_columns(k)) + p * W)};
           fn.finish(r, p, sum);
         }
       }
     } else {
-      const int64_t columns = d.head_columns(K);
-      L::for_heads(d.operand(K), p0, p1, [&](int64_t head, int64_t q0, int64_t q1) {
+      const int64_t columns = d.head_columns(k);
+      L::for_heads(d.operand(k), p0, p1, [&](int64_t head, int64_t q0, int64_t q1) RNNK_INLINE {
         fn.from = dgh + head * columns;
-        const auto& visitor = visited<A, Cell>(fn, [&] { return visit<A, 1>(fn, fn.from, fn.ld_from); });
-        for_tiles<A, 1>(visitor, r0, r1, q0, q1, nothing ? 0 : columns, weights.w_back[K], d.panel(columns, 1));
+        for_tiles<A, 1>(fn, r0, r1, q0, q1, nothing ? 0 : columns, weights.w_back[k], d.panel(columns, 1));
       });
-    }
-  }
-
-  // Stage K of walk step u (step s of the forward walk): the sum is the gradient of h (last stage; from the step done before
-  // this one) or of the operand that the stage emitted.
-  template <int K>
-  struct Point {
-    static constexpr Stage stage = Cell::kStage[K];
-    static constexpr bool last = K == S - 1, any = Cell::kHasOptions, kRare = false;
-    const Backward& f;
-    const Operand* from = nullptr;  // row 0 of dgh, of the head that is being multiplied
-    int64_t ld_from, u, s, t, alive_before;
-    bool watched;  // the gradient of h is bounded, or wanted
-
-    Point(const Backward& f, int64_t u)
-        : f(f), ld_from(L::leading(f.d.stage_columns(last ? 0 : K + 1))), u(u), s(f.rows.steps - 1 - u), t(f.rows.time(s)),
-          alive_before(f.rows.alive(s - 1)), watched(f.args.dh.data || f.args.clip_dh > 0) {}
-
-    const Operand* operand(int64_t row) const { return from + row * ld_from; }
-    // What was written long ago: saved values, the states before, dy.
-    RNNK_HD void prepare(int64_t row, int64_t panel) const {
-      constexpr int64_t width = Cell::kSaved * W;
-      const int64_t columns = f.reserve.saved_columns;
-      if constexpr (!stage.projected) {
-        fetch(f.reserve.saved + (t * f.rows.batch + row) * columns + panel * width, width);
-        if (!A::matrix) return;  // slower products hide the rest; fetching it cost them 1.5 %
-        if (row < alive_before) {
-          const int64_t t_before = f.rows.time(s - 1);
-          const T* before = f.reserve.saved + (t_before * f.rows.batch + row) * columns + panel * width;
-          RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
-            if (Cell::kSavedState[i] >= 0) fetch(before + Cell::kSavedState[i] * W, W);
-          }
-          if constexpr (Cell::kReadsH) fetch_units(f.args.y, t_before, row, panel);
-        }
-      }
-      if (last && f.args.dy.data) fetch_units(f.args.dy, t, row, panel);
-    }
-    RNNK_HD void fetch_units(const rnnk_tensor& from, int64_t t, int64_t row, int64_t panel) const {
-      const Row at = row3(from, t, f.rows.row(row));
-      __builtin_prefetch(at.data + panel * W * at.stride * item_size(at.dtype), 0, 2);
-    }
-    // Vectors pass by value: were the step's own address known elsewhere, all of it would live in memory.
-    __attribute__((noinline)) V watch(V dh, Row to, int64_t unit, int64_t valid) const {
-      if (f.args.clip_dh > 0) {
-        const V bound = V::set1(static_cast<T>(f.args.clip_dh));
-        dh = fmin(bound, fmax(-bound, dh));
-      }
-      if (f.args.dh.data) store_units<A>(to, unit, valid, dh);
-      return dh;
-    }
-    // From zero, not from the direct part: that is often the larger, and every term of the chain would round at its size.
-    V start(int64_t, int64_t, int) const { return V::set1(0); }
-
-    void finish(int64_t row, int64_t panel, const V (&sum)[1]) const {
-      Q q;
-      const L& d = f.d;
-      const Extras<A>& extras = f.extras;
-      const int64_t H = d.hidden.padded(), at = t * f.rows.batch + row, caller_row = f.rows.row(row);
-      const int64_t valid = d.axis(K).template valid_of<any>(panel);
-      const int64_t first_unit = d.axis(K).template first_of<any>(panel);
-      const bool held = Cell::kHasOptions && extras.masked(t, row);
-      const bool reset = Cell::kHasOptions && extras.resets(t, row);
-      T* const dh_to = f.dstate[0] + row * d.out.padded() + panel * W;
-      if constexpr (last) {
-        q.ds[0] = f.through_product(sum[0], u - 1, row, panel) + V::load(dh_to);
-        if (f.args.dy.data && !held) q.ds[0] = q.ds[0] + load_units<A>(row3(f.args.dy, t, caller_row), first_unit, valid);
-        if (watched) q.ds[0] = watch(q.ds[0], row3(f.args.dh, t, caller_row), first_unit, valid);
-      } else {
-        q.demit = sum[0];
-        if constexpr (!projects(kShape)) q.ds_prev[0] = V::load(dh_to);
-      }
-      if constexpr (Cell::kHasOptions) {
-        if (held) return hold(q.ds[0], row, panel, reset);
-      }
-      T* carry = f.dcarry + (row * d.hidden.panels() + panel) * (Cell::kCarry * W);
-      V kept[Cell::kStates];  // of zoneout
-      if constexpr (!stage.projected) {
-        const T* saved = f.reserve.saved + at * f.reserve.saved_columns + panel * (Cell::kSaved * W);
-        RNNK_UNROLL for (int i = 0; i < Cell::kSaved; ++i) q.saved[i] = V::load(saved + i * W);
-        for (int i = 0; i < Cell::kParams && i < d.own_params; ++i) q.p[i] = V::load(f.weights.params + i * H + panel * W);
-        if constexpr (!last) {
-          RNNK_UNROLL for (int i = 0; i < Cell::kCarry; ++i) q.dcarry[i] = V::load(carry + i * W);
-        }
-        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.ds[i] = V::load(f.dstate[i] + row * H + panel * W);
-        previous_states(q, row, panel, caller_row);
-      }
-      if constexpr (Cell::kHasOptions) {
-        q.o = &extras.o;
-        typename Extras<A>::Zones zones(extras, t, row, panel);
-        RNNK_UNROLL for (int i = 0; i < Cell::kStates; ++i) {
-          kept[i] = V::set1(0);
-          if (!(i == 0 ? last : K == 0) || !extras.zones(i)) continue;
-          const Zone<V> zone = zones.of(i);
-          kept[i] = zone.kept(q.ds[i]), q.ds[i] = zone.renewed(q.ds[i]);
-        }
-      }
-      Cell::template backward<K>(q);
-      if constexpr (Cell::kHasOptions) {
-        if constexpr (last) q.ds_prev[0] = q.ds_prev[0] + kept[0];
-        if constexpr (K == 0 && S > 1 && !projects(kShape)) {
-          q.ds_prev[0] = q.ds_prev[0] + (gives_operand() ? through_operand(q.doperand, row, panel) : V::set1(0));
-        }
-        RNNK_UNROLL for (int i = 0; i < Cell::kStates; ++i) {
-          if (i > 0 && K == 0) q.ds_prev[i] = q.ds_prev[i] + kept[i];
-          if (reset && (K == 0 || (i == 0 && projects(kShape) && last))) q.ds_prev[i] = V::set1(0);
-        }
-      }
-      if constexpr (last || !projects(kShape)) q.ds_prev[0].store(dh_to);
-      if constexpr (!stage.projected) {
-        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.ds_prev[i].store(f.dstate[i] + row * H + panel * W);
-        RNNK_UNROLL for (int i = 0; i < Cell::kCarry; ++i) q.dcarry[i].store(carry + i * W);
-        for (int i = 0; i < Cell::kParams && i < d.own_params; ++i) {
-          if (Cell::kParamStage[i] == K) q.dp[i].store(f.blocks.dp_row(u, row) + i * H + panel * W);
-        }
-      }
-      store_gates(q, row, panel, valid);
-    }
-
-    static constexpr bool gives_operand() { return Cell::kHasOptions && S > 1 && !stage.norm && Cell::kReadsH; }
-    RNNK_HD V through_operand(V v, int64_t row, int64_t panel) const {
-      return f.extras.drops() ? f.extras.thinned(v, row, panel) : v;
-    }
-
-    // Padding units must not reach the sums: their zero weights times an infinite h would have made them NaN.
-    RNNK_HD void store_gates(const Q& q, int64_t row, int64_t panel, int64_t valid) const {
-      constexpr bool recurrent = stage.product == Product::weight_hh, shared = recurrent && Cell::kSameGrad;
-      RNNK_UNROLL for (int g = 0; g < stage.gates; ++g) {
-        const int gate = stage.first_gate + g;
-        const V& x = q.dgx[gate];
-        const V& h = shared ? q.dgx[gate] : q.dgh[gate];
-        const int64_t c = (panel * stage.gates + g) * W;
-        if constexpr (stage.norm) {  // the normalisation's own gradient follows, of whole rows
-          if constexpr (recurrent) x.store(f.blocks.dv_row(K, 0, u, row) + c);
-          if constexpr (!shared) h.store(f.blocks.dv_row(K, sides(kShape, K) - 1, u, row) + c);
-          continue;
-        }
-        if constexpr (recurrent || K == 0) {
-          A::store(valid < W ? x.first_n(valid) : x, f.blocks.dgx_row(u, row) + (panel * G + gate) * W);
-        }
-        if constexpr (!same_dg(kShape, K)) A::store(valid < W ? h.first_n(valid) : h, f.blocks.dgh_row(K, u, row) + c);
-      }
-    }
-
-    // A step that is masked out: gradients of the states pass, nothing else has one. (Sums over rows leave the row out.)
-    __attribute__((noinline)) void hold(V dh, int64_t row, int64_t panel, bool reset) const {
-      const V zero = V::set1(0);
-      if constexpr (last) {
-        const bool drop = reset && (K == 0 || projects(kShape));
-        (drop ? zero : dh).store(f.dstate[0] + row * f.d.out.padded() + panel * W);
-      }
-      for (int i = projects(kShape) ? 1 : 0; K == 0 && reset && i < Cell::kStates; ++i) {
-        zero.store(f.dstate[i] + row * f.d.state(i).padded() + panel * W);
-      }
-      Q q;
-      for (auto& v : q.dgx) v = zero;
-      for (auto& v : q.dgh) v = zero;
-      store_gates(q, row, panel, W);
-    }
-
-    RNNK_HD void previous_states(Q& q, int64_t row, int64_t panel, int64_t caller_row) const {
-      const bool first = row >= alive_before;  // of this row
-      const V zero = V::set1(0);
-      const int64_t unit = f.d.hidden.template first_of<any>(panel), n = f.d.hidden.template valid_of<any>(panel);
-      if constexpr (Cell::kReadsH || (Cell::kHasOptions && K == 0 && !projects(kShape))) {
-        const rnnk_tensor& h_0 = f.args.h_0;
-        int64_t before = first ? kInitialState : s - 1;
-        if constexpr (Cell::kHasOptions) before = f.extras.source(s, row);
-        q.s[0] = before >= 0 ? load_units<A>(row3(f.args.y, f.rows.time(before), caller_row), unit, n)
-                 : before == kInitialState && h_0.data ? load_units<A>(row2(h_0, caller_row), unit, n)
-                                                       : zero;
-        if constexpr (Cell::kHasOptions) q.operand = through_operand(q.s[0], row, panel);
-      }
-      RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
-        q.s[i] = zero;
-        if (Cell::kSavedState[i] < 0) continue;  // BPTT does not read it
-        const rnnk_tensor& c_0 = f.args.c_0;
-        const int64_t before = f.rows.time(s - 1) * f.rows.batch + row;
-        const T* saved = f.reserve.saved + before * f.reserve.saved_columns + panel * (Cell::kSaved * W);
-        q.s[i] = !first     ? V::load(saved + Cell::kSavedState[i] * W)
-                 : c_0.data ? load_units<A>(row2(state_of(c_0, i, f.d.H), caller_row), unit, n)
-                            : zero;
-        if (Cell::kHasOptions && f.extras.resets(t, row)) q.s[i] = zero;
-      }
-    }
-  };
-
-  template <int K>
-  void stage(int64_t u, const Part& part) const {
-    Point<K> point(*this, u);
-    const int64_t now = rows.alive(point.s), panels = d.axis(K).panels();
-    const int64_t p0 = part.first(panels), p1 = part.last(panels), r1 = smaller(part.r1, now);
-    if constexpr (K == S - 1) {
-      // Rows alive in the step done before this one have a product to add; the others begin here, or have just ended.
-      const int64_t done = rows.alive(point.s + 1), both = larger(part.r0, smaller(r1, done));
-      product<0>(point, part.r0, both, p0, p1, u - 1);
-      product<0>(point, both, r1, p0, p1, u - 1, true);
-      if (done > now) initial_state(u - 1, larger(part.r0, now), smaller(part.r1, done), part);
-    } else {
-      product<K + 1>(point, part.r0, r1, p0, p1, u);
-    }
-  }
-
-  // Backward of the normalisation of stage K; split by rows, because it needs them whole.
-  template <int K>
-  void norm(int64_t u, const Part& part) const {
-    constexpr Stage stage = Cell::kStage[K];
-    const int64_t s = rows.steps - 1 - u, t = rows.time(s),
-                  n = larger<int64_t>(0, smaller(part.r1, rows.alive(s)) - part.r0), columns = d.stage_columns(K);
-    for (int64_t r = part.r0 + part.first(n); r < part.r0 + part.last(n); ++r) {
-      for (int i = stage.product == Product::identity ? 1 : 0; i < 2; ++i) {
-        const int64_t at = (t * rows.batch + r) * 2 + i;
-        Operand* const to = i == 0 ? blocks.dgx_row(u, r) : blocks.dgh_row(K, u, r);
-        if (extras.masked(t, r)) {  // what is saved of it may be NaN
-          for (int64_t c = 0; c < columns; ++c) to[c] = 0;
-          continue;
-        }
-        norm_backward<A>(blocks.dv_row(K, sides(kShape, K) == 2 ? i : 0, u, r), weights.gamma[K][i],
-                         reserve.normed[K] + at * columns, reserve.scale[K][at], stage.gates, d.axis(K), to);
-      }
     }
   }
 };

@@ -45,7 +45,7 @@ struct WeightTile {
   int64_t columns;
   const typename A::Operand* operand(int64_t row) const { return dg_t + row * ld; }
   RNNK_HD void prepare(int64_t row, int64_t panel) const { fetch(to + row * columns + panel * W, W); }
-  V start(int64_t, int64_t, int) const { return V::set1(0); }
+  Start<A> start() const { return {}; }
   void finish(int64_t row, int64_t panel, const V (&sum)[1]) const {
     const int64_t n = smaller<int64_t>(W, columns - panel * W);
     T* at = to + row * columns + panel * W;
@@ -68,7 +68,7 @@ struct InputGradientTile {
   void prepare(int64_t, int64_t) const {}
   RNNK_HD Row row(int64_t j) const { return row3(args.dx, rows.time(rows.steps - 1 - list[j].u), rows.row(list[j].row)); }
   int64_t valid(int64_t panel) const { return smaller<int64_t>(W, I - panel * W); }
-  V start(int64_t, int64_t, int) const { return V::set1(0); }
+  Start<A> start() const { return {}; }
   // What is there is added last, as core/beside.cpp adds it: a direction's dx has the same bits whenever it is formed.
   RNNK_HD void finish(int64_t j, int64_t panel, const V (&sum)[1]) const {
     const Row to = row(j);
@@ -85,7 +85,7 @@ struct Blocks {
   using Operand = typename A::Operand;
   using Weight = typename A::Weight;
   using L = Layout<A>;
-  static constexpr int W = V::lanes, kMost = 3;              // stages
+  static constexpr int W = V::lanes;
   static constexpr int64_t kTransposed = kChain + L::kLine;  // a line more: see Layout::leading
   static constexpr int64_t kPanel = (kChain + A::pair) * W;  // the same between panels
 
@@ -94,11 +94,12 @@ struct Blocks {
   Gradients<T> to;
   L d;
   int64_t batch, steps, slots;
-  Operand *dgx, *dgh[kMost];
+  Operand *dgx, *dgh[kMostStages];
   T* dp;
-  T* dv[kMost];  // of a normalised stage: [slots][B][sides][stage_columns], the gradient of what its factors and shifts made
-  Operand *dgx_t, *dgh_t[kMost];  // transposed: [gates * units][kTransposed]
-  Weight *x, *operand[kMost];     // [panel][kPanel]
+  T* dv
+      [kMostStages];  // of a normalised stage: [slots][B][sides][stage_columns], the gradient of what its factors and shifts made
+  Operand *dgx_t, *dgh_t[kMostStages];  // transposed: [gates * units][kTransposed]
+  Weight *x, *operand[kMostStages];     // [panel][kPanel]
 
   Blocks(const Problem& p, const CellShape& shape, const rnnk_args& a, const Gradients<T>& g)
       : problem(p), args(a), to(g), d(p, shape), batch(a.batch), steps(gradient_steps(a.seq_len, a.batch)),

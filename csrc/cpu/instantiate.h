@@ -1,218 +1,12 @@
-// From templates to a kernel record: every cell of the list, in float and double, over the arithmetics of one ISA file.
+// From templates to a kernel record: every cell of the list over the arithmetics of one ISA file.
 #pragma once
 #include "core/cells.generated.h"
-#include "core/kernel.h"
-#include "core/team.h"
-#include "cpu/backward.h"
-#include "cpu/forward.h"
+#include "cpu/backward_step.h"
+#include "cpu/forward_step.h"
+#include "cpu/operations.h"
 
 namespace rnnk {
 namespace {
-
-// First sorted row of share i of n, so that every share has about the same number of steps to do.
-inline int64_t row_boundary(const Rows& rows, int i, int n) {
-  if (!rows.lengths) return rows.batch * i / n;
-  if (i == n) return rows.batch;
-  int64_t total = 0, sum = 0, r = 0;
-  for (int64_t k = 0; k < rows.batch; ++k) total += rows.lengths[k];
-  while (r < rows.batch && sum < total * i / n) sum += rows.lengths[r++];
-  return r;
-}
-inline Part row_share(const Rows& rows, int i, int n) {
-  return {row_boundary(rows, i, n), row_boundary(rows, i + 1, n), 0, 1};
-}
-inline Part unit_share(const Rows& rows, int i, int n) { return {0, rows.batch, i, n}; }
-
-template <class Driver>
-void set_rows(Driver& f, const rnnk_args& args) {
-  if (!args.lengths) return;
-  sort_rows(args.lengths, args.batch, f.order, f.sorted_lengths);
-  for (int64_t r = 0; (args.flags & kPiece) && r < args.batch; ++r) {
-    f.sorted_lengths[r] = larger<int64_t>(0, smaller(f.sorted_lengths[r] - args.lengths[args.batch], args.seq_len));
-  }
-  f.rows.order = f.order;
-  f.rows.lengths = f.sorted_lengths;
-}
-
-template <class A, class Cell>
-void run_forward(const Problem& problem, const rnnk_args& args) {
-  using F = Forward<A, Cell>;
-  F f(problem, args);
-  set_rows(f, args);
-  const Schedule plan = Cost<A>{f.d, false}.choose(args.seq_len, args.batch, team_size());
-  if (plan.by_rows) {
-    team_run(
-        plan.tasks, 1,
-        [](const void* job, int64_t, int task, int tasks) {
-          const F& f = *static_cast<const F*>(job);
-          const Part part = row_share(f.rows, task, tasks);
-          for (int64_t n = 0; n < f.phases(); ++n) f.phase(n, part);
-        },
-        &f);
-  } else {
-    team_run(
-        plan.tasks, f.phases(),
-        [](const void* job, int64_t phase, int task, int tasks) {
-          const F& f = *static_cast<const F*>(job);
-          f.phase(phase, unit_share(f.rows, task, tasks));
-        },
-        &f);
-  }
-}
-
-// Half types: parameter gradients are summed in float here and rounded once at the end.
-template <class A, class Cell>
-struct BackwardJob {
-  using T = typename A::T;
-  using F = Backward<A, Cell>;
-  const Problem& problem;
-  const rnnk_args& args;
-  struct Target {
-    void* to;
-    int64_t count;
-    T* sum;
-  } targets[6];
-  F f;
-  int64_t bytes;
-
-  static Gradients<T> gradients(const Target (&t)[6]) {
-    Gradients<T> g;
-    g.weight_ih = t[0].sum, g.weight_hh = t[1].sum, g.bias_ih = t[2].sum, g.bias_hh = t[3].sum;
-    g.weight_hr = t[4].sum, g.params = t[5].sum;
-    return g;
-  }
-  BackwardJob(const Problem& p, const rnnk_args& a)
-      : problem(p), args(a),
-        targets{{a.dweight_ih, Cell::kGates * p.hidden_size * p.input_size, static_cast<T*>(a.dweight_ih)},
-                {a.dweight_hh, Cell::kGates * p.hidden_size * p.weight_hh_columns(), static_cast<T*>(a.dweight_hh)},
-                {a.dbias_ih, Cell::kGates * p.hidden_size, static_cast<T*>(a.dbias_ih)},
-                {a.dbias_hh, Cell::kGates * p.hidden_size, static_cast<T*>(a.dbias_hh)},
-                {a.dweight_hr, p.output_size * p.hidden_size, static_cast<T*>(a.dweight_hr)},
-                {a.dparams, param_rows(p) * p.hidden_size, static_cast<T*>(a.dparams)}},
-        f(p, a, gradients(targets)) {
-    Carver c(a.workspace ? static_cast<char*>(a.workspace) + f.bytes : nullptr);
-    for (auto& target : targets) {
-      if (in_place()) continue;
-      T* sum = c.take<T>(target.count);
-      target.sum = target.to ? sum : nullptr;
-    }
-    f.blocks.to = gradients(targets);
-    bytes = f.bytes + c.used();
-  }
-
-  // The targets are the sums: there is nothing to round.
-  bool in_place() const { return problem.dtype == native_dtype<T>() || (args.flags & kContinueSums); }
-
-  void begin(const Part& part, int task, int tasks) const {
-    f.begin(part);
-    if (args.flags & kContinueSums) return;
-    const Part share = unit_share(f.rows, task, tasks);
-    for (const auto& target : targets) {
-      if (!target.sum) continue;
-      for (int64_t i = share.first(target.count); i < share.last(target.count); ++i) target.sum[i] = 0;
-    }
-  }
-  void end(const Part& part, int task, int tasks) const {
-    f.end(part);
-    const Part share = unit_share(f.rows, task, tasks);
-    for (const auto& target : targets) {
-      if (!target.sum || in_place()) continue;
-      const Row row{static_cast<char*>(target.to), 1, problem.dtype};
-      for (int64_t i = share.first(target.count), end = share.last(target.count); i < end; i += A::V::lanes) {
-        const int64_t n = smaller<int64_t>(A::V::lanes, end - i);
-        store_units<A>(row, i, n, A::V::load_n(target.sum + i, n));
-      }
-    }
-  }
-
-  // by_rows: a task's rows run through all steps of a block in one phase.
-  int64_t step_phases(bool by_rows) const { return by_rows ? 1 : f.blocks.steps * backward_phases(F::kShape); }
-  int64_t phases(bool by_rows) const { return 2 + f.block_count() * (step_phases(by_rows) + f.blocks.phases()); }
-
-  void phase(int64_t n, bool by_rows, int task, int tasks) const {
-    const Part units = unit_share(f.rows, task, tasks), mine = by_rows ? row_share(f.rows, task, tasks) : units;
-    if (n == 0) return begin(mine, task, tasks);
-    if (n == phases(by_rows) - 1) return end(mine, task, tasks);
-    const int64_t per_block = step_phases(by_rows) + f.blocks.phases();
-    const int64_t first = (n - 1) / per_block * f.blocks.steps, i = (n - 1) % per_block;
-    const int64_t last = smaller(first + f.blocks.steps, f.rows.steps);
-    if (i >= step_phases(by_rows)) {
-      return f.blocks.phase(f.rows, f.extras, f.reserve, f.weights, first, i - step_phases(by_rows), units);
-    }
-    const int64_t from = by_rows ? 0 : i, to = by_rows ? f.blocks.steps * backward_phases(F::kShape) : i + 1;
-    for (int64_t j = from; j < to; ++j) {
-      const int64_t u = first + j / backward_phases(F::kShape);
-      if (u < last) f.block_step(u, static_cast<int>(j % backward_phases(F::kShape)), mine);
-    }
-  }
-};
-
-template <class A, class Cell>
-void run_backward(const Problem& problem, const rnnk_args& args) {
-  using J = BackwardJob<A, Cell>;
-  J job(problem, args);
-  set_rows(job.f, args);
-  const Schedule plan = Cost<A>{job.f.d, true}.choose(args.seq_len, args.batch, team_size());
-  if (plan.by_rows) {
-    team_run(
-        plan.tasks, job.phases(true),
-        [](const void* j, int64_t phase, int task, int tasks) { static_cast<const J*>(j)->phase(phase, true, task, tasks); },
-        &job);
-  } else {
-    team_run(
-        plan.tasks, job.phases(false),
-        [](const void* j, int64_t phase, int task, int tasks) {
-          static_cast<const J*>(j)->phase(phase, false, task, tasks);
-        },
-        &job);
-  }
-}
-
-template <class A, class Cell>
-Sizes sizes_of(const Problem& problem, int64_t seq_len, int64_t batch) {
-  rnnk_args args{};
-  args.seq_len = seq_len;
-  args.batch = batch;
-  static constexpr CellShape shape = shape_of<Cell>();
-  const Layout<A> d(problem, shape);
-  Sizes out{};
-  out.packed = Packed<A>(d, nullptr).bytes;
-  out.reserve = Reserve<A>(d, seq_len, batch, nullptr).bytes;
-  out.workspace_forward = Forward<A, Cell>(problem, args).bytes;
-  out.workspace_backward = BackwardJob<A, Cell>(problem, args).bytes;
-  return out;
-}
-
-template <class A, class Cell>
-double estimate_of(const Problem& problem, int64_t seq_len, int64_t batch, bool backward, int threads) {
-  static constexpr CellShape shape = shape_of<Cell>();
-  return Cost<A>{Layout<A>(problem, shape), backward}.choose(seq_len, batch, threads).us;
-}
-
-template <class A>
-void pack_shape(const Problem& problem, const CellShape& shape, const rnnk_weights& w, Halves halves, void* packed) {
-  struct Job {
-    const Problem& problem;
-    const CellShape& shape;
-    Parameters from;
-    Halves halves;
-    void* packed;
-  } const job{problem, shape, {w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh, w.weight_hr, w.params}, halves, packed};
-  // Below 64 Ki weights (some 30 us) waking a worker costs more than it saves.
-  const int64_t weights = shape.gates * problem.hidden_size * (problem.input_size + problem.output_size);
-  team_run(
-      weights < (1 << 16) ? 1 : team_size(), 1,
-      [](const void* p, int64_t, int task, int tasks) {
-        const Job& job = *static_cast<const Job*>(p);
-        pack<A>(job.problem, job.shape, job.from, job.halves, job.packed, Part{0, 0, task, tasks});
-      },
-      &job);
-}
-template <class A, class Cell>
-void pack_of(const Problem& problem, const rnnk_weights& w, Halves halves, void* packed) {
-  static constexpr CellShape shape = shape_of<Cell>();
-  pack_shape<A>(problem, shape, w, halves, packed);
-}
 
 // The arithmetics of one kernel, by the caller's dtype; void: it does not take that dtype.
 template <class Float, class Double, class BFloat16>
@@ -222,48 +16,39 @@ struct Arithmetics {
   using B = BFloat16;
 };
 
-template <class List, template <class, class> class Fn, class Cell, class Result, class... Args>
-Result of_dtype(const Problem& p, Args&&... args) {
-  if (p.dtype == RNNK_BFLOAT16) return Fn<typename List::B, Cell>::run(p, args...);
-  if constexpr (!std::is_void_v<typename List::D>) {
-    if (p.dtype == RNNK_FLOAT64) return Fn<typename List::D, Cell>::run(p, args...);
-  }
-  if constexpr (!std::is_void_v<typename List::F>) return Fn<typename List::F, Cell>::run(p, args...);
-  return Result();
-}
-
 constexpr int kVariants = 1 << 20;  // numbers of variants begin here
 
-// Calls Fn::run<A, Cell>(args...) for the problem's cell and dtype; accepts() has refused those that are void.
-template <class List, template <class, class> class Fn, class... Args>
-auto dispatch(const Problem& p, Args&&... args) {
-  using Result = decltype(Fn<typename List::B, Linear>::run(p, args...));
+template <class A, class Cell>
+constexpr CellShape kShapeOf = shape_of<Cell>();
+
+// The problem's cell, or the variant that runs in its place.
+template <class A>
+CellCode<A> cell_code(const Problem& p) {
   switch (p.variant < 0 ? p.cell : p.variant + kVariants) {
+#define RNNK_CODE(Cell) return {kShapeOf<A, Cell>, ForwardStep<A, Cell>::run, BackwardStep<A, Cell>::run};
 #define RNNK_CELL(value, name, type) \
-  case value: return of_dtype<List, Fn, type, Result>(p, args...);
+  case value: RNNK_CODE(type)
 #define RNNK_VARIANT(header, cell, type, shape) \
-  case kVariants + __LINE__: return of_dtype<List, Fn, type, Result>(p, args...);
+  case kVariants + __LINE__: RNNK_CODE(type)
 #include "rnnkern/cells.inc"
 #undef RNNK_VARIANT
 #undef RNNK_CELL
+#undef RNNK_CODE
   }
-  return Result();
+  __builtin_unreachable();  // check.cpp refuses other cells
 }
 
-#define RNNK_OPERATION(Name, function)                  \
-  template <class A, class Cell>                        \
-  struct Name {                                         \
-    template <class... Args>                            \
-    static auto run(const Problem& p, Args&&... args) { \
-      return function<A, Cell>(p, args...);             \
-    }                                                   \
-  };
-RNNK_OPERATION(SizesOf, sizes_of)
-RNNK_OPERATION(EstimateOf, estimate_of)
-RNNK_OPERATION(PackOf, pack_of)
-RNNK_OPERATION(ForwardOf, run_forward)
-RNNK_OPERATION(BackwardOf, run_backward)
-#undef RNNK_OPERATION
+// operation(cell code) over the arithmetic of the problem's dtype; accepts() has refused the dtypes that are void.
+template <class List, class Operation>
+auto dispatch(const Problem& p, const Operation& operation) {
+  if constexpr (!std::is_void_v<typename List::D>) {
+    if (p.dtype == RNNK_FLOAT64) return operation(cell_code<typename List::D>(p));
+  }
+  if constexpr (!std::is_void_v<typename List::F>) {
+    if (p.dtype != RNNK_BFLOAT16) return operation(cell_code<typename List::F>(p));
+  }
+  return operation(cell_code<typename List::B>(p));
+}
 
 // Writes why not into reason (with the numbers) and returns false, or returns true.
 template <class List>
@@ -284,19 +69,24 @@ bool accepts(const Problem& p, char* reason, int64_t size) {
 
 template <class List>
 constexpr Kernel cpu_kernel(const char* name, uint32_t features) {
-  return {name,
-          RNNK_CPU,
-          features,
-          accepts<List>,
-          [](const Problem& p, int64_t t, int64_t b, bool back, int threads) {
-            return dispatch<List, EstimateOf>(p, t, b, back, threads);
-          },
-          [](const Problem& p, int64_t t, int64_t b) { return dispatch<List, SizesOf>(p, t, b); },
-          gradient_steps,
-          nullptr,
-          [](const Problem& p, const rnnk_weights& w, Halves halves, void* to) { dispatch<List, PackOf>(p, w, halves, to); },
-          [](const Problem& p, const rnnk_args& a) { dispatch<List, ForwardOf>(p, a); },
-          [](const Problem& p, const rnnk_args& a) { dispatch<List, BackwardOf>(p, a); }};
+  return {
+      name,
+      RNNK_CPU,
+      features,
+      accepts<List>,
+      [](const Problem& p, int64_t t, int64_t b, bool back, int threads) {
+        return dispatch<List>(p, [&](const auto& cell) { return estimate_of(cell, p, t, b, back, threads); });
+      },
+      [](const Problem& p, int64_t t, int64_t b) {
+        return dispatch<List>(p, [&](const auto& cell) { return sizes_of(cell, p, t, b); });
+      },
+      gradient_steps,
+      nullptr,
+      [](const Problem& p, const rnnk_weights& w, Halves halves, void* to) {
+        dispatch<List>(p, [&](const auto& cell) { pack_weights(cell, p, w, halves, to); });
+      },
+      [](const Problem& p, const rnnk_args& a) { dispatch<List>(p, [&](const auto& cell) { run_forward(cell, p, a); }); },
+      [](const Problem& p, const rnnk_args& a) { dispatch<List>(p, [&](const auto& cell) { run_backward(cell, p, a); }); }};
 }
 
 }  // namespace

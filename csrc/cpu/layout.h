@@ -67,7 +67,7 @@ struct Layout {
 
   // fn(head, first, last): the panels of [p0, p1) of an axis head by head.
   template <class Fn>
-  static void for_heads(const Axis<W>& axis, int64_t p0, int64_t p1, const Fn& fn) {
+  RNNK_HD static void for_heads(const Axis<W>& axis, int64_t p0, int64_t p1, const Fn& fn) {
     if (axis.heads == 1) return fn(0, p0, p1);
     for (int64_t head = p0 / axis.panels_each; p0 < p1; ++head) {
       const int64_t end = smaller(p1, (head + 1) * axis.panels_each);
@@ -83,16 +83,15 @@ struct Packed {
   using T = typename A::T;
   using Weight = typename A::Weight;
   using L = Layout<A>;
-  static constexpr int kMost = 3;  // stages
-  Weight* w_ih;                    // [panel][k = I][G][W], terms in pairs where A has them, as everywhere
-  T* b_ih;                         // [panel][G][W]
-  T* b_hh;                         // the same
-  T* params;                       // [own_params][padded H]
-  T* gamma[kMost][2];              // of a normalised stage, of gx and of gh: [panel][gates][W]
-  T* beta[kMost];                  // of one without a product
-  Weight* w[kMost];                // stage k: [panel of axis(k)][k = terms(k)][gates][W]
-  Weight* w_ih_back;               // [panel of I][k = gate_columns][W]
-  Weight* w_back[kMost];           // stage k: [panel of operand(k)][k = head_columns(k)][W]
+  Weight* w_ih;                 // [panel][k = I][G][W], terms in pairs where A has them, as everywhere
+  T* b_ih;                      // [panel][G][W]
+  T* b_hh;                      // the same
+  T* params;                    // [own_params][padded H]
+  T* gamma[kMostStages][2];     // of a normalised stage, of gx and of gh: [panel][gates][W]
+  T* beta[kMostStages];         // of one without a product
+  Weight* w[kMostStages];       // stage k: [panel of axis(k)][k = terms(k)][gates][W]
+  Weight* w_ih_back;            // [panel of I][k = gate_columns][W]
+  Weight* w_back[kMostStages];  // stage k: [panel of operand(k)][k = head_columns(k)][W]
   int64_t bytes;
 
   Packed(const L& d, const void* base) {
@@ -121,11 +120,10 @@ template <class A>
 struct Reserve {
   using T = typename A::T;
   using L = Layout<A>;
-  static constexpr int kMost = 3;  // stages
-  T* saved;                        // [T][B][panel][kSaved][W]
-  T* emitted[kMost];  // stage k's operand where a later product needs it for dR: [T][B][padded operand(k)]; k >= 1
-  T* normed[kMost];   // gx (where there is a product) and gh of a normalised stage: [T][B][2][stage_columns]
-  T* scale[kMost];    // 1 / sqrt(var + eps) of each: [T][B][2]
+  T* saved;                 // [T][B][panel][kSaved][W]
+  T* emitted[kMostStages];  // stage k's operand where a later product needs it for dR: [T][B][padded operand(k)]; k >= 1
+  T* normed[kMostStages];   // gx (where there is a product) and gh of a normalised stage: [T][B][2][stage_columns]
+  T* scale[kMostStages];    // 1 / sqrt(var + eps) of each: [T][B][2]
   int64_t saved_columns, bytes;
 
   Reserve(const L& d, int64_t steps, int64_t batch, const void* base) {

@@ -54,44 +54,67 @@ constexpr int kTerms = 4;  // of the chains, unrolled: counters and pointers wou
 
 static_assert(kTerms % 2 == 0, "whole pairs");
 
-// Terms [k, k + A::step), the jth of their pair, whose weights stand at w.
-template <class A, int R, int N, int P, int G>
-RNNK_HD void product_term(const typename A::Operand* const (&a)[R], int64_t k, int j, const typename A::Weight* w,
-                          int64_t panel_stride, typename A::V (&acc)[R][N]) {
-  static_assert(N == P * G);
-  constexpr int64_t width = A::V::lanes * A::pair;
-  const auto weights = [&](int i) { return A::weights(w + (i / G) * panel_stride + (i % G) * width, j); };
-  if constexpr (R < N) {  // hold the smaller side in registers, stream the other
-    decltype(A::broadcast(a[0])) x[R];
-    RNNK_UNROLL for (int r = 0; r < R; ++r) x[r] = A::broadcast(a[r] + k);
-    RNNK_UNROLL for (int i = 0; i < N; ++i) {
-      const auto b = weights(i);
-      RNNK_UNROLL for (int r = 0; r < R; ++r) acc[r][i] = A::mac(x[r], b, acc[r][i]);
-    }
-  } else {
-    decltype(A::weights(w, 0)) b[N];
-    RNNK_UNROLL for (int i = 0; i < N; ++i) b[i] = weights(i);
-    RNNK_UNROLL for (int r = 0; r < R; ++r) {
-      const auto x = A::broadcast(a[r] + k);
-      RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i] = A::mac(x, b[i], acc[r][i]);
-    }
-  }
-}
+// One tile's product, of R rows of `count` terms and P panels: sums [R][P][G][lanes], which begin at `start`.
+template <class A>
+struct Tile {
+  const typename A::Operand* const* a;  // [R]: the first term of each row
+  int64_t count;
+  const typename A::Weight* w;  // the first term of the first panel
+  int64_t panel_stride;
+  const typename A::T* start;  // row r, panel p: start + r * start_row + p * start_panel
+  int64_t start_row, start_panel;
+  typename A::T* sums;
+  Ahead next;
+};
 
-template <class A, int R, int N, int P, int G>
-RNNK_HD void product(const typename A::Operand* const (&a)[R], int64_t K, const typename A::Weight* w, int64_t panel_stride,
-                     Ahead next, typename A::V (&acc)[R][N]) {
-  constexpr int64_t width = G * A::V::lanes;  // of one term
-  const auto term = [&](int64_t k, int j) {
-    const int j_of_pair = j % A::pair;
-    product_term<A, R, N, P, G>(a, k + j, j_of_pair, w + (j - j_of_pair) * width, panel_stride, acc);
-  };
-  int64_t k = 0;
-  for (; k + kTerms <= K; k += kTerms, w += kTerms * width) {
-    RNNK_UNROLL for (int j = 0; j < kTerms; j += A::step) term(k, j);
-    next.fetch();
+// The micro-kernel. It knows nothing of the cell, so there is one for each shape of tile and arithmetic, not one for each cell.
+template <class A, int G, int R, int P>
+__attribute__((noinline)) void multiply(const Tile<A>& tile) {
+  using V = typename A::V;
+  constexpr int N = P * G;
+  constexpr int64_t width = G * V::lanes;  // of one term
+  const int64_t count = tile.count, panel_stride = tile.panel_stride;
+  const typename A::Weight* w = tile.w;
+  const typename A::Operand* a[R];
+  V acc[R][N];
+  RNNK_UNROLL for (int r = 0; r < R; ++r) {
+    a[r] = tile.a[r];
+    RNNK_UNROLL for (int i = 0; i < N; ++i) {
+      acc[r][i] = V::load(tile.start + r * tile.start_row + i / G * tile.start_panel + i % G * V::lanes);
+    }
   }
-  for (int j = 0; k + j < K; j += A::step) term(k, j);
+  // Terms [k, k + A::step), the first of them the jth of its pair, whose weights stand at w.
+  const auto term = [&](int64_t k, int j, const typename A::Weight* w) {
+    const auto weights = [&](int i) { return A::weights(w + (i / G) * panel_stride + (i % G) * (V::lanes * A::pair), j); };
+    if constexpr (R < N) {  // hold the smaller side in registers, stream the other
+      decltype(A::broadcast(a[0])) x[R];
+      RNNK_UNROLL for (int r = 0; r < R; ++r) x[r] = A::broadcast(a[r] + k);
+      RNNK_UNROLL for (int i = 0; i < N; ++i) {
+        const auto b = weights(i);
+        RNNK_UNROLL for (int r = 0; r < R; ++r) acc[r][i] = A::mac(x[r], b, acc[r][i]);
+      }
+    } else {
+      decltype(A::weights(w, 0)) b[N];
+      RNNK_UNROLL for (int i = 0; i < N; ++i) b[i] = weights(i);
+      RNNK_UNROLL for (int r = 0; r < R; ++r) {
+        const auto x = A::broadcast(a[r] + k);
+        RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i] = A::mac(x, b[i], acc[r][i]);
+      }
+    }
+  };
+  // Tiles of one row and flat ones stand alone in their column: they fetch nothing.
+  static_assert(Shape<V, G>::rows >= 3, "or rows dealt evenly would leave one alone");
+  constexpr bool fetches = R > 1 && P <= Shape<V, G>::panels;
+  Ahead next = tile.next;
+  int64_t k = 0;
+  for (; k + kTerms <= count; k += kTerms, w += kTerms * width) {
+    RNNK_UNROLL for (int j = 0; j < kTerms; j += A::step) term(k + j, j % A::pair, w + (j - j % A::pair) * width);
+    if constexpr (fetches) next.fetch();
+  }
+  for (int j = 0; k + j < count; j += A::step) term(k + j, j % A::pair, w + (j - j % A::pair) * width);
+  RNNK_UNROLL for (int r = 0; r < R; ++r) {
+    RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i].store(tile.sums + (r * N + i) * V::lanes);
+  }
 }
 
 // Into the second-level cache: the lines that hold `count` elements.
@@ -101,171 +124,175 @@ RNNK_HD void fetch(const T* from, int64_t count) {
   for (const char* end = line + count * sizeof(T); line < end; line += 64) __builtin_prefetch(line, 0, 2);
 }
 
-// Terms [k, k + count) of a product; where there are more before or after, the sums wait in `partial` meanwhile.
+// What the sums of a product begin with: nothing, or a bias.
 template <class A>
-struct Terms {
-  int64_t k, count;
-  bool first, last;
-  typename A::T* partial;  // [row][vector][lanes] of this column of panels
+struct Start {
+  const typename A::T* from = nullptr;  // [panel][stride]; null: zero
+  int64_t stride = 0;
+
+  typename A::V of(int64_t panel, int g) const {
+    return from ? A::V::load(from + panel * stride + g * A::V::lanes) : A::V::set1(0);
+  }
 };
 
-// One tile. Fn offers
-//   const Operand* operand(row)      the row of the left side; K entries are read
-//   void prepare(row, panel)         fetches what finish() will meet, if that may be far away
-//   V start(row, panel, g)           the accumulator's first value
-//   void finish(row, panel, const V (&gates)[G])
-template <class A, int G, int R, int P, class Fn>
-__attribute__((noinline)) void tile(const Fn& fn, int64_t row, int64_t panel, const Terms<A>& terms,
-                                    const typename A::Weight* w, int64_t panel_stride, const Ahead& next) {
-  using V = typename A::V;
-  constexpr int N = P * G;
-  const typename A::Operand* a[R];
-  V acc[R][N];
-  if (terms.last) {
-    for (int j = 0; j < R * P; ++j) fn.prepare(row + j / P, panel + j % P);
-  }
-  RNNK_UNROLL for (int r = 0; r < R; ++r) {
-    a[r] = fn.operand(row + r) + terms.k;
-    RNNK_UNROLL for (int i = 0; i < N; ++i) {
-      acc[r][i] = terms.first ? fn.start(row + r, panel + i / G, i % G) : V::load(terms.partial + (r * N + i) * V::lanes);
-    }
-  }
-  product<A, R, N, P, G>(a, terms.count, w + panel * panel_stride + terms.k * (G * V::lanes), panel_stride, next, acc);
-  if (!terms.last) {
-    RNNK_UNROLL for (int r = 0; r < R; ++r) {
-      RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i].store(terms.partial + (r * N + i) * V::lanes);
-    }
-    return;
-  }
-  // The pointwise part runs in a rolled loop, or its code would stand R * P times; the copy is at most 24 vectors of stack.
-  V out[R * P][G];
-  RNNK_UNROLL for (int r = 0; r < R; ++r) { RNNK_UNROLL for (int i = 0; i < N; ++i) out[r * P + i / G][i % G] = acc[r][i]; }
-  for (int j = 0; j < R * P; ++j) fn.finish(row + j / P, panel + j % P, out[j]);
-}
+// The micro-kernels by shape. Their panels are those of a flat tile or of a tall one, or what is left over of either.
+template <class A, int G>
+struct MicroKernels {
+  using S = Shape<typename A::V, G>;
+  using Function = void (*)(const Tile<A>&);
+  static constexpr int kRows = larger(S::rows, S::flat_rows);
 
-template <class A, int G, int P, int R, class Fn>
-RNNK_HD void tile_of(int64_t rows, const Fn& fn, int64_t row, int64_t panel, const Terms<A>& terms,
-                     const typename A::Weight* w, int64_t panel_stride, const Ahead& next) {
-  if constexpr (R > 0) {
-    if (rows == R) return tile<A, G, R, P>(fn, row, panel, terms, w, panel_stride, next);
-    tile_of<A, G, P, R - 1>(rows, fn, row, panel, terms, w, panel_stride, next);
-  }
-}
+  // Panels of the tiles that do what tiles of P panels leave over.
+  static constexpr int narrower(int P) { return P > 4 ? 4 : P > 2 ? 2 : 1; }
 
-// How a product is cut into passes. Nothing here touches the bits: the chains are only interrupted.
-template <class A>
+  template <int P, int R>
+  static Function of_rows(int rows) {
+    if constexpr (R > 1) {
+      if (rows < R) return of_rows<P, R - 1>(rows);
+    }
+    return multiply<A, G, R, P>;
+  }
+  template <int P>
+  static Function of_panels(int rows, int panels) {
+    if constexpr (P > 1) {
+      if (panels < P) return of_panels<narrower(P)>(rows, panels);
+    }
+    return of_rows<P, (P > S::panels ? S::flat_rows : kRows)>(rows);
+  }
+  // rows x panels: panels are S::flat_panels or S::panels, or narrower() of one of them.
+  static Function of(int rows, int panels) {
+    if (panels <= S::panels) return of_panels<S::panels>(rows, panels);
+    return of_panels<S::flat_panels>(rows, panels);
+  }
+};
+
+// How a product is cut into passes and columns of tiles. Nothing here touches the bits: the chains are only interrupted.
+template <class A, int G>
 struct Walk {
+  using Kernels = MicroKernels<A, G>;
+  static constexpr int64_t width = G * A::V::lanes, term_bytes = width * sizeof(typename A::Weight);  // of one term
+  static constexpr int64_t kRows = 96;               // whose partial sums fit the stack
+  static constexpr int64_t kBlockBytes = 256 << 10;  // of weights: this column's and the next one's stay in a cache of 1 MiB
+
   int64_t K;
   const typename A::Weight* w;
   int64_t panel_stride;
   int64_t first;  // panel of the walk, or -1: nothing is fetched ahead
 
-  static constexpr int64_t kRows = 96;               // whose partial sums fit the stack
-  static constexpr int64_t kBlockBytes = 256 << 10;  // of weights: this column's and the next one's stay in a cache of 1 MiB
-  // Terms per pass, the same number in each.
-  int64_t block(int vectors) const {
-    const int64_t most = kBlockBytes / (vectors * int64_t{A::V::lanes * sizeof(typename A::Weight)});
-    return K <= most ? larger<int64_t>(K, 1) : round_up(ceil_div(K, ceil_div(K, most)), kTerms);
+  // Of the columns of so many panels: rows in tiles of up to `most`, dealt evenly (8 = 4 + 4, not 6 + 2); terms in passes of as many.
+  int panels = 0;
+  int64_t tiles = 0, base = 0, extra = 0, block = 0;
+  typename Kernels::Function tall = nullptr, low = nullptr;  // of base + 1 rows, and of base
+
+  RNNK_HD void set_columns(int columns, int64_t rows, int64_t most) {
+    panels = columns;
+    tiles = 1, base = rows, extra = 0, block = larger<int64_t>(K, 1);
+    if (rows > most) tiles = ceil_div(rows, most), base = rows / tiles, extra = rows % tiles;
+    if (const int64_t bytes = panels * term_bytes; K * bytes > kBlockBytes) {
+      block = round_up(ceil_div(K, ceil_div(K, kBlockBytes / bytes)), kTerms);
+    }
+    low = Kernels::of(static_cast<int>(base), panels);
+    tall = extra > 0 ? Kernels::of(static_cast<int>(base + 1), panels) : low;
   }
 };
 
-// Rows [r0, r1) of panels [panel, panel + P); rows are dealt evenly over the tiles (8 = 4 + 4, not 6 + 2).
-template <class A, int G, int P, int R, class Fn>
-RNNK_HD void tile_column(const Fn& fn, int64_t r0, int64_t r1, int64_t panel, int64_t next_panel, const Walk<A>& walk) {
-  constexpr int64_t width = G * A::V::lanes, term_bytes = width * sizeof(typename A::Weight);
-  const int64_t block = walk.block(P * G), n = r1 - r0, tiles = ceil_div(n, R), base = n / tiles, extra = n % tiles;
-  alignas(64) typename A::T partial[(R > 2 ? Walk<A>::kRows : R) * P * width];
-  for (int64_t k = 0; k == 0 || k < walk.K; k += block) {
-    Terms<A> terms{k, smaller(block, walk.K - k), k == 0, k + block >= walk.K, partial};
-    Ahead next;
-    if (walk.first >= 0 && tiles > 1 && walk.K > 0) {
-      const int64_t then = terms.last ? 0 : k + block;
-      next.segment = smaller(block, walk.K - then) * term_bytes;
+// One tile. Fn offers
+//   const Operand* operand(row)      the row of the left side; K entries are read
+//   Start<A> start()                 what the sums begin with
+//   void prepare(row, panel)         fetches what finish() will meet, if that may be far away
+//   void finish(row, panel, const V (&gates)[G])
+// k: the first of its terms; last: no pass follows. Out of line, or the registers of the walk around it would be spilled for it.
+template <class A, int G, class Fn>
+__attribute__((noinline)) void run_tile(const Fn& fn, typename MicroKernels<A, G>::Function kernel, int64_t row, int rows,
+                                        int64_t panel, int panels, int64_t k, bool last, Tile<A>& tile) {
+  using V = typename A::V;
+  const typename A::Operand* a[MicroKernels<A, G>::kRows];
+  for (int r = 0; r < rows; ++r) a[r] = fn.operand(row + r) + k;
+  for (int r = 0; last && r < rows; ++r) {
+    for (int p = 0; p < panels; ++p) fn.prepare(row + r, panel + p);
+  }
+  tile.a = a;
+  kernel(tile);
+  if (!last) return;
+  const typename A::T* sums = tile.sums;
+  for (int r = 0; r < rows; ++r) {
+    for (int p = 0; p < panels; ++p, sums += G * V::lanes) {
+      V gates[G];
+      RNNK_UNROLL for (int g = 0; g < G; ++g) gates[g] = V::load(sums + g * V::lanes);
+      fn.finish(row + r, panel + p, gates);
+    }
+  }
+}
+
+// One column of tiles: rows from r0 on, panels from `panel` on.
+template <class A, int G, class Fn>
+void tile_column(const Fn& fn, int64_t r0, int64_t panel, int64_t next_panel, const Walk<A, G>& walk, Tile<A>& tile) {
+  using Walk = Walk<A, G>;
+  constexpr int64_t width = Walk::width;
+  const int panels = walk.panels;
+  typename A::T* const sums = tile.sums;
+  const typename A::Weight* const w = tile.w;
+  for (int64_t k = 0; k == 0 || k < walk.K; k += walk.block) {
+    const bool last = k + walk.block >= walk.K;
+    tile.count = smaller(walk.block, walk.K - k), tile.w = w + k * width, tile.sums = sums, tile.next = Ahead{};
+    if (walk.first >= 0 && walk.tiles > 1 && walk.K > 0) {
+      Ahead& next = tile.next;
+      const int64_t then = last ? 0 : k + walk.block;
+      next.segment = smaller(walk.block, walk.K - then) * Walk::term_bytes;
       next.stride = walk.panel_stride * sizeof(typename A::Weight);
-      next.bytes = round_up(ceil_div(P * kTerms * term_bytes, tiles), 64);
-      next.from =
-          reinterpret_cast<const char*>(walk.w + (terms.last ? next_panel : panel) * walk.panel_stride + then * width);
+      next.bytes = round_up(ceil_div(panels * kTerms * Walk::term_bytes, walk.tiles), 64);
+      next.from = reinterpret_cast<const char*>(walk.w + (last ? next_panel : panel) * walk.panel_stride + then * width);
       next.end = next.from + next.segment;
     }
-    for (int64_t i = 0, row = r0; i < tiles; ++i) {
-      const int64_t rows = base + (i < extra);
-      tile_of<A, G, P, R>(rows, fn, row, panel, terms, walk.w, walk.panel_stride, next);
+    for (int64_t i = 0, row = r0; i < walk.tiles; ++i) {
+      const int rows = static_cast<int>(walk.base + (i < walk.extra));
+      if (k > 0) tile.start = tile.sums, tile.start_row = panels * width, tile.start_panel = width;
+      run_tile<A, G>(fn, i < walk.extra ? walk.tall : walk.low, row, rows, panel, panels, k, last, tile);
       row += rows;
-      terms.partial += rows * P * width;
-      next.skip(terms.count / kTerms);
+      if (walk.block < walk.K) tile.sums += rows * panels * width;  // they wait for the next pass
+      tile.next.skip(tile.count / kTerms);
     }
   }
-}
-
-template <class A, int G, int P, int R, class Fn>
-RNNK_HD void tile_columns(const Fn& fn, int64_t r0, int64_t r1, int64_t p0, int64_t p1, const Walk<A>& walk) {
-  for (; p0 + P <= p1; p0 += P) {
-    const int64_t next = p0 + P < p1 ? p0 + P : walk.first;  // round again: the next step begins there
-    tile_column<A, G, P, R>(fn, r0, r1, p0, next, walk);
-  }
-  if constexpr (P > 1) {  // what is left over, in narrower tiles
-    constexpr int Less = P > 4 ? 4 : P > 2 ? 2 : 1;
-    tile_columns<A, G, Less, R>(fn, r0, r1, p0, p1, walk);
-  }
-}
-
-// A tile functor that calls its parts through pointers: the tiles, which are most of a kernel's code, are then compiled once
-// for all cells with G gates, and a cell adds its pointwise part alone. That costs 1 to 3 % (3 at batch 1), and with the
-// matrix unit, between whose instructions finish() runs, 6 to 13 %: cells without options, and that unit, have their own.
-template <class A, int G>
-struct Visit {
-  using V = typename A::V;
-  const typename A::Operand* from;  // row 0 of the operands
-  int64_t ld_from;
-  const typename A::T* bias;  // [panel][ld_bias]; null: zero
-  int64_t ld_bias;
-  const void* point;
-  void (*prepare_at)(const void* point, int64_t row, int64_t panel);
-  void (*finish_at)(const void* point, int64_t row, int64_t panel, const V (&sums)[G]);
-
-  RNNK_HD const typename A::Operand* operand(int64_t row) const { return from + row * ld_from; }
-  RNNK_HD V start(int64_t, int64_t panel, int g) const {
-    return bias ? V::load(bias + panel * ld_bias + g * V::lanes) : V::set1(0);
-  }
-  RNNK_HD void prepare(int64_t row, int64_t panel) const { prepare_at(point, row, panel); }
-  RNNK_HD void finish(int64_t row, int64_t panel, const V (&sums)[G]) const { finish_at(point, row, panel, sums); }
-};
-template <class A, int G, class Point>
-Visit<A, G> visit(const Point& point, const typename A::Operand* from, int64_t ld_from, const typename A::T* bias = nullptr,
-                  int64_t ld_bias = 0) {
-  using V = typename A::V;
-  return {from,
-          ld_from,
-          bias,
-          ld_bias,
-          &point,
-          [](const void* p, int64_t row, int64_t panel) { static_cast<const Point*>(p)->prepare(row, panel); },
-          [](const void* p, int64_t row, int64_t panel, const V(&sums)[G]) {
-            static_cast<const Point*>(p)->finish(row, panel, sums);
-          }};
-}
-// The point itself, or what make_visit() makes of it.
-template <class A, class Cell, class Point, class Make>
-RNNK_HD decltype(auto) visited(const Point& point, const Make& make_visit) {
-  if constexpr ((Cell::kHasOptions && !A::matrix) || Point::kRare) return make_visit();
-  else return (point);
+  tile.sums = sums;
 }
 
 // result[r0..r1) x [p0..p1) panels, of operands with K entries and weights w.
 template <class A, int G, class Fn>
-void for_tiles(const Fn& fn, int64_t r0, int64_t r1, int64_t p0, int64_t p1, int64_t K, const typename A::Weight* w,
-               int64_t panel_stride) {
+__attribute__((noinline)) void for_tiles(const Fn& fn, int64_t r0, int64_t r1, int64_t p0, int64_t p1, int64_t K,
+                                         const typename A::Weight* w, int64_t panel_stride) {
   if (r1 <= r0 || p1 <= p0) return;
   if constexpr (A::matrix) {
     A::template walk<G>(fn, r0, r1, p0, p1, K, w, panel_stride);
   } else {
     using S = Shape<typename A::V, G>;
+    using T = typename A::T;
+    using Walk = Walk<A, G>;
+    alignas(64) static constexpr T kZeros[Walk::width] = {};
+    alignas(64) T sums[larger<int64_t>(Walk::kRows * S::panels, S::flat_rows * S::flat_panels) * Walk::width];
     // Less than this many bytes are still in the second-level cache when the walk is repeated.
     const bool far = (p1 - p0) * panel_stride * int64_t{sizeof(typename A::Weight)} > near_bytes();
-    const Walk<A> walk{K, w, panel_stride, far ? p0 : -1};
-    if (r1 - r0 <= S::flat_rows) return tile_columns<A, G, S::flat_panels, S::flat_rows>(fn, r0, r1, p0, p1, walk);
-    for (; r0 < r1; r0 += Walk<A>::kRows) {
-      tile_columns<A, G, S::panels, S::rows>(fn, r0, smaller(r1, r0 + Walk<A>::kRows), p0, p1, walk);
+    Walk walk{K, w, panel_stride, far ? p0 : -1};
+    const bool flat = r1 - r0 <= S::flat_rows;
+    const Start<A> start = fn.start();
+    Tile<A> tile;
+    tile.panel_stride = panel_stride, tile.sums = sums;
+    for (; r0 < r1; r0 += walk.kRows) {
+      const int64_t rows = smaller(r1 - r0, walk.kRows);
+      int panels = flat ? S::flat_panels : S::panels;  // then narrower columns for what is left over
+      for (int64_t p = p0; p < p1; p += panels) {
+        while (p + panels > p1) panels = MicroKernels<A, G>::narrower(panels);
+        if (panels != walk.panels || p == p0) walk.set_columns(panels, rows, flat ? S::flat_rows : S::rows);
+        tile.w = w + p * panel_stride;
+        tile.start = start.from ? start.from + p * start.stride : kZeros;
+        tile.start_row = 0, tile.start_panel = start.from ? start.stride : 0;
+        if (walk.tiles == 1 && K <= walk.block) {  // nothing waits, and there is nobody to fetch for
+          tile.count = K, tile.next = Ahead{};
+          run_tile<A, G>(fn, walk.low, r0, static_cast<int>(rows), p, panels, 0, true, tile);
+        } else {
+          const int64_t next = p + panels < p1 ? p + panels : walk.first;  // round again: the next step begins there
+          tile_column<A, G>(fn, r0, p, next, walk, tile);
+        }
+      }
     }
   }
 }

@@ -59,10 +59,11 @@ struct Matrix : Rounded<VecF> {
 
     explicit Results(const Fn& fn) : fn(fn) {}
     __attribute__((noinline)) void finish(int until) {
+      const Start<Matrix> start = fn.start();
       for (; done < until; ++done) {
         const int64_t r = row + done / panels, p = panel + done % panels;
         VecF gates[G];
-        RNNK_UNROLL for (int g = 0; g < G; ++g) { gates[g] = fn.start(r, p, g) + VecF::load(sums + (done * G + g) * 16); }
+        RNNK_UNROLL for (int g = 0; g < G; ++g) { gates[g] = start.of(p, g) + VecF::load(sums + (done * G + g) * 16); }
         fn.finish(r, p, gates);
       }
     }

@@ -1,0 +1,241 @@
+// A step of the recurrence, forward: gh = R h' fused with the cell's pointwise part. One instance for each cell and arithmetic.
+#pragma once
+#include "cpu/forward.h"
+#include "cpu/norm.h"
+
+namespace rnnk {
+namespace {
+
+template <class A, class Cell>
+struct ForwardStep {
+  using V = typename A::V;
+  using T = typename V::T;
+  using Operand = typename A::Operand;
+  using L = Layout<A>;
+  static constexpr CellShape kShape = shape_of<Cell>();
+  static_assert(fits(kShape), "the driver has no room for a cell with these stages");
+  using Q = Step<Cell, V>;
+  static constexpr int W = V::lanes, G = Cell::kGates, S = Cell::kStages;
+
+  // The phases of all stages are numbered through.
+  template <int K = 0>
+  static void run(const Forward<A>& f, int64_t first, int64_t s, int sub, const Part& part) {
+    if constexpr (K < S) {
+      constexpr int count = forward_phases(kShape, K);
+      if (sub < count) return stage<K>(f, first, s, sub == count - 1, part);
+      run<K + 1>(f, first, s, sub - count, part);
+    }
+  }
+
+  // Stage K of step s: a tile functor whose finish() is the cell's pointwise part.
+  template <int K>
+  struct Point {
+    static constexpr Stage stage = Cell::kStage[K];
+    static constexpr int gates = stage.gates;
+    static constexpr bool any = Cell::kHasOptions;
+    const Forward<A>& f;
+    int64_t s, t;
+    const Operand* h_from;
+    Operand* h_to;
+    const Operand* from;      // row 0 of this step's operand, of the head that is being multiplied
+    const T *gx_from, *bias;  // row 0 of this step's gx
+    T *saved_to, *carry_to;
+    int64_t ld_h, ld_from, ld_gx, ld_saved, ld_carry, ld_state;
+    Row y;         // row 0 of this step
+    int64_t ld_y;  // elements
+    bool plain;    // y needs no conversion, and its rows are in order
+    bool keep, quiet;
+
+    Point(const Forward<A>& f, int64_t first, int64_t s)
+        : f(f), s(s), t(f.rows.time(s)), h_from(f.h[s & 1]), h_to(f.h[(s + 1) & 1]), from(K == 0 ? f.fed[s & 1] : f.emit[K]),
+          gx_from(f.gx + (s - first) * f.rows.batch * f.d.gate_columns()), bias(f.weights.b_hh + stage.first_gate * W),
+          saved_to(f.reserve.saved + t * f.rows.batch * f.reserve.saved_columns), carry_to(f.carry), ld_h(f.h_leading()),
+          ld_from(K == 0 ? ld_h : f.emit_leading(K)), ld_gx(f.d.gate_columns()), ld_saved(f.reserve.saved_columns),
+          ld_carry(Cell::kCarry * f.d.hidden.padded()), ld_state(f.d.hidden.padded()), y(row3(f.args.y, t, 0)),
+          ld_y(f.args.y.stride[1]),
+          plain(y.dtype == A::storage && f.problem.dtype == y.dtype && y.stride == 1 && !f.rows.order), keep(f.keep),
+          quiet(f.extras.quiet()) {}
+
+    const Operand* operand(int64_t row) const { return from + row * ld_from; }
+    RNNK_HD void prepare(int64_t row, int64_t panel) const {
+      if (keep && !stage.projected) fetch(saved_to + row * ld_saved + panel * (Cell::kSaved * W), Cell::kSaved * W);
+    }
+    Start<A> start() const {
+      if constexpr (stage.product == Product::weight_hh && !stage.norm) return {bias, G * W};
+      return {};
+    }
+    const T* gx(int64_t row) const { return gx_from + row * ld_gx; }
+    T* raw(int64_t row) const { return f.raw[K] + row * f.d.stage_columns(K); }
+
+    void finish(int64_t row, int64_t panel, const V (&gh)[gates]) const {
+      if constexpr (stage.norm) {  // the row is not complete yet
+        RNNK_UNROLL for (int g = 0; g < gates; ++g) gh[g].store(raw(row) + (panel * gates + g) * W);
+      } else {
+        Q q;
+        RNNK_UNROLL for (int g = 0; g < gates; ++g) {
+          q.gh[stage.first_gate + g] = gh[g];
+          if constexpr (stage.product == Product::weight_hh) {
+            q.gx[stage.first_gate + g] = V::load(gx(row) + (panel * G + stage.first_gate + g) * W);
+          }
+        }
+        pointwise(q, row, panel);
+      }
+    }
+
+    // Panels [p0, p1) of one row: those of a stage without a product, or whose product stands complete in memory.
+    void finish_row(int64_t row, int64_t p0, int64_t p1, bool first_share) const {
+      const T* sources[2] = {nullptr, raw(row)};
+      if (stage.product != Product::identity) sources[0] = gx(row);
+      const int64_t at = t * f.rows.batch + row, columns = f.d.stage_columns(K);
+      T mean[2] = {0, 0}, scale[2] = {1, 1};
+      RNNK_UNROLL for (int i = 0; i < 2; ++i) {
+        if (!stage.norm || !sources[i]) continue;
+        row_moments<V>(sources[i], gates, f.d.axis(K), mean[i], scale[i]);
+        if (f.keep && first_share) f.reserve.scale[K][at * 2 + i] = scale[i];
+      }
+      for (int64_t p = p0; p < p1; ++p) {
+        Q q;
+        RNNK_UNROLL for (int i = 0; i < 2; ++i) {
+          if (!stage.norm || !sources[i]) continue;
+          RNNK_UNROLL for (int g = 0; g < gates; ++g) {
+            const int64_t c = (p * gates + g) * W;
+            const V v = (V::load(sources[i] + c) - V::set1(mean[i])) * V::set1(scale[i]);
+            if (f.keep) v.store(f.reserve.normed[K] + (at * 2 + i) * columns + c);
+            const T* shift = !sources[0] ? f.weights.beta[K] : i == 0 ? f.weights.b_ih : f.weights.b_hh;
+            (i == 0 ? q.gx : q.gh)[stage.first_gate + g] = fma(V::load(f.weights.gamma[K][i] + c), v, V::load(shift + c));
+          }
+        }
+        if constexpr (!stage.norm && K == 0) {  // its product is the cell's own
+          RNNK_UNROLL for (int g = 0; g < gates; ++g) q.gx[g] = V::load(gx(row) + (p * G + g) * W);
+        } else if constexpr (!stage.norm) {
+          q.gh[stage.first_gate] = V::load(raw(row) + p * W);
+        }
+        pointwise(q, row, p);
+      }
+    }
+
+    RNNK_HD void pointwise(Q& q, int64_t row, int64_t panel) const {
+      // Addresses first: the compiler must assume that a vector store changes them where they are kept.
+      const bool keep = this->keep, plain = this->plain;
+      const int64_t unit = panel * W, valid = f.d.out.template valid_of<any>(panel);
+      T* const saved = saved_to + row * ld_saved + unit * Cell::kSaved;
+      T* const carry = carry_to + row * ld_carry + unit * Cell::kCarry;
+      Operand* const h_new = h_to + row * ld_h + unit;
+      auto* const y_new =
+          plain ? reinterpret_cast<typename A::Stored*>(y.data) + row * ld_y + f.d.out.template first_of<any>(panel)
+                : nullptr;
+      T* state[Cell::kStates];
+      RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) state[i] = f.state[i] + row * ld_state + unit;
+      if constexpr (!stage.projected) {
+        RNNK_UNROLL for (int i = 0; i < Cell::kParams; ++i) {
+          if (i < f.d.own_params) q.p[i] = V::load(f.weights.params + i * ld_state + unit);
+        }
+        if constexpr (!projects(kShape)) q.s[0] = A::load(h_from + row * ld_h + unit);
+        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s[i] = V::load(state[i]);
+        if constexpr (K > 0) {  // what earlier stages left; the states are already the new ones
+          RNNK_UNROLL for (int i = 0; i < Cell::kCarry; ++i) q.carry[i] = V::load(carry + i * W);
+          RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s_new[i] = q.s[i];
+          if (keep) {
+            RNNK_UNROLL for (int i = 0; i < Cell::kSaved; ++i) q.saved[i] = V::load(saved + i * W);
+          }
+        }
+      }
+      if constexpr (Cell::kHasOptions) {
+        q.o = &f.extras.o;
+        if constexpr (K == 0) {
+          if constexpr (!projects(kShape)) q.operand = A::load(f.fed[s & 1] + row * ld_h + unit);
+          RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
+            if (!quiet && f.extras.resets(t, row)) q.s[i] = V::set1(0);
+          }
+        }
+      }
+      Cell::template forward<K>(q);
+      [[maybe_unused]] typename Extras<A>::Zones zones(f.extras, t, row, panel);
+      if constexpr (Cell::kHasOptions && K == 0) {
+        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
+          if (!quiet && f.extras.zones(i)) q.s_new[i] = zones.of(i).mix(q.s[i], q.s_new[i]);
+          if (!quiet && f.extras.masked(t, row)) q.s_new[i] = q.s[i];
+          if (Cell::kSavedState[i] >= 0) q.saved[Cell::kSavedState[i]] = q.s_new[i];
+        }
+      }
+      if constexpr (!stage.projected) {
+        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s_new[i].store(state[i]);
+        RNNK_UNROLL for (int i = 0; i < Cell::kCarry; ++i) q.carry[i].store(carry + i * W);
+        if (keep) {
+          RNNK_UNROLL for (int i = 0; i < Cell::kSaved; ++i) q.saved[i].store(saved + i * W);
+        }
+      }
+      if constexpr (K + 1 < S) {
+        const int64_t at = t * f.rows.batch + row;
+        if constexpr (has_product(kShape, K + 1)) {
+          const int64_t n = f.d.operand(K + 1).template valid_of<any>(panel);
+          A::store(A::depth > 1 ? q.emit.first_n(n) : q.emit, f.emit[K + 1] + row * f.emit_leading(K + 1) + unit);
+          if (keep) q.emit.store(f.reserve.emitted[K + 1] + at * f.d.operand(K + 1).padded() + unit);
+        } else {
+          q.emit.store(f.raw[K + 1] + row * f.d.stage_columns(K + 1) + unit);
+        }
+      } else if (Cell::kHasOptions && !quiet) {
+        finish_h(q.s_new[0], row, panel, zones, y_new, valid);
+      } else if (plain && valid == W) {
+        const V out = A::round(q.s_new[0]);
+        A::store(out, h_new);
+        A::store_stored(out, y_new);
+      } else {
+        const V out = quantize<A>(q.s_new[0], f.problem.dtype);
+        A::store(A::depth > 1 ? out.first_n(valid) : out, h_new);
+        store_units<A>(row3(f.args.y, t, f.rows.row(row)), f.d.out.template first_of<any>(panel), valid, out);
+      }
+    }
+
+    // The new h of a cell with options: kept, held, reset before the next step; y beside it.
+    template <class Stored>
+    RNNK_HD void finish_h(V now, int64_t row, int64_t panel, typename Extras<A>::Zones& zones, Stored* y_new,
+                          int64_t valid) const {
+      const Extras<A>& extras = f.extras;
+      const int64_t at = row * ld_h + panel * W;
+      const V old = A::load(h_from + at);
+      if (extras.zones(0)) now = zones.of(0).mix(old, now);
+      const bool held = extras.masked(t, row);
+      V out = held ? old : quantize<A>(now, f.problem.dtype);
+      if (A::depth > 1) out = out.first_n(valid);
+      const V shown = held ? V::set1(0) : out;
+      if (plain && valid == W) A::store_stored(shown, y_new);
+      else store_units<A>(row3(f.args.y, t, f.rows.row(row)), f.d.out.first(panel), valid, shown);
+      if (extras.resets_at(s + 1, row)) out = V::set1(0);
+      A::store(out, h_to + at);
+      if (extras.drops()) A::store(extras.thinned(out, row, panel), f.fed[(s + 1) & 1] + at);
+    }
+  };
+
+  template <int K>
+  static void stage(const Forward<A>& f, int64_t first, int64_t s, bool last_sub_phase, const Part& part) {
+    constexpr Stage kind = Cell::kStage[K];
+    Point<K> point(f, first, s);
+    const L& d = f.d;
+    const int64_t alive = f.rows.alive(s), r1 = smaller(part.r1, alive);
+    const int64_t panels = d.axis(K).panels(), p0 = part.first(panels), p1 = part.last(panels);
+    if constexpr (kind.product != Product::identity) {
+      if (!kind.norm || !last_sub_phase) {
+        const int64_t head_units = d.operand(K).panels_each * W;
+        const Operand* const operands = point.from;
+        L::for_heads(d.axis(K), p0, p1, [&](int64_t head, int64_t q0, int64_t q1) RNNK_INLINE {
+          point.from = operands + head * head_units;
+          for_tiles<A, kind.gates>(point, part.r0, r1, q0, q1, d.terms(K), f.weights.w[K], d.panel(d.terms(K), kind.gates));
+        });
+      }
+    }
+    if constexpr (kind.norm || kind.product == Product::identity) {
+      for (int64_t r = part.r0; last_sub_phase && r < r1; ++r) point.finish_row(r, p0, p1, part.share == 0);
+    }
+    if constexpr (K == S - 1) {  // rows that are over: y is zero there
+      for (int64_t r = larger(part.r0, alive); r < part.r1; ++r) {
+        for (int64_t p = p0; p < p1; ++p) {
+          store_units<A>(row3(f.args.y, point.t, f.rows.row(r)), d.out.first(p), d.out.valid(p), V::set1(0));
+        }
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace rnnk
