@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 # Before torch is imported: its pool would spin on the cores that the kernels under test are timed out on.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,6 +14,8 @@ os.environ.setdefault("RNNKERN_TORCH_THREADS", "0")
 
 import pytest
 
+from c_abi import load
+from native import c_library
 from rnnkern import _core
 from runner import KERNELS, UNAVAILABLE
 
@@ -42,13 +45,15 @@ def set_threads() -> Iterator[Callable[[int], None]]:
     _core.set_num_threads(before)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _torch_threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """rnnkern.torch's tests, and the processes they start, run as users have it: on torch's threads, two of them."""
-    name = request.module.__name__
-    if not name.startswith("test_torch") or name == "test_torch_threads":
-        yield
-        return
+@pytest.fixture(scope="session")
+def lib() -> Any:
+    """The C ABI by ctypes."""
+    return load(c_library())
+
+
+@pytest.fixture(scope="module")
+def torch_threads() -> Iterator[None]:
+    """Tests of rnnkern.torch, and the processes they start, run as users have it: on torch's threads, two of them."""
     import torch
 
     from rnnkern.torch import threads
