@@ -1,8 +1,7 @@
-"""Fixtures shared by the tests: the kernels of this machine, the thread team's size, and a guard against hangs."""
+"""Fixtures shared by the tests: the kernels of this machine, the thread team's size, the C ABI."""
 
 from __future__ import annotations
 
-import faulthandler
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +14,13 @@ os.environ.setdefault("RNNKERN_TORCH_THREADS", "0")
 import pytest
 
 from c_abi import load
+from choice import (  # noqa: F401  (pytest finds its hooks here)
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 from native import c_library
 from rnnkern import _core
 from runner import KERNELS, UNAVAILABLE
@@ -26,15 +32,6 @@ def kernel(request: pytest.FixtureRequest) -> str:
     if UNAVAILABLE[request.param]:
         pytest.skip(f"{request.param}: {UNAVAILABLE[request.param]}")
     return str(request.param)
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tests marked gpu skip where no CUDA device can be used. Only they import torch for it."""
-    if item.get_closest_marker("gpu"):
-        from rnnkern.bench.gpu.record import refusal
-
-        if reason := refusal():
-            pytest.skip(reason)
 
 
 @pytest.fixture
@@ -65,11 +62,3 @@ def torch_threads() -> Iterator[None]:
     threads.give_back()
     torch.set_num_threads(before)
     os.environ["RNNKERN_TORCH_THREADS"] = said
-
-
-@pytest.fixture
-def no_hang() -> Iterator[None]:
-    """A test that deadlocks ends the run after two minutes, with every thread's stack, instead of waiting for ever."""
-    faulthandler.dump_traceback_later(120, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 def python(code: str) -> str:
     """Run in a fresh interpreter and return what it prints."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -222,7 +222,6 @@ def test_copies_and_pickles_are_their_own() -> None:
     assert np.array_equal(layer(x)[0], wanted)
 
 
-@pytest.mark.usefixtures("no_hang")
 def test_concurrent_calls_on_one_layer() -> None:
     """Four threads call, train and back-propagate on one layer: each gets the bits it gets alone, and 40 training calls
     draw 40 different masks."""
@@ -304,7 +303,6 @@ def test_forced_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork on this platform")
-@pytest.mark.usefixtures("no_hang")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12: about threads, which is the point here
 def test_a_child_forked_while_the_lock_is_held_can_train() -> None:
     layer = rk.GRU(IN, H, 2, dropout=0.5, seed=0)

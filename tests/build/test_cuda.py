@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -30,6 +29,7 @@ def compiled() -> Instances:
 # --- instances --------------------------------------------------------------
 
 
+@pytest.mark.nvcc
 def test_instances_are_the_recorded_ones(compiled: Instances) -> None:
     then = recorded()["sm_90"]
     assert sorted(compiled.keys() - then.keys()) == [], "python tests/support/cuda_instances.py --write"
@@ -37,6 +37,7 @@ def test_instances_are_the_recorded_ones(compiled: Instances) -> None:
     assert 20 < len(compiled) <= MOST_INSTANCES
 
 
+@pytest.mark.nvcc
 def test_instances_take_what_is_recorded(compiled: Instances) -> None:
     """No more registers than recorded; no spill where none is recorded, and no larger one."""
     if cuda_instances.compiler() != recorded_compiler():
@@ -50,6 +51,7 @@ def test_instances_take_what_is_recorded(compiled: Instances) -> None:
     assert worse == {}
 
 
+@pytest.mark.nvcc
 def test_weights_in_registers_do_not_spill(compiled: Instances) -> None:
     plain = {kernel: figures.spill for (_, kernel), figures in compiled.items() if PLAIN_SOLO.match(kernel)}
     assert len(plain) >= 24 and {kernel: spill for kernel, spill in plain.items() if spill} == {}
@@ -115,7 +117,7 @@ def smi(folder: Path, text: str, status: int = 0) -> Path:
     return folder
 
 
-@pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
+@pytest.mark.nvcc
 @pytest.mark.parametrize(
     ("gpus", "status", "chosen"),
     [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ VARIANTS = re.findall(
 # --- object files ---------------------------------------------------------
 
 
+@pytest.mark.builds
 @pytest.mark.parametrize("kernel", CPU_FILES, ids=lambda k: k.name)
 def test_kernel_objects_define_no_weak_function(kernel: KernelFile, tmp_path: Path) -> None:
     """A weak function of one ISA file may replace, at link time, its namesake of a file for lesser CPUs.
@@ -186,7 +186,7 @@ template void {struct}_stages<rnnk::{struct}>();
 """
 
 
-@pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
+@pytest.mark.nvcc
 def test_cells_compile_for_cuda(tmp_path: Path) -> None:
     """Every cell and variant over a one-float value type, every stage forward and backward, in device code (sm_90)."""
     source = tmp_path / "cells.cu"

@@ -28,8 +28,6 @@ EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-10, "bfloat16"
 # Sums of at most IN + H + 1 terms below 1, T steps, L layers: far below this many roundings of the dtype.
 GROWTH = 200
 
-on_device = pytest.mark.skipif(not fake_cuda.EXECUTOR, reason=fake_cuda.NO_EXECUTOR)
-
 
 @pytest.fixture(autouse=True)
 def _home(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -88,7 +86,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@on_device
+@pytest.mark.posed
 @pytest.mark.parametrize("lengths", [None, "host", "device"])
 @pytest.mark.parametrize("case", CASES)
 def test_training_is_the_cpus(case: str, lengths: str | None) -> None:
@@ -139,7 +137,7 @@ def same(got: list[Any], want: list[Any]) -> bool:
     return [a.tobytes() for a in got] == [a.tobytes() for a in want]
 
 
-@on_device
+@pytest.mark.posed
 @pytest.mark.parametrize("marked", [False, True], ids=["", "marks and lengths"])
 @pytest.mark.parametrize("case", ["random masks", "projection", "options in rows", "slstm"])
 def test_recompute_is_the_same_bits(case: str, marked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +165,7 @@ def _forks() -> int:
     return int(ctypes.CDLL(_core.__file__).rnnk_simt_forks())
 
 
-@on_device
+@pytest.mark.posed
 @pytest.mark.parametrize("how", ["plain", "lengths", "marks", "probe", "no x", "stepwise"])
 @pytest.mark.parametrize("case", _STACKS)
 def test_a_wavefront_is_layer_after_layer(case: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +195,7 @@ def test_a_wavefront_is_layer_after_layer(case: str, how: str, monkeypatch: pyte
         assert np.abs(got - want).max() <= GROWTH * EPS["float32"] * max(1.0, np.abs(want).max())
 
 
-@on_device
+@pytest.mark.posed
 def test_a_deep_stack_is_the_cpus() -> None:
     """Long and deep enough for a wavefront over streams (cuda/test_stacks.py sees that it is one)."""
     cpu, gpu = pair("GRU", IN, H, num_layers=4)
@@ -205,7 +203,7 @@ def test_a_deep_stack_is_the_cpus() -> None:
     close(list(gpu(to_gpu(x))), list(cpu(x)))
 
 
-@on_device
+@pytest.mark.posed
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 def test_dtypes(kind: str, dtype: str) -> None:
@@ -218,7 +216,7 @@ def test_dtypes(kind: str, dtype: str) -> None:
     close([grads.x, grads.state, *grads.params.values()], [want.x, want.state, *want.params.values()], dtype)
 
 
-@on_device
+@pytest.mark.posed
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_marks(where: str, reverse: bool) -> None:
@@ -239,7 +237,7 @@ def test_marks(where: str, reverse: bool) -> None:
             gpu(to_gpu(x), **{name: put(np.ones((T, B), np.int64))})
 
 
-@on_device
+@pytest.mark.posed
 def test_inference_layouts_and_out() -> None:
     cpu, gpu = pair("LSTM", IN, H, num_layers=2, batch_first=True)
     wide = numbers((B, 2 * T, IN))
@@ -264,7 +262,7 @@ CELLS: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-@on_device
+@pytest.mark.posed
 def test_cells_and_steps_in_place() -> None:
     for kind, options in CELLS:
         try:
@@ -291,7 +289,7 @@ def test_cells_and_steps_in_place() -> None:
             gpu.step_(shared[:, :IN], (shared[:, :width], *kept[1:]) if isinstance(kept, tuple) else shared[:, :width])
 
 
-@on_device
+@pytest.mark.posed
 def test_parameters_go_between_host_and_gpu(tmp_path: Path) -> None:
     cpu, gpu = pair("LSTM", IN, H, layer_norm=True)
     assert gpu.device == "cuda:0" and "device='cuda:0'" in repr(gpu)
@@ -323,7 +321,7 @@ def test_parameters_go_between_host_and_gpu(tmp_path: Path) -> None:
         gpu.update({"weight_hh_l0": to_gpu(np.zeros((2, H), np.float32))})
 
 
-@on_device
+@pytest.mark.posed
 def test_each_stream_has_its_own_pack() -> None:
     _, gpu = pair("GRU", IN, H)
     x = to_gpu(numbers((T, B, IN)))
@@ -344,7 +342,7 @@ def test_each_stream_has_its_own_pack() -> None:
     assert len(weights._on_streams) <= 8
 
 
-@on_device
+@pytest.mark.posed
 def test_while_a_graph_is_captured() -> None:
     """A pack is not kept, since it is not written before a replay; what a replay would not read again is refused."""
     _, gpu = pair("GRU", IN, H)
@@ -361,7 +359,7 @@ def test_while_a_graph_is_captured() -> None:
         fake_cuda.capturing[-1] = False
 
 
-@on_device
+@pytest.mark.posed
 def test_bad_device_lengths_are_clamped_and_reported_late() -> None:
     cpu, gpu = pair("LSTM", IN, H)
     x = numbers((T, B, IN))
@@ -378,7 +376,7 @@ def test_bad_device_lengths_are_clamped_and_reported_late() -> None:
 X = numbers((T, B, IN))
 
 
-@on_device
+@pytest.mark.posed
 @pytest.mark.parametrize(
     "change, kind, said",
     [
@@ -408,7 +406,7 @@ def test_bad_arguments(change: dict[str, Any], kind: type[Exception], said: str)
         gpu(to_gpu(X, 1) if isinstance(x, str) else x, **arguments)
 
 
-@on_device
+@pytest.mark.posed
 def test_devices_do_not_mix() -> None:
     cpu, gpu = pair("LSTM", IN, H)
     with pytest.raises(ValueError, match=r"x: expected an array in host memory, got one on a CUDA device; nothing is"):
@@ -436,7 +434,7 @@ def test_devices_do_not_mix() -> None:
         gpu(to_gpu(X), out=read_only)
 
 
-@on_device
+@pytest.mark.posed
 def test_looking_inside() -> None:
     _, gpu = pair("LSTM", IN, H, num_layers=2)
     facts = rk.info()
@@ -447,7 +445,7 @@ def test_looking_inside() -> None:
     assert declined >= {name for name, _ in _core.kernels() if name.startswith("cpu_")}
 
 
-@on_device
+@pytest.mark.posed
 def test_tf32_is_asked_for() -> None:
     assert rk.GRU(IN, H, device="cuda", allow_tf32=True).allow_tf32
     for wrong in ({"device": "cuda", "dtype": "float64"}, {"device": "cpu"}):
@@ -455,7 +453,7 @@ def test_tf32_is_asked_for() -> None:
             rk.GRU(IN, H, allow_tf32=True, **wrong)  # type: ignore[arg-type]
 
 
-@on_device
+@pytest.mark.posed
 def test_the_environment_forces_one_devices_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RNNKERN_KERNEL", "cpu_scalar")
     cpu, gpu = pair("LSTM", IN + 1, H + 1)
@@ -486,12 +484,12 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-@on_device
+@pytest.mark.posed
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_is_told() -> None:
     code = CHILD.format(path=[str(Path(fake_cuda.__file__).parent), str(Path(rk.__file__).parents[1])])
     site = ["-S"] if sys.flags.no_site else []  # as this process was started: .ci/simt
-    done = subprocess.run([sys.executable, *site, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, *site, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

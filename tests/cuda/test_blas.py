@@ -22,6 +22,8 @@ import pytest
 from native import EXECUTOR, INCLUDES, ROOT, run, scratch, tool
 from rnnkern import _cuda_libs
 
+pytestmark = pytest.mark.executor
+
 HERE = Path(__file__).parent / "blas"
 PRECISIONS = {
     "bf16": (ml_dtypes.bfloat16, np.float32),

@@ -13,6 +13,8 @@ import pytest
 
 from native import EXECUTOR, INCLUDES, ROOT, run, tool
 
+pytestmark = pytest.mark.executor
+
 SIMT = ROOT / "tests/cuda/simt"
 _TABLES = [(SIMT / f"selftest/{kind}.cpp").read_text() for kind in ("right", "planted", "reported")]
 CASES = [case for table in _TABLES for case in re.findall(r"CASE\((\w+)\)", table)]
@@ -35,7 +37,7 @@ def test_cases_are_the_programs(selftest: Path) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_case(selftest: Path, case: str) -> None:
-    run(selftest, case, timeout=60)
+    run(selftest, case)
 
 
 EXCHANGE = """
@@ -62,6 +64,7 @@ __global__ void kernel(Params p) {
 """
 
 
+@pytest.mark.nvcc
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 def test_exchange_is_ptx(arch: str, tmp_path: Path) -> None:
     """Every function of cuda/exchange.cuh is assembled, those of sm_90 there."""

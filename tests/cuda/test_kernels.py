@@ -31,6 +31,8 @@ from option_runs import run as run_options
 from problems import DTYPES, QUICK, Problem, expand, make, np_dtype
 from runner import DEVICE_KERNELS, Output, backward, forward, pack, plan_of, run, same_bits
 
+pytestmark = pytest.mark.executor
+
 
 @pytest.fixture(params=DEVICE_KERNELS)
 def kernel(request: pytest.FixtureRequest, multiprocessors: Any) -> str:
@@ -87,7 +89,7 @@ def test_tf32(kernel: str, problem: Problem) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_options(kernel: str, case: Case, dtype: str) -> None:
     data = make_case(case, dtype)
-    compare(case, dtype, run_options(case, data, plan_with_options(case, data, dtype, kernel), dtype))
+    compare(case, dtype, run_options(case, data, plan_with_options(case, dtype, kernel), dtype))
 
 
 # --- time in blocks ------------------------------------------------------------

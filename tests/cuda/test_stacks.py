@@ -12,6 +12,8 @@ import c_abi
 from device_plan import DevicePlan, simt_library
 from runner import DEVICE_KERNELS, same_bits
 
+pytestmark = pytest.mark.executor
+
 
 class Stack:
     """Layers of 20 units on the executor, and the calls of a training step or, without ``keep``, of inference."""

@@ -19,6 +19,8 @@ from option_runs import run as run_options
 from problems import Problem, expand, make
 from runner import backward, forward, pack, plan_of, run, same_bits
 
+pytestmark = pytest.mark.executor
+
 WAYS = ("cluster", "flags", "sync", "data")
 _CELLS = ("lstm", "gru")
 

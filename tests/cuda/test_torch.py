@@ -29,7 +29,6 @@ T, B, IN, H = 5, 3, 4, 6
 GROWTH = 200
 
 REAL = torch.cuda.is_available()
-posed = pytest.mark.skipif(not fake_cuda.EXECUTOR, reason=fake_cuda.NO_EXECUTOR)
 real = [pytest.mark.gpu, pytest.mark.skipif(not REAL, reason="torch sees no GPU")]
 
 
@@ -86,7 +85,7 @@ def cases(name: str) -> tuple[Any, Tensor]:
     return module, torch.rand((B, T, IN) if module.batch_first else (T, B, IN)) * 2 - 1
 
 
-@posed
+@pytest.mark.posed
 @pytest.mark.parametrize("lengths", [None, "host", "device"])
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_are_the_cpus(
@@ -106,7 +105,7 @@ def test_modules_are_the_cpus(
     close(got, answers(module, x, lengths=rows))
 
 
-@posed
+@pytest.mark.posed
 @pytest.mark.parametrize("frozen", [0, 1, 2])
 def test_only_upper_layers_are_trained(
     frozen: int, generator: posing.Generator, monkeypatch: pytest.MonkeyPatch
@@ -129,7 +128,7 @@ def test_only_upper_layers_are_trained(
     close(got, gradients())
 
 
-@posed
+@pytest.mark.posed
 @pytest.mark.parametrize(
     "dtype, eps", [(torch.float64, 2.0**-52), (torch.bfloat16, 2.0**-7), (torch.float16, 2.0**-10)]
 )
@@ -145,7 +144,7 @@ def test_dtypes(dtype: torch.dtype, eps: float, generator: posing.Generator, mon
     close(got, answers(module, x, tuple(torch.rand(1, B, H).to(dtype) for _ in range(2))), eps)
 
 
-@posed
+@pytest.mark.posed
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_marks(where: str, generator: posing.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     module, x = cases("gru")
@@ -157,7 +156,7 @@ def test_marks(where: str, generator: posing.Generator, monkeypatch: pytest.Monk
     close(got, answers(module, x, mask=mask, reset=reset, lengths=[5, 2, 4]))
 
 
-@posed
+@pytest.mark.posed
 def test_packed_sequences(generator: posing.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     module, _ = cases("gru")
     rows = [torch.rand(length, IN) for length in (2, 5, 3)]
@@ -170,7 +169,7 @@ def test_packed_sequences(generator: posing.Generator, monkeypatch: pytest.Monke
     close([y.data, h], [want.data, h_want])
 
 
-@posed
+@pytest.mark.posed
 def test_operators_and_graphs(generator: posing.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """What looks on sees an operator, whose kernels of a GPU are the same."""
     module, x = cases("lstm")
@@ -192,7 +191,7 @@ def test_operators_and_graphs(generator: posing.Generator, monkeypatch: pytest.M
     assert torch.equal(per_row.squeeze(2), module(x)[0])
 
 
-@posed
+@pytest.mark.posed
 def test_second_derivatives_take_lengths_as_they_are(generator: posing.Generator) -> None:
     module, x = cases("lstm")
     module, x = module.double(), x.double().requires_grad_()
@@ -202,7 +201,7 @@ def test_second_derivatives_take_lengths_as_they_are(generator: posing.Generator
     assert bool(again.isfinite().all()) and bool((again[3:, 1] == 0).all()) and bool((again[:2, 1] != 0).any())
 
 
-@posed
+@pytest.mark.posed
 def test_random_masks_follow_the_generator(generator: posing.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     module = rt.LSTM(IN, H, num_layers=2, dropout=0.5)
@@ -227,7 +226,7 @@ def test_random_masks_follow_the_generator(generator: posing.Generator, monkeypa
     close(first[0], torch.from_numpy(plain.forward(x.numpy())[0].copy()))
 
 
-@posed
+@pytest.mark.posed
 def test_while_a_graph_is_captured(generator: posing.Generator) -> None:
     module, x = rt.GRU(IN, H, num_layers=2, dropout=0.5), torch.rand(T, B, IN)
     fake_cuda.capturing[:] = [True]
@@ -242,7 +241,7 @@ def test_while_a_graph_is_captured(generator: posing.Generator) -> None:
         module(x, lengths=[1, 2, 3])
 
 
-@posed
+@pytest.mark.posed
 def test_tf32_is_torchs_switch(generator: posing.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     module, x = cases("lstm")
     for allowed in (True, False):
@@ -252,7 +251,7 @@ def test_tf32_is_torchs_switch(generator: posing.Generator, monkeypatch: pytest.
     assert not kernels.spec_of(module._options(), torch.bfloat16, IN, H, True, "cuda:0").allow_tf32
 
 
-@posed
+@pytest.mark.posed
 def test_freeze_waits_and_keeps_its_memory(generator: posing.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     module, x = cases("gru")
     used: list[Tensor] = []
@@ -266,7 +265,7 @@ def test_freeze_waits_and_keeps_its_memory(generator: posing.Generator, monkeypa
     assert len(used) == 4
 
 
-@posed
+@pytest.mark.posed
 def test_bad_arguments(generator: posing.Generator) -> None:
     module, x = cases("lstm")
     with pytest.raises(TypeError, match=r"lengths: expected integers, got dtype torch.float32"):

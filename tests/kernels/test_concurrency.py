@@ -1,7 +1,7 @@
 """Two threads on one plan, forked children, and the team's size changing under a running kernel: the right bits, no
 hang.
 
-A child process reports through its exit status: 0 for the right bits. Every wait has an end.
+A child process reports through its exit status: 0 for the right bits.
 """
 
 from __future__ import annotations
@@ -22,18 +22,16 @@ from problems import Array, Problem, expand, make, parse
 from rnnkern import _core
 from runner import plan_of, run, same_bits
 
-pytestmark = [
-    pytest.mark.usefixtures("no_hang"),
-    # Python 3.12 and later warn of every fork in a process with threads: that it is safe here is what is tested.
-    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
-]
+# Python 3.12 and later warn of every fork in a process with threads: that it is safe here is what is tested.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 SetThreads = Callable[[int], None]
 PROBLEMS = expand(["t6b9i17h33 state lengths"], cells=["lstm", "gru"], dtypes=["f32", "bf16"])
 # Some milliseconds a call, so that others are very likely to find it running.
 LONG = parse("lstm t60b24i64h64 f32 state")
-CHILD_SECONDS = 30.0
+# A child that hangs must not outlive the run, which pytest's faulthandler_timeout ends (pyproject.toml).
+CHILD_SECONDS = 900
 
 
 class Caller(threading.Thread):
@@ -56,8 +54,7 @@ class Caller(threading.Thread):
     def finish(self, stop: bool = True) -> None:
         if stop:
             self.stop.set()
-        self.join(60)
-        assert not self.is_alive(), "a call never came back"
+        self.join()
         if self.failure is not None:
             raise self.failure
 
@@ -76,25 +73,18 @@ def calling(work: Callable[[], None]) -> Iterator[Caller]:
 
 
 def in_child(work: Callable[[], None]) -> None:
-    """Runs ``work`` in a forked child, which must end with status 0 in time."""
+    """Runs ``work`` in a forked child, which must end with status 0."""
     pid = os.fork()
     if pid == 0:
+        signal.alarm(CHILD_SECONDS)
         status = 1
         try:
             work()
             status = 0
         finally:
             os._exit(status)  # no test runner, no exit handlers: this is not their process
-    end = time.monotonic() + CHILD_SECONDS
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            assert status == 0, f"the child ended with status {os.waitstatus_to_exitcode(status)}"
-            return
-        time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    pytest.fail(f"the child was still running after {CHILD_SECONDS:g} s")
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, f"the child ended with status {os.waitstatus_to_exitcode(status)}"
 
 
 def check(problem: Problem, plan: Any, draw: int, wanted: dict[str, Array]) -> None:
@@ -190,6 +180,7 @@ def test_fork_while_the_team_is_resized(kernel: str, set_threads: SetThreads) ->
 
 
 def _in_process(problem: Problem, kernel: str, wanted: dict[str, Array]) -> None:
+    signal.alarm(CHILD_SECONDS)
     check(problem, plan_of(problem, kernel), 0, wanted)
 
 
@@ -204,12 +195,8 @@ def test_multiprocessing_fork(kernel: str, set_threads: SetThreads) -> None:
     for child in children:
         child.start()
     for child in children:
-        child.join(CHILD_SECONDS)
-        hung = child.is_alive()
-        if hung:
-            child.kill()
-            child.join()
-        assert not hung and child.exitcode == 0, f"exit status {child.exitcode}, {'hung' if hung else 'ended'}"
+        child.join()
+        assert child.exitcode == 0, f"exit status {child.exitcode}"
 
 
 def test_set_num_threads_while_a_kernel_runs(kernel: str, set_threads: SetThreads) -> None:

@@ -25,6 +25,8 @@ import c_abi
 from rnnkern import reference
 from split_cases import KINDS, RANDOM, Array, Case, judged, make, weights, worst
 
+pytestmark = pytest.mark.builds
+
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = {1: b"lanes_1", 4: b"lanes_4"}
 DTYPES = ("float32", "float64")  # in the order of rnnk_dtype
@@ -190,7 +192,7 @@ def test_nothing_to_do(library: Any, name: str, T: int, B: int) -> None:
         np.testing.assert_array_equal(got[key], value.astype("float32"), err_msg=key)
 
 
-@pytest.mark.usefixtures("threads", "no_hang")
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("lanes", KERNELS)
 @pytest.mark.parametrize("sizes", [(5, 7, 3, 5, 2), (3, 5, 2, 9, 12), LARGE[0]], ids=str)
 @pytest.mark.parametrize(("lengths", "reverse"), [(False, False), (True, False), (True, True)])

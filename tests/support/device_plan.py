@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import c_abi
-from native import ROOT, run, scratch, tool
+from native import ROOT, alone, run, tool
 from problems import Array
 
 _DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
@@ -30,18 +30,19 @@ _ERRORS = {1: ValueError, 2: TypeError, 3: NotImplementedError, 4: MemoryError}
 
 @functools.cache
 def simt_library() -> Any:
-    """The C library with the CUDA kernels on the executor, built once a session; RNNKERN_SIMT_LIBRARY: one that is
-    there."""
+    """The C library with the CUDA kernels on the executor: RNNKERN_SIMT_LIBRARY, or build/executor, brought up to date
+    once a process."""
     given = os.environ.get("RNNKERN_SIMT_LIBRARY")
     if given:
         return c_abi.load(Path(given))
-    build = scratch() / "simt"
-    run(
-        tool("cmake"), "-S", ROOT, "-B", build, "-DRNNKERN_PYTHON=OFF", "-DRNNKERN_CUDA=SIMT",
-        "-DRNNKERN_KERNELS=cuda_cluster;cuda_grid;cuda_stepwise;cuda_solo",
-    )  # fmt: skip
-    run(tool("cmake"), "--build", build, "--parallel", str(os.cpu_count()), "--target", "rnnkern", timeout=1800)
-    return c_abi.load(next(build.glob("librnnkern.so")))
+    build = ROOT / "build" / "executor"
+    with alone(build):
+        run(
+            tool("cmake"), "-S", ROOT, "-B", build, "-DRNNKERN_PYTHON=OFF", "-DRNNKERN_CUDA=SIMT",
+            "-DRNNKERN_KERNELS=cuda_cluster;cuda_grid;cuda_stepwise;cuda_solo",
+        )  # fmt: skip
+        run(tool("cmake"), "--build", build, "--parallel", str(os.cpu_count()), "--target", "rnnkern")
+    return c_abi.load(build / "librnnkern.so")
 
 
 def _check(lib: Any, status: int) -> None:

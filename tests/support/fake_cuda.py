@@ -23,9 +23,6 @@ capturing = [False]
 
 # Device memory is host memory on the executor alone: a real GPU would be handed addresses that mean nothing to it.
 EXECUTOR = _core.device_count() > 0 and "SIMT" in _core.device_info(0)["name"]
-NO_EXECUTOR = (
-    _core.devices_unavailable() or "the device of this build is a real GPU, for which there are no fake arrays"
-)
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import fcntl
 import functools
 import os
 import re
@@ -11,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +27,17 @@ CSRC = ROOT / "csrc"
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
 
 
+def found(name: str) -> str | None:
+    """The program's path, if it is installed."""
+    return shutil.which(name, path=_PATH)
+
+
 def tool(name: str) -> str:
-    """The program's path; skips the test where it is not installed."""
-    found = shutil.which(name, path=_PATH)
-    if not found:
+    """The same; skips the test where it is not installed."""
+    path = found(name)
+    if not path:
         pytest.skip(f"{name} is not installed")
-    return found
+    return path
 
 
 def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
@@ -44,6 +52,15 @@ def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | Non
     )
     assert done.returncode == 0, f"{shlex.join(map(str, command))}: exit status {done.returncode}\n{done.stdout}"
     return done.stdout
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time works in the folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @functools.cache

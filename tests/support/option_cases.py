@@ -172,15 +172,19 @@ class CaseData:
     options: reference.Options = field(default_factory=reference.Options)
 
 
+def options_of(case: Case) -> reference.Options:
+    own = {name: case[name] for name, _ in case.row if name in reference.Options.__dataclass_fields__}
+    if own.get("activations"):
+        own["activations"] = tuple((name, *NUMBERS.get(name, (0.0, 0.0))) for name in own["activations"])
+    return reference.Options(**own)
+
+
 @functools.lru_cache(maxsize=8)
 def make_case(case: Case, dtype: str) -> CaseData:
     """Masked steps and padding hold NaN, which must not matter. Half types: values they can hold; states as float32."""
     kind = np.dtype(DTYPES[dtype])
     wide = np.dtype(np.float32) if dtype in HALF else kind
-    own = {name: case[name] for name, _ in case.row if name in reference.Options.__dataclass_fields__}
-    if own.get("activations"):
-        own["activations"] = tuple((name, *NUMBERS.get(name, (0.0, 0.0))) for name in own["activations"])
-    options = reference.Options(**own)
+    options = options_of(case)
     T, B, features, H, P = case.T, case.B, case.features, case.H, case.P
     cells = reference.CELLS[case.cell].states - 1
     shapes = reference.parameter_shapes(case.cell, options, features, H, case["proj_size"])

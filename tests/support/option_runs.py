@@ -14,27 +14,33 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from option_cases import Case, CaseData, judged
+from option_cases import Case, CaseData, judged, options_of
 from problems import DTYPES, HALF, Array
 from rnnkern.options import ACTIVATIONS
 from runner import DEVICE_KERNELS, UNAVAILABLE, Kept, Output, new_plan
 
 
-def plan_of(case: Case, data: CaseData, dtype: str, kernel: str) -> Any:
+def plan_of(case: Case, dtype: str, kernel: str) -> Any:
+    """The case bound to the kernel; skips, with the kernel's own words, where it cannot run or declines."""
     if kernel not in DEVICE_KERNELS and UNAVAILABLE[kernel]:
         pytest.skip(f"{kernel}: {UNAVAILABLE[kernel]}")
-    o = data.options
-    activations = [(ACTIVATIONS[name][0], alpha, beta) for name, alpha, beta in o.activations or ()]
     try:
-        return new_plan(
-            kernel, case.cell, dtype, case.features, case.H, bias=case["bias"], reverse=case["reverse"],
-            recompute=case["recompute"], proj_size=case["proj_size"], heads=o.heads,
-            peephole=o.peephole, coupled=o.coupled, reset_before=not o.reset_after, layer_norm=o.layer_norm,
-            independent=o.independent, masked=True, clip=o.clip or 0.0, activations=activations, zoneout=o.zoneout,
-            recurrent_dropout=o.recurrent_dropout,
-        )  # fmt: skip
+        return bind(case, dtype, kernel)
     except NotImplementedError as declined:
         pytest.skip(f"{kernel}: {declined}")
+
+
+def bind(case: Case, dtype: str, kernel: str) -> Any:
+    """The same; NotImplementedError where it declines."""
+    o = options_of(case)
+    activations = [(ACTIVATIONS[name][0], alpha, beta) for name, alpha, beta in o.activations or ()]
+    return new_plan(
+        kernel, case.cell, dtype, case.features, case.H, bias=case["bias"], reverse=case["reverse"],
+        recompute=case["recompute"], proj_size=case["proj_size"], heads=o.heads,
+        peephole=o.peephole, coupled=o.coupled, reset_before=not o.reset_after, layer_norm=o.layer_norm,
+        independent=o.independent, masked=True, clip=o.clip or 0.0, activations=activations, zoneout=o.zoneout,
+        recurrent_dropout=o.recurrent_dropout,
+    )  # fmt: skip
 
 
 ROWS = ("peephole", "gamma_ih", "gamma_hh", "gamma_c", "beta_c")

@@ -32,17 +32,22 @@ def plan_of(problem: Problem, kernel: str) -> Any:
     if kernel not in DEVICE_KERNELS and UNAVAILABLE[kernel]:
         pytest.skip(f"{kernel}: {UNAVAILABLE[kernel]}")
     try:
-        return new_plan(
-            kernel,
-            problem.cell,
-            problem.dtype,
-            problem.input_size,
-            problem.hidden_size,
-            bias=not problem.has("nobias"),
-            reverse=problem.has("reverse"),
-        )
+        return bind(problem, kernel)
     except NotImplementedError as declined:
         pytest.skip(f"{kernel}: {declined}")
+
+
+def bind(problem: Problem, kernel: str) -> Any:
+    """The same; NotImplementedError where it declines."""
+    return new_plan(
+        kernel,
+        problem.cell,
+        problem.dtype,
+        problem.input_size,
+        problem.hidden_size,
+        bias=not problem.has("nobias"),
+        reverse=problem.has("reverse"),
+    )
 
 
 def new_plan(kernel: str, *args: Any, **options: Any) -> Any:

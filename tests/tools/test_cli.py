@@ -95,7 +95,7 @@ def test_demo_runs_on_pythons_own_topics_without_any_framework(tmp_path):
         "finally: print('frameworks:', sorted({'torch', 'jax', 'tensorflow', 'onnxruntime'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", program, "demo", "--out", tmp_path, *TINY]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "frameworks: []" in done.stdout and "\nThe " in done.stdout
     assert (tmp_path / "model.safetensors").exists()
@@ -110,7 +110,7 @@ def test_ctrl_c_ends_the_training_and_keeps_everything(tmp_path):
         assert "characters to train on" in process.stdout.readline()
         time.sleep(1.0)  # some steps in
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate()
     finally:
         process.kill()
     assert process.returncode == 130, errors
@@ -167,7 +167,7 @@ def test_a_missing_package_is_named_with_what_to_install(missing, arguments):
     program = f"import sys; sys.modules[{missing!r}] = None\nfrom rnnkern.cli import app; app({arguments!r})"
     if missing == "typer":
         program = program.replace(f"app({arguments!r})", "app()")  # what the entry point calls
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 1
     assert missing in done.stderr and "pip install 'rnnkern[cli]'" in done.stderr and "Traceback" not in done.stderr
 

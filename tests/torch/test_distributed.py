@@ -11,10 +11,7 @@ from torch.multiprocessing import spawn
 
 from distributed_cases import PROCESSES, Encoded, Model, train, worker
 
-pytestmark = [
-    pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed"),
-    pytest.mark.usefixtures("no_hang"),
-]
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])

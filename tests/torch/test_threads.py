@@ -20,8 +20,6 @@ import rnnkern.torch as rt
 from rnnkern import _core
 from rnnkern.torch import threads
 
-pytestmark = pytest.mark.usefixtures("no_hang")
-
 WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 PARALLEL = ctypes.CFUNCTYPE(None, WORK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
 
@@ -154,7 +152,6 @@ def alone(code: str, **environment: str) -> str:
         env=kept | environment,
         capture_output=True,
         text=True,
-        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
