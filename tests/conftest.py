@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,6 +25,12 @@ from choice import (  # noqa: F401  (pytest finds its hooks here)
 from native import c_library
 from rnnkern import _core
 from runner import KERNELS, UNAVAILABLE
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests are objects for the garbage collector to look at, again and again, unless they are frozen."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=KERNELS)

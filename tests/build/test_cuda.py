@@ -3,6 +3,7 @@ record (cuda/instances.tsv, written by tests/support/cuda_instances.py). Everyth
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import cuda_instances
 from cuda_instances import Figures, Instances, differences, parse, recorded, recorded_compiler
-from native import ROOT, run, tool
+from native import ROOT, once, run, tool
 
 MOST_INSTANCES = 400  # compile time and the size of the library grow with them
 # A block of solo is alone on its multiprocessor, with 255 registers a thread: cells without options keep weights there.
@@ -22,8 +23,18 @@ PLAIN_SOLO = re.compile(
 
 @pytest.fixture(scope="module")
 def compiled() -> Instances:
+    """Compiled once for the contents of cuda/ and csrc/ and the release of nvcc."""
+
+    def make(folder: Path) -> None:
+        instances = cuda_instances.measure(("sm_90",))[0]["sm_90"]
+        lines = ["\t".join([*key, *map(str, dataclasses.astuple(figures))]) for key, figures in instances.items()]
+        (folder / "instances.tsv").write_text("\n".join(lines))
+
     tool("nvcc")
-    return cuda_instances.measure(("sm_90",))[0]["sm_90"]
+    name = f"cuda-{cuda_instances.compiler()}"
+    text = (once(name, make, ROOT / "cuda", ROOT / "cmake", ROOT / "CMakeLists.txt") / "instances.tsv").read_text()
+    lines = [line.split("\t") for line in text.splitlines()]
+    return {(file, kernel): Figures(*map(int, figures)) for file, kernel, *figures in lines}
 
 
 # --- instances --------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from native import CPU_FILES, CSRC, INCLUDES, ROOT, KernelFile, configured, kernel_files, run, tool
+from native import CPU_FILES, CSRC, INCLUDES, ROOT, KernelFile, generated, kernel_files, run, tool
 
 CELL_LIST = [
     (int(value), name, struct)
@@ -35,7 +35,7 @@ def test_kernel_objects_define_no_weak_function(kernel: KernelFile, tmp_path: Pa
     done = tmp_path / "kernel.o"
     run(
         kernel.compiler, "-std=c++20", "-O0", "-fPIC", "-fno-exceptions", "-w", "-fvisibility=hidden", *kernel.flags,
-        *INCLUDES, "-I", configured() / "generated", "-c", kernel.source, "-o", done,
+        *INCLUDES, "-I", generated(), "-c", kernel.source, "-o", done,
     )  # fmt: skip
     symbols = [line.split() for line in run(_nm(kernel), "--defined-only", done).splitlines()]
     assert [name for *_, kind, name in symbols if kind in "WT"] == []

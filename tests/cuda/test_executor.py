@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from native import EXECUTOR, INCLUDES, ROOT, run, tool
+from native import EXECUTOR, INCLUDES, ROOT, once, run, tool
 
 pytestmark = pytest.mark.executor
 
@@ -21,14 +21,15 @@ CASES = [case for table in _TABLES for case in re.findall(r"CASE\((\w+)\)", tabl
 
 
 @pytest.fixture(scope="session")
-def selftest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("simt") / "selftest"
-    sources = [*EXECUTOR, *(SIMT / "selftest").glob("*.cpp")]
-    run(
-        tool("g++"), "-std=c++20", "-O1", "-pthread", "-DRNNK_SIMT",
-        *INCLUDES, "-I", ROOT, "-I", ROOT / "tests/cuda", *sources, "-o", program,
-    )  # fmt: skip
-    return program
+def selftest() -> Path:
+    def make(folder: Path) -> None:
+        sources = [*EXECUTOR, *(SIMT / "selftest").glob("*.cpp")]
+        run(
+            tool("g++"), "-std=c++20", "-O1", "-pthread", "-DRNNK_SIMT",
+            *INCLUDES, "-I", ROOT, "-I", ROOT / "tests/cuda", *sources, "-o", folder / "selftest",
+        )  # fmt: skip
+
+    return once("executor", make, ROOT / "cuda", SIMT) / "selftest"
 
 
 def test_cases_are_the_programs(selftest: Path) -> None:

@@ -14,6 +14,8 @@ from problems import DTYPES
 from rnnkern import _core, ops
 from rnnkern.arrays import MEMORY
 
+pytestmark = pytest.mark.whole
+
 KERNELS = [name for name, reason in _core.kernels() if not reason]
 # (T, B, I, H, which): few rows and small layers, where each thread does better with a direction of its own; and others.
 SIZES = [

@@ -9,6 +9,8 @@ from option_runs import compare, plan_of, run
 from problems import DTYPES
 from runner import KERNELS
 
+pytestmark = pytest.mark.whole
+
 # One lane is slow: every third case.
 _RUNS = [
     (k, case) for k in KERNELS for n, case in enumerate(CASES) if k != "cpu_scalar" or n % 3 == 0 or case["heads"] == 2

@@ -29,6 +29,8 @@ from problems import CELLS, DTYPES, FULL, QUICK, Problem, expand, lay_out, make
 from rnnkern import _core, reference
 from runner import KERNELS, UNAVAILABLE, Kept, dtype_of, gradients_of, plan_of, run, same_bits
 
+pytestmark = pytest.mark.whole
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """``kernel_and_problem``: problems in the outer loop, so that a problem is judged once for all kernels."""

@@ -12,6 +12,8 @@ from problems import Problem, expand, make
 from rnnkern import _core
 from runner import KERNELS, plan_of, run, same_bits
 
+pytestmark = pytest.mark.whole
+
 # Several segments, of which the first is short; one; steps that a batch cuts into several chunks; rows that end, or
 # begin, inside segments.
 _PROBLEMS = (

@@ -20,6 +20,8 @@ from problems import Array, Data, Problem, eps, expand, lay_out, make, parse
 from rnnkern import _core, reference
 from runner import Output, backward, forward, pack, plan_of, run, same_bits
 
+pytestmark = pytest.mark.whole
+
 SetThreads = Callable[[int], None]
 PER_ROW = ("y", "h_n", "c_n", "dx", "dh_0", "dc_0")
 

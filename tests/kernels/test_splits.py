@@ -12,8 +12,6 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,13 @@ import numpy as np
 import pytest
 
 import c_abi
+from native import INCLUDES, ROOT, once, tool
+from native import run as shell
 from rnnkern import reference
 from split_cases import KINDS, RANDOM, Array, Case, judged, make, weights, worst
 
 pytestmark = pytest.mark.builds
 
-ROOT = Path(__file__).resolve().parents[2]
 KERNELS = {1: b"lanes_1", 4: b"lanes_4"}
 DTYPES = ("float32", "float64")  # in the order of rnnk_dtype
 TEAM, ASCENDING, DESCENDING = range(3)  # Split.order of splits.cpp
@@ -38,30 +37,24 @@ TRAIN = 2  # rnnk_args.flags
 
 
 @pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def library() -> Any:
     """The C library with the two kernels and the flags of cmake/kernels.cmake, but for the optimisation level."""
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no C++ compiler: neither CXX is set nor is there a c++ or g++")
-    build = tmp_path_factory.mktemp("splits")
-    (build / "core").mkdir()
-    cells = (ROOT / "csrc/include/rnnkern/cells.inc").read_text()
-    headers = dict.fromkeys(re.findall(r"^RNNK_(?:CELL\(\d+, *|VARIANT\()(\w+)", cells, re.MULTILINE))
-    (build / "core/cells.generated.h").write_text("".join(f'#include "cells/{name}.h"\n' for name in headers))
-    (build / "core/kernels.generated.inc").write_text("RNNK_KERNEL(lanes_1)\nRNNK_KERNEL(lanes_4)\n")
-    command = [*compiler.split(), "-std=c++20", "-fPIC", "-pthread", "-ffp-contract=off", '-DRNNK_VERSION="tests"']
-    command += ["-fvisibility=hidden", "-DRNNK_BUILDING"]
-    command += [f"-I{folder}" for folder in (ROOT / "csrc", ROOT / "csrc/include", build)]
-    kernels, shared = build / "splits.o", build / "libsplits.so"
-    flags = ["-O1", "-fno-math-errno", "-fno-exceptions", "-Wno-psabi", "-c"]
-    sources = [ROOT / "csrc/capi.cpp", *(ROOT / "csrc/core").glob("*.cpp")]
-    for arguments in (
-        [*flags, ROOT / "tests/kernels/splits/splits.cpp", "-o", kernels],
-        ["-shared", *sources, kernels, "-o", shared],
-    ):
-        done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    return c_abi.load(shared)
+    compiler = os.environ.get("CXX") or tool("c++")
+
+    def make(build: Path) -> None:
+        (build / "core").mkdir(exist_ok=True)
+        cells = (ROOT / "csrc/include/rnnkern/cells.inc").read_text()
+        headers = dict.fromkeys(re.findall(r"^RNNK_(?:CELL\(\d+, *|VARIANT\()(\w+)", cells, re.MULTILINE))
+        (build / "core/cells.generated.h").write_text("".join(f'#include "cells/{name}.h"\n' for name in headers))
+        (build / "core/kernels.generated.inc").write_text("RNNK_KERNEL(lanes_1)\nRNNK_KERNEL(lanes_4)\n")
+        command = [*compiler.split(), "-std=c++20", "-fPIC", "-pthread", "-ffp-contract=off", '-DRNNK_VERSION="tests"']
+        command += ["-fvisibility=hidden", "-DRNNK_BUILDING", *INCLUDES, "-I", str(build)]
+        flags = ["-O1", "-fno-math-errno", "-fno-exceptions", "-Wno-psabi", "-c"]
+        shell(*command, *flags, ROOT / "tests/kernels/splits/splits.cpp", "-o", build / "splits.o")
+        sources = [ROOT / "csrc/capi.cpp", *(ROOT / "csrc/core").glob("*.cpp")]
+        shell(*command, "-shared", *sources, build / "splits.o", "-o", build / "libsplits.so")
+
+    return c_abi.load(once("splits", make, ROOT / "tests/kernels/splits") / "libsplits.so")
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from c_abi import ACCUMULATE_DX, INVALID_VALUE, LSTM, OK, Args, Layer, Tensor, r
 from problems import DTYPES
 from rnnkern import _core
 
+pytestmark = pytest.mark.whole
+
 KERNELS = [name for name, reason in _core.kernels() if not reason]
 # Few rows and small layers, where a wavefront pays from two threads on; blocks that end with the sequence, and not.
 SIZES = [(16, 1, 64), (100, 1, 64), (333, 1, 128), (1000, 2, 16), (15, 1, 64), (1, 1, 64), (0, 1, 64), (40, 0, 8)]

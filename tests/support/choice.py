@@ -3,7 +3,8 @@
 The short run is a choice without chance. Each case of a test function has features: the value of each parameter, where
 a problem string counts as its cell, its dtype, its sizes and its flags, and a case of options as the value of each of
 them. The choice covers each value that occurs, and each pair of values of two parameters that occurs, at least once. It
-is made greedily, in the order of collection, so that each process of a run makes the same one.
+is made greedily, in the order of collection, so that each process of a run makes the same one. A test marked ``whole``,
+as the tests of kernels are, keeps every case.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def choose(cases: list[pytest.Item]) -> list[pytest.Item]:
     """The short choice among the cases of one test function."""
-    if len(cases) <= SMALL:
+    if len(cases) <= SMALL or cases[0].get_closest_marker("whole"):
         return cases
     chosen = pairwise([features(_parameters(case)) for case in cases])
     return [case for index, case in enumerate(cases) if index in chosen]

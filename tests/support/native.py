@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import fcntl
 import functools
+import hashlib
 import os
 import re
 import shlex
@@ -13,13 +14,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-from rnnkern import _core
 
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
@@ -63,6 +62,22 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def once(name: str, make: Callable[[Path], None], *sources: Path) -> Path:
+    """build/tests/NAME, as ``make`` has filled it; again where a file of the sources, or of csrc, is another."""
+    folder = ROOT / "build" / "tests" / name
+    files = sorted(file for top in (CSRC, *sources) for file in ([top] if top.is_file() else top.rglob("*")))
+    key = hashlib.sha256(sys.executable.encode())
+    for file in files:
+        if file.is_file() and file.suffix != ".pyc":
+            key.update(str(file).encode() + b"\0" + file.read_bytes())
+    with alone(folder):
+        made = folder / "made_of"
+        if not made.exists() or made.read_text() != key.hexdigest():
+            make(folder)
+            made.write_text(key.hexdigest())
+    return folder
+
+
 @functools.cache
 def scratch() -> Path:
     """A directory of this session's own, removed at its end."""
@@ -71,34 +86,41 @@ def scratch() -> Path:
     return path
 
 
-@functools.cache
-def configured() -> Path:
-    """CMake's build directory of the C library with one kernel, and the generated headers in generated/."""
-    build = scratch() / "library"
+def _configure(build: Path) -> None:
     run(
-        tool("cmake"), "-S", ROOT, "-B", build, "-DRNNKERN_PYTHON=OFF", "-DRNNKERN_CUDA=OFF",
-        "-DRNNKERN_KERNELS=cpu_scalar", f"-DCMAKE_INSTALL_PREFIX={scratch() / 'installed'}",
-        "-DCMAKE_INSTALL_LIBDIR=lib",
+        tool("cmake"), "-S", ROOT, "-B", build / "library", "-DRNNKERN_PYTHON=OFF", "-DRNNKERN_CUDA=OFF",
+        "-DRNNKERN_KERNELS=cpu_scalar", f"-DCMAKE_INSTALL_PREFIX={build / 'installed'}", "-DCMAKE_INSTALL_LIBDIR=lib",
     )  # fmt: skip
-    return build
+
+
+@functools.cache
+def generated() -> Path:
+    """The headers that CMake writes."""
+    _configure(scratch())
+    return scratch() / "library" / "generated"
 
 
 @functools.cache
 def installed() -> Path:
-    """Where the C library, its header, CMake package and pkg-config file are installed: RNNKERN_TEST_PREFIX, or a
-    build of this session's with one kernel."""
+    """Where the C library, its header, CMake package and pkg-config file are installed: RNNKERN_TEST_PREFIX, or what
+    is built once, with one kernel."""
     if given := os.environ.get("RNNKERN_TEST_PREFIX"):
         return Path(given)
-    build = configured()
-    run(tool("cmake"), "--build", build, "--parallel", str(os.cpu_count() or 1))
-    run(tool("cmake"), "--install", build)
-    return scratch() / "installed"
+
+    def make(build: Path) -> None:
+        _configure(build)
+        run(tool("cmake"), "--build", build / "library", "--parallel", str(os.cpu_count() or 1))
+        run(tool("cmake"), "--install", build / "library")
+
+    return once("c", make, ROOT / "CMakeLists.txt", ROOT / "cmake", ROOT / "pyproject.toml") / "installed"
 
 
 def c_library() -> Path:
     """A file that exports the C ABI with every CPU kernel: of RNNKERN_TEST_PREFIX, or Python's own module."""
     if given := os.environ.get("RNNKERN_TEST_PREFIX"):
         return Path(given) / "lib" / "librnnkern.so"
+    from rnnkern import _core
+
     return Path(_core.__file__)
 
 

@@ -1,4 +1,4 @@
-"""The short run: what choice.py promises of it, on lists of cases and on the tests of kernels themselves."""
+"""The short choice of tests: what choice.py promises of it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ import itertools
 import os
 import subprocess
 import sys
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 import choice
-from native import ROOT
-from problems import CELLS, DTYPES, FULL
-from runner import UNAVAILABLE
+from problems import CELLS, DTYPES, FULL, QUICK
 
 AXES = {"kernel": "ab", "cell": "cdef", "dtype": "gh", "size": "ijklmno", "flag": "pqr"}
 CASES = [list(zip(AXES, values, strict=True)) for values in itertools.product(*AXES.values())]
@@ -40,38 +36,40 @@ def test_pairs_that_do_not_occur_are_not_missed() -> None:
 def test_what_a_case_is_made_of() -> None:
     (problem,) = [p for p in FULL if str(p) == "lstm t3b2i4h17 bf16 lengths state"]
     assert choice.features({"problem": problem, "kernel": "cpu_avx2", "given": frozenset({"mask"})}) == [
-        ("given.mask", "given"), ("kernel", "cpu_avx2"), ("problem.cell", "lstm"), ("problem.sizes", "t3b2i4h17"),
-        ("problem.dtype", "bf16"), ("problem.flags", "lengths state"),
+        ("given.mask", "given"), ("kernel", "cpu_avx2"), ("problem.cell", "lstm"), ("problem.dtype", "bf16"),
+        ("problem.sizes", "t3b2i4h17"), ("problem.flags", "lengths state"),
     ]  # fmt: skip
 
 
-def collected(*options: str, seed: str = "0") -> list[str]:
-    """The tests of plain kernels that a run has."""
-    command = [sys.executable, "-m", "pytest", "-n0", "-q", "--collect-only", "-p", "no:cacheprovider", *options]
-    done = subprocess.run(
-        [*command, str(Path("tests/kernels/test_plain.py"))],
-        cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [line for line in done.stdout.splitlines() if "::" in line]
+def test_problems_keep_every_kernel_with_every_cell_and_dtype() -> None:
+    cases: list[Any] = [
+        SimpleNamespace(
+            callspec=SimpleNamespace(params={"kernel": kernel, "problem": p}), get_closest_marker=lambda _: None
+        )
+        for kernel in ("cpu_avx2", "cpu_scalar")
+        for p in (FULL if kernel == "cpu_avx2" else QUICK)
+    ]
+    chosen: list[Any] = choice.choose(cases)
+    assert [case for case in cases if case in chosen] == chosen and len(chosen) < len(cases) / 3
+    params = [case.callspec.params for case in chosen]
+    kept = {(given["kernel"], given["problem"].cell, given["problem"].dtype) for given in params}
+    assert len(kept) == 2 * len(CELLS) * len(DTYPES)
 
 
-@pytest.fixture(scope="module")
-def short() -> list[str]:
-    return collected()
+DIGEST = """
+import choice, zlib
+from problems import FULL
+print(zlib.crc32(str(sorted(choice.pairwise([choice.features({"problem": p}) for p in FULL]))).encode()))
+"""
 
 
-def test_the_short_run_is_the_same_every_time_and_part_of_the_full_one(short: list[str]) -> None:
-    full = collected("--full")
-    assert short == collected(seed="1") and len(short) < len(full)
-    assert short == [test for test in full if test in set(short)]
-    assert {test.partition("[")[0] for test in short} == {test.partition("[")[0] for test in full}
-
-
-def test_the_short_run_has_every_kernel_with_every_cell_and_dtype(short: list[str]) -> None:
-    names = {"float32": "f32", "float64": "f64", "bfloat16": "bf16", "float16": "f16"}
-    judged = [test for test in short if "::test_against_reference[" in test]
-    # A kernel that declines a dtype has no case of it; these two decline none.
-    for kernel in {"cpu_scalar", "cpu_avx2"} & {name for name, why in UNAVAILABLE.items() if not why}:
-        for cell, dtype in itertools.product(CELLS, DTYPES):
-            assert [test for test in judged if f"{kernel}: {cell} " in test and f" {names[dtype]}" in test]
+def test_every_process_chooses_the_same() -> None:
+    """Whatever the seed of Python's hashes, and so the order of its sets."""
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", DIGEST], check=True, capture_output=True, text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+        ).stdout
+        for seed in "01"
+    }  # fmt: skip
+    assert len(said) == 1
