@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ os.environ.setdefault("RNNKERN_TORCH_THREADS", "0")
 
 import pytest
 
+import native
 from c_abi import load
 from choice import (  # noqa: F401  (pytest finds its hooks here)
     pytest_addoption,
@@ -22,7 +24,6 @@ from choice import (  # noqa: F401  (pytest finds its hooks here)
     pytest_terminal_summary,
     pytest_testnodedown,
 )
-from native import c_library
 from rnnkern import _core
 from runner import KERNELS, UNAVAILABLE
 
@@ -31,6 +32,12 @@ def pytest_collection_finish() -> None:
     """Thousands of tests are objects for the garbage collector to look at, again and again, unless they are frozen."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """A process of pytest-xdist ends without Python's exit handlers."""
+    if native.scratch.cache_info().currsize:
+        shutil.rmtree(native.scratch(), ignore_errors=True)
 
 
 @pytest.fixture(params=KERNELS)
@@ -52,7 +59,7 @@ def set_threads() -> Iterator[Callable[[int], None]]:
 @pytest.fixture(scope="session")
 def lib() -> Any:
     """The C ABI by ctypes."""
-    return load(c_library())
+    return load(native.c_library())
 
 
 @pytest.fixture(scope="module")
