@@ -6,7 +6,7 @@
     python -m bench.gpu.run stacks      three layers: as wavefronts, layer after layer, and in cuDNN
     python -m bench.gpu.run peers       the kernels that cuDNN launches; FlashRNN if it is installed
 
-The record is bench/results/<gpu>/<date>-<command>.json. The exit code is 0 for success, 1 if something failed or an
+The record is bench/results/GPU/DATE-COMMAND.json. The exit code is 0 for success, 1 if something failed or an
 answer was wrong, and 2 without a GPU. --dry-run needs no GPU: it prints the plan.
 """
 
