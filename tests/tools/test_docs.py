@@ -208,7 +208,9 @@ def test_named_tests_exist(page: str) -> None:
         found[name] = path.read_text(encoding="utf-8")
     for file, function in re.findall(r"`(?:(test_\w+\.py)::|\w::)?(test_\w+)`", text(page)):
         sources = [found[file]] if file else found.values()
-        assert any(re.search(rf"^(def {function}\(|    {function},$)", source, re.M) for source in sources), f"{page}: {function}"
+        assert any(re.search(rf"^(def {function}\(|    {function},$)", source, re.M) for source in sources), (
+            f"{page}: {function}"
+        )
 
 
 @pytest.mark.parametrize("page", DOCS)
