@@ -1,6 +1,6 @@
 """A griffe extension: rnnkern's docstrings, which are plain text, as Markdown.
 
-``name: text`` lines become list items, and ``*`` between words (D*H) becomes a plain character.
+``name: text`` lines become list items; ``*`` between words (D*H) and ``<`` become plain characters.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import Any
 from griffe import Extension
 
 _NAMED = re.compile(r"^(\w+(?:\[\d\])?(?:, \w+)*): (?=\S)")
+_NEXT = re.compile(r"(?<=[.)"]) (?=[a-z_]\w+(?:, [a-z_]\w+)*: \S)()")  # ". name: text" inside a line
 _SPAN = re.compile(r"(``.+?``|`[^`]+`)")
 
 
 def markdown(text: str) -> str:
     lines: list[str] = []
     in_list = False
-    for line in text.splitlines():
+    for line in _NEXT.sub(r"\n\1", text).splitlines():
         if line.startswith("    ") and not in_list:  # an indented code block
             lines.append(line)
             continue
@@ -38,7 +39,7 @@ def markdown(text: str) -> str:
 
 def _plain(line: str) -> str:
     return "".join(
-        part if part.startswith("`") else re.sub(r"(?<=\S)\*(?=\S)|(?<= )\*(?= )", r"\\*", part)
+        part if part.startswith("`") else re.sub(r"(?<=\S)\*(?=\S)|(?<= )\*(?= )", r"\\*", part).replace("<", "&lt;")
         for part in _SPAN.split(line)
     )
 
