@@ -11,14 +11,14 @@ from typing import Any
 from griffe import Extension
 
 _NAMED = re.compile(r"^(\w+(?:\[\d\])?(?:, \w+)*): (?=\S)")
-_NEXT = re.compile(r"(?<=[.)"]) (?=[a-z_]\w+(?:, [a-z_]\w+)*: \S)()")  # ". name: text" inside a line
+_NEXT = re.compile(r"""(?<=[.)"]) (?=[a-z_]\w+(?:, [a-z_]\w+)*: \S)""")  # ". name: text" inside a line
 _SPAN = re.compile(r"(``.+?``|`[^`]+`)")
 
 
 def markdown(text: str) -> str:
     lines: list[str] = []
     in_list = False
-    for line in _NEXT.sub(r"\n\1", text).splitlines():
+    for line in _NEXT.sub("\n", text).splitlines():
         if line.startswith("    ") and not in_list:  # an indented code block
             lines.append(line)
             continue
