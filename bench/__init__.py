@@ -9,5 +9,6 @@ timing.py   alternating blocks, with a pause until the other libraries' threads 
 machine.py  what this machine is, and what it can do at most
 report.py   ratios, shares of the limit, geometric means; the JSON document
 table.py    the table on the terminal         plot.py  the picture
+page.py     the tables of docs/benchmarks.md and README.md, from the records
 gpu/        the commands that measure on a GPU
 """

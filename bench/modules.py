@@ -132,8 +132,8 @@ def compile_seconds() -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--json", type=Path, required=True, help="write every point and the machine to this file")
+    parser.add_argument("--blocks", type=int, default=5, help="number of timed blocks")
     arguments = parser.parse_args()
     torch.set_num_threads(rk.get_num_threads())
     points = speed(timing.Plan(blocks=arguments.blocks, block=0.04))

@@ -1,7 +1,6 @@
 """What an option of a cell costs: plain layers with it against the same layer without.
 
     python -m bench.options --json out.json                (from a checkout)
-    python -m bench.options --table bench/results/cpu-2-cores-options.json
 
 Microseconds a step of inference (a call) and of training (forward and backward, every gradient), float32, I = H, in
 blocks that alternate between the plain layer and the one with the option, so that a shared machine's moods meet both.
@@ -21,7 +20,7 @@ import numpy as np
 
 import rnnkern as rk
 
-from . import machine, timing
+from . import machine, page, timing
 
 _SIZES: Final = ((64, 100), (128, 100), (256, 100), (512, 50))  # I = H, T
 _BATCHES: Final = (1, 16, 64)
@@ -89,34 +88,13 @@ def measure(cell: str, name: str, size: int, steps: int, batch: int, blocks: int
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Geometric means and the worst point of each option, by batch 1 and above."""
-    lines = ["| cell | option | mode | B = 1 | B >= 16 | worst |", "|---|---|---|---|---|---|"]
-    for cell, names in _OPTIONS.items():
-        for name in names:
-            for mode in ("inference", "training"):
-                ours = [r for r in rows if (r["cell"], r["option"], r["mode"]) == (cell, name, mode)]
-                means = []
-                for one in (True, False):
-                    some = [r["ratio"] for r in ours if (r["batch"] == 1) == one]
-                    means.append(f"{float(np.exp(np.mean(np.log(some)))):.2f}" if some else "-")
-                worst = max(ours, key=lambda r: float(r["ratio"]), default=None)
-                at = "-" if worst is None else f"{worst['ratio']:.2f} at B={worst['batch']} H={worst['size']}"
-                lines.append(f"| {cell} | {name} | {mode} | {means[0]} | {means[1]} | {at} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write every point and the machine's facts here")
-    parser.add_argument("--blocks", type=int, default=9)
-    parser.add_argument("--only", help="one option")
-    parser.add_argument("--sizes", default="64,128,256,512", help="which H, commas between them")
-    parser.add_argument("--table", type=Path, help="measure nothing: print the table of a record")
+    parser.add_argument("--json", type=Path, help="write every point and the machine to this file")
+    parser.add_argument("--blocks", type=int, default=9, help="number of timed blocks")
+    parser.add_argument("--only", help="measure this option alone")
+    parser.add_argument("--sizes", default="64,128,256,512", help="values of H, separated by commas")
     arguments = parser.parse_args()
-    if arguments.table:
-        print(table(json.loads(arguments.table.read_text())["rows"]))
-        return
     rows: list[dict[str, Any]] = []
     for cell, names in _OPTIONS.items():
         for name in names:
@@ -128,7 +106,7 @@ def main() -> None:
                     for row in rows[-2:]:
                         where = "{cell} {option} {mode} b{batch} h{size}".format(**row)
                         print("{}: {plain_us:.2f} -> {option_us:.2f} us, {ratio:.3f}".format(where, **row), flush=True)
-    print(table(rows))
+    print(page.option_table(rows))
     if arguments.json:
         facts = {"machine": machine.facts(rk.get_num_threads()), "rows": rows}
         arguments.json.write_text(json.dumps(facts, indent=1) + "\n")

@@ -27,6 +27,7 @@ _SWEEPS: Final[dict[str, list[int]]] = {
     "H": [16, 32, 64, 128, 256, 512, 1024],
     "layers": [1, 2, 4],
 }
+_LABELS: Final = {"T": "steps T", "B": "batch size B", "H": "hidden size H", "layers": "layers"}
 _FIELDS: Final = {"T": "seq_len", "B": "batch", "layers": "num_layers"}
 
 
@@ -65,35 +66,41 @@ def measure(plan: timing.Plan) -> list[dict[str, Any]]:
     return found
 
 
-def draw(found: list[dict[str, Any]], path: Path) -> None:
+def draw(document: dict[str, Any], path: Path) -> None:
+    """Draws the picture of a record; the file's ending gives the format."""
     from matplotlib.figure import Figure
 
+    found, cpu = document["points"], document["machine"]["cpu"]
     figure = Figure(figsize=(4 * len(_SWEEPS), 6.4), layout="constrained")
     axes = figure.subplots(len(MODES), len(_SWEEPS), squeeze=False)
     for line, mode in zip(axes, MODES, strict=True):
         for ax, name in zip(line, _SWEEPS, strict=True):
-            for threads in thread_counts():
+            for threads in dict.fromkeys(r["threads"] for r in found):
                 rows = [r for r in found if (r["varied"], r["mode"], r["threads"]) == (name, mode, threads)]
                 label = f"{threads} thread{'s' * (threads > 1)}"
                 ax.plot([r["value"] for r in rows], [r["seconds"] * 1e6 for r in rows], "o-", label=label)
-            ax.set(xscale="log", yscale="log", xlabel=name, title=f"{mode}, {name} varied", ylabel="us per call")
+            ax.set(xscale="log", yscale="log", xlabel=_LABELS[name], title=f"{mode} time against {_LABELS[name]}")
+            ax.set_ylabel("microseconds per call")
             ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter("{x:g}")
             ax.grid(alpha=0.3)
     axes[0][0].legend(frameon=False)
-    figure.suptitle(f"{machine.cpu_model()}: around {_MIDDLE}, medians")
+    problem = parse(document["around"])
+    sizes = f"T={problem.seq_len}, B={problem.batch}, H=I={problem.hidden_size}, {problem.num_layers} layer"
+    figure.suptitle(f"LSTM float32, {sizes}, one size varied at a time; medians; {cpu}")
     figure.savefig(path, dpi=120)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--plot", type=Path, required=True)
-    parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--json", type=Path, required=True, help="write every point and the machine to this file")
+    parser.add_argument("--plot", type=Path, required=True, help="draw the picture into this file")
+    parser.add_argument("--blocks", type=int, default=5, help="number of timed blocks")
     arguments = parser.parse_args()
     found = measure(timing.Plan(blocks=arguments.blocks))
     document = {"machine": machine.facts(max(thread_counts())), "around": str(_MIDDLE), "points": found}
     arguments.json.write_text(json.dumps(document, indent=1) + "\n")
-    draw(found, arguments.plot)
+    draw(document, arguments.plot)
 
 
 if __name__ == "__main__":

@@ -67,10 +67,10 @@ def plot(panels: dict[str, dict[str, np.ndarray]], path: str) -> None:
     for axes, (title, curves) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
         for name, values in curves.items():
             axes.semilogy(np.arange(1 - len(values), 1), values, label=name)
-        axes.set(title=title, xlabel="step, counted from the one with the error", ylim=(1e-20, 1e10))
+        axes.set(title=title, xlabel="time step, relative to the step with the error", ylim=(1e-20, 1e10))
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.supylabel("norm of dE/dh, relative to the last step's")
+    figure.supylabel("norm of dE/dh_t, relative to the last step")
     figure.savefig(path, dpi=120)
 
 
@@ -82,7 +82,7 @@ def main(path: str = "vanishing_gradients.png") -> None:
         f"gates' biases for up to {STEPS} steps": {cell: norms(remember(make(cell))) for cell in cells},
     }
     for title, curves in panels.items():
-        print(f"{title}: norm of dE/dh_t relative to the last step's")
+        print(f"{title}: norm of dE/dh_t, relative to the last step")
         for name, values in curves.items():
             print(
                 f"  {name:30}"

@@ -26,9 +26,9 @@ def line(point: points.Point, found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--budget", type=float, default=480.0, help="seconds for everything")
-    parser.add_argument("--seq-len", type=int, default=points.SEQ_LEN)
+    parser.add_argument("--json", type=Path, required=True, help="output file")
+    parser.add_argument("--budget", type=float, default=480.0, help="time limit in seconds")
+    parser.add_argument("--seq-len", type=int, default=points.SEQ_LEN, help="number of time steps T")
     arguments = parser.parse_args()
     if refused := record.refusal():
         print(f"cudnn_baseline: {refused}", file=sys.stderr)

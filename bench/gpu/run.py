@@ -1,13 +1,13 @@
-"""Everything to be measured on a GPU, as four commands that each keep to a budget and write their record as they go.
+"""Measure rnnkern on a GPU. Each command stops at its time budget and writes its record as it runs.
 
-    python -m bench.gpu.run check      the GPU's latencies, the tests marked gpu, equal bits, compute-sanitizer
-    python -m bench.gpu.run bench      rnnkern against cuDNN, most telling points first
-    python -m bench.gpu.run strategies  rnnkern's own kernels against each other, and against the model that chooses
-    python -m bench.gpu.run stacks     three layers as wavefronts of several sizes, layer after layer, and by cuDNN
-    python -m bench.gpu.run peers      which algorithm cuDNN takes where; FlashRNN where it is installed
+    python -m bench.gpu.run check       latencies of the GPU, tests marked gpu, equal bits, compute-sanitizer
+    python -m bench.gpu.run bench       rnnkern against cuDNN, the most informative points first
+    python -m bench.gpu.run strategies  the kernels of rnnkern against each other and against their estimates
+    python -m bench.gpu.run stacks      three layers: as wavefronts, layer after layer, and in cuDNN
+    python -m bench.gpu.run peers       the kernels that cuDNN launches; FlashRNN if it is installed
 
-The record is bench/results/<gpu>/<date>-<command>.json. Exit status: 0; 1 when something failed or was wrong; 2
-without a GPU. --dry-run needs none: it walks the plan and says what would be built and measured.
+The record is bench/results/GPU/DATE-COMMAND.json. The exit code is 0 for success, 1 if something failed or an
+answer was wrong, and 2 without a GPU. --dry-run needs no GPU: it prints the plan.
 """
 
 from __future__ import annotations
@@ -30,13 +30,22 @@ _POINT_LIMIT: Final = 90.0
 _FLASHRNN: Final = ((1, 768), (12, 64), (3, 256))  # heads, units of each: of its published figures
 _PEERS: Final = (points.Step("cudnn", 2), points.Step("flashrnn", 1))
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+# The docstring without its list of commands, which typer prints by itself.
+_HELP: Final = "\n\n".join(part for part in (__doc__ or "").split("\n\n") if not part.startswith("    "))
 
-BudgetOption = Annotated[float, typer.Option(min=1, help="Seconds for the whole command.")]
-ResultsOption = Annotated[Path, typer.Option(help="The folder that holds a folder for each GPU.")]
-CommitOption = Annotated[str, typer.Option(help="What to record as the commit where there is no git checkout.")]
-LengthOption = Annotated[int, typer.Option(min=1, help="Steps T of every point.")]
-DryOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, without a GPU.")]
+app = typer.Typer(
+    help=_HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+)
+
+BudgetOption = Annotated[float, typer.Option(min=1, help="Time limit of the command in seconds.")]
+ResultsOption = Annotated[Path, typer.Option(help="Output directory; each GPU has a subdirectory.")]
+CommitOption = Annotated[str, typer.Option(help="Commit to record if this is no git checkout.")]
+LengthOption = Annotated[int, typer.Option(min=1, help="Number of time steps T of every point.")]
+DryOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan; needs no GPU.")]
 
 
 def _needs_gpu(command: str) -> None:
@@ -142,7 +151,7 @@ def check(
     commit: CommitOption = "",
     dry_run: DryOption = False,
 ) -> None:
-    """Measure the GPU's latencies, run the tests marked gpu, look for differing bits, bad accesses and races."""
+    """Measure latencies, run the tests marked gpu, and search for different bits, invalid accesses and races."""
     if dry_run:
         _dry_check(budget)
         return
@@ -195,7 +204,7 @@ def bench(
     seq_len: LengthOption = points.SEQ_LEN,
     dry_run: DryOption = False,
 ) -> None:
-    """rnnkern.torch's modules against torch.nn's (cuDNN) at the same points: checked against each other, then timed."""
+    """Compare the modules of rnnkern.torch with torch.nn (cuDNN): check the answers, then time both."""
     plan = points.grid(seq_len=seq_len)
     if dry_run:
         _dry_points(plan, budget)
@@ -222,7 +231,7 @@ def strategies(
     seq_len: LengthOption = points.SEQ_LEN,
     dry_run: DryOption = False,
 ) -> None:
-    """Every kernel of rnnkern's that takes a point, forced by name: what the thresholds of the choice should be."""
+    """Time every rnnkern kernel that accepts a point, beside its estimate, to calibrate the kernel choice."""
     plan = points.grid(seq_len=seq_len)
     _compare("strategies", plan, budget, results, commit, dry_run)
 
@@ -235,7 +244,7 @@ def stacks(
     seq_len: LengthOption = points.SEQ_LEN,
     dry_run: DryOption = False,
 ) -> None:
-    """Three layers: as the wavefront that the model chooses, in others' blocks, layer after layer, and by cuDNN."""
+    """Time three layers: as the chosen wavefront, as wavefronts of other sizes, layer after layer, and in cuDNN."""
     plan = points.grid(precisions=points.PRECISIONS[:3], batches=points.BATCHES[:4], seq_len=seq_len, layers=3)
     _compare("stacks", plan, budget, results, commit, dry_run)
 
@@ -266,7 +275,7 @@ def peers(
     seq_len: LengthOption = points.SEQ_LEN,
     dry_run: DryOption = False,
 ) -> None:
-    """cuDNN alone with the kernels it launched, and FlashRNN, which compiles for minutes at each shape."""
+    """Time cuDNN and list its kernels, then time FlashRNN, which compiles for minutes at each shape."""
     plan = points.grid(seq_len=seq_len)
     flashrnn = importlib.util.find_spec("flashrnn") is not None
     if dry_run:

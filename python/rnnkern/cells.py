@@ -19,7 +19,7 @@ from .tape import Gradients, Tape, fingerprint
 
 
 class Cell(Module):
-    """What RNNCell, GRUCell, LSTMCell and sLSTMCell share. B rows, I inputs, H units."""
+    """Base of RNNCell, GRUCell, LSTMCell and sLSTMCell. B rows, I inputs, H units."""
 
     def __init__(
         self,
@@ -52,18 +52,22 @@ class Cell(Module):
         return self._spec.allow_tf32
 
     def __call__(self, x: Array, state: State = None) -> State:
-        """x [B, I] or [I], state h [B, H] or [H] (LSTMCell: the tuple (h, c); sLSTMCell: (h, c, n, m)), None for zeros
-        -> the next state.
+        """One step. Returns the next state, in new arrays of the library of x.
 
-        New arrays of x's library. For bfloat16 and float16, all but h may be float32, and in the answer is. Errors as
-        in the layers, before any work.
+        x: [B, I] or [I].
+        state: h [B, H] or [H] (LSTMCell: the tuple (h, c); sLSTMCell: (h, c, n, m)), or None for zeros. For bfloat16
+            and float16, all parts but h may be float32, and are float32 in the result.
+
+        Errors are those of the layers, before any work.
         """
         return self._run(x, state, keep=False)[0]
 
     def forward(self, x: Array, state: State = None, *, train: bool = True) -> tuple[State, Tape]:
-        """As calling the cell, with a tape for ``backward``. The tape refers to x: do not change it before.
+        """As a call of the cell, with random masks and a tape for ``backward``. Returns (state, tape).
 
-        train=False leaves the random masks of zoneout off.
+        train: False turns the random masks of zoneout off.
+
+        The tape refers to x, so do not change it before ``backward``.
         """
         state, tape = self._run(x, state, keep=True, train=check_bool("train", train))
         if tape is None:
@@ -71,7 +75,10 @@ class Cell(Module):
         return state, tape
 
     def backward(self, tape: Tape, dstate: State) -> Gradients:
-        """Gradients of sum(state * dstate). dstate: like the state; of a tuple's parts each may be None."""
+        """Gradients of sum(state * dstate).
+
+        dstate: like the state. In a tuple, each part may be None.
+        """
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected the tape that forward returned, got {type(tape).__name__}")
         weights = self._weights
@@ -98,12 +105,13 @@ class Cell(Module):
         return Gradients(dx, self._give_state(grads.h, grads.c, batched, caller), params)
 
     def step_(self, x: Array, state: State) -> State:
-        """The next state, written into ``state`` itself, which is returned: for streaming. Allocates no memory.
+        """One step that writes the next state into ``state`` and returns it: for streaming. It allocates no memory.
 
-        x [B, I] or [I]; state h [B, H] or [H], or (h, c): writable arrays that overlap neither each other nor x. The
-        scratch is made at a thread's first step and kept. Quickest for contiguous NumPy arrays of one batch size. The
-        four arrays of an sLSTMCell are put together and taken apart again, in new memory. On a GPU memory comes from
-        the library's pool, which gives the same blocks again at every step.
+        x: [B, I] or [I].
+        state: h [B, H] or [H], or (h, c): writable arrays that overlap neither each other nor x.
+
+        The first step of a thread creates its scratch memory. The fastest case is contiguous NumPy arrays of one batch
+        size. Two cases allocate: an sLSTMCell, and a GPU, where memory comes from the library's pool.
         """
         last = self._weights.last
         if last is not None and last.try_step(x, state):  # plain arrays as before: checked and done in one call
@@ -192,8 +200,8 @@ class Cell(Module):
 class RNNCell(Cell):
     """One step of ``rnnkern.RNN``: h = cell(x, h), with h = f(W_ih x + b_ih + W_hh h' + b_hh), f = tanh or relu.
 
-    Arguments as torch.nn.RNNCell; keywords and errors as ``rnnkern.RNN``. Parameters, G = 1: weight_ih [G*H, I],
-    weight_hh [G*H, H], bias_ih and bias_hh [G*H].
+    The arguments are those of torch.nn.RNNCell, the keywords and errors those of ``rnnkern.RNN``. Parameters, with G =
+    1: weight_ih [G*H, I], weight_hh [G*H, H], bias_ih and bias_hh [G*H].
     """
 
     def __init__(
@@ -240,9 +248,10 @@ class RNNCell(Cell):
 
 
 class GRUCell(Cell):
-    """One step of ``rnnkern.GRU`` (its equations): h = cell(x, h).
+    """One step of ``rnnkern.GRU``: h = cell(x, h).
 
-    Arguments as torch.nn.GRUCell; keywords and errors as ``rnnkern.GRU``; parameters as ``rnnkern.RNNCell``, G = 3.
+    The arguments are those of torch.nn.GRUCell, the keywords and errors those of ``rnnkern.GRU``, the parameters those
+    of ``rnnkern.RNNCell`` with G = 3.
     """
 
     def __init__(
@@ -274,9 +283,10 @@ class GRUCell(Cell):
 
 
 class LSTMCell(Cell):
-    """One step of ``rnnkern.LSTM`` (its equations): h, c = cell(x, (h, c)).
+    """One step of ``rnnkern.LSTM``: h, c = cell(x, (h, c)).
 
-    Arguments as torch.nn.LSTMCell; keywords and errors as ``rnnkern.LSTM``; parameters as ``rnnkern.RNNCell``, G = 4.
+    The arguments are those of torch.nn.LSTMCell, the keywords and errors those of ``rnnkern.LSTM``, the parameters
+    those of ``rnnkern.RNNCell`` with G = 4.
     """
 
     def __init__(
@@ -312,10 +322,10 @@ class LSTMCell(Cell):
 
 
 class sLSTMCell(Cell):
-    """One step of ``rnnkern.sLSTM`` (its equations): h, c, n, m = cell(x, (h, c, n, m)).
+    """One step of ``rnnkern.sLSTM``: h, c, n, m = cell(x, (h, c, n, m)).
 
-    Arguments, keywords and errors as ``rnnkern.GRUCell``, its options being ``zoneout`` and ``heads``; parameters as
-    ``rnnkern.RNNCell``, G = 4.
+    The arguments, keywords and errors are those of ``rnnkern.GRUCell``, with the options ``zoneout`` and ``heads``
+    only. The parameters are those of ``rnnkern.RNNCell`` with G = 4.
     """
 
     def __init__(

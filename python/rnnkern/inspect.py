@@ -1,4 +1,4 @@
-"""Looking inside: which kernels there are, which one runs and why, what the machine and the build offer."""
+"""Inspection: the kernels, the choice for a layer, the machine and the build."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from .plans import gpus_used
 
 @dataclass(frozen=True)
 class Kernel:
-    """A compiled kernel. unavailable: why this machine cannot run it, or ""."""
+    """A compiled kernel.
+
+    unavailable: the reason that it cannot run on this machine, or "".
+    """
 
     name: str
     unavailable: str
@@ -24,9 +27,10 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What one kernel said of a problem. reason: why it declined or was not chosen; "" for the chosen one.
+    """The answer of one kernel for a problem.
 
-    forward_us, backward_us: its own estimates in microseconds, None where it declined.
+    reason: why it declined or was not chosen; "" for the chosen one.
+    forward_us, backward_us: its own estimates in microseconds; None if it declined.
     """
 
     name: str
@@ -39,7 +43,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class LayerExplanation:
-    """The choice for one layer of a stack (both directions choose alike)."""
+    """The choice for one layer of a stack. Both directions have the same choice."""
 
     layer: int
     input_size: int
@@ -55,10 +59,11 @@ class LayerExplanation:
 
 @dataclass(frozen=True, repr=False)
 class Explanation:
-    """Which kernel runs a layer on x, and why no other does. ``print`` it, or read ``kernel`` and ``candidates``.
+    """The kernel that runs a layer on x, and the reasons against the others. ``print`` it, or read its fields.
 
-    kernel, candidates: of the first layer. layers: of every layer of the stack. notes: what else a call meets (of
-    rnnkern.torch: which transforms have no fused kernel and run on the composed form of the cell).
+    kernel, candidates: those of the first layer.
+    layers: one entry for every layer of the stack.
+    notes: further facts. For rnnkern.torch: the transforms that have no fused kernel and run on the composed cell.
     """
 
     problem: str
@@ -86,14 +91,15 @@ def _line(candidate: Candidate, width: int) -> str:
 
 
 def kernels() -> list[Kernel]:
-    """The compiled kernels in list order, with the reason where this machine cannot run one."""
+    """The compiled kernels in order of preference, each with the reason if this machine cannot run it."""
     return [Kernel(name, unavailable) for name, unavailable in _core.kernels()]
 
 
 def explain(layer: Any, x: Any) -> Explanation:
-    """Which kernel runs ``layer`` on ``x``, and why each other declined or was not chosen, with the numbers.
+    """Explain which kernel runs ``layer`` on ``x``, and why the others do not, with their estimates.
 
-    layer: a layer or cell of rnnkern or of rnnkern.torch. x: an array as the layer takes it, or its shape as a tuple.
+    layer: a layer or cell of rnnkern or of rnnkern.torch.
+    x: an array for the layer, or its shape as a tuple.
     """
     notes: tuple[str, ...] = ()
     if isinstance(layer, Module):
@@ -157,11 +163,14 @@ def _why_not(spec: ops.Spec, kernel: str, verdict: dict[str, Any], best: dict[st
 
 
 def info() -> dict[str, Any]:
-    """The build and the machine: version, build, cpu, cpu_features, gpus, cuda, threads, pool, kernels.
+    """Facts about the build and the machine, as a dict.
 
-    build: the native module's file, the cells and the Python it runs on. gpus: name, capability, multiprocessors and
-    bytes of memory of each; cuda: "available", or why there are none. pool: whose threads run, "own", or "lent" by a
-    host (rnnkern.torch: torch's).
+    build: the file of the native module, the cells and the Python version.
+    gpus: name, capability, multiprocessors and bytes of memory of each GPU.
+    cuda: "available", or the reason that it is not.
+    pool: "own" for rnnkern's threads, or "lent" for threads of a host (torch's, in rnnkern.torch).
+
+    Further keys: version, cpu, cpu_features, threads, kernels.
     """
     return {
         "version": _core.version(),
@@ -182,33 +191,33 @@ def info() -> dict[str, Any]:
 
 
 def check() -> None:
-    """Raise what a GPU that was used reported late: ValueError for a length outside [0, T], say, which was clamped.
+    """Raise a late error of a GPU that was used: ValueError for a length outside [0, T], for example, which was
+    clamped.
 
-    Waits for nothing: what a stream has still to run has not been looked at. CPU kernels raise at once, and leave
-    nothing.
+    The call does not wait for the GPU, so it misses errors of work that is still running. CPU kernels raise at once.
     """
     for index in sorted(gpus_used):
         _core.device_check(index)
 
 
 def set_num_threads(threads: int) -> None:
-    """Threads of the library's own team, the caller's included. Waits for a running kernel to finish.
+    """Set the number of threads, the calling thread included. The call waits for a running kernel.
 
-    On threads that a host lends (``info()["pool"]``, as under rnnkern.torch) no more are used than it has.
-    TypeError if it is not an int, ValueError if it is not in 1 to 256.
+    If a host lends its threads (``info()["pool"]`` is "lent"), rnnkern uses at most as many as the host has. Raises
+    TypeError for a value that is no int, and ValueError outside 1 to 256.
     """
     _core.set_num_threads(check_int("threads", threads, 1, 2**31 - 1))
 
 
 def get_num_threads() -> int:
-    """Threads of the team: ``set_num_threads``, else ``RNNKERN_NUM_THREADS``, else the CPUs this process may use."""
+    """The number of threads: ``set_num_threads``, else ``RNNKERN_NUM_THREADS``, else the CPUs of this process."""
     return _core.get_num_threads()
 
 
 def empty_cache() -> int:
-    """Free the memory kept for the next call; returns its bytes.
+    """Free the memory that is kept for the next call. Returns the number of bytes.
 
-    Tapes, packed weights and large workspaces of a megabyte or more are kept when they are let go of, because memory
-    fresh from the system costs more time than is spent in it: at most a sixteenth of the machine's memory.
+    rnnkern keeps freed tapes, packed weights and workspaces of a megabyte or more, because new memory from the system
+    is slow. It keeps at most a sixteenth of the machine's memory.
     """
     return _core.empty_cache()

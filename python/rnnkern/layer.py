@@ -21,7 +21,7 @@ from .tape import Gradients, Tape, fingerprint
 
 
 class Layer(Module):
-    """What RNN, GRU, LSTM and sLSTM share. T steps, B rows, I inputs, H units, L layers, D directions."""
+    """Base of RNN, GRU, LSTM and sLSTM. T steps, B rows, I inputs, H units, L layers, D directions."""
 
     def __init__(
         self,
@@ -107,25 +107,29 @@ class Layer(Module):
         reset: Any = None,
         out: Array | None = None,
     ) -> tuple[Array, State]:
-        """Inference: no random masks, nothing kept. -> (y, state).
+        """Inference: no random masks, no tape. Returns (y, state).
 
-        x: [T, B, I], or [B, T, I] with batch_first, or unbatched [T, I]; the layer's dtype; any strides.
+        x: [T, B, I], or [B, T, I] with batch_first, or unbatched [T, I]; the dtype of the layer; any strides.
         state: h_0 [L*D, B, P] (LSTM: the tuple (h_0, c_0), c_0 [L*D, B, H]; sLSTM: (h_0, c_0, n_0, m_0)), [L*D, P] for
-        unbatched x, or None for zeros. For bfloat16 and float16, all but h_0 may be float32, and all but h_n is.
-        lengths: any integer array [B] in [0, T], any order (unbatched: one integer), or None. Padding is never read;
-        y is zero there. The state returned is the one after each row's last valid step.
-        mask: bool [T, B] in x's layout, or None. Where it is False the step is left out: y is zero, the state is held,
-        x is not read. reset: bool [T, B]; the state is zero before a step where it is True: nothing passes the border
-        between steps t - 1 and t, in either direction (and in the forward direction a mark at 0 drops the initial
-        state).
-        out: a writable array for y, not overlapping the inputs; it is then what is returned as y.
-        y: [T, B, D*P] in x's layout; y and the state are new arrays of x's library.
+            unbatched x, or None for zeros. For bfloat16 and float16, all parts but h_0 may be float32, and all returned
+            parts but h_n are float32.
+        lengths: integers [B] in [0, T], in any order (one integer for unbatched x), or None. Padding is never read, and
+            y is zero there. The returned state is the one after the last valid step of each row.
+        mask: bool [T, B] in the layout of x, or None. Where it is False, the step is skipped: x is not read, the state
+            does not change, and y is zero.
+        reset: bool [T, B] in the layout of x, or None. Where it is True, the state is zero before the step. Nothing
+            passes the border between steps t - 1 and t, in either direction. In the forward direction, a mark at step 0
+            drops the initial state.
+        out: a writable array for y that does not overlap the inputs. It is returned as y.
 
-        On a GPU every array is one of x's library there; lengths, mask and reset may be in host memory too. The work
-        goes on the library's current stream, and nothing waits for it. Lengths that are on the GPU are not looked at
-        here: one outside [0, T] is clamped, and raises at the next call on that GPU or at ``rnnkern.check``.
+        y is [T, B, D*P] in the layout of x. y and the state are new arrays of the library of x.
 
-        Raises ValueError (shapes, lengths, devices) and TypeError (dtypes, kinds of arguments) before any work.
+        On a GPU every array belongs to the library of x there; lengths, mask and reset may also be in host memory. The
+        work goes to the library's current stream, and nothing waits for it. rnnkern does not copy lengths in device
+        memory to the host. It clamps a length outside [0, T], and raises at the next call on that GPU or at
+        ``rnnkern.check``.
+
+        Raises ValueError (shapes, lengths, devices) and TypeError (dtypes, types of arguments) before any work.
         """
         y, state, _ = self._run(x, state, lengths, mask, reset, out, keep=False, train=False)
         return y, state
@@ -141,11 +145,13 @@ class Layer(Module):
         train: bool = True,
         out: Array | None = None,
     ) -> tuple[Array, State, Tape]:
-        """Training: as calling the layer, with random masks on and a tape for ``backward``. -> (y, state, tape).
+        """Training: as a call of the layer, with random masks and a tape for ``backward``. Returns (y, state, tape).
 
-        train=False leaves the random masks off. The tape refers to x and y: change neither before ``backward``. A NumPy
-        y comes back read-only for that reason (an array given as ``out`` stays as writable as it was). On a GPU nobody
-        checks: that would mean waiting for x and y, and reading them.
+        train: False turns the random masks off.
+
+        The tape refers to x and y, so do not change them before ``backward``. For this reason a NumPy y is read-only,
+        unless it was passed as ``out``. On a GPU rnnkern does not check for changes, because it would have to wait for
+        the arrays.
         """
         y, state, tape = self._run(x, state, lengths, mask, reset, out, keep=True, train=check_bool("train", train))
         return y, state, cast(Tape, tape)
@@ -160,14 +166,18 @@ class Layer(Module):
         probe: bool = False,
         clip_step: float | None = None,
     ) -> Gradients:
-        """BPTT: gradients of sum(y * dy) + sum(state * dstate). -> Gradients(x, state, params, steps).
+        """Backpropagation through time: gradients of sum(y * dy) + sum(state * dstate). Returns Gradients(x, state,
+        params, steps).
 
-        dy: like y, or None for zeros. dstate: like the state, or None; of a tuple's arrays each may be None.
-        need_x=False leaves ``grads.x`` None and saves its product (for a first layer on data).
-        probe=True adds ``grads.steps``: for each layer [T, B, D*P], time first, the gradient with respect to every
-        h_t, through y_t and all that follows; float32 for bfloat16 and float16. clip_step bounds its elements to
-        [-clip_step, clip_step] at every step of BPTT, before it goes on. Never writes to the tape: a second call gives
-        the same bits. ValueError for a tape of another layer, or one whose parameters, x or y changed since.
+        dy: like y, or None for zeros.
+        dstate: like the state, or None. In a tuple, each part may be None.
+        need_x: False skips the product for ``grads.x``, which is then None (for a first layer on data).
+        probe: True adds ``grads.steps``: for each layer an array [T, B, D*P], time first, with the gradient of every
+            h_t through y_t and all later steps; float32 for bfloat16 and float16.
+        clip_step: bound of the elements of that gradient, [-clip_step, clip_step], applied at every step of BPTT.
+
+        The call never writes to the tape; a second call gives the same bits. Raises ValueError for a tape of another
+        layer, or if parameters, x or y changed since the forward pass.
         """
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected the tape that forward returned, got {type(tape).__name__}")

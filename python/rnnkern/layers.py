@@ -12,39 +12,40 @@ class RNN(Layer):
 
         h = f(W_ih x + b_ih + W_hh h' + b_hh),  f = tanh or relu
 
-    Arguments, their order and defaults are torch.nn.RNN's; ``nonlinearity``, "tanh" or "relu", is the fourth. Keywords:
+    The arguments, their order and their defaults are those of torch.nn.RNN. ``nonlinearity`` is the fourth: "tanh" or
+    "relu". Keywords:
 
-    device: "cpu" (or None), "cuda" (the first GPU) or "cuda:1". On a GPU the parameters live there, in CuPy's arrays
-        (torch's, where torch is loaded and CuPy is not installed), and calls take arrays of either library.
-    dtype: "float32" (the default), "float64", "bfloat16", "float16", or a library's own object for one; the half types
-        are for storage, sums and the cell state are float32. Inputs must have it: nothing is converted silently.
-    seed: of the initial values (torch's distribution) and of dropout's masks; None draws one.
-    recompute: a training forward keeps y and the states of a few steps instead of every step's gates: memory beside y
-        grows with the square root of T, backward runs the forward again, and the gradients have the same bits.
-    reverse: one direction that walks each row from its last valid step to step 0.
-    allow_tf32: in float32 on a GPU, products may round their operands to 10 bits of mantissa (TF32); sums and states
-        stay float32.
+    device: "cpu" (or None), "cuda" (the first GPU) or "cuda:1". On a GPU the parameters are arrays of CuPy, or of torch
+        if torch is loaded and CuPy is not installed. Calls take arrays of either library.
+    dtype: "float32" (the default), "float64", "bfloat16", "float16", or a library's own dtype object. Inputs must have
+        this dtype. bfloat16 and float16 are storage types: sums and the cell state are float32.
+    seed: seed of the initial values (torch's distribution) and of the random masks; None draws one.
+    recompute: in training, keep only some states instead of the gates of every step. The memory beside y then grows
+        with the square root of T, backward repeats the forward pass, and the gradients have the same bits.
+    reverse: run each row from its last valid step to step 0, in one direction.
+    allow_tf32: allow TF32 in float32 products on a GPU: operands have 10 bits of mantissa, sums and states stay
+        float32.
 
-    Options of the step (equations and sources: docs/options.md); two that no kernel does together are refused by name:
+    Options of the step (equations and sources: docs/options.md). A combination that no kernel supports is an error:
 
-    clip: every activation's input is bounded to [-clip, clip], as ONNX has it.
-    activations: one of ONNX's eleven by name, or (name, alpha, beta), for f; GRU takes two (of r z, of n), LSTM three
-        (of i f o, of g, of c in the output).
-    layer_norm: W_ih x and W_hh h' are normalised over a row before their biases: gamma_ih, gamma_hh [G*H]; LSTM
-        normalises the c of its output as well: gamma_c, beta_c [H].
-    zoneout: the probability with which h keeps its old value; for LSTM also a pair, of h and of c. In inference, that
-        share of it.
-    recurrent_dropout: in training, one mask a row for the whole sequence on what W_hh multiplies.
-    heads: W_hh is block-diagonal: weight_hh [G*H, H/heads].
-    independent: W_hh is diagonal (IndRNN): weight_hh [H].
+    clip: bound of the input of every activation: [-clip, clip], as in ONNX.
+    activations: one of ONNX's eleven activations, by name or as (name, alpha, beta). GRU takes two (for r and z, for
+        n), LSTM three (for i, f and o, for g, for the output).
+    layer_norm: normalise W_ih x and W_hh h' over each row before adding the biases: gamma_ih, gamma_hh [G*H]. LSTM also
+        normalises c in its output: gamma_c, beta_c [H].
+    zoneout: probability that an element of h keeps its old value; LSTM also takes a pair, for h and c. Inference uses
+        the expected value.
+    recurrent_dropout: in training, dropout on the input of W_hh, with one mask per row for the whole sequence.
+    heads: number of blocks of a block-diagonal W_hh: weight_hh [G*H, H/heads].
+    independent: use a diagonal W_hh (IndRNN): weight_hh [H].
 
-    Parameters, for each layer k, with the suffix ``_reverse`` for the second direction: weight_ih_l{k} [G*H, I] (above
-    the first layer I is D*H), weight_hh_l{k} [G*H, H], bias_ih_l{k} and bias_hh_l{k} [G*H], then what options bring.
-    Read them through ``params``, change them through ``update`` and ``load_state_dict`` only.
+    Parameters of layer k, with the suffix ``_reverse`` for the second direction: weight_ih_l{k} [G*H, I] (I is D*H
+    above the first layer), weight_hh_l{k} [G*H, H], bias_ih_l{k} and bias_hh_l{k} [G*H], then the parameters of the
+    options. Read them through ``params``. Change them through ``update`` and ``load_state_dict`` only.
 
-    Raises ValueError for a size, probability or name out of range, TypeError for an argument of another kind or a dtype
-    that is not among these, NotImplementedError for a GPU in a build or on a machine without, or for options that no
-    kernel does together, ImportError where a GPU's arrays have no library.
+    Raises ValueError for a size, probability or name out of range, TypeError for a wrong type or dtype,
+    NotImplementedError for a GPU that is not available or for options that no kernel combines, and ImportError if no
+    library for GPU arrays is installed.
     """
 
     def __init__(
@@ -99,9 +100,11 @@ class GRU(Layer):
         gx = W_ih x + b_ih,  gh = W_hh h' + b_hh
         r, z = sigmoid(gx + gh),  n = tanh(gx_n + r * gh_n),  h = (1 - z) * n + z * h'
 
-    Arguments, their order and defaults are torch.nn.GRU's. Keywords, parameters (with G = 3) and errors are those of
-    ``rnnkern.RNN``; reset_after=False puts the reset gate before the product (arXiv 1406.1078v3, ONNX's default):
-    n = tanh(gx_n + W_hn (r * h') + b_hn).
+    The arguments, their order and their defaults are those of torch.nn.GRU. Keywords, parameters (with G = 3) and
+    errors are those of ``rnnkern.RNN``, and:
+
+    reset_after: False puts the reset gate before the product (arXiv 1406.1078v3, the default of ONNX): n = tanh(gx_n +
+        W_hn (r * h') + b_hn).
     """
 
     def __init__(
@@ -149,12 +152,12 @@ class LSTM(Layer):
         gx = W_ih x + b_ih,  gh = W_hh h' + b_hh
         i, f, o = sigmoid(gx + gh),  g = tanh(gx + gh),  c = f * c' + i * g,  h = o * tanh(c)
 
-    The state is the tuple (h, c). Arguments, their order and defaults are torch.nn.LSTM's. Keywords, parameters (with
-    G = 4) and errors are those of ``rnnkern.RNN``, and:
+    The state is the tuple (h, c). The arguments, their order and their defaults are those of torch.nn.LSTM. Keywords,
+    parameters (with G = 4) and errors are those of ``rnnkern.RNN``, and:
 
-    proj_size: h = W_hr (o * tanh(c)) has P = proj_size entries: weight_hr [P, H], weight_hh [4*H, P].
-    peephole: i and f see c', o sees the new c: peephole [3, H], rows i f o.
-    coupled: f = 1 - i; the rows of f stay in the weights and are not used.
+    proj_size: size P of a projection h = W_hr (o * tanh(c)): weight_hr [P, H], weight_hh [4*H, P].
+    peephole: i and f also read c', and o reads the new c: peephole [3, H], rows i f o.
+    coupled: f = 1 - i. The weights keep the rows of f, which are not used.
     """
 
     def __init__(
@@ -201,15 +204,17 @@ class LSTM(Layer):
 
 
 class sLSTM(Layer):
-    """sLSTM (Beck et al. 2024, xLSTM, arXiv 2405.04517), gates i f z o, G = 4, the input gate an exponential:
+    """sLSTM (Beck et al. 2024, xLSTM, arXiv 2405.04517), gates i f z o, G = 4, with an exponential input gate:
 
         v = W_ih x + b_ih + W_hh h' + b_hh,  a = log(sigmoid(v_f)) + m',  m = max(v_i, a), or v_i where n' is 0
         i = exp(v_i - m),  f = exp(min(a - m, 0)),  z = tanh(v_z),  o = sigmoid(v_o)
         c = f * c' + i * z,  n = f * n' + i,  h = o * c / n
 
-    The state is the tuple (h, c, n, m), each [L*D, B, H]; n and m keep c in range. Arguments, keywords and parameters
-    (G = 4) are those of ``rnnkern.RNN``, without nonlinearity and the options that are not named here; ``heads`` is how
-    the paper uses it.
+    The state is the tuple (h, c, n, m), each [L*D, B, H]. The normaliser n and the stabiliser m keep c in range. sLSTM
+    requires n >= 0. Where n is 0, c must be 0 and m is ignored.
+
+    Arguments, keywords and parameters (G = 4) are those of ``rnnkern.RNN``, without ``nonlinearity`` and without the
+    options that the signature does not have. The paper uses ``heads``.
     """
 
     def __init__(

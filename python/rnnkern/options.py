@@ -104,7 +104,7 @@ class HasOptions:
 
     @property
     def activations(self) -> tuple[tuple[Any, ...], ...] | None:
-        """(name as ONNX writes it, then alpha and beta where it has them) each; None for the cell's own."""
+        """One tuple per activation: ONNX name, alpha and beta if it has them. None for the standard ones."""
         given = []
         for name, *numbers in self._options.activations:
             _, spelled, defaults = ACTIVATIONS[name]
@@ -121,7 +121,7 @@ class HasOptions:
 
     @property
     def zoneout(self) -> float | tuple[float, float]:
-        """Of h; of h and c where c has one."""
+        """The zoneout probability of h, or the pair of h and c if c has one."""
         h, c = self._options.zoneout
         return (h, c) if c else h
 

@@ -104,7 +104,7 @@ class Module(HasOptions):
 
     @property
     def spec(self) -> ops.Spec:
-        """What ``rnnkern.ops`` needs to know of this layer."""
+        """The description of this layer for ``rnnkern.ops``."""
         return self._spec
 
     @property
@@ -139,7 +139,7 @@ class Module(HasOptions):
 
     @property
     def call(self) -> int:
-        """How many training forwards there were: the next draws its masks with this number. Set it to repeat one."""
+        """Number of the next training call; its random masks depend on it. Set it to repeat a call."""
         return self._call
 
     @call.setter
@@ -154,9 +154,9 @@ class Module(HasOptions):
 
     @property
     def params(self) -> Mapping[str, Array]:
-        """Name -> read-only NumPy array: the values now. An ``update`` leaves a mapping taken earlier as it was.
+        """Name -> read-only NumPy array with the current values. A later ``update`` does not change this mapping.
 
-        On a GPU the arrays are there, and no library marks them read-only: do not write to them.
+        On a GPU the mapping has GPU arrays, which no library can mark as read-only. Do not write to them.
         """
         return self._weights.arrays
 
@@ -165,17 +165,17 @@ class Module(HasOptions):
         return {name: self._place.to_host(array) for name, array in self._weights.arrays.items()}
 
     def update(self, params: Mapping[str, Array]) -> None:
-        """Replace some parameters by copies of the given arrays (NumPy's, or any host array with ``__dlpack__``).
+        """Replace some parameters by copies of the given arrays: NumPy arrays, or host arrays with ``__dlpack__``.
 
-        A layer on a GPU takes arrays of that GPU besides, and copies host arrays there.
+        A layer on a GPU also takes arrays of that GPU, and copies host arrays to it.
 
-        All or nothing: ValueError for an unknown name or a wrong shape and TypeError for a wrong dtype come before any
-        change. Tapes recorded before can no longer be used.
+        An unknown name or a wrong shape raises ValueError and a wrong dtype raises TypeError, before any change.
+        Earlier tapes become invalid.
         """
         self._replace("params", params, complete=False)
 
     def load_state_dict(self, state_dict: Mapping[str, Array]) -> None:
-        """Replace all parameters, as ``update`` does; ValueError also names what is missing."""
+        """Replace all parameters, as ``update`` does. A missing name raises ValueError."""
         self._replace("state_dict", state_dict, complete=True)
 
     def _replace(self, argument: str, params: Mapping[str, Array], complete: bool) -> None:

@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients of a layer or cell, as arrays of x's library.
+    """Gradients of a layer or cell, as arrays of the library of x.
 
-    x: like x, or None where not asked for. state: like the state (``(dh_0, dc_0)`` for LSTM, four for sLSTM);
-    float32 for bfloat16 and float16. params: by the names of ``state_dict``.
+    x: like x, or None if need_x was False.
+    state: like the state ((dh_0, dc_0) for LSTM, four arrays for sLSTM); float32 for bfloat16 and float16.
+    params: by the names of ``state_dict``.
+    steps: with probe=True, the gradient of every h_t, [T, B, D*P] for each layer; else None.
     """
 
     x: Array | None
@@ -40,7 +42,7 @@ class Gradients:
 
 @dataclass(frozen=True, repr=False)
 class Tape:
-    """One training forward. Opaque to users: pass it to ``backward`` of the layer or cell that made it."""
+    """The record of one training forward. Pass it to ``backward`` of the layer or cell that made it."""
 
     module: Module
     weights: Weights
@@ -50,7 +52,7 @@ class Tape:
     checked: tuple[tuple[str, np.ndarray[Any, Any], int], ...]  # (name, array, checksum)
 
     def check(self, module: Module, weights: Weights) -> None:
-        """ValueError if this is not a tape of ``module`` with these weights, or if x or y changed since."""
+        """Raises ValueError unless this is a tape of ``module`` with these weights, and x and y did not change."""
         if self.module is not module:
             raise ValueError(f"tape: expected a tape of this {module!r}, got one of another {self.module!r}")
         if self.weights is not weights:

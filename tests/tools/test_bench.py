@@ -16,7 +16,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from rnnkern import _core, reference
-from rnnkern.bench import check, data, driver, machine, options, peers, plot, report, timing
+from rnnkern.bench import check, data, driver, machine, peers, plot, report, timing
 from rnnkern.bench.subject import Subject
 from rnnkern.cli.bench import bench
 from rnnkern.problems import BENCH, BENCH_QUICK, Problem, parse, parse_all
@@ -438,13 +438,6 @@ def test_the_command_line_refuses_before_any_work(arguments: list[str], said: st
     result = _invoke(*arguments)
     words = " ".join(result.output.replace("│", " ").split())
     assert result.exit_code == 2 and said in words, result.output
-
-
-def test_the_table_of_options_is_that_of_the_record() -> None:
-    """What docs/options.md says an option costs."""
-    root = Path(__file__).parents[2]
-    rows = json.loads((root / "bench/results/cpu-2-cores-options.json").read_text())["rows"]
-    assert options.table(rows) in (root / "docs/options.md").read_text()
 
 
 @pytest.mark.parametrize("mode", ["inference", "training"])

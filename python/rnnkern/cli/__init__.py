@@ -29,7 +29,7 @@ def _build() -> Callable[[], None]:
 
     app = typer.Typer(
         name="rnnkern",
-        help="Fused recurrent kernels: what runs here, how fast it is, and a character model to see it learn.",
+        help="Fused recurrent kernels: show this machine's kernels, measure them, or train a character model.",
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode="markdown",  # paragraphs of a docstring flow to the width of the terminal

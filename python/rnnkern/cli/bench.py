@@ -20,28 +20,28 @@ _WIDTH = 150  # of the table where the output is not a terminal
 def bench(
     problems: Annotated[
         list[str] | None,
-        typer.Option(help="A problem like 'lstm t100b16i64h64 f32 lengths', or a file of them; may be repeated."),
+        typer.Option(help="Problem such as 'lstm t100b16i64h64 f32 lengths', or a file of problems. Repeatable."),
     ] = None,
     kernels: Annotated[
-        str, typer.Option(help="Force these instead of the library's choice: names with commas between, or 'all'.")
+        str, typer.Option(help="Kernels to force: comma-separated names, or 'all'. Default: the library chooses.")
     ] = "",
     peers: Annotated[
-        str, typer.Option(help="Some of torch,onnxruntime,openvino,jax, or 'none'. Default: all that are installed.")
+        str, typer.Option(help="Comma-separated: torch, onnxruntime, openvino, jax; or 'none'. Default: all installed.")
     ] = "",
-    modes: Annotated[str, typer.Option(help="inference or training. Default: both.")] = "",
-    threads: Annotated[int, typer.Option(min=0, help="For everybody. 0: the CPUs this process may use.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="A shorter list and shorter blocks: a first look.")] = False,
-    blocks: Annotated[int, typer.Option(min=0, help="Timed blocks for each contender. 0: 7, or 3 if quick.")] = 0,
-    block_ms: Annotated[float, typer.Option(min=0, help="What a block lasts at least. 0: 50, or 15 if quick.")] = 0,
+    modes: Annotated[str, typer.Option(help="'inference' or 'training'. Default: both.")] = "",
+    threads: Annotated[int, typer.Option(min=0, help="Threads of every library. 0: all CPUs of this process.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Use a short list of problems and short blocks.")] = False,
+    blocks: Annotated[int, typer.Option(min=0, help="Timed blocks per library. 0: 7, or 3 with --quick.")] = 0,
+    block_ms: Annotated[float, typer.Option(min=0, help="Minimum block time in ms. 0: 50, or 15 with --quick.")] = 0,
     pause_ms: Annotated[
-        float, typer.Option(min=0, help="Pause before a block, longer until all threads are quiet.")
+        float, typer.Option(min=0, help="Minimum pause before a block in ms; it lasts until all threads are idle.")
     ] = 20,
-    json: Annotated[Path | None, typer.Option(help="Write machine facts, versions and raw times to this file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the speeds into this file (png, svg, pdf).")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the machine, versions and raw times to a file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the speeds into a file (png, svg, pdf).")] = None,
 ) -> None:
-    """Check rnnkern's answers against every installed peer's, then time them all in alternating blocks.
+    """Compare rnnkern with every installed peer: check that the answers agree, then time all in alternating blocks.
 
-    Exit code 1 when an answer was wrong or a contender failed, 2 for options that make no sense.
+    The exit code is 1 if an answer was wrong or a library failed, and 2 if an option is invalid.
     """
     needs("bench", "cli", "rich")
     if plot is not None:

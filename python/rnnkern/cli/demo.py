@@ -25,33 +25,37 @@ OUT = Path("rnnkern-demo")
 def demo(
     text: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Any UTF-8 text to train on.", show_default="Python's own help topics"),
+        typer.Option(metavar="FILE", help="UTF-8 text file to train on.", show_default="Python's own help topics"),
     ] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, help="Wall time to train for.")] = 2.0,
-    hidden: Annotated[int, typer.Option(min=1, help="Hidden units of each LSTM layer.")] = 256,
-    layers: Annotated[int, typer.Option(min=1, help="LSTM layers.")] = 2,
-    embedding: Annotated[int, typer.Option(min=1, help="Width of the character embedding.")] = 64,
-    dropout: Annotated[float, typer.Option(min=0.0, max=1.0, help="Between layers, in training.")] = 0.2,
-    batch: Annotated[int, typer.Option(min=1, help="Streams of text read at once.")] = 32,
-    seq_len: Annotated[int, typer.Option(min=1, help="Steps of truncated back-propagation through time.")] = 64,
-    lr: Annotated[float, typer.Option(min=0.0, help="Adam's learning rate at its highest.")] = 4e-3,
-    seed: Annotated[int, typer.Option(min=0, help="Of the initial values, the order of reading and the sample.")] = 0,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where model.safetensors and loss.png go.")] = OUT,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Training time in minutes.")] = 2.0,
+    hidden: Annotated[int, typer.Option(min=1, help="Hidden size of each LSTM layer.")] = 256,
+    layers: Annotated[int, typer.Option(min=1, help="Number of LSTM layers.")] = 2,
+    embedding: Annotated[int, typer.Option(min=1, help="Size of the character embedding.")] = 64,
+    dropout: Annotated[float, typer.Option(min=0.0, max=1.0, help="Dropout probability between layers.")] = 0.2,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 32,
+    seq_len: Annotated[int, typer.Option(min=1, help="Steps of truncated backpropagation through time.")] = 64,
+    lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate of Adam.")] = 4e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial weights, the data order and the sample.")] = 0,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Output directory for model.safetensors and loss.png.")
+    ] = OUT,
     prompt: Annotated[
         str | None,
-        typer.Option(help="What the sample starts with.", show_default=f"{PROMPT!r}, or the text's first character"),
+        typer.Option(help="First characters of the sample.", show_default=f"{PROMPT!r}, or the text's first character"),
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of the sample; 0 takes the likeliest character.")] = 0.7,
-    length: Annotated[int, typer.Option(min=0, help="Characters to sample.")] = 500,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="Sampling temperature; 0 always picks the most likely character.")
+    ] = 0.7,
+    length: Annotated[int, typer.Option(min=0, help="Number of characters to sample.")] = 500,
     load: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Sample from this checkpoint and train nothing.")
+        Path | None, typer.Option(metavar="FILE", help="Sample from this checkpoint without training.")
     ] = None,
 ) -> None:
     """Train a stacked LSTM character model and sample from it.
 
-    The last 5 % of the text are held out: never trained on. The loss there is what is reported, and the checkpoint is
-    the one where it was lowest. Ctrl-C ends the training early, keeps the checkpoint, still plots and samples, and
-    exits with code 130.
+    The last 5 % of the text are held out and never trained on. The reported loss is the loss on this part, and the
+    checkpoint has the weights with the lowest such loss. Ctrl-C stops the training early: the command keeps the
+    checkpoint, plots, samples, and exits with code 130.
     """
     import numpy as np
 
@@ -135,7 +139,7 @@ def _train(model: CharModel, corpus: Corpus, settings: Settings, out: Path) -> H
             kept = f"; {checkpoint} is from before" if screen.saved else ""
             typer.echo(f"rnnkern demo: {error}: try a smaller --lr{kept}", err=True)
             raise typer.Exit(1) from None
-    plot_loss(history, plot, f"{model.rnn!r}")
+    plot_loss(history, plot, f"Training of {model.rnn!r}")
     console.print(summary(history, len(corpus.train)), markup=False, soft_wrap=True)
     files = f"checkpoint {checkpoint} (rnnkern demo --load {checkpoint}), plot {plot}\n"
     console.print(files, markup=False, soft_wrap=True)

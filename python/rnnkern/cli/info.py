@@ -13,7 +13,7 @@ from ._needs import needs
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
-    """Show the build, this machine, and for each kernel whether it can run here or why not."""
+    """Show the build, the machine, and every kernel with the reason if it cannot run here."""
     import rnnkern as rk
 
     facts = rk.info()

@@ -1,12 +1,12 @@
-"""Structures made of rnnkern's layers, with forward and backward like a layer's own, on NumPy arrays.
+"""Structures of rnnkern layers, with forward and backward like a layer, on NumPy arrays.
 
-    base.py        what they share: checks, parameters by name, the tape
-    stack.py       Stack: layers of any widths, residual connections, dropout between
-    wrappers.py    Merge (of two directions), Pyramid and PyramidalLSTM (halved time), InitialState (learned)
-    truncated.py   truncated: BPTT in pieces
+    base.py        Structure: checks, parameters by name, the tape
+    stack.py       Stack: layers of any widths, residual connections, dropout between layers
+    wrappers.py    Merge (two directions), Pyramid and PyramidalLSTM (halved time), InitialState (learned)
+    truncated.py   truncated: truncated BPTT
 
-They nest: ``Stack(Merge(LSTM(8, 16, bidirectional=True), "sum"), PyramidalLSTM(16, 16, 2))``. Recipes stand in
-docs/structure.md.
+Structures nest: ``Stack(Merge(LSTM(8, 16, bidirectional=True), "sum"), PyramidalLSTM(16, 16, 2))``.
+``docs/structure.md`` has recipes.
 """
 
 from .base import Structure

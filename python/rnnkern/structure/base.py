@@ -57,9 +57,10 @@ class Own:
 
 
 class Structure:
-    """Parts put together, used as a layer is: ``y, state = m(x)``, ``forward``, ``backward``, ``params``, ``update``.
+    """Base of all structures. It works like a layer: ``y, state = m(x)``, ``forward``, ``backward``, ``params``,
+    ``update``.
 
-    NumPy arrays, time-major: x [T, B, input_size] of the parts' dtype; a [B, T, I] array goes in as
+    Arrays are NumPy arrays with time first: x [T, B, input_size], in the dtype of the layers. Pass a [B, T, I] array as
     ``x.transpose(1, 0, 2)``, which copies nothing.
     """
 
@@ -101,11 +102,11 @@ class Structure:
 
     @property
     def halvings(self) -> int:
-        """How many times a pyramid in here halves the time axis: T steps become ceil(T / 2^halvings)."""
+        """The number of times that pyramids halve the time axis: T steps become ceil(T / 2^halvings)."""
         return sum(halvings(part) for part in self._parts)
 
     def output_lengths(self, lengths: Any) -> Any:
-        """Lengths of y's rows for those of x, ceil(length / 2^halvings): an array's, or one number's."""
+        """The lengths of the rows of y: ceil(length / 2^halvings), for an array or one number."""
         return -(-np.asarray(lengths) // 2**self.halvings) if not isinstance(lengths, int) else self._steps(lengths)
 
     def _steps(self, steps: int) -> int:
@@ -115,22 +116,22 @@ class Structure:
 
     @property
     def params(self) -> Mapping[str, Array]:
-        """Name -> read-only array: the values now."""
+        """Name -> read-only array with the current values."""
         return MappingProxyType({prefix + name: v for prefix, it in self._holders() for name, v in it.params.items()})
 
     def state_dict(self) -> dict[str, Array]:
-        """Name -> a copy of the parameter. ``rk.save`` takes it."""
+        """Name -> a copy of the parameter. ``rk.save`` writes it."""
         return {name: value.copy() for name, value in self.params.items()}
 
     def update(self, params: Mapping[str, Array]) -> None:
-        """Replace some parameters by copies of these NumPy arrays, all or none. Tapes made before can not be used.
+        """Replace some parameters by copies of these NumPy arrays, all or none. Earlier tapes become invalid.
 
-        ValueError for an unknown name or a shape, TypeError for a dtype, before any change.
+        An unknown name or a wrong shape raises ValueError and a wrong dtype raises TypeError, before any change.
         """
         self._replace("params", params, complete=False)
 
     def load_state_dict(self, state_dict: Mapping[str, Array]) -> None:
-        """Replace all parameters, as ``update`` does; ValueError also names what is missing."""
+        """Replace all parameters, as ``update`` does. A missing name raises ValueError."""
         self._replace("state_dict", state_dict, complete=True)
 
     def _replace(self, argument: str, params: Mapping[str, Array], complete: bool) -> None:
@@ -154,11 +155,14 @@ class Structure:
     # --- calls --------------------------------------------------------------------------------------------------------
 
     def __call__(self, x: Array, state: State = None, *, lengths: Any = None) -> tuple[Array, State]:
-        """Inference: no random masks, nothing kept. x [T, B, I] -> (y [T', B, output_size], state).
+        """Inference: no random masks, no tape. x [T, B, I]. Returns (y [T', B, output_size], state).
 
-        T' is ``output_lengths(T)``. state: of the structure's own form, or None. lengths: integers [B] in [0, T] or
-        None; padding is never read, and y is zero there. ValueError (shapes, lengths), TypeError (dtypes, kinds) before
-        any work.
+        T' is ``output_lengths(T)``.
+
+        state: the state of the structure, or None for zeros.
+        lengths: integers [B] in [0, T], or None. Padding is never read, and y is zero there.
+
+        Raises ValueError (shapes, lengths) and TypeError (dtypes, types of arguments) before any work.
         """
         y, state, _ = self._run(*self._taken(x, state, lengths), keep=False, train=False)
         return y, state
@@ -166,9 +170,9 @@ class Structure:
     def forward(
         self, x: Array, state: State = None, *, lengths: Any = None, train: bool = True
     ) -> tuple[Array, State, Tape]:
-        """Training: as calling it, with dropout on unless ``train=False``, and a tape for ``backward``.
+        """Training: as a call, with dropout unless ``train=False``, and with a tape for ``backward``.
 
-        The tape refers to x and y: change neither before.
+        The tape refers to x and y, so do not change them before ``backward``.
         """
         x, state, rows = self._taken(x, state, lengths)
         y, state, saved = self._run(x, state, rows, keep=True, train=check_bool("train", train))
@@ -177,8 +181,11 @@ class Structure:
     def backward(self, tape: Tape, dy: Array | None, dstate: State = None, *, need_x: bool = True) -> Gradients:
         """Gradients of sum(y * dy) + sum(state * dstate): ``grads.x``, ``grads.state``, ``grads.params``.
 
-        dy: like y, or None for zeros; dstate: like the state, or None. The same tape gives the same bits again.
-        ValueError for a tape of another structure, or one whose parameters, x or y changed since.
+        dy: like y, or None for zeros.
+        dstate: like the state, or None.
+
+        A second call with the same tape gives the same bits. Raises ValueError for a tape of another structure, or if
+        parameters, x or y changed since the forward pass.
         """
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected the tape that forward returned, got {type(tape).__name__}")

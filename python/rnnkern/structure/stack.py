@@ -16,22 +16,22 @@ from .base import Array, Structure, Tape, before_end, check_part, check_state, h
 
 
 class Stack(Structure):
-    """Each layer reads what the one below gives; k counts from 0, x_0 is x and y is x_L:
+    """A stack of layers of any widths, with dropout and residual connections. k counts from 0, x_0 is x and y is x_L:
 
-        x_{k+1} = drop(f_k(x_k))            or, where layer k is residual,  drop(f_k(x_k)) + x_k
+        x_{k+1} = drop(f_k(x_k))            or, if layer k is residual,  drop(f_k(x_k)) + x_k
 
-    layers: RNN, GRU, LSTM, sLSTM and structures, each as wide at its input as the one below is at its output; hidden
+    layers: RNN, GRU, LSTM, sLSTM and structures. The input width of each is the output width of the one below. Hidden
         sizes, cells and directions may differ.
-    residual: True for every layer, or one flag a layer. A residual layer must give as many features and steps as it
-        takes. (Wu et al. 2016, arXiv 1609.08144, section 3.1: deep stacks train with it that do not without.)
-    dropout: probability, of what every layer but the last gives (with ``forward``, unless train=False). What a residual
-        connection carries past a layer is not dropped.
-    seed: key of the dropout masks; None draws one. The mask of layer k is Philox4x32-10's with the counter
-        (call, k, t, row*H + unit), H the layer's output width: it does not depend on how the work is split.
+    residual: True for every layer, or one flag per layer. A residual layer must keep the number of features and steps.
+        (Wu et al. 2016, arXiv 1609.08144, section 3.1: deep stacks train with it that do not train without it.)
+    dropout: dropout probability of the output of every layer but the last, in ``forward`` unless train=False. The
+        residual path has no dropout.
+    seed: key of the dropout masks; None draws one. The mask of layer k is Philox4x32-10 with the counter (call, k, t,
+        row*H + unit), where H is the output width. It does not depend on the split of the work.
 
-    The state is a tuple of the layers' own, and so are ``dstate`` and ``grads.state``; None, for one or for all, is
-    zeros. Parameters are called "<k>.<name>".
-    ValueError for widths that do not meet or a probability out of range, TypeError for what is no layer.
+    The state is a tuple with one entry per layer, and so are ``dstate`` and ``grads.state``. None, for one entry or for
+    all, means zeros. Parameter names are "<k>.<name>". Raises ValueError for widths that do not fit or a probability
+    out of range, and TypeError for a value that is no layer.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Stack(Structure):
 
     @property
     def residual(self) -> tuple[bool, ...]:
-        """One flag a layer."""
+        """One flag per layer."""
         return self._residual
 
     @property
@@ -89,7 +89,7 @@ class Stack(Structure):
 
     @property
     def call(self) -> int:
-        """How many forwards drew dropout masks: the next draws its own with this number. Set it to repeat one."""
+        """Number of the next call that draws dropout masks. Set it to repeat a call."""
         return self._call
 
     @call.setter

@@ -14,8 +14,12 @@ from .base import Array, Part, Structure, check_part, halvings
 
 
 class Piece(NamedTuple):
-    """steps: which of x it ran, x[steps]. loss: what the loss function said. grads: of this piece alone, with
-    ``grads.state`` the gradient that went no further. state: what the next piece starts from.
+    """The result of one piece of truncated BPTT.
+
+    steps: the slice of x: x[steps].
+    loss: the value that the loss function returned.
+    grads: the gradients of this piece; ``grads.state`` is the gradient that is not passed on.
+    state: the initial state of the next piece.
     """
 
     steps: slice

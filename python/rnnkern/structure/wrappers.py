@@ -31,13 +31,16 @@ MERGES = ("concat", "sum", "mean", "mul")
 
 
 class Merge(Structure):
-    """The two directions of a bidirectional layer put together: f, the first half of its output, and r, the second.
+    """Merge the two directions of a bidirectional layer: f, the first half of its output, and r, the second half.
 
-    concat: y = [f, r] (what the layer gives by itself); sum: y = f + r; mean: y = (f + r) / 2; mul: y = f * r, by
-    element (Keras's ``merge_mode``, whose "ave" is mean here). All but concat give a y half as wide, [T, B, P].
+    concat: y = [f, r], the output of the layer itself; sum: y = f + r; mean: y = (f + r) / 2; mul: y = f * r, by
+        element. (This is Keras's ``merge_mode``; its "ave" is mean here.) All but concat return a y of half the width,
+        [T, B, P].
 
-    layer: bidirectional with one layer, or such a one inside InitialState or Pyramid. (Of several layers each would
-    have to be merged: ``Stack(Merge(...), Merge(...))``.) State and parameters are the layer's.
+    layer: a bidirectional layer with num_layers=1, or such a layer inside InitialState or Pyramid. For several layers
+        use ``Stack(Merge(...), Merge(...))``.
+
+    State and parameters are those of the layer.
     """
 
     def __init__(self, layer: Any, mode: str = "concat") -> None:
@@ -85,13 +88,14 @@ class Merge(Structure):
 
 
 class Pyramid(Structure):
-    """A layer that reads pairs of steps, and so takes half as many (Chan et al. 2016, arXiv 1508.01211, section 3.1):
+    """A layer that reads pairs of steps, so that T halves (Chan et al. 2016, arXiv 1508.01211, section 3.1):
 
         y_t = layer([x_{2t}, x_{2t+1}])
 
-    layer: any layer or structure whose input size is twice that of x. An odd T ends with a pair whose second half is
-    zero, and so does a row of odd length: lengths become ceil(length / 2), which ``output_lengths`` tells.
-    State and parameters are the layer's.
+    layer: a layer or structure whose input size is twice that of x.
+
+    If T or the length of a row is odd, the second half of the last pair is zero. ``output_lengths`` returns the new
+    lengths, ceil(length / 2). State and parameters are those of the layer.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -138,12 +142,15 @@ def pairs(x: Array, lengths: Array | None) -> Array:
 class PyramidalLSTM(Stack):
     """The listener of Listen, Attend and Spell (arXiv 1508.01211): LSTM layers that each halve the time axis.
 
-    x [T, B, input_size] -> y [ceil(T / 2^num_layers), B, D*H]. Layer k is ``Pyramid(LSTM(...))``: it reads pairs of
-    steps of what is below it, the first one pairs of x. (The paper has one plain layer under three of these:
+    x [T, B, input_size] -> y [ceil(T / 2^num_layers), B, D*H]. Layer k is ``Pyramid(LSTM(...))`` and reads pairs of
+    steps of the layer below; the first one reads pairs of x. (The paper has one plain layer below three of these:
     ``Stack(LSTM(I, H, bidirectional=True), PyramidalLSTM(2 * H, H, 3))``.)
 
-    dropout: between the layers, as in Stack. seed: of the initial values and the masks. Other keywords go to every
-    LSTM. State (a tuple of num_layers pairs (h, c), each [D, B, H]) and names ("<k>.weight_ih_l0") are a Stack's.
+    dropout: dropout probability between the layers, as in Stack.
+    seed: seed of the initial values and the masks.
+
+    Other keywords go to every LSTM. The state (a tuple of num_layers pairs (h, c), each [D, B, H]) and the names
+    ("<k>.weight_ih_l0") are those of a Stack.
     """
 
     def __init__(
@@ -174,13 +181,14 @@ class PyramidalLSTM(Stack):
 
 
 class InitialState(Structure):
-    """A layer whose initial state is learned: parameters h_0_l{k} [P], for LSTM c_0_l{k} [H] too, one for all rows.
+    """A layer with a learned initial state: parameters h_0_l{k} [P], and for LSTM c_0_l{k} [H], shared by all rows.
 
-    layer: an RNN, GRU, LSTM or sLSTM, or one inside Merge or Pyramid. The suffix ``_reverse`` is for the second
-    direction; the parameters start as zeros. Of an sLSTM, for which c exp(m) and n exp(m) are all that counts, m_0 is
-    learned too, and n_0 is 1. Where a call is given a state, that one is used and their gradient is zero: so the first
-    piece of a sequence is called without, the others with the state carried on. Else their gradient is that of the
-    state they made, ``grads.state``, summed over the rows.
+    layer: an RNN, GRU, LSTM or sLSTM, or one of these inside Merge or Pyramid.
+
+    The suffix ``_reverse`` marks the second direction. The parameters start as zeros. An sLSTM also learns m_0, and its
+    n_0 is 1, because only c exp(m) and n exp(m) affect its results. If a call passes a state, the call uses that state
+    and the gradient of the parameters is zero. So call the first piece of a sequence without a state, and the others
+    with the carried state. Otherwise the gradient of the parameters is ``grads.state``, summed over the rows.
     """
 
     def __init__(self, layer: Any) -> None:

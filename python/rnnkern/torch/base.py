@@ -106,18 +106,17 @@ class Recurrent(StepOptions, Module):
     # Freezing -------------------------------------------------------------------------------------------------------
 
     def freeze(self) -> Any:
-        """Pack the weights once and keep the pack for calls that record no gradient; returns the module.
+        """Pack the weights once, and keep the packed weights for calls that record no gradient. Returns the module.
 
-        For inference with small batches, where packing costs about as much as a step. **Until** ``unfreeze()``
-        **changes written into the parameters are not seen.** ``load_state_dict``, ``reset_parameters``, ``to`` and its
-        relatives unfreeze by themselves, and weights that are other tensors than those packed (``functional_call``)
-        are never confused with them. The pack is not pickled and not copied by ``deepcopy``. Graphs (torch.compile,
-        torch.export), transforms and dispatch modes do not use it: there, weights are packed at every call. On a GPU
-        this waits until the pack is written, so that every stream may read it; a CUDA graph that was captured of a
-        frozen module reads the pack at each replay: keep the module, frozen, as long as the graph.
+        Use it for inference with small batches, where packing takes about as long as a step. **Until** ``unfreeze()``,
+        **the module does not see changes of its parameters.** ``load_state_dict``, ``reset_parameters`` and ``to``
+        unfreeze it. Other weight tensors (``functional_call``) are never confused with the packed ones. Packed weights
+        are not pickled and not copied by ``deepcopy``. Graphs (torch.compile, torch.export), transforms and dispatch
+        modes do not use them. On a GPU the call waits until the packed weights are written, so every stream may read
+        them. A CUDA graph of a frozen module reads them at each replay, so keep the module frozen as long as the graph.
 
-        A call on a frozen module that would record gradients of its parameters raises RuntimeError: training it would
-        make the pack stale. Raises RuntimeError for parametrized weights, which are new tensors at every call.
+        A call of a frozen module that would record gradients of its parameters raises RuntimeError. ``freeze`` raises
+        RuntimeError for parametrized weights, which are new tensors at every call.
         """
         weights = self._weights()
         if any(first is not second for first, second in zip(weights, self._weights(), strict=True)):
@@ -144,7 +143,7 @@ class Recurrent(StepOptions, Module):
         return self
 
     def unfreeze(self) -> Any:
-        """Drop the pack ``freeze()`` kept, if any; returns the module."""
+        """Drop the packed weights that ``freeze()`` kept. Returns the module."""
         for name in _DERIVED:
             self.__dict__.pop(name, None)
         return self

@@ -90,9 +90,10 @@ class RNNCellBase(Recurrent):
 
 
 class RNNCell(RNNCellBase):
-    """h = tanh(W x + b_ih + R h' + b_hh), or ReLU for tanh. Arguments and defaults of torch.nn.RNNCell.
+    """One step of ``RNN``: h = tanh(W x + b_ih + R h' + b_hh), or ReLU instead of tanh.
 
-    The keywords after them are options of the cell, as ``rnnkern.RNNCell`` has them.
+    The arguments and defaults are those of torch.nn.RNNCell. The keywords after them are the options of
+    ``rnnkern.RNNCell``.
     """
 
     nonlinearity: str
@@ -130,12 +131,16 @@ class RNNCell(RNNCellBase):
         return f"rnn_{self.nonlinearity}"
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """input [B, I] or [I], hx [B, H] or [H] (zeros when left out) -> h, shaped as hx."""
+        """Returns h, with the shape of hx.
+
+        input: [B, I] or [I].
+        hx: [B, H] or [H]; zeros by default.
+        """
         return self._step(input, None if hx is None else (hx,), ("hidden",))[0]
 
 
 class GRUCell(RNNCellBase):
-    """One step of ``GRU``. Arguments and defaults of torch.nn.GRUCell, then options as of ``rnnkern.GRUCell``."""
+    """One step of ``GRU``. The arguments are those of torch.nn.GRUCell, then the options of ``rnnkern.GRUCell``."""
 
     def __init__(
         self,
@@ -165,12 +170,16 @@ class GRUCell(RNNCellBase):
         return "gru"
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """input [B, I] or [I], hx [B, H] or [H] (zeros when left out) -> h, shaped as hx."""
+        """Returns h, with the shape of hx.
+
+        input: [B, I] or [I].
+        hx: [B, H] or [H]; zeros by default.
+        """
         return self._step(input, None if hx is None else (hx,), ("hidden",))[0]
 
 
 class LSTMCell(RNNCellBase):
-    """One step of ``LSTM``. Arguments and defaults of torch.nn.LSTMCell, then options as of ``rnnkern.LSTMCell``."""
+    """One step of ``LSTM``. The arguments are those of torch.nn.LSTMCell, then the options of ``rnnkern.LSTMCell``."""
 
     def __init__(
         self,
@@ -197,7 +206,11 @@ class LSTMCell(RNNCellBase):
         return "lstm"
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """input [B, I] or [I], hx (h [B, P], c [B, H]), or without B (zeros when left out) -> (h, c), as hx."""
+        """Returns (h, c), with the shapes of hx.
+
+        input: [B, I] or [I].
+        hx: (h [B, P], c [B, H]), or without B; zeros by default.
+        """
         if isinstance(hx, Tensor):
             raise TypeError("LSTMCell: expected hx to be a tuple (h, c), got a Tensor")
         if hx is not None and len(hx) != 2:
@@ -207,7 +220,7 @@ class LSTMCell(RNNCellBase):
 
 
 class sLSTMCell(RNNCellBase):
-    """One step of ``sLSTM``. Arguments and defaults of torch.nn.GRUCell, then options as of ``rnnkern.sLSTMCell``."""
+    """One step of ``sLSTM``. The arguments are those of torch.nn.GRUCell, then the options of ``rnnkern.sLSTMCell``."""
 
     _cells = 3
 
@@ -228,7 +241,11 @@ class sLSTMCell(RNNCellBase):
         return "slstm"
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor, Tensor, Tensor] | None = None) -> tuple[Tensor, ...]:
-        """input [B, I] or [I], hx (h, c, n, m) each [B, H], or without B (zeros when left out) -> the same, as hx."""
+        """Returns (h, c, n, m), with the shapes of hx.
+
+        input: [B, I] or [I].
+        hx: (h, c, n, m), each [B, H], or without B; zeros by default.
+        """
         if isinstance(hx, Tensor):
             raise TypeError("sLSTMCell: expected hx to be a tuple (h, c, n, m), got a Tensor")
         if hx is not None and len(hx) != 4:

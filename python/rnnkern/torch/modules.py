@@ -96,7 +96,7 @@ class RNNBase(Recurrent):
         return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     def flatten_parameters(self) -> None:
-        """Nothing to do: weights are packed at each call. Here for code written for torch.nn on CUDA."""
+        """Does nothing. It exists for code that calls it on modules of torch.nn."""
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"
@@ -145,29 +145,29 @@ class RNNBase(Recurrent):
     def forward(
         self, input: Any, hx: Any = None, *, lengths: Any = None, mask: Any = None, reset: Any = None
     ) -> tuple[Any, Any]:
-        """Run the layers over a whole sequence.
+        """Run the layers over a whole sequence. Returns (output, state).
 
         input: tensor [T, B, I] ([B, T, I] with batch_first), unbatched [T, I], or a PackedSequence.
-        hx: h_0 [L*D, B, P] (LSTM: a tuple (h_0, c_0), c_0 [L*D, B, H]; sLSTM: (h_0, c_0, n_0, m_0)), unbatched without
-            B; zeros when left out.
-        lengths: number of valid steps of each row, integers [B] in any order, each in [0, T]; for batched tensors only.
-            What stands in the padding never matters; the output is zero there, and a row's final state is the one after
+        hx: h_0 [L*D, B, P] (LSTM: the tuple (h_0, c_0), c_0 [L*D, B, H]; sLSTM: (h_0, c_0, n_0, m_0)), without B for
+            unbatched input; zeros by default.
+        lengths: number of valid steps of each row: integers [B] in [0, T], in any order; for batched tensors only. The
+            contents of padding do not matter. The output is zero there, and the final state of a row is the one after
             its last valid step (a row of length 0 returns its initial state).
-        mask: bool [T, B] ([B, T] with batch_first, [T] unbatched), a tensor or array. Where it is False the step is
-            left out: the output is zero, the state is held, the input is not read.
-        reset: bool, shaped as mask. Where it is True the state is zero before the step: nothing passes the border
-            between it and the step before it, in either direction.
+        mask: bool [T, B] ([B, T] with batch_first, [T] unbatched), a tensor or array. Where it is False, the step is
+            skipped: the input is not read, the state does not change, and the output is zero.
+        reset: bool, with the shape of mask. Where it is True, the state is zero before the step. Nothing passes the
+            border to the step before, in either direction.
 
-        Returns (output, h_n), for LSTM (output, (h_n, c_n)), for sLSTM (output, (h_n, c_n, n_n, m_n)): output
-        [T, B, D*P] laid out as the input is, states as hx.
+        The output is [T, B, D*P] in the layout of the input. The state is h_n, for LSTM (h_n, c_n), for sLSTM (h_n,
+        c_n, n_n, m_n).
 
-        On a GPU everything but lengths, mask and reset is there; these may be on the host, which checks them, or on
-        the GPU, where nobody waits for them: a length outside [0, T] is clamped, and raises at the next call on that
-        GPU or at ``rnnkern.check``.
+        On a GPU all tensors but lengths, mask and reset must be there. These three may be on the host, where they are
+        checked, or on the GPU, where nothing waits for them. There rnnkern clamps a length outside [0, T], and raises
+        at the next call on that GPU or at ``rnnkern.check``.
 
-        Raises ValueError or RuntimeError as torch.nn does for a wrong rank, size, dtype or device; NotImplementedError
-        for a tensor that is not a dense one on the CPU or a GPU; TypeError for what is no tensor or, in lengths, no
-        integer.
+        Raises ValueError or RuntimeError as torch.nn does for a wrong rank, size, dtype or device, NotImplementedError
+        for a tensor that is not dense or on another device, and TypeError for a value that is no tensor, or a length
+        that is no integer.
         """
         if isinstance(input, PackedSequence):
             if lengths is not None:
@@ -239,9 +239,9 @@ class RNNBase(Recurrent):
 
 
 class RNN(RNNBase):
-    """Elman layers: h = tanh(W x + b_ih + R h' + b_hh), or ReLU for tanh. Arguments and defaults of torch.nn.RNN.
+    """Elman layers: h = tanh(W x + b_ih + R h' + b_hh), or ReLU instead of tanh.
 
-    The keywords after them are options of the cell, as ``rnnkern.RNN`` has them.
+    The arguments and defaults are those of torch.nn.RNN. The keywords after them are the options of ``rnnkern.RNN``.
     """
 
     def __init__(
@@ -284,11 +284,11 @@ class RNN(RNNBase):
 
 
 class GRU(RNNBase):
-    """Gated recurrent units, gates r z n, reset after the product, as torch.nn.GRU:
+    """Gated recurrent units, gates r z n, with the reset after the product, as torch.nn.GRU:
 
-    r, z = s(W x + b_ih + R h' + b_hh);  n = tanh(W_n x + b_in + r*(R_n h' + b_hn));  h = (1-z)*n + z*h'.
+        r, z = s(W x + b_ih + R h' + b_hh);  n = tanh(W_n x + b_in + r*(R_n h' + b_hn));  h = (1-z)*n + z*h'
 
-    The keywords after torch.nn's arguments are options of the cell, as ``rnnkern.GRU`` has them.
+    The keywords after the arguments of torch.nn.GRU are the options of ``rnnkern.GRU``.
     """
 
     def __init__(
@@ -328,9 +328,9 @@ class GRU(RNNBase):
 class LSTM(RNNBase):
     """Long short-term memory, gates i f g o, as torch.nn.LSTM:
 
-    i, f, o = s(W x + b_ih + R h' + b_hh);  g = tanh(the same);  c = f*c' + i*g;  h = o*tanh(c), or W_hr times it.
+        i, f, o = s(W x + b_ih + R h' + b_hh);  g = tanh(the same);  c = f*c' + i*g;  h = o*tanh(c), or W_hr times it
 
-    The keywords after torch.nn's arguments are options of the cell, as ``rnnkern.LSTM`` has them.
+    The keywords after the arguments of torch.nn.LSTM are the options of ``rnnkern.LSTM``.
     """
 
     def __init__(
@@ -375,10 +375,11 @@ class LSTM(RNNBase):
 
 
 class sLSTM(RNNBase):
-    """sLSTM, gates i f z o, as ``rnnkern.sLSTM``, which has its equations. Arguments and defaults of torch.nn.GRU.
+    """sLSTM, gates i f z o. ``rnnkern.sLSTM`` has the equations. The arguments and defaults are those of torch.nn.GRU.
 
-    The state is the tuple (h, c, n, m), each [L*D, B, H]; n and m keep c in range. Of bfloat16 and float16 modules, and
-    under autocast, c, n and m are float32, and may be given so: m is a logarithm, which a half type would round.
+    The state is the tuple (h, c, n, m), each [L*D, B, H]; n and m keep c in range. In bfloat16 and float16 modules, and
+    under autocast, c, n and m are float32 and may be passed as float32, because m is a logarithm that a half type would
+    round.
     """
 
     _cells = 3

@@ -34,10 +34,10 @@ _TORCH_CACHES = ("_flat_weights", "_flat_weight_refs")
 
 @dataclass
 class Replacement:
-    """What ``replace`` did.
+    """The report of ``replace``.
 
-    swapped: names (as in ``named_modules``; "" is the model itself) of the modules that are rnnkern's now.
-    left: name -> why a recurrent module of torch.nn was left as it was.
+    swapped: names (as in ``named_modules``; "" is the model itself) of the replaced modules.
+    left: name -> reason, for each recurrent module of torch.nn that was not replaced.
     """
 
     swapped: tuple[str, ...]
@@ -45,7 +45,9 @@ class Replacement:
     _undo: list[tuple[Module, type[Module], type[Recurrent]]] = field(repr=False)
 
     def undo(self) -> None:
-        """Give the swapped modules their classes back; parameters keep their present values. Twice is once."""
+        """Restore the classes of the replaced modules. Parameters keep their current values. A second call does
+        nothing.
+        """
         while self._undo:
             module, original, replacement = self._undo.pop()
             if type(module) is replacement:  # someone may have changed it since
@@ -62,14 +64,14 @@ class Replacement:
 
 
 def replace(model: Module) -> Replacement:
-    """Turn every torch.nn.RNN, LSTM, GRU, RNNCell, LSTMCell and GRUCell of a model into rnnkern's, in place.
+    """Replace every torch.nn.RNN, LSTM, GRU, RNNCell, LSTMCell and GRUCell of a model by rnnkern's module, in place.
 
-    Nested and shared modules and the model itself are included; each stays the same object with the same parameters
-    and hooks. Left as they are, with the reason in the report: subclasses (parametrized modules among them, whose
-    class torch makes on the fly), modules whose ``forward`` was replaced, other devices, other dtypes.
+    This includes nested and shared modules and the model itself. Each module stays the same object, with the same
+    parameters and hooks. Not replaced, with the reason in the report: subclasses (parametrized modules, too, because
+    torch makes a class for each), modules with a replaced ``forward``, other devices, other dtypes.
 
-    Afterwards ``isinstance(m, torch.nn.LSTM)`` is False for the swapped modules, so swap after code that asks. The
-    report's ``undo()`` turns them back. Raises TypeError when ``model`` is no torch.nn.Module.
+    Afterwards ``isinstance(m, torch.nn.LSTM)`` is False for the replaced modules. ``undo()`` of the report restores
+    them. Raises TypeError if ``model`` is no torch.nn.Module.
     """
     if not isinstance(model, Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")

@@ -1,13 +1,13 @@
-"""Training without a framework: what stands around a recurrent layer, on NumPy arrays.
+"""Training without a framework: small parts around a recurrent layer, on NumPy arrays.
 
     layers.py   Linear, Embedding: forward / backward with a tape, like rnnkern's recurrent layers
     loss.py     softmax_cross_entropy over ragged batches
     clip.py     clip_grad_norm, clip_grad_value
-    optim.py    Adam, SGD over any layers that have params and update
-    probe.py    gradient_norms: how much of a gradient reaches each step
+    optim.py    Adam, SGD for layers with params and update
+    probe.py    gradient_norms: the norm of the gradient at each step
 
-Small on purpose: every gradient is written out, nothing is recorded behind the caller's back, and no function here
-writes to an argument. A training step reads from top to bottom::
+Every gradient is explicit. No function records calls, and no function writes to an argument. A training step reads from
+top to bottom:
 
     x, tape_e = embed.forward(codes)                                   # [T, B] -> [T, B, E]
     y, state, tape_r = lstm.forward(x, state)                          # -> [T, B, H]

@@ -19,13 +19,17 @@ from . import _check
 def clip_grad_norm(
     grads: Mapping[str, Any], max_norm: float, norm_type: float = 2.0, *, error_if_nonfinite: bool = False
 ) -> tuple[dict[str, Any], float]:
-    """Scales all gradients by one factor so that their joint norm is at most max_norm.
+    """Scale all gradients by one factor, so that their joint norm is at most max_norm. Returns (grads, norm before
+    clipping).
 
-    Returns (grads, norm before clipping). The factor is min(1, max_norm / (norm + 1e-6)), as in
-    torch.nn.utils.clip_grad_norm_ (the idea: Pascanu, Mikolov, Bengio 2013, arXiv 1211.5063, algorithm 1).
-    norm_type: p > 0 of the p-norm, math.inf for the largest magnitude; sums are in float64, so float32 cannot overflow.
-    A norm that is NaN or infinite makes the gradients NaN or zero, as in torch; a ValueError with error_if_nonfinite.
-    TypeError for what is not a mapping of floating-point NumPy arrays, ValueError for a negative max_norm.
+    The factor is min(1, max_norm / (norm + 1e-6)), as in torch.nn.utils.clip_grad_norm_ (Pascanu, Mikolov, Bengio 2013,
+    arXiv 1211.5063, algorithm 1). Sums are in float64, so float32 cannot overflow.
+
+    norm_type: p > 0 for the p-norm, math.inf for the largest magnitude.
+    error_if_nonfinite: True raises ValueError for a norm that is NaN or infinite. Otherwise such a norm makes the
+        gradients NaN or zero, as in torch.
+
+    Raises TypeError unless grads is a mapping of floating-point NumPy arrays, and ValueError for a negative max_norm.
     """
     max_norm = _check.number("max_norm", max_norm, 0.0, open_high=False)
     norm_type = _check.number("norm_type", norm_type, 0.0, open_low=True, open_high=False)
@@ -41,7 +45,7 @@ def clip_grad_norm(
 
 
 def clip_grad_value(grads: Mapping[str, Any], clip_value: float) -> dict[str, Any]:
-    """Every entry into [-clip_value, clip_value] (torch.nn.utils.clip_grad_value_). NaN stays NaN."""
+    """Bound every entry to [-clip_value, clip_value] (torch.nn.utils.clip_grad_value_). NaN stays NaN."""
     clip_value = _check.number("clip_value", clip_value, 0.0, open_high=False)
     for _ in _leaves(grads, "grads"):
         pass  # every argument is checked before any work

@@ -227,8 +227,10 @@ class Adam(Optimizer):
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum, as torch.optim.SGD with dampening 0.
 
-    g = g + weight_decay p          b = momentum b + g (b = g in the first step)
-    p = p - lr b                    (nesterov: p - lr (g + momentum b); Sutskever et al. 2013)
+        g = g + weight_decay p          b = momentum b + g (b = g in the first step)
+        p = p - lr b                    (nesterov: p - lr (g + momentum b); Sutskever et al. 2013)
+
+    Only a momentum above 0 keeps b.
     """
 
     def __init__(

@@ -13,15 +13,16 @@ from ..parameters import check_bool, check_int
 def gradient_norms(
     layer: Any, tape: Any, dy: Any, dstate: Any = None, *, index: int = -1, rows: bool = False
 ) -> np.ndarray:
-    """Norms of dE/dh_t, E = sum(y * dy) + sum(state * dstate), for every step t: [T], or with ``rows`` [T, B].
+    """Norms of dE/dh_t, E = sum(y * dy) + sum(state * dstate), for every step t: [T], or [T, B] with ``rows``.
 
-    layer, tape, dy, dstate: as for ``layer.backward``, which does the work (any layer's). dE/dh_t is the gradient
-    with respect to what layer ``index`` (-1: the last) puts out at step t, through everything it reaches: y and all
-    later steps. The norm is the Euclidean one over the units of both directions, and over the rows too unless ``rows``;
-    in float64, 0 past a row's end.
-    Where it shrinks by a factor from each step to the one before, gradients vanish; where it grows, they explode
-    (Bengio et al. 1994; Pascanu, Mikolov, Bengio 2013, arXiv 1211.5063, section 2). Errors as ``layer.backward``'s, and
-    ValueError for an index that is not there.
+    layer, tape, dy, dstate: as for ``layer.backward``, for any layer.
+    index: the layer of the stack; -1 is the last.
+
+    dE/dh_t is the gradient of the output of this layer at step t, through y and all later steps. The norm is Euclidean,
+    over the units of both directions, and over the rows unless ``rows``; it is float64, and 0 past the end of a row.
+    Gradients vanish if it shrinks by a factor at each step backward, and explode if it grows (Bengio et al. 1994;
+    Pascanu, Mikolov, Bengio 2013, arXiv 1211.5063, section 2). Errors are those of ``layer.backward``, and ValueError
+    for an index out of range.
     """
     depth = layer.num_layers
     index = check_int("index", index, -depth, depth - 1)
