@@ -92,7 +92,7 @@ def test_thread_team(tmp_path: Path) -> None:
     csrc = ROOT / "csrc"
     run(
         tool("g++"), "-std=c++20", "-O2", "-Wall", "-Wextra", "-I", csrc, ROOT / "tests/c/team_test.cpp",
-        csrc / "core/team.cpp", "-pthread", "-o", tmp_path / "team",
+        csrc / "core/team.cpp", csrc / "core/os.cpp", "-pthread", "-o", tmp_path / "team",
     )  # fmt: skip
     assert "team: ok" in run(tmp_path / "team", timeout=120)
 
