@@ -18,9 +18,10 @@ from pathlib import Path
 
 import check
 import headers
-from build import ROOT, compile_modules, install_c_library
 from package import write_wheel
 from targets import TARGETS
+
+from build import ROOT, compile_modules, install_c_library
 
 LARGEST = 8 << 20  # bytes of a wheel without CUDA
 
@@ -29,10 +30,18 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("tools/wheels", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
     add("--target", choices=sorted(TARGETS), default="x86_64-linux", help="the machine that wheels are for")
-    add("--python", nargs="+", choices=headers.VERSIONS, default=headers.VERSIONS, metavar="3.N", help="Python versions")
-    add("--headers", action="append", default=[], type=Path, metavar="FOLDER",
+    add(
+        "--python", nargs="+", choices=headers.VERSIONS, default=headers.VERSIONS, metavar="3.N", help="Python versions"
+    )
+    add(
+        "--headers",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FOLDER",
         help="folder with Python.h; repeat it for each version. Linux targets also look for installed\n"
-             "Pythons: the headers of 64-bit Linux are the same for x86-64 and AArch64")
+        "Pythons: the headers of 64-bit Linux are the same for x86-64 and AArch64",
+    )
     add("--output", type=Path, default=ROOT / "dist", metavar="FOLDER", help="where wheels go (default: dist)")
     add("--build", type=Path, metavar="FOLDER", help="where objects go (default: build/wheels-TARGET)")
     add("--kernels", default="", metavar="NAMES", help="only these kernels, semicolons between them; for trials")

@@ -49,7 +49,12 @@ def run_tests(wheel: Path, version: str, target: str, build: Path, *, site: Path
         code = "import rnnkern._core as c; print(' ', c.cpu_features(), '|', *(n for n, why in c.kernels() if not why))"
         subprocess.run([venv / "bin/python", "-c", code], check=True, env=env, cwd=scratch)
         tests = [path for name in _TESTS if site or name != "test_same_bits.py" for path in copy.rglob(name)]
-        subprocess.run([venv / "bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests], check=True, env=env, cwd=scratch)
+        subprocess.run(
+            [venv / "bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+            check=True,
+            env=env,
+            cwd=scratch,
+        )
         print(f"  Python {version}: tests passed")
 
 

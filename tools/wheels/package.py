@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from build import ROOT
 from wheel.wheelfile import WheelFile
+
+from build import ROOT
 
 if sys.version_info >= (3, 11):
     import tomllib

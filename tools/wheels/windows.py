@@ -25,7 +25,5 @@ def with_import_library(version: str, headers: Path, folder: Path) -> Path:
     definitions.parent.mkdir(exist_ok=True)
     definitions.write_text("\n".join([f"LIBRARY {library}.dll", "EXPORTS", *sorted(names)]) + "\n")
     output = definitions.with_suffix(".lib")
-    subprocess.run(
-        zig.command("dlltool", "-m", "i386:x86-64", "-d", str(definitions), "-l", str(output)), check=True
-    )
+    subprocess.run(zig.command("dlltool", "-m", "i386:x86-64", "-d", str(definitions), "-l", str(output)), check=True)
     return copy

@@ -37,7 +37,11 @@ def toolchain(target: Target, folder: Path) -> Path:
     ]
     if target.system == "Darwin":
         # zig brings its own SDK; CMake must not look for Apple's.
-        lines += ["set(CMAKE_OSX_SYSROOT \"\")", "set(CMAKE_OSX_DEPLOYMENT_TARGET \"\")", "set(CMAKE_INSTALL_NAME_TOOL true)"]
+        lines += [
+            'set(CMAKE_OSX_SYSROOT "")',
+            'set(CMAKE_OSX_DEPLOYMENT_TARGET "")',
+            "set(CMAKE_INSTALL_NAME_TOOL true)",
+        ]
     path = folder / "toolchain.cmake"
     path.write_text("\n".join(lines) + "\n")
     return path
