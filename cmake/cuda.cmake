@@ -2,7 +2,7 @@
 #   AUTO  where nvcc and a GPU are there, for that GPU; else no CUDA
 #   ON    sm_80, sm_90 and PTX of compute_90 for later GPUs, whatever is there
 #   OFF   no CUDA
-#   SIMT  the same kernels on the host, run by the executor of tests/simt: device 0 is that, its memory the host's. For tests.
+#   SIMT  the same kernels on the host, run by the executor of tests/cuda/simt: device 0 is that, its memory the host's. For tests.
 set(RNNKERN_CUDA AUTO CACHE STRING "CUDA kernels: AUTO, ON, OFF or SIMT")
 set_property(CACHE RNNKERN_CUDA PROPERTY STRINGS AUTO ON OFF SIMT)
 set(rnnk_cuda ${RNNKERN_CUDA})
@@ -59,8 +59,8 @@ if(rnnk_cuda MATCHES "^(ON|NATIVE)$")
   add_link_options(-Wl,--exclude-libs,ALL)
   link_libraries(${CMAKE_DL_LIBS})
 elseif(rnnk_cuda STREQUAL "SIMT")
-  set(RNNK_DEVICE_SOURCES cuda/device.cpp cuda/add.cu cuda/dropout.cu cuda/moves.cu cuda/piece.cu tests/simt/runtime.cpp tests/simt/blas.cpp tests/simt/executor.cpp
-      tests/simt/fiber.cpp tests/simt/shared.cpp tests/simt/delayed.cpp tests/simt/device.cpp tests/simt/meetings.cpp tests/simt/streams.cpp)
+  set(RNNK_DEVICE_SOURCES cuda/device.cpp cuda/add.cu cuda/dropout.cu cuda/moves.cu cuda/piece.cu tests/cuda/simt/runtime.cpp tests/cuda/simt/blas.cpp tests/cuda/simt/executor.cpp
+      tests/cuda/simt/fiber.cpp tests/cuda/simt/shared.cpp tests/cuda/simt/delayed.cpp tests/cuda/simt/device.cpp tests/cuda/simt/meetings.cpp tests/cuda/simt/streams.cpp)
 endif()
 
 # One strategy: a file with its record, and what it shares with others.
@@ -86,7 +86,7 @@ function(rnnk_device_target target)
     get_target_property(sources ${target} SOURCES)
     list(FILTER sources INCLUDE REGEX "\\.cu$")
     set_source_files_properties(${sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++")
-    target_include_directories(${target} PRIVATE tests)
+    target_include_directories(${target} PRIVATE tests/cuda)
     target_compile_definitions(${target} PRIVATE RNNK_SIMT)
     target_compile_options(${target} PRIVATE -O1 -ffp-contract=off -Wno-subobject-linkage)
   else()

@@ -1,5 +1,5 @@
 // Products over many rows (dW, dx and gx of a block of steps) on a GPU: cuBLASLt's, opened at first use (blas.cpp). Compiled
-// with RNNK_SIMT the same functions are plain loops on the host (tests/simt/blas.cpp).
+// with RNNK_SIMT the same functions are plain loops on the host (tests/cuda/simt/blas.cpp).
 //
 // Matrices are on the device, seen by rows; leading dimensions and strides are in elements. Calls are asynchronous on their
 // stream and fit for a captured one, except a device's first, which makes cuBLASLt's handle: run once before capturing.

@@ -1,6 +1,6 @@
 // The part of cuBLASLt's C interface that blas.cpp calls, so that it needs neither NVIDIA's headers to compile nor the library
 // to link. Names and values are those of cublasLt.h, cublas_api.h and library_types.h, compared in versions 12.9.3 and 13.10.0;
-// tests/test_blas.py compares them again where those headers are installed.
+// tests/cuda/test_blas.py compares them again where those headers are installed.
 //
 // Descriptors are always made by the library's own Create functions: 13 has enlarged two of them (layouts from 8 words to 14,
 // preferences from 8 to 12), so memory of a size known here would be wrong for one of the two. What the caller does own, an

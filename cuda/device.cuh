@@ -1,5 +1,5 @@
 // Every intrinsic and every line of PTX that the kernels use, as thin functions; nothing else in cuda/ knows of them. Compiled
-// with RNNK_SIMT the same names come from tests/simt/device.h, where a block is a set of fibers on the host, so that a kernel's
+// with RNNK_SIMT the same names come from tests/cuda/simt/device.h, where a block is a set of fibers on the host, so that a kernel's
 // own text is tested without a GPU.
 //
 // Kernels take one struct by value and shared memory only through shared(), and are started through launch() (runtime.h).

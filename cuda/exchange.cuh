@@ -1,5 +1,5 @@
 // What blocks tell each other: through memory that the whole GPU sees, and through the shared memory of a cluster (sm_90).
-// Compiled with RNNK_SIMT the same names come from tests/simt/exchange.h, where other blocks see a store late.
+// Compiled with RNNK_SIMT the same names come from tests/cuda/simt/exchange.h, where other blocks see a store late.
 //
 // A value stored by publish() or store_relaxed() may be seen in any order with others; it is seen by who load_acquire()s a flag
 // that the same thread has store_release()d, or added to with add_release(), after it, or another thread of the block after a sync_block() (of the warp: a

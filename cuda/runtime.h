@@ -1,5 +1,5 @@
 // The host's side of a GPU: launches, clears, copies, facts of a device. Compiled with RNNK_SIMT the same names come from
-// tests/simt/runtime.h, which runs kernels on the host. Every call is asynchronous, on the stream it is given; nothing here
+// tests/cuda/simt/runtime.h, which runs kernels on the host. Every call is asynchronous, on the stream it is given; nothing here
 // synchronises or allocates once a device's facts are known.
 #pragma once
 #include <cstddef>

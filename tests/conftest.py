@@ -1,10 +1,10 @@
-"""Fixtures shared by the tests: the kernels of this machine, the thread team's size, and a guard against hangs."""
+"""Fixtures shared by the tests: the kernels of this machine, the thread team's size, the C ABI."""
 
 from __future__ import annotations
 
-import faulthandler
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 # Before torch is imported: its pool would spin on the cores that the kernels under test are timed out on.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,6 +13,15 @@ os.environ.setdefault("RNNKERN_TORCH_THREADS", "0")
 
 import pytest
 
+from c_abi import load
+from choice import (  # noqa: F401  (pytest finds its hooks here)
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
+from native import c_library
 from rnnkern import _core
 from runner import KERNELS, UNAVAILABLE
 
@@ -25,15 +34,6 @@ def kernel(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tests marked gpu skip where no CUDA device can be used. Only they import torch for it."""
-    if item.get_closest_marker("gpu"):
-        from rnnkern.bench.gpu.record import refusal
-
-        if reason := refusal():
-            pytest.skip(reason)
-
-
 @pytest.fixture
 def set_threads() -> Iterator[Callable[[int], None]]:
     """_core.set_num_threads, undone after the test."""
@@ -42,13 +42,15 @@ def set_threads() -> Iterator[Callable[[int], None]]:
     _core.set_num_threads(before)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _torch_threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """rnnkern.torch's tests, and the processes they start, run as users have it: on torch's threads, two of them."""
-    name = request.module.__name__
-    if not name.startswith("test_torch") or name == "test_torch_threads":
-        yield
-        return
+@pytest.fixture(scope="session")
+def lib() -> Any:
+    """The C ABI by ctypes."""
+    return load(c_library())
+
+
+@pytest.fixture(scope="module")
+def torch_threads() -> Iterator[None]:
+    """Tests of rnnkern.torch, and the processes they start, run as users have it: on torch's threads, two of them."""
     import torch
 
     from rnnkern.torch import threads
@@ -60,11 +62,3 @@ def _torch_threads(request: pytest.FixtureRequest) -> Iterator[None]:
     threads.give_back()
     torch.set_num_threads(before)
     os.environ["RNNKERN_TORCH_THREADS"] = said
-
-
-@pytest.fixture
-def no_hang() -> Iterator[None]:
-    """A test that deadlocks ends the run after two minutes, with every thread's stack, instead of waiting for ever."""
-    faulthandler.dump_traceback_later(120, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()

@@ -1,6 +1,6 @@
 // exp, sigmoid and tanh over a value type: one polynomial each, no libm, no branch.
 //
-// Error contracts (checked by tests/test_math.py with these numbers, against correctly rounded values):
+// Error contracts (checked by tests/kernels/test_math.py with these numbers, against correctly rounded values):
 //   exp      2 ulp for x in [-87, 88] (float), [-708, 709] (double); clamped outside, NaN stays NaN
 //   sigmoid  4 ulp where the result is at least 1e-37 (float), 1e-307 (double)
 //   tanh     4 ulp

@@ -1,0 +1,367 @@
+"""The C ABI by ctypes: names, sizes, refusals, and structs of the first version.
+
+Everything here goes through rnnkern.h's functions; the header, the package and programs are build/test_c_package.py's.
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from c_abi import (
+    BFLOAT16,
+    FLOAT32,
+    FLOAT64,
+    INVALID_TYPE,
+    INVALID_VALUE,
+    LSTM,
+    NOT_SUPPORTED,
+    OK,
+    Dropout,
+    FullArgs,
+    Layer,
+    P,
+    Problem,
+    Sizes,
+    Verdict,
+    new,
+    refused,
+    tensor,
+)
+from native import ROOT, project_version
+
+HEADER = ROOT / "csrc/include/rnnkern/rnnkern.h"
+
+
+@pytest.fixture
+def layer(lib: Any) -> Iterator[Layer]:
+    made = Layer(lib, LSTM)
+    assert made.pack() == OK
+    yield made
+    made.close()
+
+
+def test_names(lib: Any) -> None:
+    assert lib.rnnk_version().decode() == project_version()
+    cells = [name.decode() for name in iter_names(lib.rnnk_cell_name)]
+    listed = re.findall(r"^RNNK_CELL\(\d+, (\w+)", (HEADER.parent / "cells.inc").read_text(), re.M)
+    assert cells == listed
+    assert (lib.rnnk_cell_gates(LSTM), lib.rnnk_cell_states(LSTM)) == (4, 2)
+    assert lib.rnnk_cell_gates(-1) < 0 and lib.rnnk_cell_states(len(cells)) < 0
+    assert b"cpu_scalar" in iter_names(lib.rnnk_kernel_name)
+    assert lib.rnnk_kernel_name(-1) is None and lib.rnnk_kernel_unavailable(99) is None
+
+
+def iter_names(name_of: Any) -> list[bytes]:
+    names: list[bytes] = []
+    while (name := name_of(len(names))) is not None:
+        names.append(name)
+    return names
+
+
+PROBLEMS: list[tuple[dict[str, int], int, str]] = [
+    ({"struct_size": 8}, INVALID_VALUE, rf"problem\.struct_size: expected at least {c.sizeof(Problem)}, got 8"),
+    ({"cell": 99}, INVALID_VALUE, r"problem\.cell: no cell has the number 99"),
+    ({"cell": -1}, INVALID_VALUE, r"problem\.cell: .*-1"),
+    ({"dtype": 7}, INVALID_TYPE, r"problem\.dtype: no dtype has the number 7"),
+    ({"device": 2}, INVALID_VALUE, r"problem\.device: .*got 2"),
+    ({"device": 1, "device_index": 99}, NOT_SUPPORTED, r"problem\.device_index: "),
+    ({"device_index": 2}, INVALID_VALUE, r"problem\.device_index: .*got 2"),
+    ({"flags": 1024}, INVALID_VALUE, r"problem\.flags: unknown bits in 0x400"),
+    ({"flags": 512}, INVALID_VALUE, r"problem\.flags: RNNK_TF32 is for float32 on RNNK_CUDA, got float32 on RNNK_CPU"),
+    ({"flags": 32}, INVALID_VALUE, "cell lstm has no reset_before"),
+    ({"input_size": 0}, INVALID_VALUE, r"input_size: expected 1 to \d+, got 0"),
+    ({"hidden_size": -5}, INVALID_VALUE, r"hidden_size: expected 1 to \d+, got -5"),
+    ({"hidden_size": 1 << 40}, INVALID_VALUE, rf"hidden_size: .*got {1 << 40}"),
+]
+
+
+@pytest.mark.parametrize("change, code, sentence", PROBLEMS, ids=[sentence for *_, sentence in PROBLEMS])
+def test_bad_problem(lib: Any, change: dict[str, int], code: int, sentence: str) -> None:
+    problem, plan = new(Problem, cell=LSTM, input_size=3, hidden_size=4), P(1)
+    for name, value in change.items():
+        setattr(problem, name, value)
+    refused(lib, lib.rnnk_plan_create(c.byref(problem), None, c.byref(plan)), code, sentence)
+    assert plan.value is None
+    verdict = new(Verdict, declined=7)
+    refused(lib, lib.rnnk_explain(c.byref(problem), 1, 1, 0, c.byref(verdict)), code, sentence)
+    assert verdict.declined == 7
+
+
+def test_null_plan_and_kernel_names(lib: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, plan = new(Problem, cell=LSTM, input_size=3, hidden_size=4), P()
+    create = lib.rnnk_plan_create
+    refused(lib, create(None, None, c.byref(plan)), INVALID_VALUE, "problem: expected a pointer, got NULL")
+    refused(lib, create(c.byref(problem), None, None), INVALID_VALUE, "plan: expected a pointer, got NULL")
+    unknown = r'kernel: expected one of .*cpu_scalar.*, got "cpu_abacus"'
+    refused(lib, create(c.byref(problem), b"cpu_abacus", c.byref(plan)), INVALID_VALUE, unknown)
+    for index, kernel in enumerate(iter_names(lib.rnnk_kernel_name)):
+        if reason := lib.rnnk_kernel_unavailable(index):
+            refused(lib, create(c.byref(problem), kernel, c.byref(plan)), NOT_SUPPORTED, re.escape(reason.decode()))
+        else:
+            dtypes = [FLOAT32, BFLOAT16]  # some kernels are for bfloat16 alone
+            problems = [new(Problem, cell=LSTM, dtype=dtype, input_size=3, hidden_size=4) for dtype in dtypes]
+            status = [create(c.byref(p), kernel, c.byref(plan)) for p in problems]
+            assert status in ([OK, OK], [NOT_SUPPORTED, OK]) and lib.rnnk_plan_kernel(plan) == kernel
+            lib.rnnk_plan_destroy(plan)
+    lib.rnnk_plan_destroy(None)
+    assert lib.rnnk_plan_kernel(None) is None
+    assert lib.rnnk_plan_estimate(None, 1, 1, 0) == 0
+
+
+def test_sizes_and_explain(lib: Any, layer: Layer) -> None:
+    sizes = new(Sizes, packed=7)
+    for plan, t, b, sentence in [
+        (None, 1, 1, "plan: expected a pointer, got NULL"),
+        (layer.plan, -1, 1, r"seq_len: expected 0 to .*, got -1"),
+        (layer.plan, 1, -2, r"batch: expected 0 to .*, got -2"),
+        (layer.plan, 1 << 39, 1 << 30, r"seq_len, batch: expected at most 2\^50 numbers in a tensor, got"),
+    ]:
+        refused(lib, lib.rnnk_plan_sizes(plan, t, b, c.byref(sizes)), INVALID_VALUE, sentence)
+    sizes.struct_size = 4
+    short = rf"sizes\.struct_size: expected at least {c.sizeof(Sizes)}, got 4"
+    refused(lib, lib.rnnk_plan_sizes(layer.plan, 1, 1, c.byref(sizes)), INVALID_VALUE, short)
+    refused(lib, lib.rnnk_plan_sizes(layer.plan, 1, 1, None), INVALID_VALUE, "sizes: expected a pointer, got NULL")
+    assert sizes.packed == 7
+    assert lib.rnnk_plan_estimate(layer.plan, 100, 4, 1) > lib.rnnk_plan_estimate(layer.plan, 10, 4, 1) > 0
+
+    verdict, problem = new(Verdict), c.byref(layer.problem)
+    refused(lib, lib.rnnk_explain(problem, 1, 1, 99, c.byref(verdict)), INVALID_VALUE, "index: .*99")
+    refused(lib, lib.rnnk_explain(problem, 1, 1, 0, None), INVALID_VALUE, "verdict: expected a pointer, got NULL")
+    refused(lib, lib.rnnk_explain(problem, -1, 1, 0, c.byref(verdict)), INVALID_VALUE, "seq_len: .*got -1")
+    for index in range(len(iter_names(lib.rnnk_kernel_name))):
+        assert lib.rnnk_explain(problem, 10, 4, index, c.byref(verdict)) == OK
+        reason = lib.rnnk_kernel_unavailable(index)
+        assert verdict.reason in ((reason,) if reason else (b"", b"it computes bfloat16 alone"))
+        assert bool(verdict.declined) == bool(verdict.reason)
+        assert (verdict.forward_us > 0) == (verdict.declined == 0)
+
+
+def test_bigger_structs_of_a_later_header_are_taken(lib: Any, layer: Layer) -> None:
+    """What a later header appends is not read; structs of the first one, which other tests use, are completed."""
+    later = c.sizeof(FullArgs) + 64
+    buffer = c.create_string_buffer(b"\0" * c.sizeof(FullArgs) + b"\xff" * 64, later)
+    c.memmove(buffer, c.byref(layer.args), c.sizeof(layer.args))
+    c.memmove(buffer, c.byref(c.c_uint32(later)), 4)
+    assert lib.rnnk_forward(layer.plan, buffer) == OK and lib.rnnk_backward(layer.plan, buffer) == OK
+
+
+def full_args(layer: Layer, **values: Any) -> Any:
+    """The layer's arguments in today's struct."""
+    args = FullArgs()
+    c.memmove(c.byref(args), c.byref(layer.args), c.sizeof(layer.args))
+    args.struct_size = c.sizeof(args)
+    for name, value in values.items():
+        setattr(args, name, value)
+    return args
+
+
+def test_gradients_of_parameters_that_are_not_there_are_refused(lib: Any, layer: Layer) -> None:
+    assert layer.call("forward") == OK
+    room = np.full(64, 7, np.float32)
+    for name in ("dweight_hr", "dparams"):
+        args = full_args(layer, **{name: room.ctypes.data})
+        sentence = f"{name}: expected NULL, this problem has no such parameter"
+        refused(lib, lib.rnnk_backward(layer.plan, c.byref(args)), INVALID_VALUE, sentence)
+    assert (room == 7).all()
+
+
+def test_an_absent_tensor_may_have_strides(lib: Any, layer: Layer) -> None:
+    """clip_dh looks at every step's gradient; where dh is absent it is stored nowhere."""
+    assert layer.call("forward") == OK
+    args = full_args(layer, clip_dh=1.0)
+    args.dh.stride[:] = [layer.B * layer.H, layer.H, 1]
+    assert lib.rnnk_backward(layer.plan, c.byref(args)) == OK
+
+
+Change = Callable[[Layer], Any]
+
+
+def put(name: str, value: Any) -> Change:
+    return lambda layer: setattr(layer.args, name, value)
+
+
+def put_dtype(name: str, dtype: int) -> Change:
+    return lambda layer: setattr(getattr(layer.args, name), "dtype", dtype)
+
+
+def add(name: str, value: int) -> Change:
+    return lambda layer: setattr(layer.args, name, getattr(layer.args, name) + value)
+
+
+def length(row: int, value: int) -> Change:
+    return lambda layer: layer.lengths.__setitem__(row, value)
+
+
+def absent(name: str) -> Change:
+    return lambda layer: setattr(getattr(layer.args, name), "data", None)
+
+
+BOTH, FORWARD, BACKWARD = ("forward", "backward"), ("forward",), ("backward",)
+CALLS: list[tuple[str, Change, tuple[str, ...], int, str]] = [
+    ("short struct", put("struct_size", 16), BOTH, INVALID_VALUE, r"args\.struct_size: expected at least \d+, got 16"),
+    ("flags", put("flags", 0x80), BOTH, INVALID_VALUE, "flags: unknown bits in 0x80"),
+    ("negative T", put("seq_len", -3), BOTH, INVALID_VALUE, "seq_len: expected 0 to .*got -3"),
+    ("negative B", put("batch", -1), BOTH, INVALID_VALUE, "batch: expected 0 to .*got -1"),
+    ("length below", length(1, -1), BOTH, INVALID_VALUE, r"lengths\[1\]: expected 0 to 4 \(seq_len\), got -1"),
+    ("length above", length(2, 5), BOTH, INVALID_VALUE, r"lengths\[2\]: expected 0 to 4 \(seq_len\), got 5"),
+    ("no x", absent("x"), BOTH, INVALID_VALUE, "x: expected a tensor, got NULL"),
+    ("no y", absent("y"), BOTH, INVALID_VALUE, "y: expected a tensor, got NULL"),
+    ("x dtype", put_dtype("x", FLOAT64), BOTH, INVALID_TYPE, "x: expected dtype float32, got float64"),
+    ("y dtype", put_dtype("y", BFLOAT16), BOTH, INVALID_TYPE, "y: expected dtype float32, got bfloat16"),
+    ("h_0 dtype", put_dtype("h_0", 9), BOTH, INVALID_TYPE, "h_0: expected dtype float32, got unknown"),
+    ("c_0 dtype", put_dtype("c_0", FLOAT64), BOTH, INVALID_TYPE, "c_0: expected dtype float32, got float64"),
+    ("h_n dtype", put_dtype("h_n", FLOAT64), FORWARD, INVALID_TYPE, "h_n: expected dtype float32, got float64"),
+    ("c_n dtype", put_dtype("c_n", FLOAT64), FORWARD, INVALID_TYPE, "c_n: expected dtype float32, got float64"),
+    ("dy dtype", put_dtype("dy", FLOAT64), BACKWARD, INVALID_TYPE, "dy: expected dtype float32, got float64"),
+    ("dx dtype", put_dtype("dx", FLOAT64), BACKWARD, INVALID_TYPE, "dx: expected dtype float32, got float64"),
+    ("dh_0 dtype", put_dtype("dh_0", FLOAT64), BACKWARD, INVALID_TYPE, "dh_0: expected dtype float32, got float64"),
+    ("no packed", put("packed", None), BOTH, INVALID_VALUE, r"packed: expected \d+ bytes, got NULL"),
+    ("packed off", add("packed", 4), BOTH, INVALID_VALUE, "packed: expected a 64-byte aligned pointer, got 0x"),
+    ("no workspace", put("workspace", None), BOTH, INVALID_VALUE, r"workspace: expected \d+ bytes, got NULL"),
+    (
+        "workspace off",
+        add("workspace", 8),
+        BOTH,
+        INVALID_VALUE,
+        "workspace: expected a 64-byte aligned pointer, got 0x",
+    ),
+    (
+        "workspace small",
+        put("workspace_size", 64),
+        BOTH,
+        INVALID_VALUE,
+        r"workspace_size: .*at least \d+ bytes, got 64",
+    ),
+    ("reserve off", add("reserve", 32), BOTH, INVALID_VALUE, "reserve: expected a 64-byte aligned pointer, got 0x"),
+    (
+        "reserve small",
+        add("reserve_size", -1),
+        BOTH,
+        INVALID_VALUE,
+        r"reserve_size: expected at least \d+ bytes, got \d+",
+    ),
+    ("no reserve", put("reserve", None), BACKWARD, INVALID_VALUE, r"reserve: expected \d+ bytes, got NULL"),
+]
+
+
+@pytest.mark.parametrize(
+    "change, which, code, sentence",
+    [pytest.param(change, w, code, text, id=f"{w}: {name}") for name, change, ws, code, text in CALLS for w in ws],
+)
+def test_bad_call(lib: Any, layer: Layer, change: Change, which: str, code: int, sentence: str) -> None:
+    """Refused before any work: every buffer the call may write is as it was."""
+    assert layer.call("forward") == OK
+    before = {name: a.copy() for name, a in layer.outputs.items()}
+    change(layer)
+    refused(lib, layer.call(which), code, sentence)
+    assert [name for name, a in layer.outputs.items() if a.tobytes() != before[name].tobytes()] == []
+
+
+def test_null_arguments(lib: Any, layer: Layer) -> None:
+    for call in (lib.rnnk_forward, lib.rnnk_backward):
+        refused(lib, call(None, c.byref(layer.args)), INVALID_VALUE, "plan: expected a pointer, got NULL")
+        refused(lib, call(layer.plan, None), INVALID_VALUE, "args: expected a pointer, got NULL")
+
+
+def test_cell_state_of_a_cell_without_one(lib: Any, layer: Layer) -> None:
+    other = Layer(lib, 4)  # gru
+    other.pack()
+    refused(lib, other.call("forward"), INVALID_VALUE, "c_0, c_n, dc_n, dc_0: cell gru has no cell state")
+    other.close()
+
+
+def test_bad_weights(lib: Any, layer: Layer) -> None:
+    size, packed, plan = layer.sizes.packed, layer.args.packed, layer.plan
+    kept = layer.outputs["packed"].copy()
+
+    def pack(sentence: str, to: Any = packed, nbytes: int = size, weights: Any = layer.weights) -> None:
+        given = None if weights is None else c.byref(weights)
+        refused(lib, lib.rnnk_pack_weights(plan, given, 1, to, nbytes), INVALID_VALUE, sentence)
+
+    pack("weights: expected a pointer, got NULL", weights=None)
+    pack("packed: expected a pointer, got NULL", to=None)
+    pack("packed: expected a 64-byte aligned pointer, got 0x", to=packed + 4)
+    pack(rf"packed_size: expected at least {size} bytes, got {size - 1}", nbytes=size - 1)
+    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        pointer = getattr(layer.weights, name)
+        setattr(layer.weights, name, None)
+        pack(rf"weights\.{name}: expected a pointer, got NULL")
+        setattr(layer.weights, name, pointer)
+    layer.weights.struct_size = 12
+    pack(r"weights\.struct_size: expected at least \d+, got 12")
+    assert np.array_equal(kept, layer.outputs["packed"])
+
+    problem, bare = new(Problem, cell=LSTM, flags=1, input_size=layer.IN, hidden_size=layer.H), P()
+    assert lib.rnnk_plan_create(c.byref(problem), None, c.byref(bare)) == OK
+    layer.weights.struct_size = c.sizeof(layer.weights)
+    status = lib.rnnk_pack_weights(bare, c.byref(layer.weights), 1, packed, size)
+    refused(lib, status, INVALID_VALUE, r"weights\.bias_ih: expected NULL with RNNK_NO_BIAS, got a pointer")
+    lib.rnnk_plan_destroy(bare)
+
+
+def test_halves_of_a_pack(lib: Any, layer: Layer) -> None:
+    """Forward's half and backward's, in either order, are the whole."""
+    packed = layer.outputs["packed"]
+    packed[:] = 7
+    assert layer.pack(1) == OK
+    whole = packed.copy()
+    for first, second in ((0, 2), (2, 0)):
+        packed[:] = 7
+        assert layer.pack(first) == OK
+        assert not np.array_equal(packed, whole)
+        assert layer.pack(second) == OK
+        assert np.array_equal(packed, whole)
+    refused(lib, layer.pack(3), INVALID_VALUE, "backward: expected a value of rnnk_pack, got 3")
+
+
+def test_dropout(lib: Any) -> None:
+    values, out = np.ones((2, 3, 50), np.float32), np.full((2, 3, 50), 7, np.float32)
+    lengths = np.array([2, 1, 0], np.int64)
+
+    def call(**change: Any) -> int:
+        fields = {"p": 0.25, "seed": 5, "seq_len": 2, "batch": 3, "hidden_size": 50, "lengths": lengths.ctypes.data,
+                  "input": tensor(values), "output": tensor(out)}  # fmt: skip
+        return int(lib.rnnk_dropout(c.byref(new(Dropout, **{**fields, **change}))))
+
+    bad: list[tuple[dict[str, Any], int, str]] = [
+        ({"p": 1.5}, INVALID_VALUE, "p: expected 0 to 1, got 1.5"),
+        ({"p": float("nan")}, INVALID_VALUE, "p: expected 0 to 1, got .*nan"),
+        ({"seq_len": -1}, INVALID_VALUE, "seq_len: expected 0 to .*got -1"),
+        ({"batch": -1}, INVALID_VALUE, "batch: expected 0 to .*got -1"),
+        ({"hidden_size": 0}, INVALID_VALUE, "hidden_size: expected 1 to .*got 0"),
+        ({"seq_len": 1}, INVALID_VALUE, r"lengths\[0\]: expected 0 to 1 \(seq_len\), got 2"),
+        ({"output": tensor(out, FLOAT64)}, INVALID_TYPE, "in, out: .*got float32 and float64"),
+    ]
+    for change, code, sentence in bad:
+        refused(lib, call(**change), code, sentence)
+    refused(lib, lib.rnnk_dropout(None), INVALID_VALUE, "args: expected a pointer, got NULL")
+    assert (out == 7).all()
+    assert call() == OK
+    assert set(np.unique(out)) == {0, np.float32(1 / 0.75)} and not out[1, 1:].any() and not out[0, 2].any()
+
+
+def test_threads(lib: Any) -> None:
+    before = lib.rnnk_get_num_threads()
+    for wrong in (0, -1, 257):
+        refused(lib, lib.rnnk_set_num_threads(wrong), INVALID_VALUE, f"threads: expected 1 to 256, got {wrong}")
+    assert lib.rnnk_get_num_threads() == before >= 1
+    assert lib.rnnk_set_num_threads(3) == OK and lib.rnnk_get_num_threads() == 3
+    assert lib.rnnk_set_num_threads(before) == OK
+
+
+def test_empty_calls(lib: Any, layer: Layer) -> None:
+    """T = 0 and B = 0 ask for no x or y; the state passes through."""
+    for name in ("x", "y", "dx", "dy"):
+        absent(name)(layer)
+    layer.args.lengths, layer.args.seq_len = None, 0
+    assert layer.call("forward") == OK, lib.rnnk_last_error()
+    assert np.array_equal(layer.outputs["h_n"], layer.inputs["h_0"])
+    layer.args.seq_len, layer.args.batch = 4, 0
+    assert layer.call("forward") == OK and layer.call("backward") == OK, lib.rnnk_last_error()
+    assert not layer.outputs["dweight_ih"].any()

@@ -1,0 +1,197 @@
+"""Rules that no compiler enforces: what object files may define, who may include whom, what the cell list may hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from native import CPU_FILES, CSRC, INCLUDES, ROOT, KernelFile, configured, kernel_files, run, tool
+
+CELL_LIST = [
+    (int(value), name, struct)
+    for value, name, struct in re.findall(
+        r"^RNNK_CELL\((\d+), (\w+), (\w+)\)$", (CSRC / "include/rnnkern/cells.inc").read_text(), re.M
+    )
+]
+
+# header, cell, struct, shape
+VARIANTS = re.findall(
+    r"^RNNK_VARIANT\((\w+), (\w+), (\w+), ([\w| ]+)\)$", (CSRC / "include/rnnkern/cells.inc").read_text(), re.M
+)
+
+# --- object files ---------------------------------------------------------
+
+
+@pytest.mark.builds
+@pytest.mark.parametrize("kernel", CPU_FILES, ids=lambda k: k.name)
+def test_kernel_objects_define_no_weak_function(kernel: KernelFile, tmp_path: Path) -> None:
+    """A weak function of one ISA file may replace, at link time, its namesake of a file for lesser CPUs.
+
+    At -O0 nothing is inlined away, so every function the file could ever emit shows. Unique data ("u", "V") is the same
+    whatever the flags.
+    """
+    done = tmp_path / "kernel.o"
+    run(
+        kernel.compiler, "-std=c++20", "-O0", "-fPIC", "-fno-exceptions", "-w", "-fvisibility=hidden", *kernel.flags,
+        *INCLUDES, "-I", configured() / "generated", "-c", kernel.source, "-o", done,
+    )  # fmt: skip
+    symbols = [line.split() for line in run(_nm(kernel), "--defined-only", done).splitlines()]
+    assert [name for *_, kind, name in symbols if kind in "WT"] == []
+    assert [name for *_, kind, name in symbols if kind in "DR" and name.endswith("_kernelE")], "the kernel's record"
+
+
+def _nm(kernel: KernelFile) -> str:
+    return tool(Path(kernel.compiler).name.removesuffix("g++") + "nm")
+
+
+def test_hidden_by_default() -> None:
+    """The flag is on for every object; what the library exports is tests/api/test_c_abi.py's."""
+    text = (ROOT / "CMakeLists.txt").read_text()
+    assert "set(CMAKE_CXX_VISIBILITY_PRESET hidden)" in text and "set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)" in text
+
+
+# --- includes -------------------------------------------------------------
+
+SOURCES = sorted(
+    p for top in (CSRC, ROOT / "cuda") for p in top.rglob("*") if p.suffix in (".h", ".cpp", ".cu", ".cuh")
+)
+# Beyond the standard library: which folders of csrc each folder may include (ARCHITECTURE.md, "Who may use whom").
+FOLDERS = {
+    "cells": {"cells"},
+    "core": {"cells", "core", "rnnkern"},
+    "cpu": {"cells", "core", "cpu", "rnnkern"},
+    "cuda": {"cells", "core", "cuda", "rnnkern", "simt"},  # the executor stands in for CUDA in tests
+    "include": {"rnnkern"},
+}
+# The files on top of csrc, by name.
+FILES = {
+    "capi.cpp": {"core/"},
+    "binding.cpp": {"probe.h", "run.h", "stepper.h"},
+    "run.h": {"call.h"},
+    "call.h": {"plan.h"},
+    "stepper.h": {"plan.h"},
+    "plan.h": {"arrays.h", "gpu.h", "memory.h"},
+    "gpu.h": {"core/os.h", "rnnkern/rnnkern.h", "pybind11/"},
+    "arrays.cpp": {"arrays.h", "dlpack_abi.h", "rnnkern/rnnkern.h", "pybind11/"},
+    "arrays.h": {"dlpack_abi.h", "rnnkern/rnnkern.h", "pybind11/"},
+    "memory.cpp": {"core/os.h", "memory.h"},
+    "memory.h": set(),
+    "probe.cpp": {"core/os.h", "probe.h", "rnnkern/rnnkern.h"},
+    "probe.h": set(),
+    "dlpack_abi.h": set(),
+}
+# Headers of the compiler and the system that the CPU files may name.
+SYSTEM = {
+    *("immintrin.h", "arm_neon.h", "cpuid.h", "dlfcn.h", "pthread.h", "sched.h", "stddef.h", "stdint.h"),
+    *("sys/mman.h", "sys/resource.h", "sys/syscall.h", "sys/sysctl.h", "unistd.h", "malloc.h", "windows.h"),
+}
+
+
+def includes(path: Path) -> list[str]:
+    return re.findall(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]', path.read_text(), re.M)
+
+
+def standard(name: str) -> bool:
+    return re.fullmatch(r"[a-z_0-9]+", name) is not None or name in SYSTEM
+
+
+def allowed(path: Path) -> set[str]:
+    if path.parent == CSRC:
+        return FILES[path.name]
+    if path == ROOT / "cuda" / "runtime.cu":  # the one file that knows CUDA's runtime
+        return {"cuda/", "cuda_runtime.h"}
+    top = path.relative_to(CSRC).parts[0] if path.is_relative_to(CSRC) else "cuda"
+    return {f"{folder}/" for folder in FOLDERS[top]}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_includes_follow_the_arrows(path: Path) -> None:
+    own = [name for name in includes(path) if not standard(name)]
+    may = allowed(path)
+    assert [name for name in own if not any(name == m or (m[-1] == "/" and name.startswith(m)) for m in may)] == []
+
+
+def test_the_rule_sees_a_wrong_include() -> None:
+    assert "cpu/" not in allowed(CSRC / "core" / "dropout.cpp")
+    assert "cpu/" not in allowed(ROOT / "cuda" / "grid.cu")
+    assert allowed(CSRC / "cells" / "lstm.h") == {"cells/"}
+    assert not standard("cpu/io.h") and not standard("vector.h") and standard("vector")
+
+
+# --- the lists ------------------------------------------------------------
+
+
+def test_cells_are_numbered_in_order() -> None:
+    assert [value for value, *_ in CELL_LIST] == list(range(len(CELL_LIST)))
+    assert len({name for _, name, _ in CELL_LIST}) == len({struct for *_, struct in CELL_LIST}) == len(CELL_LIST)
+
+
+def test_every_cell_has_its_header_and_every_header_its_cell() -> None:
+    headers = {p.stem for p in (CSRC / "cells").glob("*.h")} - {"hd", "math", "options", "shape"}
+    assert headers == {name for _, name, _ in CELL_LIST} | {header for header, *_ in VARIANTS}
+    assert {cell for _, cell, *_ in VARIANTS} <= {name for _, name, _ in CELL_LIST}
+    assert len({(cell, shape) for _, cell, _, shape in VARIANTS}) == len(VARIANTS) > 10
+    for _, name, struct in CELL_LIST:
+        assert re.search(rf"\bstruct {struct}\b", (CSRC / f"cells/{name}.h").read_text())
+
+
+def test_every_kernel_file_is_on_the_list() -> None:
+    listed = {k.source for k in kernel_files()}
+    assert {p for p in (CSRC / "cpu" / "isa").glob("*.cpp")} == {p for p in listed if p.suffix == ".cpp"}
+    for kernel in CPU_FILES:
+        assert f'"{kernel.name}"' in kernel.source.read_text()
+
+
+# --- the same cells on a GPU ------------------------------------------------
+
+_VALUE = """
+#include <cmath>
+#include "cells/hd.h"
+struct One {  // one unit of one row: what a GPU thread holds
+  using T = float;
+  static constexpr int lanes = 1;
+  float v;
+  RNNK_HD static One set1(float x) { return {x}; }
+};
+RNNK_HD One operator+(One a, One b) { return {a.v + b.v}; }
+RNNK_HD One operator-(One a, One b) { return {a.v - b.v}; }
+RNNK_HD One operator*(One a, One b) { return {a.v * b.v}; }
+RNNK_HD One operator/(One a, One b) { return {a.v / b.v}; }
+RNNK_HD One operator-(One a) { return {-a.v}; }
+RNNK_HD One fma(One a, One b, One c) { return {::fmaf(a.v, b.v, c.v)}; }
+RNNK_HD One fmin(One a, One b) { return {a.v < b.v ? a.v : b.v}; }
+RNNK_HD One fmax(One a, One b) { return {a.v > b.v ? a.v : b.v}; }
+RNNK_HD One abs(One a) { return {::fabsf(a.v)}; }
+RNNK_HD One rint(One a) { return {::rintf(a.v)}; }
+RNNK_HD One scale2(One x, One n) { return {::scalbnf(x.v, int(n.v))}; }
+RNNK_HD One reciprocal(One a) { return {1 / a.v}; }
+RNNK_HD bool less(One a, One b) { return a.v < b.v; }
+RNNK_HD One select(bool m, One a, One b) { return m ? a : b; }
+"""
+_KERNEL = """
+#include "cells/{header}.h"
+template <class Cell, int stage>
+__global__ void {struct}_kernel(rnnk::Step<Cell, One>* q) {{
+  Cell::template forward<stage>(q[threadIdx.x]);
+  Cell::template backward<stage>(q[threadIdx.x]);
+}}
+template <class Cell, int stage = Cell::kStages - 1>
+void {struct}_stages() {{
+  {struct}_kernel<Cell, stage><<<1, 1>>>(nullptr);
+  if constexpr (stage > 0) {struct}_stages<Cell, stage - 1>();
+}}
+template void {struct}_stages<rnnk::{struct}>();
+"""
+
+
+@pytest.mark.nvcc
+def test_cells_compile_for_cuda(tmp_path: Path) -> None:
+    """Every cell and variant over a one-float value type, every stage forward and backward, in device code (sm_90)."""
+    source = tmp_path / "cells.cu"
+    kinds = {struct: name for _, name, struct in CELL_LIST} | {struct: header for header, _, struct, _ in VARIANTS}
+    text = "".join(_KERNEL.format(header=header, struct=struct) for struct, header in kinds.items())
+    source.write_text(_VALUE + text)
+    run(tool("nvcc"), "-std=c++20", "-arch=sm_90", "-Werror", "all-warnings", *INCLUDES, "-c", source,
+        "-o", tmp_path / "cells.o")  # fmt: skip

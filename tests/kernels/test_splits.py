@@ -1,0 +1,241 @@
+"""The CPU driver, split in every way: the bits do not depend on it, and the results are the judge's.
+
+A shipping kernel chooses one split by an estimate. Here a C library of the library's own sources has two kernels whose
+split the test names (splits/splits.cpp): ``lanes_1`` computes with the vectors of ``cpu_scalar`` (one lane, no
+padding), ``lanes_4`` with four of those side by side (padding in every buffer). Their cells are those with options,
+which have what the plain ones lack: steps of several stages, a second product inside the step, sums over a row, heads,
+a projected h, states that are held, reset and thinned. The bound is that of tests/support/split_cases.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import c_abi
+from rnnkern import reference
+from split_cases import KINDS, RANDOM, Array, Case, judged, make, weights, worst
+
+pytestmark = pytest.mark.builds
+
+ROOT = Path(__file__).resolve().parents[2]
+KERNELS = {1: b"lanes_1", 4: b"lanes_4"}
+DTYPES = ("float32", "float64")  # in the order of rnnk_dtype
+TEAM, ASCENDING, DESCENDING = range(3)  # Split.order of splits.cpp
+ALONE = (1, True, TEAM)  # tasks, by rows, order
+NO_BIAS, REVERSE, RECOMPUTE, RESET_BEFORE, MASKED = 1, 2, 4, 32, 256  # rnnk_problem.flags
+FLAGS = {"peephole": 8, "coupled": 16, "layer_norm": 64, "independent": 128}
+TRAIN = 2  # rnnk_args.flags
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The C library with the two kernels and the flags of cmake/kernels.cmake, but for the optimisation level."""
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no C++ compiler: neither CXX is set nor is there a c++ or g++")
+    build = tmp_path_factory.mktemp("splits")
+    (build / "core").mkdir()
+    cells = (ROOT / "csrc/include/rnnkern/cells.inc").read_text()
+    headers = dict.fromkeys(re.findall(r"^RNNK_(?:CELL\(\d+, *|VARIANT\()(\w+)", cells, re.MULTILINE))
+    (build / "core/cells.generated.h").write_text("".join(f'#include "cells/{name}.h"\n' for name in headers))
+    (build / "core/kernels.generated.inc").write_text("RNNK_KERNEL(lanes_1)\nRNNK_KERNEL(lanes_4)\n")
+    command = [*compiler.split(), "-std=c++20", "-fPIC", "-pthread", "-ffp-contract=off", '-DRNNK_VERSION="tests"']
+    command += ["-fvisibility=hidden", "-DRNNK_BUILDING"]
+    command += [f"-I{folder}" for folder in (ROOT / "csrc", ROOT / "csrc/include", build)]
+    kernels, shared = build / "splits.o", build / "libsplits.so"
+    flags = ["-O1", "-fno-math-errno", "-fno-exceptions", "-Wno-psabi", "-c"]
+    sources = [ROOT / "csrc/capi.cpp", *(ROOT / "csrc/core").glob("*.cpp")]
+    for arguments in (
+        [*flags, ROOT / "tests/kernels/splits/splits.cpp", "-o", kernels],
+        ["-shared", *sources, kernels, "-o", shared],
+    ):
+        done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return c_abi.load(shared)
+
+
+@pytest.fixture
+def threads(library: Any) -> Iterator[None]:
+    """A team of three, whatever the machine has."""
+    assert library.rnnk_set_num_threads(3) == c_abi.OK
+    yield
+    library.rnnk_set_num_threads(1)
+
+
+def problem_of(case: Case, recompute: bool) -> Any:
+    """rnnk_problem."""
+    kind, options = case.kind, case.kind.options
+    cell = list(reference.CELLS).index(kind.cell)  # it has the order of cells.inc
+    flags = sum(flag for name, flag in FLAGS.items() if getattr(options, name))
+    flags |= (not options.reset_after) * RESET_BEFORE | kind.marks * MASKED | case.bare * NO_BIAS
+    flags |= case.reverse * REVERSE | recompute * RECOMPUTE
+    return c_abi.new(
+        c_abi.FullProblem, cell=cell, dtype=DTYPES.index(case.dtype), flags=flags,
+        input_size=case.features, hidden_size=case.H, proj_size=case.P if kind.projects else 0, heads=options.heads,
+        zoneout=options.zoneout, recurrent_dropout=options.recurrent_dropout,
+    )  # fmt: skip
+
+
+def aligned(size: int) -> Array:
+    """Bytes on a cache line, all ones: NaN, in either type, wherever something is read before it is written."""
+    room = c_abi.aligned(max(size, 1))
+    room[:] = 0xFF
+    return room
+
+
+def run(
+    library: Any,
+    case: Case,
+    lanes: int = 1,
+    split: tuple[int, bool, int] = ALONE,
+    wanted: Callable[[str], bool] | None = lambda name: True,
+    recompute: bool = False,
+) -> dict[str, Array]:
+    """Pack, forward and backward for the gradients whose names are ``wanted``; None: inference."""
+
+    def check(status: int) -> None:
+        assert status == c_abi.OK, library.rnnk_last_error().decode()
+
+    library.splits_choose(*split)
+    problem, plan = problem_of(case, recompute), ctypes.c_void_p()
+    check(library.rnnk_plan_create(ctypes.byref(problem), KERNELS[lanes], ctypes.byref(plan)))
+    sizes = c_abi.new(c_abi.Sizes)
+    check(library.rnnk_plan_sizes(plan, case.T, case.B, ctypes.byref(sizes)))
+    data = make(case)
+    params = {name: np.ascontiguousarray(value) for name, value in weights(case.kind, data.params).items()}
+    rows = params["params"].shape[0] if "params" in params else 0
+    assert library.rnnk_plan_param_rows(plan) == rows
+
+    shapes = {"y": (case.T, case.B, case.P)}
+    grads = {f"d{name}": value.shape for name, value in params.items()} | {"dx": data.tensors["x"].shape}
+    for state, width in case.states.items():
+        shapes[f"{state}_n"] = grads[f"d{state}_0"] = (case.B, width)
+    shapes |= {name: shape for name, shape in grads.items() if wanted and wanted(name)}
+    results = {name: np.full(shape, np.nan, case.dtype) for name, shape in shapes.items()}
+    marks = {name: np.ascontiguousarray(value) for name, value in data.marks.items()}
+    if data.lengths is not None:
+        marks["lengths"] = data.lengths.astype(np.int64)
+    buffers = {
+        "packed": aligned(sizes.packed),
+        "workspace": aligned(max(sizes.workspace_forward, sizes.workspace_backward)),
+        **({"reserve": aligned(sizes.reserve)} if wanted else {}),
+    }
+    args = c_abi.new(c_abi.FullArgs, seq_len=case.T, batch=case.B, flags=case.kind.train * TRAIN, **RANDOM)
+    for name, array in (data.tensors | results | marks | buffers).items():
+        is_tensor = isinstance(getattr(args, name), c_abi.Tensor)
+        setattr(args, name, c_abi.tensor(array, problem.dtype) if is_tensor else array.ctypes.data)
+    for name in buffers.keys() - {"packed"}:
+        setattr(args, f"{name}_size", buffers[name].size)
+
+    given = c_abi.new(c_abi.FullWeights, **{name: value.ctypes.data for name, value in params.items()})
+    check(library.rnnk_pack_weights(plan, ctypes.byref(given), 1, args.packed, sizes.packed))
+    check(library.rnnk_forward(plan, ctypes.byref(args)))
+    if wanted:
+        buffers["workspace"][:] = 0xFF
+        check(library.rnnk_backward(plan, ctypes.byref(args)))
+    library.rnnk_plan_destroy(plan)
+    return results
+
+
+def same_bits(got: dict[str, Array], wanted: dict[str, Array]) -> None:
+    for name, value in got.items():
+        assert value.tobytes() == wanted[name].tobytes(), name
+
+
+# T, B, I, units of a head, P: P below, at and above H; H below, at and one past four lanes; then several blocks of
+# time (the forward driver takes 192 rows at a time, the backward 512) and, in the last, a step of more rows than one
+# chunk of sums.
+SIZES = [(1, 1, 1, 1, 1), (5, 7, 3, 5, 2), (4, 2, 5, 8, 3), (3, 5, 2, 4, 4), (2, 3, 9, 3, 6), (5, 1, 4, 9, 8)]
+LARGE = [(9, 130, 2, 3, 2), (2, 600, 3, 4, 5)]
+
+
+@pytest.mark.parametrize("lanes", KERNELS)
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
+@pytest.mark.parametrize("sizes", SIZES + LARGE, ids=lambda sizes: "t{}b{}i{}h{}p{}".format(*sizes))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", KINDS)
+def test_judge(
+    library: Any, name: str, dtype: str, sizes: tuple[int, ...], lengths: bool, reverse: bool, lanes: int
+) -> None:
+    """The outputs and every gradient."""
+    case = Case(name, dtype, *sizes, lengths=lengths, reverse=reverse)
+    assert worst(case, run(library, case, lanes)) <= 1
+
+
+@pytest.mark.parametrize("lanes", KERNELS)
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("name", KINDS)
+def test_absent_tensors(library: Any, name: str, reverse: bool, lanes: int) -> None:
+    """Biases, h_0, c_0, dh_n and dc_n that are not there count as zero."""
+    case = Case(name, "float64", 5, 7, 3, 5, 2, lengths=True, reverse=reverse, bare=True)
+    assert worst(case, run(library, case, lanes)) <= 1
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(("T", "B"), [(0, 3), (3, 0)])
+def test_nothing_to_do(library: Any, name: str, T: int, B: int) -> None:
+    """No steps: states and their gradients pass through, parameters have gradients of zero. The same with no rows."""
+    case = Case(name, "float32", T, B, 2, 3, 2)
+    got, (wanted, _) = run(library, case), judged(case)
+    for key, value in wanted.items():
+        np.testing.assert_array_equal(got[key], value.astype("float32"), err_msg=key)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("lanes", KERNELS)
+@pytest.mark.parametrize("sizes", [(5, 7, 3, 5, 2), (3, 5, 2, 9, 12), LARGE[0]], ids=str)
+@pytest.mark.parametrize(("lengths", "reverse"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", KINDS)
+def test_splits_have_the_same_bits(
+    library: Any, name: str, dtype: str, lengths: bool, reverse: bool, sizes: tuple[int, ...], lanes: int
+) -> None:
+    """By rows, each task alone through all steps; by units, with a barrier between stages; more tasks than threads.
+
+    One after another in both orders: a task that reads what another writes in the same phase cannot be right in both.
+    """
+    case = Case(name, dtype, *sizes, lengths=lengths, reverse=reverse)
+    wanted = run(library, case, lanes)
+    for tasks, by_rows in ((2, True), (5, True), (1, False), (2, False), (5, False)):
+        for order in (TEAM, ASCENDING, DESCENDING):
+            same_bits(run(library, case, lanes, (tasks, by_rows, order)), wanted)
+
+
+@pytest.mark.parametrize("lanes", KERNELS)
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_asked_for_does_not_touch_the_bits(library: Any, name: str, lanes: int) -> None:
+    """Inference and training forward; each gradient alone and all of them."""
+    case = Case(name, "float32", 5, 7, 3, 5, 2, lengths=True)
+    wanted = run(library, case, lanes)
+    same_bits(run(library, case, lanes, wanted=None), wanted)
+    for key in wanted:
+        same_bits(run(library, case, lanes, wanted=key.__eq__), wanted)
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
+@pytest.mark.parametrize("name", KINDS)
+def test_recomputation_has_the_same_bits(library: Any, name: str, lengths: bool, reverse: bool) -> None:
+    """Three segments, whose borders lie within rows, between marks and before a row's first step."""
+    case = Case(name, "float32", *LARGE[0], lengths=lengths, reverse=reverse)
+    same_bits(run(library, case, 4, recompute=True), run(library, case, 4))
+
+
+@pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if not kind.options.layer_norm])
+def test_lanes_have_the_same_bits(library: Any, name: str, dtype: str, lengths: bool) -> None:
+    """An element of a product is one chain whatever the width; a sum over a row or a batch is not: forward alone."""
+    case = Case(name, dtype, 5, 7, 3, 5, 5, lengths=lengths)
+    same_bits(run(library, case, lanes=4, wanted=None), run(library, case, lanes=1))
