@@ -55,7 +55,8 @@ def reason(output: str, error: BaseException) -> str | None:
     if full or re.search(r"No space left on device|Disk quota exceeded", output):
         folder = tempfile.gettempdir()
         return (
-            f"rnnkern needs about {_MEGABYTES} MB to build, and the disk is full ({_free(folder)} MB are free in {folder}): "
+            f"rnnkern needs about {_MEGABYTES} MB to build, and the disk is full ({_free(folder)} MB are free in "
+            f"{folder}): "
             "free some space, or set TMPDIR to a folder on another disk."
         )
     # CMake wraps and indents a message, and adds a blank line or the places that it came from.

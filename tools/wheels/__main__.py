@@ -18,10 +18,9 @@ from pathlib import Path
 
 import check
 import headers
+from build import ROOT, compile_modules, install_c_library
 from package import write_wheel
 from targets import TARGETS
-
-from build import ROOT, compile_modules, install_c_library
 
 LARGEST = 8 << 20  # bytes of a wheel without CUDA
 

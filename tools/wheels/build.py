@@ -24,7 +24,7 @@ def compile_modules(
         headers = {version: windows.with_import_library(version, at, folder) for version, at in headers.items()}
     suffixes = {version: target.suffix(version) for version in headers}
     modules = ";".join(f"{suffixes[version]}={at}" for version, at in headers.items())
-    # -s: without symbols the modules are a sixth of the size. macOS needs the symbol table; zig's linker omits debug data there.
+    # -s: without symbols the modules are a sixth of the size. macOS's loader needs the symbol table.
     strip = "" if target.system == "Darwin" else "-s"
     options = {
         "CMAKE_BUILD_TYPE": "Release",

@@ -1,4 +1,4 @@
-"""Puts a module and the package's Python files into a wheel. Metadata comes from the build backend, by pyproject.toml."""
+"""Puts a module and the package's Python files into a wheel, with the metadata of pyproject.toml."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from wheel.wheelfile import WheelFile
-
 from build import ROOT
+from wheel.wheelfile import WheelFile
 
 if sys.version_info >= (3, 11):
     import tomllib
