@@ -66,6 +66,8 @@ def main() -> None:
         modules = compile_modules(target, found, build, jobs=asked.jobs, kernels=asked.kernels, cuda=asked.cuda)
     except subprocess.CalledProcessError as error:
         sys.exit(f"{asked.target}: {error.cmd[0]} failed, see above")
+    if asked.check and not asked.cuda:
+        check.run_selftest(target, build)
     if not modules:
         to = asked.output / f"rnnkern-c-{asked.target}"
         install_c_library(build, to)
@@ -80,7 +82,7 @@ def main() -> None:
         if linux:
             print(check.policy(wheel, expected=None if asked.cuda else target.platform), flush=True)
         if asked.check:
-            check.run_tests(wheel, version, asked.target, build, site=asked.site)
+            check.run_tests(wheel, version, target, build, site=asked.site)
 
 
 main()

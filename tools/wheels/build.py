@@ -16,10 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def compile_modules(
     target: Target, headers: dict[str, Path], folder: Path, *, jobs: int, kernels: str = "", cuda: bool = False
 ) -> dict[str, Path]:
-    """Builds in `folder` and returns each Python's module.
-
-    With no headers only the C library is built. With `cuda` the host's compiler and nvcc build for the host.
-    """
+    """Builds in `folder` the C library and each Python's module, and returns the modules. With `cuda` the host's compiler and nvcc build for the host."""
     if target.system == "Windows":
         headers = {version: windows.with_import_library(version, at, folder) for version, at in headers.items()}
     suffixes = {version: target.suffix(version) for version in headers}
@@ -31,7 +28,6 @@ def compile_modules(
         "RNNKERN_CUDA": "ON" if cuda else "OFF",
         "RNNKERN_KERNELS": kernels,
         "RNNKERN_PYTHON_HEADERS": modules,
-        "RNNKERN_SHARED": "OFF" if headers else "ON",
         "CMAKE_SHARED_LINKER_FLAGS": strip,
         "CMAKE_MODULE_LINKER_FLAGS": strip,
     }
