@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def compile_modules(
     target: Target, headers: dict[str, Path], folder: Path, *, jobs: int, kernels: str = "", cuda: bool = False
 ) -> dict[str, Path]:
-    """Builds in `folder` the C library and each Python's module, and returns the modules. With `cuda` the host's compiler and nvcc build for the host."""
+    """Builds the C library and each Python's module in `folder`, and returns the modules.
+
+    With `cuda` the host's compiler and nvcc build for the host.
+    """
     if target.system == "Windows":
         headers = {version: windows.with_import_library(version, at, folder) for version, at in headers.items()}
     suffixes = {version: target.suffix(version) for version in headers}
