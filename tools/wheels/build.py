@@ -8,6 +8,7 @@ from pathlib import Path
 
 import windows
 import zig
+from headers import of_one_machine
 from targets import Target
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,6 +21,7 @@ def compile_modules(
 
     With `cuda` the host's compiler and nvcc build for the host.
     """
+    headers = {version: of_one_machine(at, version, folder) for version, at in headers.items()}
     if target.system == "Windows":
         headers = {version: windows.with_import_library(version, at, folder) for version, at in headers.items()}
     suffixes = {version: target.suffix(version) for version in headers}

@@ -41,6 +41,18 @@ def find(versions: Iterable[str], given: Iterable[Path], *, search: bool) -> dic
     return result
 
 
+def of_one_machine(folder: Path, version: str, to: Path) -> Path:
+    """The headers without the split of Debian, whose pyconfig.h includes another folder's file: a copy in `to`."""
+    named = re.findall(r"#\s*include <(\S+/pyconfig\.h)>", (folder / "pyconfig.h").read_text())
+    present = [folder.parent / name for name in named if (folder.parent / name).is_file()]
+    if not present:
+        return folder
+    copy = to / f"python{version}"
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    shutil.copy(present[0], copy / "pyconfig.h")
+    return copy
+
+
 def _installed(version: str) -> Iterator[Path]:
     """Folders with Python.h: of the interpreter on PATH, then of pyenv's."""
     if program := shutil.which(f"python{version}"):
