@@ -1,6 +1,9 @@
 # find_package(rnnkern) and pkg-config rnnkern.
 include(CMakePackageConfigHelpers)
-install(TARGETS rnnkern EXPORT rnnkern-targets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT c)
+install(TARGETS rnnkern EXPORT rnnkern-targets
+        LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT c
+        ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT c  # Windows: the import library, and the DLL in bin
+        RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT c)
 install(DIRECTORY csrc/include/rnnkern DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT c)
 install(EXPORT rnnkern-targets NAMESPACE rnnkern:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/rnnkern COMPONENT c)
 file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/rnnkern-config.cmake

@@ -1,11 +1,11 @@
 // What every call that reaches CUDA passes first: CUDA does not survive a fork, so a child of a process that used it is told so
 // before anything in it can hang.
 #pragma once
-#include <pthread.h>
 #include <pybind11/pybind11.h>
 
 #include <atomic>
 
+#include "core/os.h"
 #include "rnnkern/rnnkern.h"
 
 namespace rnnk_py {
@@ -15,7 +15,10 @@ std::atomic<bool> g_cuda_used{false}, g_cuda_lost{false};
 
 // RuntimeError in a forked child of a process that had got this far.
 inline void reach_cuda() {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { g_cuda_lost = g_cuda_used.load(); });
+  static const bool registered = [] {
+    rnnk::around_fork(nullptr, nullptr, [] { g_cuda_lost = g_cuda_used.load(); });
+    return true;
+  }();
   (void)registered;
   if (g_cuda_lost) {
     throw std::runtime_error(

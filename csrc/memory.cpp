@@ -1,16 +1,10 @@
 #include "memory.h"
 
-#include <pthread.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <mutex>
 #include <new>
 #include <utility>
+
+#include "core/os.h"
 
 namespace rnnk_py {
 namespace {
@@ -23,35 +17,17 @@ struct Block {
   size_t size;
 };
 
-// What this process may use, as the machine and its limits say; a container's own limit is a file.
-size_t memory_limit() {
-  const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-  size_t limit = pages > 0 && page > 0 ? static_cast<size_t>(pages) * static_cast<size_t>(page) : size_t{4} << 30;
-  rlimit space;
-  if (getrlimit(RLIMIT_AS, &space) == 0 && space.rlim_cur != RLIM_INFINITY) {
-    limit = std::min(limit, static_cast<size_t>(space.rlim_cur));
-  }
-  for (const char* name : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
-    if (std::FILE* file = std::fopen(name, "r")) {
-      unsigned long long bytes = 0;
-      if (std::fscanf(file, "%llu", &bytes) == 1 && bytes > 0) limit = std::min<size_t>(limit, bytes);
-      std::fclose(file);
-    }
-  }
-  return limit;
-}
-
 struct Cache {
   std::mutex mutex;
   Block* newest = nullptr;
   size_t bytes = 0;
-  const size_t most = memory_limit() / 16;
+  const size_t most = rnnk::memory_limit() / 16;
 
   void free_after(Block** link) {
     Block* block = *link;
     *link = block->older;
     bytes -= block->size;
-    std::free(block);
+    rnnk::free_aligned(block);
   }
   // Gives back blocks of this many bytes at most, the oldest first.
   void make_room(size_t size) {
@@ -78,8 +54,10 @@ struct Cache {
 // Lives as long as the process: buffers of other static objects may be freed after any destructor here.
 Cache* g_cache = new Cache;
 // A child of fork() must not find the lock taken by a thread it does not have.
-const int g_registered =
-    pthread_atfork([] { g_cache->mutex.lock(); }, [] { g_cache->mutex.unlock(); }, [] { g_cache->mutex.unlock(); });
+const bool g_registered = [] {
+  rnnk::around_fork([] { g_cache->mutex.lock(); }, [] { g_cache->mutex.unlock(); }, [] { g_cache->mutex.unlock(); });
+  return true;
+}();
 
 // The kept block that fits best and wastes at most a quarter. If none does, smaller ones worth as much are given back: a series
 // of ever larger sizes must not leave all of them behind.
@@ -104,7 +82,7 @@ Block* take(size_t size) {
 
 void give(void* data, size_t size) {
   if (!data) return;
-  if (size < kLeast) return std::free(data);
+  if (size < kLeast) return rnnk::free_aligned(data);
   const std::lock_guard<std::mutex> lock(g_cache->mutex);
   g_cache->newest = new (data) Block{g_cache->newest, size};
   g_cache->bytes += size;
@@ -139,16 +117,14 @@ void Buffer::reserve(size_t size) {
   Buffer fresh;
   if (Block* kept = take(rounded)) fresh.size_ = kept->size, fresh.data_ = kept;
   if (!fresh.data_) {
-    fresh.data_ = std::aligned_alloc(alignment, rounded);
+    fresh.data_ = rnnk::allocate_aligned(alignment, rounded);
     if (!fresh.data_) {
       empty_cache();  // what is kept may be what is missing
-      fresh.data_ = std::aligned_alloc(alignment, rounded);
+      fresh.data_ = rnnk::allocate_aligned(alignment, rounded);
     }
     if (!fresh.data_) throw std::bad_alloc();
     fresh.size_ = rounded;
-#if defined(__linux__)
-    if (alignment == kHuge) madvise(fresh.data_, rounded, MADV_HUGEPAGE);  // a hint: failing changes nothing
-#endif
+    if (alignment == kHuge) rnnk::prefer_huge_pages(fresh.data_, rounded);
   }
   swap(fresh);
 }

@@ -5,14 +5,12 @@
 // a value that is stored, and every load feeds a volatile asm: nothing can be optimised away.
 #include "probe.h"
 
-#include "rnnkern/rnnkern.h"
-
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -22,9 +20,9 @@
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+
+#include "core/os.h"
+#include "rnnkern/rnnkern.h"
 
 namespace {
 
@@ -211,14 +209,16 @@ double matrix(long turns) {
   matrix_turns(turns);
   return 0;
 }
-// The library has asked the system for the unit's registers when it says so.
-bool has_matrix_unit() { return std::strstr(rnnk_cpu_features(), "amx_bf16") != nullptr; }
+bool has(const char* feature) {
+  const std::string features = std::string(" ") + rnnk_cpu_features() + " ";
+  return features.find(std::string(" ") + feature + " ") != std::string::npos;
+}
 #endif
 
 Fed choose_fed(bool narrow) {
 #if PROBE_X86
-  if (__builtin_cpu_supports("avx512f") && !narrow) return {fed_zmm, 16, 24};
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {fed_ymm, 8, 12};
+  if (has("avx512f") && !narrow) return {fed_zmm, 16, 24};
+  if (has("avx2") && has("fma")) return {fed_ymm, 8, 12};
 #endif
   (void)narrow;
   return {nullptr, 0, 0};
@@ -226,15 +226,15 @@ Fed choose_fed(bool narrow) {
 
 Fma choose_fma(int dtype) {
 #if PROBE_X86
-  const bool zmm = __builtin_cpu_supports("avx512f");
-  const bool ymm = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool zmm = has("avx512f");
+  const bool ymm = has("avx2") && has("fma");
   switch (dtype) {
     case 0: return zmm ? Fma{fma_zmm_f32, 12 * 32} : ymm ? Fma{fma_ymm_f32, 12 * 16} : Fma{fma_xmm_f32, 12 * 8};
     case 1: return zmm ? Fma{fma_zmm_f64, 12 * 16} : ymm ? Fma{fma_ymm_f64, 12 * 8} : Fma{fma_xmm_f64, 12 * 4};
     case 3: return ymm ? Fma{fma_ymm_f32, 12 * 16} : Fma{nullptr, 0};
     default:
-      if (has_matrix_unit()) return {matrix, 4 * 16 * 16 * 32 * 2};
-      return zmm && __builtin_cpu_supports("avx512bf16") ? Fma{fma_zmm_bf16, 24 * 64} : Fma{nullptr, 0};
+      if (has("amx_bf16")) return {matrix, 4 * 16 * 16 * 32 * 2};
+      return zmm && has("avx512bf16") ? Fma{fma_zmm_bf16, 24 * 64} : Fma{nullptr, 0};
   }
 #elif defined(__aarch64__)
   return dtype == 0 ? Fma{fma_neon_f32, 24 * 8} : dtype == 1 ? Fma{fma_neon_f64, 24 * 4} : Fma{nullptr, 0};
@@ -245,8 +245,8 @@ Fma choose_fma(int dtype) {
 
 Read choose_read() {
 #if PROBE_X86
-  if (__builtin_cpu_supports("avx512f")) return {read_zmm};
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {read_ymm};
+  if (has("avx512f")) return {read_zmm};
+  if (has("avx2") && has("fma")) return {read_ymm};
   return {read_xmm};
 #elif defined(__aarch64__)
   return {read_neon};
@@ -261,14 +261,12 @@ class Buffer {
   explicit Buffer(size_t bytes) {
     const size_t huge = size_t(1) << 21, align = bytes >= huge ? huge : 4096;
     bytes_ = (bytes + align - 1) / align * align;
-    data_ = std::aligned_alloc(align, bytes_);
+    data_ = rnnk::allocate_aligned(align, bytes_);
     if (!data_) throw std::bad_alloc();
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (align == huge) (void)madvise(data_, bytes_, MADV_HUGEPAGE);  // refused: small pages, still a valid measurement
-#endif
+    if (align == huge) rnnk::prefer_huge_pages(data_, bytes_);  // refused: small pages, still a valid measurement
     std::memset(data_, 1, bytes_);
   }
-  ~Buffer() { std::free(data_); }
+  ~Buffer() { rnnk::free_aligned(data_); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   const void* data() const { return data_; }

@@ -129,6 +129,8 @@ template <class V>
 struct Gate {
   V y, slope;
 };
+template <class V>
+Gate(V, V) -> Gate<V>;  // clang before 17 deduces none for an aggregate
 
 // The activation of a pre-activation, and what BPTT will need of it.
 template <class Q, class V>

@@ -1,16 +1,14 @@
-// What this CPU can do, as the bits of Feature. __builtin_cpu_supports also asks whether the OS saves the registers.
-#include <unistd.h>
-
+// What this CPU can do, as the bits of Feature: what the instruction cpuid reports, where the operating system also saves the
+// registers (xgetbv). __builtin_cpu_supports is of no use: it needs the compiler's own runtime, and zig's answers 0 to everything.
+#include <cstring>
 #include <string>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
-#if defined(__linux__)
-#include <sys/syscall.h>
-#endif
 
 #include "core/device.h"
 #include "core/kernel.h"
+#include "core/os.h"
 
 namespace rnnk {
 namespace {
@@ -22,45 +20,61 @@ struct Named {
 };
 
 #if defined(__x86_64__)
-#define RNNK_X86(bit, name) {bit, name, __builtin_cpu_supports(name) != 0}
+struct X86 {
+  unsigned one_c = 0, seven_b = 0, seven_d = 0, seven_one_a = 0;
+  uint64_t saved = 0;  // XCR0: bit 1 SSE, 2 AVX, 5 to 7 AVX-512, 17 and 18 AMX
+  bool amd = false;
+
+  X86() {
+    unsigned most, a, b, c, d, vendor[3];
+    __cpuid(0, most, vendor[0], vendor[2], vendor[1]);
+    amd = std::memcmp(vendor, "AuthenticAMD", sizeof vendor) == 0;
+    __cpuid(1, a, b, one_c, d);
+    if (has(one_c, 27)) {  // OSXSAVE: xgetbv is there
+      unsigned low, high;
+      __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+      saved = uint64_t{high} << 32 | low;
+    }
+    if (most < 7) return;
+    __cpuid_count(7, 0, a, seven_b, c, seven_d);
+    if (a >= 1) __cpuid_count(7, 1, seven_one_a, b, c, d);
+  }
+  static bool has(unsigned word, int bit) { return word >> bit & 1; }
+  bool saves(uint64_t states) const { return (saved & states) == states; }
+  bool avx(unsigned word, int bit) const { return saves(0x6) && has(word, bit); }
+  bool avx512(unsigned word, int bit) const { return saves(0xe6) && has(word, bit); }
+  bool amx_bf16() const { return saves(0x60000) && has(seven_d, 24) && has(seven_d, 22) && allow_matrix_unit(); }
+};
 #else
-#define RNNK_X86(bit, name) {bit, name, false}
+struct X86 {  // of another architecture
+  static constexpr unsigned one_c = 0, seven_b = 0, seven_one_a = 0;
+  static constexpr bool amd = false;
+  static bool avx(unsigned, int) { return false; }
+  static bool avx512(unsigned, int) { return false; }
+  static bool amx_bf16() { return false; }
+};
 #endif
 
-// Linux gives a process the matrix unit's 8 KiB of registers when it asks for them, once for all its threads.
-bool amx_bf16() {
-#if defined(__x86_64__) && defined(__linux__) && defined(SYS_arch_prctl)
-  constexpr unsigned bf16 = 1u << 22, tile = 1u << 24;
-  constexpr long request_permission = 0x1023, tile_data = 18;
-  unsigned a, b, c, d;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & bf16) || !(d & tile)) return false;
-  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#if defined(__aarch64__)
+constexpr bool kHasNeon = true;  // part of the base architecture
 #else
-  return false;
+constexpr bool kHasNeon = false;
 #endif
-}
 
 struct Cpu {
-  Named features[11] = {
-      RNNK_X86(kAvx2, "avx2"),
-      RNNK_X86(kFma, "fma"),
-      RNNK_X86(kF16c, "f16c"),
-      RNNK_X86(kAvx512f, "avx512f"),
-      RNNK_X86(kAvx512bw, "avx512bw"),
-      RNNK_X86(kAvx512vl, "avx512vl"),
-      RNNK_X86(kAvx512dq, "avx512dq"),
-      RNNK_X86(kAvx512bf16, "avx512bf16"),
-      {kAmxBf16, "amx_bf16", amx_bf16()},
-#if defined(__x86_64__)
-      {kAmd, "amd", __builtin_cpu_is("amd") != 0},
-#else
-      {kAmd, "amd", false},
-#endif
-#if defined(__aarch64__)
-      {kNeon, "neon", true},  // part of the base architecture
-#else
-      {kNeon, "neon", false},
-#endif
+  const X86 x86;
+  const Named features[11] = {
+      {kAvx2, "avx2", x86.avx(x86.seven_b, 5)},
+      {kFma, "fma", x86.avx(x86.one_c, 12)},
+      {kF16c, "f16c", x86.avx(x86.one_c, 29)},
+      {kAvx512f, "avx512f", x86.avx512(x86.seven_b, 16)},
+      {kAvx512bw, "avx512bw", x86.avx512(x86.seven_b, 30)},
+      {kAvx512vl, "avx512vl", x86.avx512(x86.seven_b, 31)},
+      {kAvx512dq, "avx512dq", x86.avx512(x86.seven_b, 17)},
+      {kAvx512bf16, "avx512bf16", x86.avx512(x86.seven_one_a, 5)},
+      {kAmxBf16, "amx_bf16", x86.amx_bf16()},
+      {kAmd, "amd", x86.amd},
+      {kNeon, "neon", kHasNeon},
   };
   uint32_t bits = 0;
   std::string names;
@@ -96,11 +110,8 @@ const char* cpu_feature_names() { return cpu().names.c_str(); }
 
 int64_t near_bytes() {
   static const int64_t bytes = [] {
-    long l2 = 0;
-#if defined(_SC_LEVEL2_CACHE_SIZE)
-    l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
-#endif
-    return l2 > 0 ? int64_t{l2} / 2 : int64_t{512} << 10;
+    const int64_t l2 = level2_bytes();
+    return l2 > 0 ? l2 / 2 : int64_t{512} << 10;
   }();
   return bytes;
 }

@@ -1,8 +1,5 @@
 #include "core/team.h"
 
-#include <pthread.h>
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -17,6 +14,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+#include "core/os.h"
 
 namespace rnnk {
 namespace {
@@ -235,11 +234,7 @@ int default_threads() {
     const int n = std::atoi(text);
     if (n >= 1) return std::min(n, kMaxThreads);
   }
-#if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::clamp(CPU_COUNT(&set), 1, kMaxThreads);
-#endif
-  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
+  return std::min(usable_cpus(), kMaxThreads);
 }
 
 // The team is never destroyed: a worker may still be parked at exit. A forked child has none of the parent's threads and
@@ -249,11 +244,14 @@ std::atomic<int> g_threads{0};  // wanted; 0: nobody has asked yet
 
 // A child of fork() has no workers: it starts its own team. Registered when the library is loaded, because a fork may come
 // while another thread is in team() for the first time.
-const int g_registered = pthread_atfork(nullptr, nullptr, [] {
-  g_parallel.store(nullptr,
-                   std::memory_order_release);  // nor are the host's threads there (libgomp waits for them for ever)
-  g_team.store(nullptr, std::memory_order_release);
-});
+const bool g_registered = [] {
+  around_fork(nullptr, nullptr, [] {
+    g_parallel.store(nullptr,
+                     std::memory_order_release);  // nor are the host's threads there (libgomp waits for them for ever)
+    g_team.store(nullptr, std::memory_order_release);
+  });
+  return true;
+}();
 
 Team& team() {
   (void)g_registered;

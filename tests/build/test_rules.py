@@ -73,19 +73,19 @@ FILES = {
     "call.h": {"plan.h"},
     "stepper.h": {"plan.h"},
     "plan.h": {"arrays.h", "gpu.h", "memory.h"},
-    "gpu.h": {"rnnkern/rnnkern.h", "pybind11/"},
+    "gpu.h": {"core/os.h", "rnnkern/rnnkern.h", "pybind11/"},
     "arrays.cpp": {"arrays.h", "dlpack_abi.h", "rnnkern/rnnkern.h", "pybind11/"},
     "arrays.h": {"dlpack_abi.h", "rnnkern/rnnkern.h", "pybind11/"},
-    "memory.cpp": {"memory.h"},
+    "memory.cpp": {"core/os.h", "memory.h"},
     "memory.h": set(),
-    "probe.cpp": {"probe.h", "rnnkern/rnnkern.h"},
+    "probe.cpp": {"core/os.h", "probe.h", "rnnkern/rnnkern.h"},
     "probe.h": set(),
     "dlpack_abi.h": set(),
 }
 # Headers of the compiler and the system that the CPU files may name.
 SYSTEM = {
     *("immintrin.h", "arm_neon.h", "cpuid.h", "dlfcn.h", "pthread.h", "sched.h", "stddef.h", "stdint.h"),
-    *("sys/mman.h", "sys/resource.h", "sys/syscall.h", "unistd.h"),
+    *("sys/mman.h", "sys/resource.h", "sys/syscall.h", "sys/sysctl.h", "unistd.h", "malloc.h", "windows.h"),
 }
 
 

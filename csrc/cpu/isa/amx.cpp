@@ -37,7 +37,7 @@ inline void configure(int rows) {
 
 struct Matrix : Rounded<VecF> {
   static constexpr bool matrix = true;
-  static constexpr int depth = 32, step = 1;
+  static constexpr int depth = 32;
   static constexpr int rows = 32, least_rows = 16;  // of one multiplication
   static double cycles_per_fma() { return 1.0 / 32; }
 

@@ -17,6 +17,13 @@
 
 #include "rnnkern/rnnkern.h"
 
+#if defined(_WIN32) /* whose C library has no aligned_alloc */
+#include <malloc.h>
+#define aligned_alloc(alignment, size) _aligned_malloc(size, alignment)
+#define malloc(size) _aligned_malloc(size, 16)
+#define free _aligned_free
+#endif
+
 enum { W_IH, W_HH, B_IH, B_HH, W_HR, PARAMS, X, H_0, C_0, DY, DH_N, DC_N, INPUTS };
 enum { Y, H_N, C_N, DX, DH_0, DC_0, DW_IH, DW_HH, DB_IH, DB_HH, DW_HR, DPARAMS, OUTPUTS };
 static const char* const output_names[OUTPUTS] = {

@@ -1,0 +1,46 @@
+# The Python module _core: one for the interpreter that builds it, or one for each folder of headers in RNNKERN_PYTHON_HEADERS.
+# The latter is for cross builds (tools/wheels): every module is linked from the same objects.
+set(RNNKERN_PYTHON_HEADERS "" CACHE STRING "Modules to build without an interpreter: SUFFIX=FOLDER of each Python's headers; semicolons between them")
+
+function(rnnk_python_module target)
+  target_sources(${target} PRIVATE csrc/binding.cpp csrc/arrays.cpp $<TARGET_OBJECTS:rnnkern_helpers>
+                 $<TARGET_OBJECTS:rnnkern_objects> ${RNNK_KERNEL_OBJECTS})
+  target_include_directories(${target} PRIVATE csrc csrc/include)
+  target_link_libraries(${target} PRIVATE Threads::Threads)
+  target_compile_definitions(${target} PRIVATE RNNK_BUILDING)
+endfunction()
+
+if(RNNKERN_PYTHON OR RNNKERN_PYTHON_HEADERS)  # files of the module that know no Python
+  add_library(rnnkern_helpers OBJECT csrc/memory.cpp csrc/probe.cpp)
+  target_include_directories(rnnkern_helpers PRIVATE csrc csrc/include)
+  target_compile_definitions(rnnkern_helpers PRIVATE RNNK_BUILDING)
+endif()
+
+if(RNNKERN_PYTHON)
+  rnnk_need_python()
+  pybind11_add_module(_core MODULE)
+  rnnk_python_module(_core)
+  install(TARGETS _core LIBRARY DESTINATION rnnkern COMPONENT python)
+endif()
+
+if(RNNKERN_PYTHON_HEADERS)
+  set(PYBIND11_NOPYTHON ON)
+  find_package(pybind11 3 CONFIG REQUIRED)
+  foreach(entry ${RNNKERN_PYTHON_HEADERS})
+    string(REGEX MATCH "^([^=]+)=(.*)$" entry ${entry})
+    set(suffix ${CMAKE_MATCH_1})
+    set(folder ${CMAKE_MATCH_2})
+    string(MAKE_C_IDENTIFIER "_core_${suffix}" target)
+    add_library(${target} MODULE)
+    rnnk_python_module(${target})
+    target_include_directories(${target} SYSTEM PRIVATE ${folder})
+    target_link_libraries(${target} PRIVATE pybind11::headers)
+    if(APPLE)
+      target_link_options(${target} PRIVATE -undefined dynamic_lookup)
+    elseif(WIN32)
+      target_link_libraries(${target} PRIVATE ${folder}/libs/python.lib)
+    endif()
+    set_target_properties(${target} PROPERTIES PREFIX "" OUTPUT_NAME _core SUFFIX ${suffix}
+                          LIBRARY_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/modules)
+  endforeach()
+endif()

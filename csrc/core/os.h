@@ -1,0 +1,22 @@
+// What the library asks of the operating system. Linux, macOS and Windows differ in os.cpp and nowhere else.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace rnnk {
+
+int usable_cpus();         // CPUs that this process may run on, at least 1
+int64_t level2_bytes();    // a core's second-level cache; 0: unknown
+size_t memory_limit();     // bytes that the machine, the process's limits and its container allow
+bool allow_matrix_unit();  // asks the system for the registers of AMX; false: refused
+
+// Null when there is no memory. `size` is a multiple of `alignment`, which is a power of two.
+void* allocate_aligned(size_t alignment, size_t size);
+void free_aligned(void* data);
+void prefer_huge_pages(void* data, size_t size);  // a hint, which may change nothing
+
+// Registers functions that run around fork(): before it and after it in the parent, after it in the child. Any may be null.
+// Windows has no fork.
+void around_fork(void (*before)(), void (*parent)(), void (*child)());
+
+}  // namespace rnnk
