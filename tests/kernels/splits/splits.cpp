@@ -22,85 +22,71 @@ void run_tasks(int64_t phases, TaskFn fn, const void* job) {
   }
 }
 
-template <class A, class Cell>
-struct SplitPack {
-  static void run(const Problem& problem, const rnnk_weights& w, Halves halves, void* packed) {
-    static constexpr CellShape shape = shape_of<Cell>();
-    const Parameters from{w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh, w.weight_hr, w.params};
-    const auto share = [&](int task, int tasks) { pack<A>(problem, shape, from, halves, packed, Part{0, 0, task, tasks}); };
-    run_tasks(
-        1, [](const void* job, int64_t, int task, int tasks) { (*static_cast<decltype(&share)>(job))(task, tasks); },
-        &share);
-  }
-};
-
-template <class A, class Cell>
-struct SplitForward {
-  static void run(const Problem& problem, const rnnk_args& args) {
-    using F = Forward<A, Cell>;
-    F f(problem, args);
-    set_rows(f, args);
-    const TaskFn by_rows = [](const void* job, int64_t, int task, int tasks) {
-      const F& f = *static_cast<const F*>(job);
-      for (int64_t n = 0; n < f.phases(); ++n) f.phase(n, row_share(f.rows, task, tasks));
-    };
-    const TaskFn by_units = [](const void* job, int64_t phase, int task, int tasks) {
-      const F& f = *static_cast<const F*>(job);
-      f.phase(phase, unit_share(f.rows, task, tasks));
-    };
-    run_tasks(split.by_rows ? 1 : f.phases(), split.by_rows ? by_rows : by_units, &f);
-  }
-};
-
-template <class A, class Cell>
-struct SplitBackward {
-  static void run(const Problem& problem, const rnnk_args& args) {
-    using J = BackwardJob<A, Cell>;
-    J job(problem, args);
-    set_rows(job.f, args);
-    const TaskFn phase = [](const void* j, int64_t phase, int task, int tasks) {
-      static_cast<const J*>(j)->phase(phase, split.by_rows, task, tasks);
-    };
-    run_tasks(job.phases(split.by_rows), phase, &job);
-  }
-};
-
-// The variants alone: plain cells have tiles of their own, and with them this file would take three times as long.
-template <class F, class D, template <class, class> class Fn, class... Args>
-auto of_variant(const Problem& p, const Args&... args) {
-  switch (p.variant) {
-#define RNNK_CELL(value, name, type)
-#define RNNK_VARIANT(header, cell, type, shape) \
-  case __LINE__: return p.dtype == RNNK_FLOAT64 ? Fn<D, type>::run(p, args...) : Fn<F, type>::run(p, args...);
-#include "rnnkern/cells.inc"
-#undef RNNK_VARIANT
-#undef RNNK_CELL
-  }
-  return decltype(Fn<F, RnnAny>::run(p, args...))();
+template <class A>
+void split_pack(const CellCode<A>& cell, const Problem& problem, const rnnk_weights& w, Halves halves, void* packed) {
+  const Parameters from{w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh, w.weight_hr, w.params};
+  const auto share = [&](int task, int tasks) {
+    pack<A>(problem, cell.shape, from, halves, packed, Part{0, 0, task, tasks});
+  };
+  run_tasks(
+      1, [](const void* job, int64_t, int task, int tasks) { (*static_cast<decltype(&share)>(job))(task, tasks); }, &share);
 }
 
-template <class F, class D>
+template <class A>
+void split_forward(const CellCode<A>& cell, const Problem& problem, const rnnk_args& args) {
+  using F = Forward<A>;
+  F f(problem, cell.shape, args, cell.forward);
+  set_rows(f, args);
+  const TaskFn by_rows = [](const void* job, int64_t, int task, int tasks) {
+    const F& f = *static_cast<const F*>(job);
+    for (int64_t n = 0; n < f.phases(); ++n) f.phase(n, row_share(f.rows, task, tasks));
+  };
+  const TaskFn by_units = [](const void* job, int64_t phase, int task, int tasks) {
+    const F& f = *static_cast<const F*>(job);
+    f.phase(phase, unit_share(f.rows, task, tasks));
+  };
+  run_tasks(split.by_rows ? 1 : f.phases(), split.by_rows ? by_rows : by_units, &f);
+}
+
+template <class A>
+void split_backward(const CellCode<A>& cell, const Problem& problem, const rnnk_args& args) {
+  using J = BackwardJob<A>;
+  J job(cell, problem, args);
+  set_rows(job.f, args);
+  const TaskFn phase = [](const void* j, int64_t phase, int task, int tasks) {
+    static_cast<const J*>(j)->phase(phase, split.by_rows, task, tasks);
+  };
+  run_tasks(job.phases(split.by_rows), phase, &job);
+}
+
+template <class List>
 constexpr Kernel split_kernel(const char* name) {
-  return {name,
-          RNNK_CPU,
-          0,
-          [](const Problem& p, char*, int64_t) { return p.variant >= 0 && p.dtype <= RNNK_FLOAT64; },
-          [](const Problem&, int64_t, int64_t, bool, int) { return 0.0; },
-          [](const Problem& p, int64_t t, int64_t b) { return of_variant<F, D, SizesOf>(p, t, b); },
-          gradient_steps,
-          nullptr,
-          [](const Problem& p, const rnnk_weights& w, Halves halves, void* to) {
-            of_variant<F, D, SplitPack>(p, w, halves, to);
-          },
-          [](const Problem& p, const rnnk_args& a) { of_variant<F, D, SplitForward>(p, a); },
-          [](const Problem& p, const rnnk_args& a) { of_variant<F, D, SplitBackward>(p, a); }};
+  return {
+      name,
+      RNNK_CPU,
+      0,
+      [](const Problem& p, char*, int64_t) { return p.dtype <= RNNK_FLOAT64; },
+      [](const Problem&, int64_t, int64_t, bool, int) { return 0.0; },
+      [](const Problem& p, int64_t t, int64_t b) {
+        return dispatch<List>(p, [&](const auto& cell) { return sizes_of(cell, p, t, b); });
+      },
+      gradient_steps,
+      nullptr,
+      [](const Problem& p, const rnnk_weights& w, Halves halves, void* to) {
+        dispatch<List>(p, [&](const auto& cell) { split_pack(cell, p, w, halves, to); });
+      },
+      [](const Problem& p, const rnnk_args& a) { dispatch<List>(p, [&](const auto& cell) { split_forward(cell, p, a); }); },
+      [](const Problem& p, const rnnk_args& a) {
+        dispatch<List>(p, [&](const auto& cell) { split_backward(cell, p, a); });
+      }};
 }
 
 }  // namespace
 
 extern const Kernel lanes_1_kernel, lanes_4_kernel;
-const Kernel lanes_1_kernel = split_kernel<Native<ScalarF>, Native<ScalarD>>("lanes_1");
-const Kernel lanes_4_kernel = split_kernel<Native<Four<ScalarF>>, Native<Four<ScalarD>>>("lanes_4");
+const Kernel lanes_1_kernel = split_kernel<Arithmetics<Native<ScalarF>, Native<ScalarD>, Native<ScalarF>>>("lanes_1");
+const Kernel lanes_4_kernel =
+    split_kernel<Arithmetics<Native<Four<ScalarF>>, Native<Four<ScalarD>>, Native<Four<ScalarF>>>>("lanes_4");
 
 }  // namespace rnnk
 
