@@ -28,6 +28,16 @@ from rnnkern import _core
 from runner import KERNELS, UNAVAILABLE
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """A run of everything goes on as many processes as there are cores, up to four, where pytest-xdist is installed."""
+    if hasattr(config, "workerinput") or "PYTEST_XDIST_WORKER" in os.environ:
+        return  # one of those processes, which must not start more
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if everything and getattr(config.option, "numprocesses", 0) is None and not config.option.tx:
+        config.option.numprocesses, config.option.maxprocesses, config.option.dist = "auto", 4, "worksteal"
+
+
 def pytest_collection_finish() -> None:
     """Thousands of tests are objects for the garbage collector to look at, again and again, unless they are frozen."""
     gc.collect()

@@ -50,7 +50,7 @@ def build(compiler: str, to: Path) -> list[str]:
 
 
 def tests() -> list[str]:
-    return [sys.executable, "-m", "pytest", "-q", "-n0", "--full", "-m", "gpu and not slow", "tests"]
+    return [sys.executable, "-m", "pytest", "-q", "--full", "-m", "gpu and not slow", "tests"]
 
 
 def sanitized(sanitizer: str, tool: str) -> list[str]:
