@@ -47,7 +47,12 @@ def arguments() -> argparse.Namespace:
     add("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="compilers side by side")
     add("--cuda", action="store_true", help="the wheel rnnkern-cuda, with kernels for sm_80, sm_90 and later GPUs")
     add("--check", action="store_true", help="also install each wheel without a compiler and run tests")
-    add("--site", type=Path, metavar="FOLDER", help="with --check: more packages for the tests, for example torch")
+    add(
+        "--site",
+        type=Path,
+        metavar="FOLDER",
+        help="with --check: site-packages of one Python with torch,\nwhich tests of more kinds need",
+    )
     return parser.parse_args()  # fmt: skip
 
 
