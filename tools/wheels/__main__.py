@@ -67,10 +67,7 @@ def main() -> None:
     except headers.Missing as error:
         sys.exit(str(error))
     build = asked.build or ROOT / "build" / f"wheels-{asked.target}{'-cuda' * asked.cuda}"
-    try:
-        modules = compile_modules(target, found, build, jobs=asked.jobs, kernels=asked.kernels, cuda=asked.cuda)
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"{asked.target}: {error.cmd[0]} failed, see above")
+    modules = compile_modules(target, found, build, jobs=asked.jobs, kernels=asked.kernels, cuda=asked.cuda)
     if asked.check and not asked.cuda:
         check.run_selftest(target, build)
     if not modules:
@@ -90,4 +87,7 @@ def main() -> None:
             check.run_tests(wheel, version, target, build, site=asked.site)
 
 
-main()
+try:
+    main()
+except subprocess.CalledProcessError as error:
+    sys.exit(f"failed with status {error.returncode}: {' '.join(map(str, error.cmd))}")
