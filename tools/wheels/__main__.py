@@ -47,7 +47,12 @@ def arguments() -> argparse.Namespace:
     add("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="compilers side by side")
     add("--cuda", action="store_true", help="the wheel rnnkern-cuda, with kernels for sm_80, sm_90 and later GPUs")
     add("--check", action="store_true", help="also install each wheel without a compiler and run tests")
-    add("--site", type=Path, metavar="FOLDER", help="with --check: more packages for the tests, for example torch")
+    add(
+        "--site",
+        type=Path,
+        metavar="FOLDER",
+        help="with --check: site-packages of one Python with torch,\nwhich tests of more kinds need",
+    )
     return parser.parse_args()  # fmt: skip
 
 
@@ -62,10 +67,7 @@ def main() -> None:
     except headers.Missing as error:
         sys.exit(str(error))
     build = asked.build or ROOT / "build" / f"wheels-{asked.target}{'-cuda' * asked.cuda}"
-    try:
-        modules = compile_modules(target, found, build, jobs=asked.jobs, kernels=asked.kernels, cuda=asked.cuda)
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"{asked.target}: {error.cmd[0]} failed, see above")
+    modules = compile_modules(target, found, build, jobs=asked.jobs, kernels=asked.kernels, cuda=asked.cuda)
     if asked.check and not asked.cuda:
         check.run_selftest(target, build)
     if not modules:
@@ -85,4 +87,7 @@ def main() -> None:
             check.run_tests(wheel, version, target, build, site=asked.site)
 
 
-main()
+try:
+    main()
+except subprocess.CalledProcessError as error:
+    sys.exit(f"failed with status {error.returncode}: {' '.join(map(str, error.cmd))}")

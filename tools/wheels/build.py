@@ -33,6 +33,7 @@ def compile_modules(
         "RNNKERN_CUDA": "ON" if cuda else "OFF",
         "RNNKERN_KERNELS": kernels,
         "RNNKERN_PYTHON_HEADERS": modules,
+        "RNNKERN_SHARED": "ON",
         "CMAKE_SHARED_LINKER_FLAGS": strip,
         "CMAKE_MODULE_LINKER_FLAGS": strip,
     }

@@ -74,6 +74,8 @@ def _here(wheel: Path, version: str, scratch: Path, site: Path | None) -> None:
     python = shutil.which(f"python{version}", path=os.pathsep.join([*_pyenv(version), os.environ["PATH"]]))
     if not python:
         sys.exit(f"--check: Python {version} is not installed")
+    if site and f"python{version}" not in site.parts:
+        site = None
     venv = scratch / "venv"
     subprocess.run([python, "-m", "venv", venv], check=True)
     subprocess.run([venv / "bin/pip", "install", "-q", "--only-binary", ":all:", wheel, "pytest"], check=True)
