@@ -201,12 +201,12 @@ def test_links_lead_somewhere(page: str) -> None:
 
 @pytest.mark.parametrize("page", DOCS)
 def test_named_tests_exist(page: str) -> None:
-    """`test_file.py`, `test_file.py::test_name`, or `test_name` of any file that the page names."""
+    """`folder/test_file.py`, `folder/test_file.py::test_name`, or `test_name` of any file that the page names."""
     found: dict[str, str] = {}
-    for name in re.findall(r"`(test_\w+\.py)", text(page)):
-        (path,) = (ROOT / "tests").rglob(name)
+    for name in re.findall(r"`((?:\w+/)*test_\w+\.py)", text(page)):
+        path = ROOT / "tests" / name.removeprefix("tests/")
         found[name] = path.read_text(encoding="utf-8")
-    for file, function in re.findall(r"`(?:(test_\w+\.py)::|\w::)?(test_\w+)`", text(page)):
+    for file, function in re.findall(r"`(?:((?:\w+/)*test_\w+\.py)::|\w::)?(test_\w+)`", text(page)):
         sources = [found[file]] if file else found.values()
         assert any(re.search(rf"^(def {function}\(|    {function},$)", source, re.M) for source in sources), (
             f"{page}: {function}"
