@@ -84,7 +84,7 @@ def test_weights_beyond_registers(team: Any, way: str, cell: str) -> None:
 def test_options(team: Any, way: str, case: Case) -> None:
     """With three blocks and two row tiles each; cuda/test_kernels.py has all dtypes, in teams of the model's size."""
     data = make_case(case, "bfloat16")
-    plan = plan_with_options(case, data, "bfloat16", team(way, "3x2"))
+    plan = plan_with_options(case, "bfloat16", team(way, "3x2"))
     compare(case, "bfloat16", run_options(case, data, plan, "bfloat16"))
 
 
