@@ -59,8 +59,6 @@ def run_tests(wheel: Path, version: str, target: Target, build: Path, *, site: P
     """Installs the wheel in an environment of its own, whose PATH has no compiler, and runs the tests there."""
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        shutil.copytree(ROOT / "tests", scratch / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", scratch)
         if target.processor == "aarch64":
             _emulated(wheel, version, build / "emulated", scratch)
         elif target.processor == "x86_64":
@@ -95,8 +93,9 @@ def _emulated(wheel: Path, version: str, folder: Path, scratch: Path) -> None:
 def _run(python: list[str], version: str, scratch: Path, env: dict[str, str], tests: list[str]) -> None:
     code = "import rnnkern._core as c; print(' ', c.cpu_features(), '|', *(n for n, why in c.kernels() if not why))"
     subprocess.run([*python, "-c", code], check=True, env=env, cwd=scratch)
+    env["PYTHONDONTWRITEBYTECODE"] = "1"
     pytest = [*python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    subprocess.run([*pytest, *tests], check=True, env=env, cwd=scratch)
+    subprocess.run([*pytest, *tests], check=True, env=env, cwd=ROOT)
     print(f"  Python {version}: tests passed", flush=True)
 
 

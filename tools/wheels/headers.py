@@ -49,7 +49,7 @@ def of_one_machine(folder: Path, version: str, to: Path) -> Path:
         return folder
     copy = to / f"python{version}"
     shutil.copytree(folder, copy, dirs_exist_ok=True)
-    shutil.copy(present[0], copy / "pyconfig.h")
+    shutil.copy2(present[0], copy / "pyconfig.h")
     return copy
 
 
