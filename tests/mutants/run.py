@@ -4,7 +4,7 @@
     python tests/mutants/run.py gru onnx        # those whose name holds one of these
 
 Each patch is applied to a copy of the last commit, what it concerns is built, and the short choice of tests runs until
-the first failure. If it passes, ``pytest --full`` runs: a mutant that only --full kills shows a gap in the short choice.
+the first failure. If it passes, ``pytest --full`` runs: a mutant that only --full kills shows a gap in the choice.
 Patches of the GPU's strategies run the tests marked ``executor``, which belong to --full. The exit status is 1 if a
 mutant survives, or survives the short choice alone. Needs the environment of the tests with cmake, ninja and pybind11.
 """
@@ -56,11 +56,12 @@ class Copy:
         self.package = self.tree / "python/rnnkern"
         (self.package / "bench").symlink_to(self.tree / "bench")
         pybind11 = must(sys.executable, "-m", "pybind11", "--cmakedir", cwd=ROOT).strip()
-        must(
-            "cmake", "-S", self.tree, "-B", folder / "build", "-G", "Ninja", "-DRNNKERN_PYTHON=ON",
-            "-DRNNKERN_SHARED=OFF", "-DRNNKERN_CUDA=OFF", f"-DRNNKERN_KERNELS={kernels()}", f"-Dpybind11_DIR={pybind11}",
-            f"-DPython_EXECUTABLE={sys.executable}", cwd=ROOT,
-        )  # fmt: skip
+        options = {
+            "RNNKERN_PYTHON": "ON", "RNNKERN_SHARED": "OFF", "RNNKERN_CUDA": "OFF", "RNNKERN_KERNELS": kernels(),
+            "pybind11_DIR": pybind11, "Python_EXECUTABLE": sys.executable,
+        }  # fmt: skip
+        defined = [f"-D{name}={value}" for name, value in options.items()]
+        must("cmake", "-S", self.tree, "-B", folder / "build", "-G", "Ninja", *defined, cwd=ROOT)
         self.build_folder = folder / "build"
 
     def build(self) -> str:
@@ -74,9 +75,8 @@ class Copy:
 
     def pytest(self, *arguments: str) -> tuple[bool, str]:
         """Whether it passed, and the test that failed."""
-        done = shell(
-            sys.executable, "-m", "pytest", "-q", "-x", "-rfE", *arguments, cwd=self.tree, PYTHONPATH=str(self.tree / "python"),
-        )  # fmt: skip
+        command = (sys.executable, "-m", "pytest", "-q", "-x", "-rfE", *arguments)
+        done = shell(*command, cwd=self.tree, PYTHONPATH=str(self.tree / "python"))
         failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
         last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "nothing was printed"
         return done.returncode == 0, failed[1] if failed else last
@@ -86,10 +86,9 @@ def kernels() -> str:
     """The preferred kernel of this machine, and the scalar one."""
     from rnnkern import _core
 
-    able = [name for name, reason in _core.kernels() if name.startswith("cpu_") and not reason]
-    return ";".join(
-        dict.fromkeys([*(name for name in able if name in ("cpu_avx512", "cpu_avx2", "cpu_neon"))][:1] + ["cpu_scalar"])
-    )
+    able = {name for name, reason in _core.kernels() if not reason}
+    best = next((name for name in ("cpu_avx512", "cpu_avx2", "cpu_neon") if name in able), "cpu_scalar")
+    return ";".join(dict.fromkeys((best, "cpu_scalar")))
 
 
 def judge(copy: Copy, patch: Path) -> Verdict:
