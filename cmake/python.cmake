@@ -18,7 +18,7 @@ endif()
 
 if(RNNKERN_PYTHON)
   rnnk_need_python()
-  pybind11_add_module(_core MODULE)
+  pybind11_add_module(_core MODULE NO_EXTRAS)  # no link-time optimisation: calls are as fast without, and a link takes seconds
   rnnk_python_module(_core)
   install(TARGETS _core LIBRARY DESTINATION rnnkern COMPONENT python)
 endif()
