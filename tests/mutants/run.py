@@ -23,6 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+# The first word of a patch says what it breaks: the tests that probably notice run first, then the whole choice.
+FIRST = {
+    "kernels": ("tests/kernels",),
+    "scheduler": ("tests/kernels", "tests/api"),
+    "binding": ("tests/api",),
+    "torch": ("tests/torch",),
+    "ONNX": ("tests/onnx",),
+}
 PATCHES = sorted(Path(__file__).parent.glob("*.patch"))
 
 
@@ -95,13 +103,17 @@ def judge(copy: Copy, patch: Path) -> Verdict:
     start = time.monotonic()
     must("git", "apply", patch, cwd=copy.tree)
     try:
-        if patch.read_text().startswith("strategies"):
-            runs = {"executor": ("--full", "-m", "executor", "tests/cuda")}
-        else:
+        kind = patch.read_text().partition(":")[0]
+        runs: list[tuple[str, tuple[str, ...]]] = [("executor", ("--full", "-m", "executor", "tests/cuda"))]
+        if kind != "strategies":
             if words := copy.build():
                 sys.exit(f"{patch.name}: does not compile\n{words}")
-            runs = {"short": (), "full": ("--full", "-m", "not executor and not nvcc")}
-        for name, arguments in runs.items():
+            runs = [
+                ("short", ("-n", "2", *FIRST[kind])),
+                ("short", ()),
+                ("full", ("--full", "-m", "not executor and not nvcc")),
+            ]
+        for name, arguments in runs:
             passed, test = copy.pytest(*arguments)
             if not passed:
                 return Verdict(name, test, time.monotonic() - start)
