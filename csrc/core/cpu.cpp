@@ -62,7 +62,7 @@ constexpr bool kHasNeon = false;
 #endif
 
 struct Cpu {
-  const X86 x86;
+  const X86 x86{};  // GCC wants it where X86 is empty
   const Named features[11] = {
       {kAvx2, "avx2", x86.avx(x86.seven_b, 5)},
       {kFma, "fma", x86.avx(x86.one_c, 12)},
