@@ -133,6 +133,9 @@ def main() -> int:
         try:
             if words := copy.build():
                 sys.exit(words)
+            passed, test = copy.pytest()
+            if not passed:
+                sys.exit(f"{test} fails without a mutant: nothing can be said of them")
             print("| mutant | killed by | first test that fails | s |\n|---|---|---|---|", flush=True)
             for patch in patches:
                 verdict = judge(copy, patch)
