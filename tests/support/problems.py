@@ -229,6 +229,8 @@ _LARGER = (
     "t70b3i4h9 lengths reverse",  # several blocks of time
     "t3b1i40h200 state",  # one row: split by units or not at all
     "t4b3i70h1 state lengths",
+    "t150b4i5h9 state lengths",  # more rows than one chain of a weight's gradient has: over time,
+    "t2b600i5h9 state",  # and in one step
 )
 
 
