@@ -1,4 +1,4 @@
-# What a build from source needs. Each check ends the build with one sentence, which names the package to install; the Python
+# The requirements of a build from source. Each check ends the build with one sentence, which names the package to install; the Python
 # build backend (tools/backend) prints that sentence last. Keep the first words "rnnkern needs": the backend looks for them.
 include(CheckLanguage)
 

@@ -1,4 +1,4 @@
-// What the library asks of the operating system. Linux, macOS and Windows differ in os.cpp and nowhere else.
+// Calls to the operating system. Linux, macOS and Windows differ in os.cpp and nowhere else.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -34,7 +34,7 @@ void set_rows(Driver& f, const rnnk_args& args) {
   f.rows.lengths = f.sorted_lengths;
 }
 
-// What a driver is told of a cell.
+// A cell as a driver sees it: its shape and its steps.
 template <class A>
 struct CellCode {
   const CellShape& shape;

@@ -124,7 +124,7 @@ RNNK_HD void fetch(const T* from, int64_t count) {
   for (const char* end = line + count * sizeof(T); line < end; line += 64) __builtin_prefetch(line, 0, 2);
 }
 
-// What the sums of a product begin with: nothing, or a bias.
+// The initial value of the sums of a product: zero, or a bias.
 template <class A>
 struct Start {
   const typename A::T* from = nullptr;  // [panel][stride]; null: zero
