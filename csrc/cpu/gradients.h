@@ -1,8 +1,8 @@
 // The products over a block of steps: dW = dg^T . operand, db, dp and dx = dgx . W_ih.
 //
 // Ring: slot u % (steps + 1) holds dgx, dgh and dp of walk step u; one slot more than a block, because the first step of a
-// block still multiplies the last one of the block before. Sums over rows are chains of at most 512 terms; their partial sums
-// are added to the result in fixed order, so the bits depend on T, B and the lengths, never on the split.
+// block still multiplies the last one of the block before. Sums over rows are formed in chunks of at most kChunk rows (in tile.h's
+// chains) and added to the result in fixed order, so the bits depend on T, B and the lengths, never on the split.
 #pragma once
 #include "cpu/extras.h"
 #include "cpu/norm.h"
@@ -20,11 +20,11 @@ struct Gradients {
   bool any() const { return weight_ih || weight_hh || bias_ih || bias_hh || weight_hr || params; }
 };
 
-constexpr int64_t kChain = 512;  // terms
+constexpr int64_t kChunk = 512;  // rows
 
-// Steps of a block, which has about kChain rows.
+// Steps of a block, which has about kChunk rows.
 inline int64_t gradient_steps(int64_t steps, int64_t batch) {
-  return larger<int64_t>(1, smaller(steps, kChain / larger<int64_t>(batch, 1)));
+  return larger<int64_t>(1, smaller(steps, kChunk / larger<int64_t>(batch, 1)));
 }
 
 // A row of a chunk: which walk step and sorted row.
@@ -39,6 +39,8 @@ struct WeightTile {
   using V = typename A::V;
   using T = typename V::T;
   static constexpr int W = V::lanes;
+  // Frameworks add a weight's gradient up step by step, so in short chains: with those of 256 theirs was 1.5 times as exact.
+  static constexpr int64_t chain = 128;
   const typename A::Operand* dg_t;
   int64_t ld;
   T* to;
@@ -86,8 +88,8 @@ struct Blocks {
   using Weight = typename A::Weight;
   using L = Layout<A>;
   static constexpr int W = V::lanes;
-  static constexpr int64_t kTransposed = kChain + L::kLine;  // a line more: see Layout::leading
-  static constexpr int64_t kPanel = (kChain + A::pair) * W;  // the same between panels
+  static constexpr int64_t kTransposed = kChunk + L::kLine;  // a line more: see Layout::leading
+  static constexpr int64_t kPanel = (kChunk + A::pair) * W;  // the same between panels
 
   const Problem& problem;
   const rnnk_args& args;
@@ -130,22 +132,22 @@ struct Blocks {
   }
 
   // --- phases after each block: per chunk of rows, transposition and packing, then the products ----------------------------------
-  int64_t chunks() const { return ceil_div(steps * batch, kChain); }
+  int64_t chunks() const { return ceil_div(steps * batch, kChunk); }
   int64_t phases() const { return to.any() || args.dx.data ? 2 * chunks() : 0; }
 
   int64_t entries(const Rows& rows, const Extras<A>& extras, int64_t first, int64_t chunk, Entry* out) const {
-    int64_t skip = chunk * kChain, n = 0;
+    int64_t skip = chunk * kChunk, n = 0;
     for (int64_t u = first; u < smaller(first + steps, rows.steps); ++u) {
       const int64_t s = rows.steps - 1 - u, alive = rows.alive(s);
       if (args.mask) {  // masked steps have no gradient, and what they were given may be NaN
-        for (int64_t r = 0; r < alive && n < kChain; ++r) {
+        for (int64_t r = 0; r < alive && n < kChunk; ++r) {
           if (extras.masked(rows.time(s), r)) continue;
           if (skip > 0) --skip;
           else out[n++] = {u, r};
         }
         continue;
       }
-      for (int64_t r = smaller(skip, alive); r < alive && n < kChain; ++r) out[n++] = {u, r};
+      for (int64_t r = smaller(skip, alive); r < alive && n < kChunk; ++r) out[n++] = {u, r};
       skip -= smaller(skip, alive);
     }
     return n;
@@ -153,7 +155,7 @@ struct Blocks {
 
   void phase(const Rows& rows, const Extras<A>& extras, const Reserve<A>& reserve, const Packed<A>& weights, int64_t first,
              int64_t i, const Part& part) const {
-    Entry list[kChain];
+    Entry list[kChunk];
     const int64_t n = entries(rows, extras, first, i / 2, list);
     if (i % 2 == 0) {
       if (to.any()) pack_rows(rows, extras, reserve, list, n, part);

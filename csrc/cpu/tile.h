@@ -1,9 +1,11 @@
 // The product micro-kernel and the loop over tiles: the one inner loop of the library.
 //
 // A panel is `G` vectors of columns side by side, stored [k][G][lanes] (with pairs: [k / 2][G][lanes][2]). A tile is R rows x P neighbouring panels, all of
-// its R*P*G accumulators in registers, k innermost and sequential. So every element of a result is one chain
-//   acc = start; for k: acc = fma(a[k], w[k], acc)
-// whatever the tile, the number of rows or the thread: the promise "same bits" is kept here.
+// its R*P*G accumulators in registers, k innermost and sequential. Every element of a result is the sum of chains of kChain terms,
+//   chain(j) = 0; for k in [kChain j, kChain (j + 1)): chain(j) = fma(a[k], w[k], chain(j))
+//   sum = start; for j: sum = sum + chain(j)
+// whatever the tile, the number of rows or the thread: the promise "same bits" is kept here. One chain over all terms would round
+// K times at the size of the whole sum; chains round kChain times at the size of a part, as BLAS's blocks do.
 #pragma once
 #include "core/kernel.h"
 #include "cpu/arithmetic.h"
@@ -51,18 +53,22 @@ struct Ahead {
   }
 };
 constexpr int kTerms = 4;  // of the chains, unrolled: counters and pointers would take the FMA units' issue slots
+// Chains of 128 terms halve the error of long sums again, and cost 2 to 4 % where these cost 0 to 2 (bench/NOTES.md).
+constexpr int64_t kChain = 256;
 
 static_assert(kTerms % 2 == 0, "whole pairs");
+static_assert(kChain % kTerms == 0, "whole unrolled terms");
 
-// One tile's product, of R rows of `count` terms and P panels: sums [R][P][G][lanes], which begin at `start`.
+// One tile's product, of R rows of `count` terms and P panels: sums [R][P][G][lanes]. The terms begin a chain.
 template <class A>
 struct Tile {
   const typename A::Operand* const* a;  // [R]: the first term of each row
-  int64_t count;
-  const typename A::Weight* w;  // the first term of the first panel
+  int64_t count, chain;                 // chain: kChain, or what the product says instead
+  const typename A::Weight* w;          // the first term of the first panel
   int64_t panel_stride;
-  const typename A::T* start;  // row r, panel p: start + r * start_row + p * start_panel
-  int64_t start_row, start_panel;
+  bool more;                   // the sums have the chains before
+  const typename A::T* start;  // else what the first chain is added to, panel p: start + p * start_panel; null: zero
+  int64_t start_panel;
   typename A::T* sums;
   Ahead next;
 };
@@ -77,12 +83,7 @@ __attribute__((noinline)) void multiply(const Tile<A>& tile) {
   const typename A::Weight* w = tile.w;
   const typename A::Operand* a[R];
   V acc[R][N];
-  RNNK_UNROLL for (int r = 0; r < R; ++r) {
-    a[r] = tile.a[r];
-    RNNK_UNROLL for (int i = 0; i < N; ++i) {
-      acc[r][i] = V::load(tile.start + r * tile.start_row + i / G * tile.start_panel + i % G * V::lanes);
-    }
-  }
+  RNNK_UNROLL for (int r = 0; r < R; ++r) a[r] = tile.a[r];
   // Terms [k, k + A::step), the first of them the jth of its pair, whose weights stand at w.
   const auto term = [&](int64_t k, int j, const typename A::Weight* w) {
     const auto weights = [&](int i) { return A::weights(w + (i / G) * panel_stride + (i % G) * (V::lanes * A::pair), j); };
@@ -107,13 +108,27 @@ __attribute__((noinline)) void multiply(const Tile<A>& tile) {
   constexpr bool fetches = R > 1 && P <= Shape<V, G>::panels;
   Ahead next = tile.next;
   int64_t k = 0;
-  for (; k + kTerms <= count; k += kTerms, w += kTerms * width) {
-    RNNK_UNROLL for (int j = 0; j < kTerms; j += A::step) term(k + j, j % A::pair, w + (j - j % A::pair) * width);
-    if constexpr (fetches) next.fetch();
-  }
-  for (int j = 0; k + j < count; j += A::step) term(k + j, j % A::pair, w + (j - j % A::pair) * width);
-  RNNK_UNROLL for (int r = 0; r < R; ++r) {
-    RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i].store(tile.sums + (r * N + i) * V::lanes);
+  for (bool more = tile.more;; more = true) {
+    RNNK_UNROLL for (int r = 0; r < R; ++r) { RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i] = V::set1(0); }
+    const int64_t end = smaller(k + tile.chain, count);
+    for (; k + kTerms <= end; k += kTerms, w += kTerms * width) {
+      RNNK_UNROLL for (int j = 0; j < kTerms; j += A::step) term(k + j, j % A::pair, w + (j - j % A::pair) * width);
+      if constexpr (fetches) next.fetch();
+    }
+    for (int j = 0; k + j < end; j += A::step) term(k + j, j % A::pair, w + (j - j % A::pair) * width);
+    const auto add = [&](const typename A::T* to, int64_t row, int64_t panel) {
+      RNNK_UNROLL for (int r = 0; r < R; ++r) {
+        RNNK_UNROLL for (int i = 0; i < N; ++i) {
+          acc[r][i] = V::load(to + r * row + i / G * panel + i % G * V::lanes) + acc[r][i];
+        }
+      }
+    };
+    if (more) add(tile.sums, N * V::lanes, G * V::lanes);
+    else if (tile.start) add(tile.start, 0, tile.start_panel);
+    RNNK_UNROLL for (int r = 0; r < R; ++r) {
+      RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i].store(tile.sums + (r * N + i) * V::lanes);
+    }
+    if (end == count) return;
   }
 }
 
@@ -166,7 +181,7 @@ struct MicroKernels {
   }
 };
 
-// How a product is cut into passes and columns of tiles. Nothing here touches the bits: the chains are only interrupted.
+// How a product is cut into passes and columns of tiles. Nothing here touches the bits: passes are of whole chains.
 template <class A, int G>
 struct Walk {
   using Kernels = MicroKernels<A, G>;
@@ -189,18 +204,29 @@ struct Walk {
     tiles = 1, base = rows, extra = 0, block = larger<int64_t>(K, 1);
     if (rows > most) tiles = ceil_div(rows, most), base = rows / tiles, extra = rows % tiles;
     if (const int64_t bytes = panels * term_bytes; K * bytes > kBlockBytes) {
-      block = round_up(ceil_div(K, ceil_div(K, kBlockBytes / bytes)), kTerms);
+      block = round_up(ceil_div(K, ceil_div(K, kBlockBytes / bytes)), kChain);
     }
     low = Kernels::of(static_cast<int>(base), panels);
     tall = extra > 0 ? Kernels::of(static_cast<int>(base + 1), panels) : low;
   }
 };
 
+template <class Fn>
+constexpr int64_t chain_of() {
+  if constexpr (requires { Fn::chain; }) {
+    static_assert(kChain % Fn::chain == 0 && Fn::chain % kTerms == 0, "passes are of whole chains");
+    return Fn::chain;
+  } else {
+    return kChain;
+  }
+}
+
 // One tile. Fn offers
 //   const Operand* operand(row)      the row of the left side; K entries are read
 //   Start<A> start()                 what the sums begin with
 //   void prepare(row, panel)         fetches what finish() will meet, if that may be far away
 //   void finish(row, panel, const V (&gates)[G])
+//   static constexpr int64_t chain   terms of its chains, where they are not kChain but a part of it
 // k: the first of its terms; last: no pass follows. Out of line, or the registers of the walk around it would be spilled for it.
 template <class A, int G, class Fn>
 __attribute__((noinline)) void run_tile(const Fn& fn, typename MicroKernels<A, G>::Function kernel, int64_t row, int rows,
@@ -246,7 +272,7 @@ void tile_column(const Fn& fn, int64_t r0, int64_t panel, int64_t next_panel, co
     }
     for (int64_t i = 0, row = r0; i < walk.tiles; ++i) {
       const int rows = static_cast<int>(walk.base + (i < walk.extra));
-      if (k > 0) tile.start = tile.sums, tile.start_row = panels * width, tile.start_panel = width;
+      tile.more = k > 0;
       run_tile<A, G>(fn, i < walk.extra ? walk.tall : walk.low, row, rows, panel, panels, k, last, tile);
       row += rows;
       if (walk.block < walk.K) tile.sums += rows * panels * width;  // they wait for the next pass
@@ -267,7 +293,6 @@ __attribute__((noinline)) void for_tiles(const Fn& fn, int64_t r0, int64_t r1, i
     using S = Shape<typename A::V, G>;
     using T = typename A::T;
     using Walk = Walk<A, G>;
-    alignas(64) static constexpr T kZeros[Walk::width] = {};
     alignas(64) T sums[larger<int64_t>(Walk::kRows * S::panels, S::flat_rows * S::flat_panels) * Walk::width];
     // Less than this many bytes are still in the second-level cache when the walk is repeated.
     const bool far = (p1 - p0) * panel_stride * int64_t{sizeof(typename A::Weight)} > near_bytes();
@@ -275,7 +300,7 @@ __attribute__((noinline)) void for_tiles(const Fn& fn, int64_t r0, int64_t r1, i
     const bool flat = r1 - r0 <= S::flat_rows;
     const Start<A> start = fn.start();
     Tile<A> tile;
-    tile.panel_stride = panel_stride, tile.sums = sums;
+    tile.panel_stride = panel_stride, tile.sums = sums, tile.chain = chain_of<Fn>();
     for (; r0 < r1; r0 += walk.kRows) {
       const int64_t rows = smaller(r1 - r0, walk.kRows);
       int panels = flat ? S::flat_panels : S::panels;  // then narrower columns for what is left over
@@ -283,8 +308,8 @@ __attribute__((noinline)) void for_tiles(const Fn& fn, int64_t r0, int64_t r1, i
         while (p + panels > p1) panels = MicroKernels<A, G>::narrower(panels);
         if (panels != walk.panels || p == p0) walk.set_columns(panels, rows, flat ? S::flat_rows : S::rows);
         tile.w = w + p * panel_stride;
-        tile.start = start.from ? start.from + p * start.stride : kZeros;
-        tile.start_row = 0, tile.start_panel = start.from ? start.stride : 0;
+        tile.more = false, tile.start = start.from ? start.from + p * start.stride : nullptr,
+        tile.start_panel = start.stride;
         if (walk.tiles == 1 && K <= walk.block) {  // nothing waits, and there is nobody to fetch for
           tile.count = K, tile.next = Ahead{};
           run_tile<A, G>(fn, walk.low, r0, static_cast<int>(rows), p, panels, 0, true, tile);
