@@ -1,8 +1,10 @@
 #include "arrays.h"
 
+#include <bit>
 #include <memory>
 
 #include "dlpack_abi.h"
+#include "gil.h"
 
 namespace rnnk_py {
 namespace {
@@ -17,6 +19,12 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 
 std::string type_name(const py::handle& object) {
   return py::str(py::type::handle_of(object).attr("__name__")).cast<std::string>();
+}
+
+// NumPy writes the machine's own order as '=', as '|' where there is none to have, or by its name.
+bool native(const py::dtype& dtype) {
+  const char order = dtype.byteorder();
+  return order == '=' || order == '|' || order == (std::endian::native == std::endian::little ? '<' : '>');
 }
 
 // The type number NumPy gave ml_dtypes.bfloat16 in this process.
@@ -44,7 +52,7 @@ ArrayView view_numpy(const py::array& array, const char* name) {
   const py::dtype dtype = array.dtype();
   const int code = dtype_of(dtype);
   if (code < 0) bad_dtype(name, py::str(static_cast<py::object>(dtype)).cast<std::string>());
-  if (dtype.byteorder() != '=' && dtype.byteorder() != '|') {
+  if (!native(dtype)) {
     type_error(std::string(name) + ": expected native byte order, got " +
                py::str(static_cast<py::object>(dtype.attr("str"))).cast<std::string>());
   }
@@ -334,7 +342,7 @@ bool plain_rows(const py::handle& array, int64_t rows, int64_t columns, bool wri
   if (a->dimensions[a->nd - 1] != columns || (a->nd == 2 ? a->dimensions[0] : 1) != rows) return false;
   const py::dtype dtype = py::reinterpret_borrow<py::dtype>(a->descr);
   const int code = dtype_of(dtype);
-  if (code < 0 || (dtype.byteorder() != '=' && dtype.byteorder() != '|')) return false;
+  if (code < 0 || !native(dtype)) return false;
   to = {};
   to.data = a->data;
   to.dtype = code;
@@ -442,8 +450,8 @@ class Export {
     t.strides = holder->view.strides.data();
     holder->managed.context = holder.get();
     holder->managed.deleter = [](Managed* m) {
-      py::gil_scoped_acquire gil;
-      delete static_cast<Holder<Managed>*>(m->context);
+      const WithGil gil;
+      if (gil) delete static_cast<Holder<Managed>*>(m->context);  // else it goes with the process
     };
     if constexpr (std::is_same_v<Managed, dlpack::ManagedTensorVersioned>) {
       holder->managed.version = {1, 0};

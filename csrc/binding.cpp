@@ -29,12 +29,7 @@ void dropout(const py::object& x, const py::object& out, double p, uint64_t seed
     if (held.ndim() != 1 || held.shape(0) != a.batch) throw py::value_error("lengths: expected shape [batch]");
     a.lengths = held.data();
   }
-  rnnk_status status;
-  {
-    py::gil_scoped_release release;
-    status = rnnk_dropout(&a);
-  }
-  check(status);
+  check(released(true, [&] { return rnnk_dropout(&a); }));
 }
 
 py::list explain(const std::string& cell, const std::string& dtype, int64_t input_size, int64_t hidden_size, int64_t seq_len,
@@ -61,7 +56,7 @@ py::list explain(const std::string& cell, const std::string& dtype, int64_t inpu
 }  // namespace
 }  // namespace rnnk_py
 
-PYBIND11_MODULE(_core, m) {
+PYBIND11_MODULE(_core_of_main_interpreter, m) {
   using namespace rnnk_py;
   m.doc() = "rnnkern's native core; see _core.pyi";
   py::class_<Packed, std::shared_ptr<Packed>>(m, "Packed")
@@ -168,29 +163,18 @@ PYBIND11_MODULE(_core, m) {
     return out;
   });
   m.def(
-      "set_num_threads",
-      [](int32_t threads) {
-        rnnk_status status;
-        {
-          py::gil_scoped_release release;
-          status = rnnk_set_num_threads(threads);
-        }
-        check(status);
-      },
+      "set_num_threads", [](int32_t threads) { check(released(true, [&] { return rnnk_set_num_threads(threads); })); },
       py::arg("threads"));
   m.def("get_num_threads", &rnnk_get_num_threads);
   m.def(
       "set_pool",
-      [](uintptr_t parallel, uintptr_t index, int32_t threads) {
-        rnnk_status status;
-        {
-          py::gil_scoped_release release;
-          status =
-              rnnk_set_pool(reinterpret_cast<rnnk_parallel>(parallel), reinterpret_cast<rnnk_thread_index>(index), threads);
-        }
-        check(status);
+      [](uintptr_t parallel, uintptr_t index, uintptr_t count) {
+        check(released(true, [&] {
+          return rnnk_set_pool(reinterpret_cast<rnnk_parallel>(parallel), reinterpret_cast<rnnk_thread_index>(index),
+                               reinterpret_cast<rnnk_thread_count>(count));
+        }));
       },
-      py::arg("parallel"), py::arg("index") = 0, py::arg("threads") = 0);
+      py::arg("parallel"), py::arg("index") = 0, py::arg("count") = 0);
   m.def("pool_is_lent", [] { return rnnk_pool_is_lent() != 0; });
   m.def("empty_cache", &empty_cache);
   m.def("cached_bytes", &cached_bytes);
@@ -198,10 +182,20 @@ PYBIND11_MODULE(_core, m) {
   m.def("cpu_features", &rnnk_cpu_features);
   // Measurements of the machine, for the benchmark; see probe.h.
   m.def("probe_fma", &rnnk_probe_fma, py::arg("threads"), py::arg("dtype"), py::arg("seconds"),
-        py::call_guard<py::gil_scoped_release>());
+        py::call_guard<WithoutGil>());
   m.def("probe_fed", &rnnk_probe_fed, py::arg("threads"), py::arg("narrow"), py::arg("seconds"),
-        py::call_guard<py::gil_scoped_release>());
+        py::call_guard<WithoutGil>());
   m.def("probe_read", &rnnk_probe_read, py::arg("threads"), py::arg("bytes_per_thread"), py::arg("seconds"),
-        py::call_guard<py::gil_scoped_release>());
+        py::call_guard<WithoutGil>());
   register_dlpack(m);
+}
+
+// pybind11 would wait for ever in a subinterpreter, for the GIL of the main one's state.
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+  if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+    PyErr_SetString(PyExc_ImportError,
+                    "rnnkern: expected the main interpreter, got a subinterpreter, which it does not support");
+    return nullptr;
+  }
+  return PyInit__core_of_main_interpreter();
 }

@@ -342,12 +342,9 @@ rnnk_status rnnk_set_num_threads(int32_t threads) {
   });
 }
 
-rnnk_status rnnk_set_pool(rnnk_parallel parallel, rnnk_thread_index index, int32_t threads) {
+rnnk_status rnnk_set_pool(rnnk_parallel parallel, rnnk_thread_index index, rnnk_thread_count count) {
   return guarded([&] {
-    if (parallel && (threads < 1 || threads > 256)) {
-      fail(RNNK_INVALID_VALUE, "threads: expected 1 to 256, got %d", threads);
-    }
-    if (!team_borrow(parallel, index, threads)) fail(RNNK_RUNTIME_ERROR, "threads: the system gave fewer, %d", team_size());
+    if (!team_borrow(parallel, index, count)) fail(RNNK_RUNTIME_ERROR, "threads: the system gave fewer, %d", team_size());
   });
 }
 

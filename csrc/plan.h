@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "arrays.h"
+#include "gil.h"
 #include "gpu.h"
 #include "memory.h"
 
@@ -17,7 +18,7 @@ constexpr size_t kReleaseAboveBytes = 128 << 10;  // of a pack in host memory: a
 template <class Fn>
 rnnk_status released(bool release, const Fn& fn) {
   if (!release) return fn();
-  py::gil_scoped_release scope;
+  WithoutGil scope;
   return fn();
 }
 

@@ -3,15 +3,16 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
+#include <string>
 #include <thread>
+#include <vector>
 
 #if defined(_WIN32)
 #define NOMINMAX
 #define WIN32_LEAN_AND_MEAN
 #include <malloc.h>
 #include <windows.h>
-
-#include <vector>
 #else
 #include <pthread.h>
 #include <sys/resource.h>
@@ -22,6 +23,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #elif defined(__APPLE__)
+#include <dlfcn.h>
 #include <sys/sysctl.h>
 #endif
 
@@ -29,6 +31,35 @@ namespace rnnk {
 namespace {
 
 int all_cpus() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
+
+#if !defined(_WIN32)
+// The first line of a small file; "" where there is none.
+std::string first_line(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+// CPUs that `quota` microseconds in every `period` are worth, rounded up; 0: no limit.
+int worth(long long quota, long long period) {
+  return quota > 0 && period > 0 ? static_cast<int>(std::min((quota + period - 1) / period, 1LL << 20)) : 0;
+}
+
+// Of one control group: cpu.max of version 2, "max 100000" or "150000 100000", or the two files of version 1.
+int quota_of(const std::string& group) {
+  long long quota = 0, period = 0;
+  if (std::sscanf(first_line(group + "/cpu.max").c_str(), "%lld %lld", &quota, &period) == 2) return worth(quota, period);
+  if (std::sscanf(first_line(group + "/cpu.cfs_quota_us").c_str(), "%lld", &quota) != 1) return 0;
+  if (std::sscanf(first_line(group + "/cpu.cfs_period_us").c_str(), "%lld", &period) != 1) return 0;
+  return worth(quota, period);
+}
+
+// Whether a list of names with commas between them has this one.
+bool lists(const std::string& names, const char* name) {
+  return ("," + names + ",").find("," + std::string(name) + ",") != std::string::npos;
+}
+#endif
 
 }  // namespace
 
@@ -60,6 +91,13 @@ size_t memory_limit() {
   return GlobalMemoryStatusEx(&status) ? static_cast<size_t>(status.ullTotalPhys) : size_t{4} << 30;
 }
 
+void stay_loaded() {
+  HMODULE self;
+  GetModuleHandleExW(GET_MODULE_HANDLE_EX_FLAG_PIN | GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS,
+                     reinterpret_cast<LPCWSTR>(&stay_loaded), &self);
+}
+
+int quota_cpus(const char*, const char*) { return 0; }
 void* allocate_aligned(size_t alignment, size_t size) { return _aligned_malloc(size, alignment); }
 void free_aligned(void* data) { _aligned_free(data); }
 void around_fork(void (*)(), void (*)(), void (*)()) {}
@@ -69,9 +107,12 @@ void around_fork(void (*)(), void (*)(), void (*)()) {}
 int usable_cpus() {
 #if defined(__linux__)
   cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-#endif
+  const int allowed = sched_getaffinity(0, sizeof set, &set) == 0 ? std::max(1, CPU_COUNT(&set)) : all_cpus();
+  const int paid = quota_cpus("/proc/self/cgroup", "/sys/fs/cgroup");
+  return paid > 0 ? std::min(allowed, paid) : allowed;
+#else
   return all_cpus();
+#endif
 }
 
 int64_t level2_bytes() {
@@ -84,6 +125,30 @@ int64_t level2_bytes() {
 #else
   return 0;
 #endif
+}
+
+int quota_cpus(const char* membership, const char* mount) {
+  int least = 0;
+  const auto take = [&](const std::string& group) {
+    if (const int cpus = quota_of(group); cpus > 0 && (least == 0 || cpus < least)) least = cpus;
+  };
+  std::ifstream groups(membership);
+  for (std::string line; std::getline(groups, line);) {  // "0::/a/b" of version 2, "4:cpu,cpuacct:/a/b" of version 1
+    const size_t one = line.find(':'), two = line.find(':', one + 1);
+    if (one == std::string::npos || two == std::string::npos) continue;
+    const std::string controllers = line.substr(one + 1, two - one - 1), path = line.substr(two + 1);
+    if (!controllers.empty() && !lists(controllers, "cpu")) continue;
+    for (const std::string& top : controllers.empty() ? std::vector<std::string>{"", "/unified"}
+                                                      : std::vector<std::string>{"/" + controllers, "/cpu"}) {
+      // The limit of every group above holds, too. In a container the top is its own group, whatever the path says.
+      take(mount + top);
+      for (size_t end = path.find('/', 1); path.size() > 1; end = path.find('/', end + 1)) {
+        take(mount + top + path.substr(0, end));
+        if (end == std::string::npos) break;
+      }
+    }
+  }
+  return least;
 }
 
 size_t memory_limit() {
@@ -101,6 +166,14 @@ size_t memory_limit() {
     }
   }
   return limit;
+}
+
+void stay_loaded() {
+#if defined(__APPLE__)
+  Dl_info self;
+  if (dladdr(reinterpret_cast<const void*>(&stay_loaded), &self))
+    dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
+#endif  // elsewhere the linker was told: -z nodelete
 }
 
 void* allocate_aligned(size_t alignment, size_t size) { return std::aligned_alloc(alignment, size); }

@@ -5,10 +5,17 @@
 
 namespace rnnk {
 
-int usable_cpus();         // CPUs that this process may run on, at least 1
+int usable_cpus();         // CPUs that this process may run on, or a container's quota pays for; at least 1
 int64_t level2_bytes();    // a core's second-level cache; 0: unknown
 size_t memory_limit();     // bytes that the machine, the process's limits and its container allow
 bool allow_matrix_unit();  // asks the system for the registers of AMX; false: refused
+
+// CPUs that the quotas of this process's control groups pay for, rounded up; 0: no limit. membership: a file like
+// /proc/self/cgroup; mount: where the groups are, like /sys/fs/cgroup.
+int quota_cpus(const char* membership, const char* mount);
+
+// From now on the library stays in memory, whatever its host unloads: its threads run its code.
+void stay_loaded();
 
 // Null when there is no memory. `size` is a multiple of `alignment`, which is a power of two.
 void* allocate_aligned(size_t alignment, size_t size);

@@ -66,7 +66,13 @@ thread_local bool t_in_task = false;
 // The host's threads, where it lent them (team_borrow).
 std::atomic<ParallelFn> g_parallel{nullptr};
 std::atomic<IndexFn> g_index{nullptr};
-std::atomic<int> g_lent{0};  // how many there are
+std::atomic<CountFn> g_count{nullptr};
+
+// How many threads the host grants this thread; `otherwise`: where it says nothing of that.
+int granted(int otherwise) {
+  const CountFn count = g_count.load(std::memory_order_acquire);
+  return count ? std::clamp(count(), 1, kMaxThreads) : otherwise;
+}
 
 struct Job {
   TaskFn fn = nullptr;
@@ -80,17 +86,18 @@ class Team {
   // Born with the caller alone, because two threads may each make one and one of them is thrown away.
   int size() const { return static_cast<int>(size_.load(std::memory_order_relaxed)); }
 
-  // Brings the team to the size last asked for, which may have changed while this waited; false: it came out smaller,
-  // though no host said how many there are.
+  // Brings the team to the size last asked for, which may have changed while this waited; false: it came out smaller.
   bool resize(const std::atomic<int>& wanted) {
     std::lock_guard<std::mutex> busy(busy_);
     const int threads = wanted.load(std::memory_order_relaxed);
     stop();
     start(threads);
-    return size() == threads || g_parallel.load(std::memory_order_relaxed);
+    return size() == threads;
   }
 
   bool try_run(int tasks, int64_t phases, TaskFn fn, const void* data) {
+    const int threads = granted(size());
+    if (threads == 1) return false;
     std::unique_lock<std::mutex> busy(busy_, std::try_to_lock);
     if (!busy.owns_lock()) return false;
     const int64_t first = phase_.load(std::memory_order_relaxed);
@@ -99,9 +106,8 @@ class Team {
     const Job job{fn, data, tasks, first, first + phases};
     if (const ParallelFn parallel = g_parallel.load(std::memory_order_acquire)) {
       Borrowed entry{this, job, g_index.load(std::memory_order_acquire)};
-      // Always as many: libgomp ends threads that a region has no use for, and makes them anew for the next.
-      parallel([](void* p) { static_cast<Borrowed*>(p)->join(); }, &entry,
-               static_cast<unsigned>(g_lent.load(std::memory_order_relaxed)), 0);
+      // All that are granted: libgomp ends threads that a region has no use for, and makes them anew for the next.
+      parallel([](void* p) { static_cast<Borrowed*>(p)->join(); }, &entry, static_cast<unsigned>(threads), 0);
       return true;
     }
     {
@@ -136,9 +142,10 @@ class Team {
   void start(int threads) {
     stopping_ = false;
     if (g_parallel.load(std::memory_order_acquire)) {
-      size_.store(std::min(threads, g_lent.load(std::memory_order_relaxed)), std::memory_order_relaxed);
+      size_.store(threads, std::memory_order_relaxed);
       return;
     }
+    if (threads > 1) stay_loaded();
     workers_.reserve(static_cast<size_t>(threads));
     try {
       for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { serve(i); });
@@ -280,16 +287,20 @@ void team_run(int tasks, int64_t phases, TaskFn fn, const void* job) {
   }
 }
 
-int team_size() { return t_in_task ? 1 : team().size(); }
+int team_size() {
+  if (t_in_task) return 1;
+  const int size = team().size();
+  return std::min(size, granted(size));
+}
 
 bool team_resize(int threads) {
   g_threads.store(threads, std::memory_order_relaxed);
   return team().resize(g_threads);
 }
 
-bool team_borrow(ParallelFn parallel, IndexFn index, int threads) {
+bool team_borrow(ParallelFn parallel, IndexFn index, CountFn count) {
   Team& current = team();  // before: a team that is made afterwards would start no threads, nor stop any
-  g_lent.store(threads, std::memory_order_relaxed);
+  g_count.store(count, std::memory_order_release);
   g_index.store(index, std::memory_order_release);
   g_parallel.store(parallel, std::memory_order_release);
   return current.resize(g_threads);

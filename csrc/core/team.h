@@ -16,14 +16,18 @@ using TaskFn = void (*)(const void* job, int64_t phase, int task, int tasks);
 void team_run(int tasks, int64_t phases, TaskFn fn, const void* job);
 
 // Lends the team a host's threads instead of its own: `parallel` calls fn(data) on up to `threads` of them, the caller among
-// them, and returns when all calls have (GOMP_parallel's signature). It is always asked for `threads`, and the team is never
-// larger. index: of the calling thread in there, from 0, or null. Null parallel: its own again. A forked child is back to its own.
+// them, and returns when all calls have (GOMP_parallel's signature). index: of the calling thread in there, from 0, or null.
+// Null parallel: its own again. A forked child is back to its own.
+//
+// count: how many threads the host grants the calling thread. It is asked at every call, because a host's setting may change
+// between calls and differ from thread to thread. The team never uses more, whosever threads they are. Null: no such limit.
 using ParallelFn = void (*)(void (*fn)(void*), void* data, unsigned threads, unsigned flags);
 using IndexFn = int (*)();
-bool team_borrow(ParallelFn parallel, IndexFn index, int threads);
+using CountFn = int (*)();
+bool team_borrow(ParallelFn parallel, IndexFn index, CountFn count);
 bool team_borrows();
 
-int team_size();  // the caller included
+int team_size();  // for a call of this thread, now; the caller included
 // Waits for a running job. False when the system gave fewer threads; the team works with those.
 bool team_resize(int threads);
 

@@ -328,8 +328,11 @@ def kernels() -> list[tuple[str, str]]:
 
 def set_num_threads(threads: int) -> None: ...
 def get_num_threads() -> int: ...
-def set_pool(parallel: int, index: int = 0, threads: int = 0) -> None:
-    """Addresses of functions as rnnk_set_pool takes them: run on a host's threads. 0: the library's own again."""
+def set_pool(parallel: int, index: int = 0, count: int = 0) -> None:
+    """Addresses of functions as rnnk_set_pool takes them: run on a host's threads, and on no more than count() of them.
+
+    0: the library's own threads, no index, no limit.
+    """
 
 def pool_is_lent() -> bool: ...
 def empty_cache() -> int:

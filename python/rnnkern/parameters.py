@@ -22,12 +22,15 @@ from .devices import HOST, Place, place
 from .options import HasOptions, Options
 from .weights import initial
 
-_lock = threading.Lock()  # held for a few bytecodes at a time: swapping weights, counting training calls
+# Held while an attribute is read, compared and set: swapping weights, counting training calls. A signal's handler may
+# run while its own thread holds it, and may call any layer: so it is re-entrant, and whoever holds it calls nothing,
+# since handlers run where functions are called.
+_lock = threading.RLock()
 
 
 def _renew_lock() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -194,10 +197,15 @@ class Module(HasOptions):
             label = f"{argument}[{name!r}]"
             self._place.check(value, label, shapes[name], name, self._narrow)
         fresh = {name: self._place.copy(value, name) for name, value in params.items()}
-        with _lock:
-            current = self._weights.arrays
-            arrays = {name: fresh.get(name, current[name]) for name in self._names}
-            self._weights = Weights(self._spec, arrays, self._place)
+        while True:  # until nobody else has replaced other parameters meanwhile
+            current = self._weights
+            arrays = {name: fresh.get(name, current.arrays[name]) for name in self._names}
+            weights = Weights(self._spec, arrays, self._place)
+            with _lock:
+                if swapped := self._weights is current:
+                    self._weights = weights
+            if swapped:
+                break
         self._place.settle(params.values())
 
     def _kept(self, arrays: dict[str, np.ndarray[Any, Any]]) -> Weights:

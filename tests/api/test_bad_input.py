@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import ml_dtypes
@@ -372,3 +373,35 @@ def test_threads() -> None:
         with pytest.raises(kind, match="threads: "):
             rk.set_num_threads(bad)
     assert rk.get_num_threads() == before
+
+
+def test_the_native_byte_order_by_its_name() -> None:
+    """As files of HDF5 and NumPy spell it: "<" on a little-endian machine is no other order than "="."""
+
+    def named(array: Any) -> Any:
+        spelled = array.dtype.newbyteorder("<" if sys.byteorder == "little" else ">")
+        return np.frombuffer(array.tobytes(), spelled).reshape(array.shape)
+
+    layer, x = rk.LSTM(IN, H, seed=0), np.random.default_rng(0).standard_normal((T, B, IN)).astype(F32)
+    state = zeros(1, B, H), zeros(1, B, H)
+    mask, reset, lengths = zeros(T, B, dtype=bool), zeros(T, B, dtype=bool), np.array([4, 0, 2])
+    mask[:2] = reset[1] = True
+    wanted = layer(x, state, lengths=lengths, mask=mask, reset=reset)[0]
+    spelled = tuple(named(part) for part in state)
+    assert spelled[0].dtype.byteorder in "<>|"
+    got = layer(named(x), spelled, lengths=named(lengths), mask=named(mask), reset=named(reset))[0]
+    assert np.array_equal(got, wanted)
+    out = np.ndarray((T, B, H), named(x).dtype)
+    layer(named(x), spelled, lengths=named(lengths), mask=mask, reset=reset, out=out)
+    assert np.array_equal(out, wanted)
+    y, _, tape = layer.forward(named(x))
+    grads = layer.backward(tape, named(np.ones_like(y)))
+    assert np.array_equal(grads.x, layer.backward(tape, np.ones_like(y)).x)
+    other = rk.LSTM(IN, H, seed=1)
+    other.update({name: named(value) for name, value in layer.state_dict().items()})
+    assert np.array_equal(other(x)[0], layer(x)[0])
+    cell = rk.LSTMCell(IN, H, seed=0)
+    assert np.array_equal(cell(named(x[0]), (named(zeros(B, H)), named(zeros(B, H))))[0], cell(x[0])[0])
+    arrays = rk.convert.to_system("keras", "lstm", {name: named(v) for name, v in layer.state_dict().items()})
+    back = rk.convert.from_system("keras", "lstm", [named(array) for array in arrays])
+    assert back.keys() == layer.state_dict().keys()

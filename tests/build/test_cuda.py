@@ -1,5 +1,5 @@
 """The CUDA build without a GPU: which build CMake chooses, and what nvcc makes of every kernel instance, held to the
-record (cuda/instances.tsv, written by tests/support/cuda_instances.py). Everything of cuda/ is compiled for sm_90 once."""
+record (cuda/instances.tsv, written by tests/support/cuda_instances.py). All of cuda/ is compiled for sm_90 once."""
 
 from __future__ import annotations
 

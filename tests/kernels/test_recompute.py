@@ -64,12 +64,16 @@ def test_memory_grows_with_the_square_root_of_time() -> None:
     assert _reserve(10_000, False) == 100 * _reserve(100, False)
 
 
+@pytest.mark.parametrize(
+    "masks", [{"dropout": 0.5}, {"zoneout": 0.3}, {"recurrent_dropout": 0.3}], ids=lambda m: next(iter(m))
+)
 @pytest.mark.parametrize("layer", ["RNN", "GRU", "LSTM"])
-def test_layers(layer: str) -> None:
+def test_layers(layer: str, masks: dict[str, float]) -> None:
+    """Random masks, too, are those of the steps in the whole sequence."""
     rng = np.random.default_rng(0)
     make_layer = getattr(rk, layer)
-    plain = make_layer(6, 10, num_layers=2, bidirectional=True, dropout=0.5, seed=1)
-    small = make_layer(6, 10, num_layers=2, bidirectional=True, dropout=0.5, seed=1, recompute=True)
+    plain = make_layer(6, 10, num_layers=2, bidirectional=True, seed=1, **masks)
+    small = make_layer(6, 10, num_layers=2, bidirectional=True, seed=1, recompute=True, **masks)
     assert small.recompute and not plain.recompute
     x = rng.standard_normal((31, 70, 6)).astype(np.float32)
     dy = rng.standard_normal((31, 70, 20)).astype(np.float32)

@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,11 @@ from rnnkern.torch import threads
 
 WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 PARALLEL = ctypes.CFUNCTYPE(None, WORK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+COUNT = ctypes.CFUNCTYPE(ctypes.c_int)
+
+
+def address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 @pytest.fixture(autouse=True)
@@ -108,12 +114,29 @@ def test_hosts_that_send_other_numbers_of_threads(host: Any, set_threads: Callab
     set_threads(2)
     wanted = results()
     sent: list[int] = []
-    parallel = PARALLEL(host(sent))
-    _core.set_pool(ctypes.cast(parallel, ctypes.c_void_p).value or 0, 0, 5)
+    parallel, count = PARALLEL(host(sent)), COUNT(lambda: 5)
+    _core.set_pool(address(parallel), 0, address(count))
     assert results() == wanted
-    assert sent and set(sent) == {5}  # always what was lent, whatever the job needs
-    with pytest.raises(ValueError, match="threads: expected 1 to 256, got 0"):
-        _core.set_pool(ctypes.cast(parallel, ctypes.c_void_p).value or 0, 0, 0)
+    assert sent and set(sent) == {5}  # always what the host grants, whatever the job needs
+
+
+def test_a_host_that_grants_less(set_threads: Callable[[int], None]) -> None:
+    """At each call, to its own pool or to ours; nonsense is as good as one thread, or as the most there may be."""
+    set_threads(4)
+    wanted = results()
+    sent: list[int] = []
+    granted = 1
+    parallel, count = PARALLEL(nobody_else(sent)), COUNT(lambda: granted)
+    for pool in (address(parallel), 0):
+        _core.set_pool(pool, 0, address(count))
+        for said, size in ((1, 1), (3, 3), (0, 1), (-7, 1), (100_000, 4)):
+            granted = said
+            sent.clear()
+            assert rk.get_num_threads() == size
+            assert results() == wanted
+            assert bool(sent) == (size > 1 and pool != 0)
+    _core.set_pool(0)
+    assert rk.get_num_threads() == 4
 
 
 def test_a_stack_of_small_layers_is_one_job(set_threads: Callable[[int], None]) -> None:
@@ -121,7 +144,7 @@ def test_a_stack_of_small_layers_is_one_job(set_threads: Callable[[int], None]) 
     set_threads(2)
     sent: list[int] = []
     parallel = PARALLEL(nobody_else(sent))
-    _core.set_pool(ctypes.cast(parallel, ctypes.c_void_p).value or 0, 0, 2)
+    _core.set_pool(address(parallel))
     x = np.zeros((2000, 1, 48), np.float32)
     rk.LSTM(48, 48)(x)
     assert sent == []
@@ -145,11 +168,18 @@ def test_a_forked_child_is_back_to_its_own(monkeypatch: pytest.MonkeyPatch, set_
 
 
 def alone(code: str, **environment: str) -> str:
-    """What a process of its own prints, with nothing in the environment but what users have."""
+    """What a process of its own prints, with nothing in the environment but what users have. code may be spawned."""
     kept = {k: v for k, v in os.environ.items() if k not in ("RNNKERN_TORCH_THREADS", "OMP_NUM_THREADS")}
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as program:
+        program.write(code)
+        program.flush()
+        return _output(program.name, kept | environment)
+
+
+def _output(program: str, environment: dict[str, str]) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env=kept | environment,
+        [sys.executable, "-W", "ignore", program],
+        env=environment,
         capture_output=True,
         text=True,
     )
@@ -190,6 +220,50 @@ if child == 0:
 assert os.waitpid(child, 0)[1] == 0
 """
     assert alone(code).split() == ["own", "True"]
+
+
+def test_torchs_number_of_threads_counts_at_every_call() -> None:
+    """Set after the import, lowered and raised again, and in another thread than the one that calls."""
+    code = """
+import threading, time, torch, rnnkern as rk, rnnkern.torch as rt
+rk.set_num_threads(8)
+said = []
+for count in (1, 3, 2):
+    torch.set_num_threads(count)
+    said.append(rk.get_num_threads())
+    other = threading.Thread(target=lambda: said.append(rk.get_num_threads()))
+    other.start(), other.join()
+torch.set_num_threads(1)
+layer, x = rt.GRU(256, 512).requires_grad_(False), torch.randn(200, 32, 256)
+layer(x)
+wall, cpu = time.perf_counter(), time.process_time()
+for _ in range(5):
+    layer(x)
+wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+print(*said, cpu < 1.2 * wall)
+"""
+    assert alone(code).split() == ["1", "1", "3", "3", "2", "2", "True"]
+    assert alone(code, OMP_NUM_THREADS="1").split() == ["1", "1", "3", "3", "2", "2", "True"]
+
+
+def test_the_workers_of_a_data_loader_have_one_thread() -> None:
+    code = """
+import torch, rnnkern as rk, rnnkern.torch as rt
+class Data(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+    def __getitem__(self, index):
+        y, _ = rt.LSTM(64, 256).requires_grad_(False)(torch.randn(20, 16, 64))
+        return torch.tensor([rk.get_num_threads(), int(y.isfinite().all())])
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    rk.set_num_threads(2)
+    rt.LSTM(64, 256)(torch.randn(20, 16, 64))
+    for kind in ("fork", "spawn"):
+        loader = torch.utils.data.DataLoader(Data(), num_workers=1, batch_size=None, multiprocessing_context=kind)
+        print(*(entry.tolist() for entry in loader))
+"""
+    assert alone(code).splitlines() == ["[1, 1] [1, 1]"] * 2
 
 
 @pytest.mark.usefixtures("lent")

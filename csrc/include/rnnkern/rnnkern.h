@@ -121,7 +121,7 @@ typedef struct rnnk_problem {
   /* Options of the step; 0 is neutral for each. */
   int64_t proj_size;              /* P: h = W_hr (o * h(c)) has P entries; LSTM alone. 0: h has H, and P = H below */
   int64_t heads;                  /* weight_hh is block-diagonal, of so many blocks: [G*H, H/heads] */
-  double clip;                    /* > 0: the input of every activation is bounded to [-clip, clip] */
+  double clip;                    /* > 0: the inputs of gates and candidate are bounded to [-clip, clip] */
   rnnk_activation activations[3]; /* LSTM: of i f o, of g, of c in the output; GRU: of r z, of n; Elman: one */
   double zoneout[2];        /* in [0, 1]: h, and c, keep their old value: at random with RNNK_TRAIN, else this share of it */
   double recurrent_dropout; /* in [0, 1]: with RNNK_TRAIN one mask a row on what the recurrent product multiplies */
@@ -304,12 +304,15 @@ RNNK_API rnnk_status rnnk_set_num_threads(int32_t threads);
 RNNK_API int32_t rnnk_get_num_threads(void);
 /* A host that has threads of its own lends them, so that two pools do not fight for the cores: `parallel` calls fn(data) on
  * `threads` threads (fewer will do), the caller among them, and returns when all calls have returned (GOMP_parallel is one: flags
- * is 0). It is always asked for this number, and rnnk_get_num_threads is never more. index: the number of the calling thread in
- * there, 0 for the caller; NULL when there is none. parallel NULL: the library's own threads again, as after a fork in the child:
- * do not lend threads to a process that was forked after they were used. Results have the same bits. */
+ * is 0). index: the number of the calling thread in there, 0 for the caller; NULL when there is none. count: how many threads the
+ * calling thread may use (omp_get_max_threads is one), asked at each call of the library; neither the team nor
+ * rnnk_get_num_threads is ever larger. NULL: as many as rnnk_set_num_threads said. parallel NULL: the library's own threads, as
+ * after a fork in the child, where count stays. Do not lend threads to a process that was forked after they were used. Results
+ * have the same bits. */
 typedef void (*rnnk_parallel)(void (*fn)(void* data), void* data, unsigned threads, unsigned flags);
 typedef int (*rnnk_thread_index)(void);
-RNNK_API rnnk_status rnnk_set_pool(rnnk_parallel parallel, rnnk_thread_index index, int32_t threads);
+typedef int (*rnnk_thread_count)(void);
+RNNK_API rnnk_status rnnk_set_pool(rnnk_parallel parallel, rnnk_thread_index index, rnnk_thread_count count);
 RNNK_API int32_t rnnk_pool_is_lent(void);
 
 RNNK_API const char* rnnk_version(void);      /* "0.1.0" */

@@ -104,29 +104,36 @@ void host(void (*fn)(void*), void* data, unsigned threads, unsigned) {
   for (auto& other : others) other.join();
 }
 
+std::atomic<int> g_granted{4};
+int granted() { return g_granted; }
+
 void borrowed_threads() {
   team_resize(3);
   for (const bool numbered : {false, true}) {
-    expect(team_borrow(host, numbered ? number : nullptr, 4) && team_size() == 3, "team_borrow");
+    expect(team_borrow(host, numbered ? number : nullptr, granted) && team_size() == 3, "team_borrow");
     for (int i = 0; i < 300; ++i) Ledger(1 + i % 8, 1 + i % 7).run();
     expect(team_resize(4) && team_size() == 4, "team_resize of borrowed threads");
     Ledger(9, 5).run();
     expect(team_resize(7) && team_size() == 4, "team_resize beyond what is lent");
     Ledger(2, 5).run();
+    g_granted = 2;
+    expect(team_size() == 2, "a host that grants less");
+    Ledger(9, 5).run();
+    g_granted = 4;
     expect(g_most == 4, "another number of threads was asked for than was lent");
     g_most = 0;
     std::thread caller([] {
       for (int i = 0; i < 300; ++i) Ledger(1 + i % 5, 3).run();
     });
     for (int i = 0; i < 100; ++i) {
-      expect(team_borrow(i % 2 ? nullptr : host, nullptr, 4), "team_borrow beside running jobs");
+      expect(team_borrow(i % 2 ? nullptr : host, nullptr, granted), "team_borrow beside running jobs");
       Ledger(4, 3).run();
     }
     caller.join();
     g_most = 0;
     team_resize(3);
   }
-  expect(team_borrow(nullptr, nullptr, 0), "team_borrow of nothing");
+  expect(team_borrow(nullptr, nullptr, nullptr), "team_borrow of nothing");
   g_most = 0;
   Ledger(3, 10).run();
   expect(g_most == 0, "threads given back were used");
