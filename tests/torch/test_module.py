@@ -448,3 +448,55 @@ def test_grad_scaler_and_accumulation() -> None:
         assert scaler.get_scale() == 2.0**10
     for a, b in zip(*steps, strict=True):
         assert torch.allclose(a, b, rtol=0, atol=8 * torch.finfo(torch.float16).eps * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_float32_cell_state_keeps_the_bits_of_the_whole_sequence(dtype: torch.dtype, autocast: bool) -> None:
+    """A half-type LSTM takes c_0 in float32 and then gives c_n in it. In the module's dtype each call rounds c once."""
+    torch.manual_seed(0)
+    layer = rt.LSTM(3, 5, 2, bidirectional=False, proj_size=0)
+    layer = layer if autocast else layer.to(dtype)
+    x = torch.randn(6, 2, 3) if autocast else torch.randn(6, 2, 3).to(dtype)
+    h_0, wide = torch.zeros(2, 2, 5, dtype=dtype), torch.zeros(2, 2, 5)
+
+    def call(x: Any, state: Any) -> Any:
+        with torch.autocast("cpu", dtype, enabled=autocast), torch.no_grad():
+            return layer(x, state)
+
+    y, (h_n, c_n) = call(x, (h_0, wide))
+    assert (y.dtype, h_n.dtype, c_n.dtype) == (dtype, dtype, torch.float32)
+    state, pieces = (h_0, wide), []
+    for step in x.split(1):
+        piece, state = call(step, state)
+        pieces.append(piece)
+    assert torch.equal(torch.cat(pieces), y)
+    assert torch.equal(state[0], h_n) and torch.equal(state[1], c_n)
+    # torch's own dtypes: c is rounded at each border, by half an eps of its size; forget gates only shrink that.
+    state, pieces = (h_0, wide.to(dtype)), []
+    for step in x.split(1):
+        piece, state = call(step, state)
+        pieces.append(piece)
+    assert state[1].dtype == dtype
+    bound = 6 * torch.finfo(dtype).eps * float(c_n.abs().max().clamp(min=1))
+    assert (torch.cat(pieces).float() - y.float()).abs().max() <= bound
+    cell = rt.LSTMCell(3, 5).to(dtype)
+    with torch.no_grad():
+        assert cell(x[0].to(dtype), (h_0[0], wide[0]))[1].dtype == torch.float32
+        assert cell(x[0].to(dtype), (h_0[0], wide[0].to(dtype)))[1].dtype == dtype
+
+
+def test_gradients_through_a_float32_cell_state() -> None:
+    """Kernels, the composed form (second derivatives) and a graph agree on dtypes and values."""
+    torch.manual_seed(0)
+    layer = rt.LSTM(3, 5).bfloat16()
+    x, h_0 = torch.randn(4, 2, 3).bfloat16().requires_grad_(), torch.zeros(1, 2, 5).bfloat16()
+    c_0 = torch.randn(1, 2, 5).requires_grad_()
+    y, (_, c_n) = layer(x, (h_0, c_0))
+    dx, dc = torch.autograd.grad(y.float().square().sum() + c_n.square().sum(), (x, c_0), create_graph=True)
+    assert (dx.dtype, dc.dtype) == (torch.bfloat16, torch.float32)
+    (dx.float().square().sum() + dc.square().sum()).backward()
+    assert c_0.grad is not None and c_0.grad.dtype == torch.float32 and bool(c_0.grad.isfinite().all())
+    compiled = torch.compile(lambda: layer(x, (h_0, c_0)), backend="aot_eager", fullgraph=True)
+    again, (_, c_again) = compiled()
+    assert torch.equal(again, y) and torch.equal(c_again, c_n) and c_again.dtype == torch.float32

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -98,3 +100,30 @@ def test_tensors_of_other_classes_see_an_operator() -> None:
     y = module(torch.randn(T, B, IN).as_subclass(Logged))[0]
     assert isinstance(y, Logged)
     assert any("layer" in name for name in names)
+
+
+def test_the_package_may_be_imported_again() -> None:
+    """Operators are registered once in a process; graphs and modules of before go on, beside those of after."""
+    code = """
+import sys, torch, rnnkern.torch as rt
+x = torch.ones(5, 2, 3)
+torch.manual_seed(0)
+old = rt.LSTM(3, 4)
+wanted = old(x)[0]
+compiled = torch.compile(old, backend="eager", fullgraph=True)
+assert torch.equal(compiled(x)[0], wanted)
+for again in range(2):
+    for name in [n for n in sys.modules if n.split(".")[0] == "rnnkern"]:
+        del sys.modules[name]
+    import rnnkern.torch as new
+    torch.manual_seed(0)
+    fresh = new.LSTM(3, 4)
+    assert new is not rt and type(fresh) is not type(old)
+    for layer in (old, fresh):
+        assert torch.equal(layer(x)[0], wanted)
+        assert torch.equal(torch.compile(layer, backend="eager", fullgraph=True)(x)[0], wanted)
+        layer(x)[0].sum().backward()
+assert torch.equal(compiled(x)[0], wanted)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -80,6 +80,7 @@ def by_operator(
     marks: Marks = NO_MARKS,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """``recurrence`` with lengths and marks as tensors."""
+    operators.refuse_onnx()
     if torch.compiler.is_compiling():
         if (
             torch._C._are_functorch_transforms_active()
@@ -168,7 +169,7 @@ class Recurrence(torch.autograd.Function):
         needs = ctx.needs_input_grad[1:]
         if all(grad is None for grad in grads):
             return (None,) * (1 + len(needs))
-        saved = ctx.saved_tensors
+        saved = _saved(ctx)
         # is_grads_batched=True maps by keys that know no operator from outside torch, and no kernel.
         if operators.maps_batches():
             return (None, *_where(needs, _composed_gradient(ctx.call, grads, saved, needs)))
@@ -178,6 +179,20 @@ class Recurrence(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph
             return (None, *RecurrenceGradient.apply(*arguments))  # type: ignore[no-untyped-call]
         return (None, *_gradient(*arguments))
+
+
+def _saved(ctx: Any) -> Sequence[Any]:
+    """Saved tensors; where one was changed in place, the error says what to do: it is usually y."""
+    try:
+        return ctx.saved_tensors  # type: ignore[no-any-return]
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise RuntimeError(
+            f"{error} (rnnkern.torch: the gradient of a recurrent layer reads its input, output and weights. Was its "
+            "output changed in place, by dropout(inplace=True) or relu_ say? Use the form that is not in place, or "
+            "change a clone() of the output)"
+        ) from error
 
 
 def _watched_gradient(call: Call, needs: Sequence[bool], grads: Sequence[Any], saved: Sequence[Any]) -> list[Any]:

@@ -227,7 +227,7 @@ class Recurrent(StepOptions, Module):
             weights = [weight.to(target) for weight in weights]
             x = x.to(target)
             if states is not None:
-                states = (states[0].to(target), *(s.to(cell_dtype(1 + self._cells, target)) for s in states[1:]))
+                states = (states[0].to(target), *(s.to(cell_dtype(1 + self._cells, target, s)) for s in states[1:]))
         if states or x.dtype is not dtype:
             self._check_dtypes(x, states, dtype)
         if spec is not None and (states or index is not None or spec.gpu is not None):
@@ -264,8 +264,8 @@ class Recurrent(StepOptions, Module):
                 raise RuntimeError(f"hx: expected the dtype of input and weights, {dtype}, got {state.dtype}")
 
     def _takes(self, place: int, given: torch.dtype, dtype: torch.dtype) -> bool:
-        """Whether a state may have another dtype than the weights': one behind h, what the answer has."""
-        return place > 0 and given == cell_dtype(1 + self._cells, dtype)
+        """Whether a state may have another dtype than the weights': one behind h, the wider one of sums and cells."""
+        return place > 0 and given == torch.promote_types(dtype, torch.float32)
 
     def _check_weights(self, weights: list[Tensor], options: Options) -> tuple[torch.dtype, ops.Spec | None]:
         """The weights' common dtype, and the spec; RuntimeError (as torch.nn raises) where they do not fit together.

@@ -72,7 +72,11 @@ def lengths_tensor(lengths: Any, batch: Any, device: torch.device) -> Tensor:
     device: x's.
     """
     if not isinstance(lengths, Tensor):
-        lengths = torch.as_tensor(lengths)
+        if isinstance(lengths, (list, tuple)) and lengths and all(isinstance(n, (int, torch.SymInt)) for n in lengths):
+            # One by one: torch.as_tensor of a list would make each of its numbers a constant of the graph.
+            lengths = torch.stack([torch.scalar_tensor(n, dtype=torch.int64) for n in lengths])
+        else:
+            lengths = torch.as_tensor(lengths)
     if lengths.dtype.is_floating_point or lengths.dtype in (torch.bool, torch.complex64, torch.complex128):
         raise TypeError(f"lengths: expected integers, got dtype {lengths.dtype}")
     if lengths.dim() != 1 or lengths.shape[0] != batch:

@@ -50,7 +50,7 @@ def layer(
     alive, live = _present(lengths, marks, seq_len, batch)
     if live is not None:
         x = torch.where(live, x, 0)  # what is not read may not even meet a zero gradient
-    zeros = x.new_zeros((batch, outputs)), x.new_zeros((batch, cells), dtype=_cell_dtype(x, options))
+    zeros = x.new_zeros((batch, outputs)), x.new_zeros((batch, cells), dtype=_cell_dtype(x, options, c_0))
     last: list[State] = []
     for index in range(options.num_layers):
         outcome = []
@@ -70,6 +70,8 @@ def layer(
                 if borders is not None:
                     state = tuple(torch.where(borders[t], 0, s) for s in state)
                 new = step(each_gx[t], state, t)
+                if new[0].dtype is not x.dtype:  # a c that is wider than h
+                    new = (new[0].to(x.dtype), *new[1:])
                 if live is None:
                     state, steps[t] = new, new[0]
                 else:
@@ -96,8 +98,8 @@ def _layout(params: Sequence[Tensor], options: Options) -> tuple[StepOptions, li
     return chosen, names, chosen.proj_size or hidden, hidden, (cell.states - 1) * hidden
 
 
-def _cell_dtype(x: Tensor, options: Options) -> torch.dtype:
-    return cell_dtype(CELLS[options.cell].states, x.dtype)
+def _cell_dtype(x: Tensor, options: Options, c_0: Tensor | None) -> torch.dtype:
+    return cell_dtype(CELLS[options.cell].states, x.dtype, c_0)
 
 
 def _present(lengths: Tensor | None, marks: Marks, seq_len: int, batch: int) -> tuple[Tensor | None, Tensor | None]:
@@ -267,7 +269,7 @@ def _problem(
     rows = (options.num_layers * directions, x.shape[1])
     all_shapes = ((x.shape[0], x.shape[1], directions * outputs), (*rows, outputs), (*rows, cells))
     shapes = all_shapes[: 3 if cells else 2]
-    dtypes = (x.dtype, x.dtype, _cell_dtype(x, options))
+    dtypes = (x.dtype, x.dtype, _cell_dtype(x, options, primals[2]))
     cotangents = tuple(
         x.new_zeros(shape, dtype=dtype) if grad is None else grad
         for shape, dtype, grad in zip(shapes, dtypes, grads, strict=False)

@@ -205,9 +205,14 @@ def output_like(spec: ops.Spec, batch_first: bool, x: Tensor) -> Tensor:
     return x.new_empty_strided((seq_len, batch, width), (width, seq_len * width, 1))
 
 
-def cell_dtype(states: int, dtype: torch.dtype) -> torch.dtype:
-    """Of c_n: x's, as torch.nn has it; of an sLSTM, whose m is a logarithm, float32 at least."""
-    return torch.promote_types(dtype, torch.float32) if states > 2 else dtype
+def cell_dtype(states: int, dtype: torch.dtype, c_0: Tensor | None = None) -> torch.dtype:
+    """Of c_n: x's, as torch.nn has it, or c_0's where that is wider, so that c passes from call to call unrounded.
+
+    Of an sLSTM, whose m is a logarithm, float32 at least.
+    """
+    if states > 2:
+        return torch.promote_types(dtype, torch.float32)
+    return dtype if c_0 is None else torch.promote_types(dtype, c_0.dtype)
 
 
 def forward(
@@ -253,7 +258,7 @@ def forward(
         marks=marks,
     )
     if c_n is not None and c_n.dtype is not x.dtype:
-        c_n = c_n.to(cell_dtype(spec.states, x.dtype))
+        c_n = c_n.to(cell_dtype(spec.states, x.dtype, c_0))
     return y, h_n, c_n, reserve
 
 

@@ -143,7 +143,7 @@ class RNNBase(Recurrent):
     # The call -------------------------------------------------------------------------------------------------------
 
     def forward(
-        self, input: Any, hx: Any = None, *, lengths: Any = None, mask: Any = None, reset: Any = None
+        self, input: Any, hx: Any = None, lengths: Any = None, mask: Any = None, reset: Any = None
     ) -> tuple[Any, Any]:
         """Run the layers over a whole sequence. Returns (output, state).
 
@@ -159,7 +159,9 @@ class RNNBase(Recurrent):
             border to the step before, in either direction.
 
         The output is [T, B, D*P] in the layout of the input. The state is h_n, for LSTM (h_n, c_n), for sLSTM (h_n,
-        c_n, n_n, m_n).
+        c_n, n_n, m_n). A bfloat16 or float16 LSTM takes c_0 in float32, too, and then returns c_n in float32: a
+        sequence in pieces has the bits of the whole one if every piece, the first included, gets such a c_0. With c in
+        the layer's dtype each piece rounds c once.
 
         On a GPU all tensors but lengths, mask and reset must be there. These three may be on the host, where they are
         checked, or on the GPU, where nothing waits for them. There rnnkern clamps a length outside [0, T], and raises

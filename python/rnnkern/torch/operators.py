@@ -34,16 +34,31 @@ _MARKS = "Tensor? mask=None, Tensor? reset=None"
 _SINCE = f"bool reverse=False, str step='', {_MARKS}"
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
 
-_LIBRARY = torch.library.Library("rnnkern", "DEF")
-_LIBRARY.define(f"layer({_INPUTS}, {_OPTIONS}, {_SINCE}) -> (Tensor y, Tensor h_n, Tensor c_n)", tags=_TAGS)
-_LIBRARY.define(
-    f"layer_train({_INPUTS}, {_OPTIONS}, {_SINCE}) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor reserve)", tags=_TAGS
-)
-_LIBRARY.define(
-    f"layer_backward(Tensor? dy, Tensor? dh_n, Tensor? dc_n, {_INPUTS}, Tensor y, Tensor reserve, {_OPTIONS}, "
-    f"bool reverse, str step, bool[] needs, {_MARKS}) -> Tensor[]",
-    tags=_TAGS,
-)
+
+def _define() -> torch.library.Library | None:
+    """The library of the operators, or None where this process has them already.
+
+    A process has them once, and so they outlive this module: it may be imported again after ``sys.modules`` was
+    cleared, as autoreload does, and graphs of before go on.
+    """
+    home = vars(torch.ops.rnnkern)
+    if "rnnkern_library" in home:
+        return None
+    library = home["rnnkern_library"] = torch.library.Library("rnnkern", "DEF")
+    library.define(f"layer({_INPUTS}, {_OPTIONS}, {_SINCE}) -> (Tensor y, Tensor h_n, Tensor c_n)", tags=_TAGS)
+    library.define(
+        f"layer_train({_INPUTS}, {_OPTIONS}, {_SINCE}) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor reserve)",
+        tags=_TAGS,
+    )
+    library.define(
+        f"layer_backward(Tensor? dy, Tensor? dh_n, Tensor? dc_n, {_INPUTS}, Tensor y, Tensor reserve, {_OPTIONS}, "
+        f"bool reverse, str step, bool[] needs, {_MARKS}) -> Tensor[]",
+        tags=_TAGS,
+    )
+    return library
+
+
+_NEW = _define()
 layer = torch.ops.rnnkern.layer.default
 layer_train = torch.ops.rnnkern.layer_train.default
 layer_backward = torch.ops.rnnkern.layer_backward.default
@@ -123,13 +138,25 @@ def _layer_backward(
 # Shapes alone -------------------------------------------------------------------------------------------------------
 
 
+def refuse_onnx() -> None:
+    """An exporter would only say that it knows no such operator. (Of torch.export's two ways, Dynamo's does not get to
+    see this question but where it asks for shapes.)
+    """
+    if torch.onnx.is_in_onnx_export():
+        raise NotImplementedError(
+            "torch.onnx.export: expected torch.nn's modules, got one of rnnkern.torch, which ONNX has no operator for. "
+            "Call undo() of what replace(model) returned, or load the state_dict into torch.nn's module; export that"
+        )
+
+
 def _fake(keep: bool, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
-    x, _, _, params, _, masks, *rest = arguments
+    refuse_onnx()
+    x, _, c_0, params, _, masks, *rest = arguments
     options, _ = _split(rest)
     spec = spec_for(options, x, params)
     y = output_like(spec, options.batch_first, x)
     rows = (spec.num_layers * spec.directions, x.shape[1])
-    c_n = x.new_empty((*rows, spec.cell_units) if spec.states > 1 else 0, dtype=cell_dtype(spec.states, x.dtype))
+    c_n = x.new_empty((*rows, spec.cell_units) if spec.states > 1 else 0, dtype=cell_dtype(spec.states, x.dtype, c_0))
     answer = (y, x.new_empty((*rows, spec.outputs)), c_n)
     if not keep:
         return answer
@@ -141,7 +168,10 @@ def _fake(keep: bool, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
 def _fake_backward(*arguments: Any) -> list[Tensor]:
     x, h_0, c_0, params = arguments[3:7]
     wanted = zip((x, h_0, c_0, *params), arguments[11 + _WIDTH], strict=True)
-    return [x.new_empty(value.shape if need and value is not None else 0) for value, need in wanted]
+    return [
+        x.new_empty(0) if value is None or not need else x.new_empty(value.shape, dtype=value.dtype)
+        for value, need in wanted
+    ]
 
 
 # Gradients ----------------------------------------------------------------------------------------------------------
@@ -273,12 +303,12 @@ def _map_backward(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
     return one_by_one(layer_backward, info.batch_size, in_dims, arguments)
 
 
-def _register() -> None:
+def _register(library: torch.library.Library) -> None:
     for device in ("CPU", "CUDA"):
-        _LIBRARY.impl("layer", _layer, device)
-        _LIBRARY.impl("layer_train", _layer_train, device)
-        _LIBRARY.impl("layer_backward", _layer_backward, device)
-    _LIBRARY.impl("layer", _record, "Autograd", with_keyset=True)
+        library.impl("layer", _layer, device)
+        library.impl("layer_train", _layer_train, device)
+        library.impl("layer_backward", _layer_backward, device)
+    library.impl("layer", _record, "Autograd", with_keyset=True)
     fakes = {
         "layer": lambda *arguments: _fake(False, arguments),
         "layer_train": lambda *arguments: _fake(True, arguments),
@@ -286,12 +316,13 @@ def _register() -> None:
     }
     rules = {"layer": _map, "layer_train": _map_train, "layer_backward": _map_backward}
     for name in fakes:
-        torch.library.register_fake(f"rnnkern::{name}", fakes[name], lib=_LIBRARY)
-        torch.library.register_vmap(f"rnnkern::{name}", rules[name], lib=_LIBRARY)
-    torch.library.register_autograd("rnnkern::layer_train", _differentiate, setup_context=_save, lib=_LIBRARY)
+        torch.library.register_fake(f"rnnkern::{name}", fakes[name], lib=library)
+        torch.library.register_vmap(f"rnnkern::{name}", rules[name], lib=library)
+    torch.library.register_autograd("rnnkern::layer_train", _differentiate, setup_context=_save, lib=library)
     torch.library.register_autograd(
-        "rnnkern::layer_backward", _differentiate_backward, setup_context=_save_backward, lib=_LIBRARY
+        "rnnkern::layer_backward", _differentiate_backward, setup_context=_save_backward, lib=library
     )
 
 
-_register()
+if _NEW is not None:
+    _register(_NEW)

@@ -71,14 +71,16 @@ ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
 
 
 def _functions(own: tuple[str, ...], options: Options) -> list[_Function]:
-    """The step's activations, each behind the bound of its input. own: the plain cell's."""
+    """The step's activations, each behind the bound of its input (LSTM's output activation has none). own: the plain
+    cell's.
+    """
     entries = options.activations or tuple((name, 0.0, 0.0) for name in own)
 
-    def bounded(name: str, alpha: float, beta: float) -> _Function:
-        f, clip = ACTIVATIONS[name], options.clip
+    def bounded(clip: float, name: str, alpha: float, beta: float) -> _Function:
+        f = ACTIVATIONS[name]
         return lambda v: f(v.clamp(-clip, clip) if clip else v, alpha, beta)
 
-    return [bounded(*entry) for entry in entries]
+    return [bounded(options.clip if place < 2 else 0.0, *entry) for place, entry in enumerate(entries)]
 
 
 def _normalised(v: Tensor) -> Tensor:
