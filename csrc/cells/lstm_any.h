@@ -1,5 +1,6 @@
 // LSTM with every option: peepholes (F. Gers, J. Schmidhuber, 2000), coupled gates f = 1 - i (K. Greff et al., 2015), any
-// activations, clip; layer normalisation (J. Ba et al., 2016), projection (H. Sak et al., 2014). Gates i f g o:
+// activations, clip (of the inputs of F and G); layer normalisation (J. Ba et al., 2016), projection (H. Sak et al., 2014).
+// Gates i f g o:
 //   v = gx + gh (of layer norm: what the driver makes of each)   v_i += p_i c'   v_f += p_f c'   v_o += p_o c
 //   i, f, o = F(v)   g = G(v)   c = f c' + i g   m = o H(c), or o H(gamma_c LN(c) + beta_c)   h = m, or W_hr m.
 // Saved: i f g o c and, of layer norm, H's gate. Vectors p [3, H]: i f o.
@@ -35,9 +36,9 @@ struct LstmOf {
       const auto o = gate(q, q.o->f, vo, q.saved[3]);
       q.s_new[1] = q.saved[4] = c;
       if constexpr (Norm) q.carry[0] = o, q.emit = c;
-      else give(q, o * at(q, q.o->h, c).y);
+      else give(q, o * activate(q.o->h, c));
     } else if constexpr (Norm && stage == 1) {
-      give(q, q.carry[0] * gate(q, q.o->h, q.gh[0], q.saved[5]));
+      give(q, q.carry[0] * output_gate(q, q.o->h, q.gh[0], q.saved[5]));
     } else {
       q.s_new[0] = q.gh[0];
     }
@@ -56,7 +57,7 @@ struct LstmOf {
       q.ds_prev[0] = zero;
     } else if constexpr (Norm && stage == 1) {
       const auto dm = Projected ? q.demit : q.ds[0];
-      const auto o = recall(q, q.o->f, q.saved[3]), t = recall(q, q.o->h, q.saved[5]);
+      const auto o = recall(q, q.o->f, q.saved[3]), t = output_recall(q, q.o->h, q.saved[5]);
       q.dgh[0] = dm * o.y * t.slope;
       q.dcarry[0] = dm * t.y;
       q.ds_prev[1] = q.ds[1];  // c's own gradient waits for stage 0
@@ -71,7 +72,7 @@ struct LstmOf {
         dc = dc + q.demit, d_o = q.dcarry[0];
       } else {
         const auto dm = Projected ? q.demit : q.ds[0];
-        const auto t = at(q, q.o->h, c);
+        const auto t = output_at(q.o->h, c);
         d_o = dm * t.y, dc = fma(dm * o.y, t.slope, dc);
       }
       q.dgx[3] = d_o * o.slope;

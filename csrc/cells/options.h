@@ -31,7 +31,7 @@ template <class T>
 struct CellOptions {
   Function<T> f, g, h;  // LSTM: of i f o, of g, of the cell's output; GRU: of r z, of n; Elman: f alone
   bool clipped;
-  T clip;  // bound of every activation's input
+  T clip;  // bound of the input of every activation but h of LSTM, as onnxruntime and OpenVINO have it
   bool peephole, coupled;
   bool keeps_input;  // clip, or an activation whose slope does not follow from its value: the input is saved instead
 };
@@ -132,28 +132,39 @@ struct Gate {
 template <class V>
 Gate(V, V) -> Gate<V>;  // clang before 17 deduces none for an aggregate
 
-// The activation of a pre-activation, and what BPTT will need of it.
 template <class Q, class V>
-RNNK_HD V gate(const Q& q, const Function<typename V::T>& fn, V v, V& saved) {
-  if (q.o->clipped) v = fmin(V::set1(q.o->clip), fmax(V::set1(-q.o->clip), v));
+RNNK_HD V clipped(const Q& q, V v) {
+  return q.o->clipped ? fmin(V::set1(q.o->clip), fmax(V::set1(-q.o->clip), v)) : v;
+}
+
+// An activation without a clip before it, and what BPTT will need of it.
+template <class Q, class V>
+RNNK_HD V output_gate(const Q& q, const Function<typename V::T>& fn, V v, V& saved) {
   const V y = activate(fn, v);
   saved = q.o->keeps_input ? v : y;
   return y;
 }
-// The same of an input, which may already be clipped.
+template <class V>
+RNNK_HD Gate<V> output_at(const Function<typename V::T>& fn, V v) {
+  const V y = activate(fn, v);
+  return {y, slope(fn, v, y)};
+}
 template <class Q, class V>
-RNNK_HD Gate<V> at(const Q& q, const Function<typename V::T>& fn, V v) {
-  const V one = V::set1(1), bound = V::set1(q.o->clip);
-  const V x = q.o->clipped ? fmin(bound, fmax(-bound, v)) : v;
-  Gate<V> out{activate(fn, x), one};
-  out.slope = slope(fn, x, out.y);
-  if (q.o->clipped) out.slope = select(less(absolute(v), bound), out.slope, V::set1(0));
-  return out;
+RNNK_HD Gate<V> output_recall(const Q& q, const Function<typename V::T>& fn, V saved) {
+  if (q.o->keeps_input) return output_at(fn, saved);
+  return {saved, slope(fn, saved, saved)};  // sigmoid, tanh and relu alone
+}
+
+// The same of a gate's pre-activation, which is clipped.
+template <class Q, class V>
+RNNK_HD V gate(const Q& q, const Function<typename V::T>& fn, V v, V& saved) {
+  return output_gate(q, fn, clipped(q, v), saved);
 }
 template <class Q, class V>
 RNNK_HD Gate<V> recall(const Q& q, const Function<typename V::T>& fn, V saved) {
-  if (q.o->keeps_input) return at(q, fn, saved);
-  return {saved, slope(fn, saved, saved)};  // sigmoid, tanh and relu alone
+  Gate<V> out = output_recall(q, fn, saved);
+  if (q.o->clipped) out.slope = select(less(absolute(saved), V::set1(q.o->clip)), out.slope, V::set1(0));
+  return out;
 }
 
 // Zoneout (D. Krueger et al., 2016, arXiv 1606.01305) of one vector: which share of the old state it keeps.

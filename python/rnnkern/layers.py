@@ -28,9 +28,9 @@ class RNN(Layer):
 
     Options of the step (equations and sources: docs/options.md). A combination that no kernel supports is an error:
 
-    clip: bound of the input of every activation: [-clip, clip], as in ONNX.
-    activations: one of ONNX's eleven activations, by name or as (name, alpha, beta). GRU takes two (for r and z, for
-        n), LSTM three (for i, f and o, for g, for the output).
+    clip: bound of the inputs of the gates and of the candidate: [-clip, clip], as in onnxruntime. c is not clipped.
+    activations: of ONNX's eleven activations, each by name or as (name, alpha, beta). RNN takes one, GRU a sequence of
+        two (for r and z, for n), LSTM of three (for i, f and o, for g, for the output).
     layer_norm: normalise W_ih x and W_hh h' over each row before adding the biases: gamma_ih, gamma_hh [G*H]. LSTM also
         normalises c in its output: gamma_c, beta_c [H].
     zoneout: probability that an element of h keeps its old value; LSTM also takes a pair, for h and c. Inference uses

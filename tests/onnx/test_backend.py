@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 from onnx.backend.test.runner import Runner
@@ -139,7 +140,11 @@ def test_a_models_inputs() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(got, again, strict=True))
     for inputs, kind, said in (
         ([feeds["X"]], ValueError, r"inputs: expected 3 arrays \(X, sequence_lens, initial_h\), got 1"),
-        ({**feeds, "W": case.values["W"]}, ValueError, r"inputs: expected .* \(initializers are fixed\), got .*W"),
+        (
+            {**feeds, "W": case.values["W"]},
+            ValueError,
+            r"inputs: expected .* \(other initializers are fixed\), got .*W",
+        ),
         ({**feeds, "X": feeds["X"].astype(np.float64)}, TypeError, "input 'X': expected dtype float32, got float64"),
         ({**feeds, "X": feeds["X"][:2]}, ValueError, r"input 'X': expected shape \[4, 3, 3\], got \[2, 3, 3\]"),
     ):
@@ -170,3 +175,81 @@ def test_no_steps_and_no_rows(op: str, T: int, B: int) -> None:
     got = ro.run_model(case.model(), case.feeds())
     assert got["Y"].shape == (T, 2, B, 5) and not any(value.any() for value in got)
     assert got["Y_h"].shape == (2, B, 5)
+
+
+# Files that are common but not canonical: what onnxruntime accepts runs, what it refuses is refused -----------------
+
+
+def unsaid(model: onnx.ModelProto, what: str) -> onnx.ModelProto:
+    """The model with less said of its inputs and outputs, or sizes of -1."""
+    for value in model.graph.input:
+        if what == "-1":
+            for dim in value.type.tensor_type.shape.dim:
+                dim.dim_value = -1
+        if what == "inputs without a shape":
+            value.type.tensor_type.ClearField("shape")
+    for value in model.graph.output:
+        if what == "outputs without a shape":
+            value.type.tensor_type.ClearField("shape")
+        if what == "outputs without a type":
+            value.ClearField("type")
+    return model
+
+
+@pytest.mark.parametrize("what", ["-1", "inputs without a shape", "outputs without a shape", "outputs without a type"])
+def test_shapes_that_are_not_said(what: str) -> None:
+    case = with_states(model_of("LSTM"), [4, 0, 2])
+    wanted = ro.run_model(case.model(), case.feeds())
+    model = unsaid(case.model(), what)
+    assert all(np.array_equal(a, b) for a, b in zip(ro.run_model(model, case.feeds()), wanted, strict=True))
+    assert model == unsaid(case.model(), what)  # the check left it alone
+    judge = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert len(judge.run(None, case.feeds())) == len(wanted)
+
+
+def test_a_layer_of_a_model_with_sizes_of_minus_one() -> None:
+    case = model_of("GRU", linear_before_reset=1)
+    layer = ro.from_onnx(unsaid(case.model(), "-1"))
+    x = case.values["X"]
+    assert np.array_equal(layer(x)[0], ro.from_onnx(case.model())(x)[0])
+
+
+def test_a_size_of_0_is_one_as_for_onnxruntime() -> None:
+    case = model_of("GRU", linear_before_reset=1)
+    model = case.model()
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 0
+    judge = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for run in (judge.run, lambda _, feeds: ro.run_model(model, feeds)):
+        with pytest.raises(Exception, match=r"(?i)expected"):
+            run(None, case.feeds())
+
+
+@pytest.mark.parametrize("version", [3, 4, 8])
+def test_inputs_with_a_default(version: int) -> None:
+    """From IR version 4 on an initializer that is also an input is its default; before, it was fixed."""
+    case = with_states(model_of("LSTM"), [4, 3, 2])
+    feeds = case.feeds()
+    model = case.model()
+    model.ir_version = version
+    model.opset_import[0].version = 7 if version == 3 else 14
+    names = {value.name for value in model.graph.input}
+    default = np.full_like(feeds["initial_h"], 0.25)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(default, "initial_h"))
+    for tensor in model.graph.initializer:
+        if tensor.name not in names:
+            model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    judge = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    prepared = ro.prepare(model)
+    assert "initial_h" not in prepared.inputs
+    required = {name: feeds[name] for name in prepared.inputs}
+    calls = [required, {**required, "initial_h": feeds["initial_h"]}, {**required, "W": 2 * case.values["W"]}, required]
+    for given in calls:
+        if version < 4 and given is not required:
+            with pytest.raises(ValueError, match="initializers are fixed"):
+                prepared.run(given)
+            continue
+        for got, wanted in zip(prepared.run(given), judge.run(None, given), strict=True):
+            assert error(got, wanted) <= 32 * EPS["float32"]
+    if version >= 4:
+        with pytest.raises(ValueError, match=r"input 'initial_h': expected shape"):
+            prepared.run({**required, "initial_h": feeds["initial_h"][:, :1]})

@@ -74,7 +74,6 @@ def test_the_judge_is_onnxruntimes(op: str) -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(model_of("LSTM", clip=0.4), id="clip leaves the cell's last activation out"),
         *(
             pytest.param(model_of(op, activations=[*DEFAULTS[op][:-1], "ThresholdedRelu"]), id=f"alpha of {op} is 0")
             for op in OPS

@@ -79,7 +79,7 @@ def written_out(cell: str, p: dict[str, torch.Tensor], x: Any, h: Any, c: Any, o
             f = 1 - i if options.coupled else bound(vf + p_f * c).sigmoid()
             c = f * c + i * bound(vg).tanh()
             o = bound(vo + p_o * c).sigmoid()
-            h = o * bound(normed(c, (H,), p["gamma_c"], p["beta_c"]) if options.layer_norm else c).tanh()
+            h = o * (normed(c, (H,), p["gamma_c"], p["beta_c"]) if options.layer_norm else c).tanh()
             h = h @ p["weight_hr"].T if "weight_hr" in p else h
         outputs.append(h)
     return torch.stack(outputs), h, c
@@ -227,7 +227,7 @@ AFFINE, PLAIN = ("Affine", 0.5, 0.125), ("LeakyRelu", 0.125, 0.0)
         ("lstm", Options(peephole=True), {}),
         ("lstm", Options(coupled=True), {"input_forget": 1}),
         ("lstm", Options(peephole=True, coupled=True), {"input_forget": 1}),
-        ("lstm", Options(clip=4.0), {"clip": 4.0}),
+        ("lstm", Options(clip=0.5), {"clip": 0.5}),
         ("rnn_tanh", Options(clip=0.5), {"clip": 0.5}),
         ("rnn_tanh", (PLAIN,), None),
         ("gru", (HARD, SCALED), None),
@@ -235,7 +235,7 @@ AFFINE, PLAIN = ("Affine", 0.5, 0.125), ("LeakyRelu", 0.125, 0.0)
     ],
 )
 def test_against_onnx_runtime(cell: str, options: Any, attributes: dict[str, Any] | None, reverse: bool) -> None:
-    """With lengths. Its LSTM does not clip the input of the last activation, as ONNX's text has it: so |c| < clip."""
+    """With lengths. LSTM's clip is far below the gates' inputs and below |c|, which it must leave alone."""
     if attributes is None:
         entries, options = options, Options(activations=tuple((n.lower(), a, b) for n, a, b in options))
         attributes = onnx_activations(*entries) | ({"linear_before_reset": 1} if cell == "gru" else {})
@@ -248,7 +248,7 @@ def test_against_onnx_runtime(cell: str, options: Any, attributes: dict[str, Any
     y, h_n, c_n, saved = reference.layer(cell, params, x, h_0, c_0, LENGTHS, reverse, options=options)
     if c_n is not None and options.clip:
         cs = [np.abs(tape.c).max() for _, _, tape in saved.steps]
-        assert max(cs) < options.clip < max(np.abs(tape.inputs[0]).max() for _, _, tape in saved.steps)
+        assert max(cs) > 1.5 * options.clip < max(np.abs(tape.inputs[0]).max() for _, _, tape in saved.steps)
     ours = [y, h_n] if c_n is None else [y, h_n, c_n]
     for got, wanted in zip(theirs, ours, strict=True):
         close(got, wanted, eps=float(np.finfo(np.float32).eps))

@@ -1,7 +1,8 @@
 """Graphs of recurrent nodes and glue, and the interface of onnx.backend.base on top of them.
 
 A graph is compiled to a list of steps. Steps whose inputs are all constant run once, in ``prepare``; recurrent nodes
-whose weights are constant hold their layers, others make them at every call.
+whose weights are constant hold their layers, others make them at every call. Inputs with a default (an initializer of
+their name, from IR version 4 on) count as constants, until a call gives one: then the graph is compiled once more.
 """
 
 from __future__ import annotations
@@ -113,10 +114,12 @@ class Step:
 
 
 class Prepared(base.BackendRep):
-    """A compiled model. ``inputs`` and ``outputs`` are the graph's names in order; initializers are no inputs."""
+    """A compiled model. ``inputs`` and ``outputs`` are the graph's names in order; ``defaults`` are the initializers
+    that a call may replace, by name, and no inputs.
+    """
 
-    def __init__(self, model: onnx.ModelProto, hold: bool = True) -> None:
-        # hold: make the layers of constant weights now.
+    def __init__(self, model: onnx.ModelProto, hold: bool = True, given: bool = False) -> None:
+        # hold: make the layers of constant weights now. given: a call will give the inputs that have defaults.
         graph, opset = model.graph, opset_of(model)
         if model.functions:
             names = ", ".join(function.name for function in model.functions)
@@ -124,11 +127,19 @@ class Prepared(base.BackendRep):
         if graph.sparse_initializer:
             raise NotImplementedError("model: sparse initializers are not there")
         self.constants: Values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-        self.types = {value.name: value.type for value in graph.input if value.name not in self.constants}
+        types = {value.name: value.type for value in graph.input}
+        # Before IR version 4 every initializer had to be named among the inputs, and was no input for that.
+        overridable = [name for name in types if name in self.constants] if model.ir_version >= 4 else []
+        self.defaults: Values = {name: self.constants[name] for name in overridable}
+        self.types = {name: kind for name, kind in types.items() if name not in self.constants or name in self.defaults}
         for name, kind in self.types.items():
             if not kind.HasField("tensor_type"):
                 raise NotImplementedError(f"input {name!r}: expected a tensor, got {kind.WhichOneof('value')}")
-        self.inputs = tuple(self.types)
+        self.inputs = tuple(name for name in self.types if name not in self.defaults)
+        self._model = model if self.defaults else None
+        self._given: Prepared | None = None  # the graph without its defaults, once a call replaced one
+        if given:
+            self.constants = {name: value for name, value in self.constants.items() if name not in self.defaults}
         self.outputs = tuple(value.name for value in graph.output)
         self.steps: list[Step] = []
         for proto in graph.node:
@@ -145,10 +156,13 @@ class Prepared(base.BackendRep):
             value.flags.writeable = False
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """inputs: arrays in the order of ``inputs``, or a mapping of names; -> a tuple, also indexed by output name."""
+        """inputs: arrays in the order of ``inputs``, or a mapping of names, of which those with a default may be among
+        them; -> a tuple, also indexed by output name.
+        """
         if kwargs:
             raise TypeError(f"run: expected no options, got {', '.join(kwargs)}")
-        values = self.compute(self._take(inputs))
+        given = self._take(inputs)
+        values = self.compute(given) if given.keys() <= set(self.inputs) else self._replaced(given)
         outputs = (np.asarray(values[name]) for name in self.outputs)
         answer: tuple[Any, ...] = base.namedtupledict("Outputs", self.outputs)(*outputs)
         return answer
@@ -160,6 +174,13 @@ class Prepared(base.BackendRep):
             values |= step.run(values, **options)
         return values
 
+    def _replaced(self, given: Values) -> Values:
+        """``compute`` where a call gives an input that has a default."""
+        if self._given is None:
+            assert self._model is not None
+            self._given = Prepared(self._model, given=True)
+        return self._given.compute({**self.defaults, **given})
+
     def _take(self, inputs: Any) -> Values:
         if isinstance(inputs, Mapping):
             given = dict(inputs)
@@ -168,27 +189,57 @@ class Prepared(base.BackendRep):
             if len(inputs) != len(self.inputs):
                 said = ", ".join(self.inputs) or "none"
                 raise ValueError(f"inputs: expected {len(self.inputs)} arrays ({said}), got {len(inputs)}")
-        if set(given) != set(self.inputs):
+        if not set(self.inputs) <= set(given) <= set(self.types):
             said = ", ".join(map(str, given)) or "none"
+            optional = f" and, if you like, {', '.join(self.defaults)}" if self.defaults else ""
             raise ValueError(
-                f"inputs: expected {', '.join(self.inputs) or 'none'} (initializers are fixed), got {said}"
+                f"inputs: expected {', '.join(self.inputs) or 'none'}{optional} (other initializers are fixed), "
+                f"got {said}"
             )
-        return {name: _fit(name, given[name], self.types[name].tensor_type) for name in self.inputs}
+        return {name: _fit(name, given[name], self.types[name].tensor_type) for name in self.types if name in given}
 
 
 def _fit(name: str, value: Any, expected: Any) -> Array:
-    """An input of the graph's declared dtype and of its fixed sizes."""
+    """An input of the graph's declared dtype and of its fixed sizes. A size below 0 is none, as in onnxruntime."""
     array = np.asarray(value)
     dtype = helper.tensor_dtype_to_np_dtype(expected.elem_type)
     if array.dtype != dtype:
         raise TypeError(f"input {name!r}: expected dtype {dtype.name}, got {array.dtype.name}")
     if not expected.HasField("shape"):
         return array
-    sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in expected.shape.dim]
+    sizes = [size_of(dim) for dim in expected.shape.dim]
     if len(sizes) != array.ndim or any(e not in (None, n) for e, n in zip(sizes, array.shape, strict=False)):
-        said = ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in expected.shape.dim)
+        said = ", ".join(
+            dim.dim_param or ("?" if size_of(dim) is None else str(size_of(dim))) for dim in expected.shape.dim
+        )
         raise ValueError(f"input {name!r}: expected shape [{said}], got {list(array.shape)}")
     return array
+
+
+def size_of(dim: Any) -> int | None:
+    """A fixed size of a declared shape; None: any."""
+    return dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
+
+
+def check_model(model: onnx.ModelProto) -> None:
+    """``onnx.checker.check_model``; but as in onnxruntime, inputs and outputs need no shape and outputs no type."""
+    graph = model.graph
+    bare = [value for value in (*graph.input, *graph.output) if _is_bare(value.type)]
+    if not bare and all(value.HasField("type") for value in graph.output):
+        return onnx.checker.check_model(model)
+    filled = onnx.ModelProto()
+    filled.CopyFrom(model)
+    for value in filled.graph.output:
+        if not value.HasField("type"):
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    for value in (*filled.graph.input, *filled.graph.output):
+        if _is_bare(value.type):
+            value.type.tensor_type.shape.SetInParent()  # the checker compares it with nothing
+    return onnx.checker.check_model(filled)
+
+
+def _is_bare(kind: Any) -> bool:
+    return kind.HasField("tensor_type") and not kind.tensor_type.HasField("shape")
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -210,7 +261,7 @@ class Backend(base.Backend):
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> Prepared:
         """Check a model (onnx.checker) and compile it. NotImplementedError names what is not there."""
         cls._check(device, kwargs)
-        onnx.checker.check_model(model)
+        check_model(model)
         return Prepared(model)
 
     @classmethod

@@ -51,7 +51,7 @@ def from_onnx(
         raise TypeError(f"source: expected an onnx.ModelProto or an onnx.NodeProto, got {type(source).__name__}")
     if weights is not None or opset is not None:
         raise TypeError("weights, opset: expected none with a model, which has its own")
-    onnx.checker.check_model(source)
+    backend.check_model(source)
     prepared = Prepared(source, hold=False)
     return backend.make_layer(_stack(_look(prepared), prepared))
 
@@ -110,11 +110,12 @@ def _look(prepared: Prepared) -> tuple[list[_Seen], Values]:
         return seen[-1].answered
 
     given = {}
-    for name, kind in prepared.types.items():
-        tensor = kind.tensor_type
+    for name in prepared.inputs:
+        tensor = prepared.types[name].tensor_type
         if not tensor.HasField("shape"):
             raise NotImplementedError(f"input {name!r}: expected a shape (its sizes may be symbols), got none")
-        shape = tuple(dim.dim_value if dim.HasField("dim_value") else _UNKNOWN for dim in tensor.shape.dim)
+        sizes = [backend.size_of(dim) for dim in tensor.shape.dim]
+        shape = tuple(_UNKNOWN if size is None else size for size in sizes)
         given[name] = draw(shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     prepared.compute(given, compute=answer)
     if not seen:

@@ -6,9 +6,9 @@ the operand of the recurrent product: h', or what recurrent dropout left of it; 
     gx = W x + b_ih [n, G*H]        gh = R u + b_hh [n, G*H]        W = weight_ih [G*H, I], R = weight_hh [G*H, P]
 
 with ``layer_norm``, gx = gamma_ih*norm(W x) + b_ih and gh = gamma_hh*norm(R u) + b_hh. Gate order is PyTorch's:
-``i f g o`` and ``r z n``; sLSTM's is ``i f z o``. Every activation bounds its input by ``clip``. R arrives here as a
-full matrix: ``heads`` and ``independent`` say only which of its entries are parameters, and are layer.py's, as are
-zoneout, masks and lengths.
+``i f g o`` and ``r z n``; sLSTM's is ``i f z o``. Every activation but LSTM's on the way from c to h bounds its input
+by ``clip``. R arrives here as a full matrix: ``heads`` and ``independent`` say only which of its entries are
+parameters, and are layer.py's, as are zoneout, masks and lengths.
 """
 
 from __future__ import annotations

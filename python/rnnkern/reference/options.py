@@ -24,7 +24,7 @@ class Options:
 
     peephole: bool = False  # LSTM: i += p_i*c', f += p_f*c', o += p_o*c
     coupled: bool = False  # LSTM: f = 1 - i; the rows of f in the parameters are not used
-    clip: float | None = None  # bound on the input of every activation
+    clip: float | None = None  # bound on the input of every activation but LSTM's h
     activations: tuple[tuple[str, float, float], ...] | None = None  # (name, alpha, beta): RNN f, GRU f g, LSTM f g h
     reset_after: bool = True  # GRU: False puts the reset gate before the product
     layer_norm: bool = False  # of W x, of R h', and of the LSTM's c on its way to h
@@ -35,11 +35,15 @@ class Options:
 
 
 def activations_of(cell: str, options: Options) -> list[Activation]:
-    """The cell's own, or those of ``options``, in ONNX's order: RNN f; GRU f, g; LSTM f, g, h."""
+    """The cell's own, or those of ``options``, in ONNX's order: RNN f; GRU f, g; LSTM f, g, h.
+
+    ``clip`` bounds the inputs of f and g, not of h: so do onnxruntime 1.31 and OpenVINO 2026.4, where ONNX's text ("the
+    input of activations") leaves it open.
+    """
     chosen = _OWN[cell] if options.activations is None else list(options.activations)
     if len(chosen) != len(_OWN[cell]):
         raise ValueError(f"activations: expected {len(_OWN[cell])} for {cell!r}, got {len(chosen)}")
-    return [Activation(*entry, clip=options.clip) for entry in chosen]
+    return [Activation(*entry, clip=options.clip if place < 2 else None) for place, entry in enumerate(chosen)]
 
 
 def check_options(cell: str, options: Options) -> None:
