@@ -112,7 +112,8 @@ def from_system(
     """The arrays of another system -> a state dict in PyTorch's names, layout and order; ``to_system`` backwards.
 
     arrays: what ``to_system`` returns for the system, say ``model.get_weights()`` of Keras or ``[params]`` of one Flax
-    cell; NumPy arrays or host arrays of any library with DLPack. Other arguments and errors are ``to_system``'s.
+    cell; NumPy arrays or host arrays of any library with DLPack. Keras: also those of CuDNNLSTM and CuDNNGRU, and of
+    Keras 1. Other arguments and errors are ``to_system``'s.
 
     Where the system has one bias it becomes ``bias_ih`` and ``bias_hh`` is zero (but for the rows of n, where the
     system has a bias for those); without biases there the state dict has none. New arrays of the same dtype.
@@ -123,6 +124,8 @@ def from_system(
     if isinstance(arrays, (Mapping, np.ndarray)) or not isinstance(arrays, Sequence):
         raise TypeError(f"arrays: expected a list, as to_system({system!r}, ...) returns, got {type(arrays).__name__}")
     source, target = rows(system, key), _torch_rows(system, key)
+    if found.modern is not None:
+        arrays = found.modern(key, arrays, len(suffixes))
     units, labels = _split(found, source, arrays, num_layers, len(suffixes) // num_layers)
     needed = {"weight", "bias"} if found.always_bias else {"weight"}
     state_dict: dict[str, Array] = {}

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
+from . import keras_versions
 from .weights import ORDER
 
 ONE_GATE = "h"  # the name of the only block of what has no gates: all of an RNN, weight_hr, gamma_c, beta_c
@@ -35,6 +37,8 @@ class System(NamedTuple):
     cells: dict[str, dict[str, str]]
     leading_ones: int = 0  # of "layers": axes of length one before the directions
     forget_bias: float | None = None  # LSTM: what the system adds to the forget gate at run time, beside its bias
+    # (a key of cells, arrays, layers times directions) -> the arrays of older versions as these rows describe them
+    modern: Callable[[str, Sequence[Any], int], list[Any]] | None = None
 
 
 # PyTorch's own, without the suffix _l{k}{_reverse}, in the order of a state dict.
@@ -96,6 +100,7 @@ SYSTEMS: dict[str, System] = {
             RESET_BEFORE: _KERAS | _BIAS,
             "lstm": _KERAS | _BIAS,
         },
+        modern=keras_versions.modern,
     ),
     "flax": System(  # linen: LSTMCell and OptimizedLSTMCell, GRUCell, SimpleCell
         "cells",

@@ -211,11 +211,21 @@ def _zoneout(name: str, value: Any, kind: str) -> tuple[float, float]:
 
 def _activations(name: str, value: Any, kind: str) -> tuple[tuple[str, float, float], ...]:
     wanted = _OWN[kind]
+    if len(wanted) == 1 and _is_one_activation(value):
+        value = (value,)
     if isinstance(value, str) or not isinstance(value, (tuple, list)):
         raise TypeError(f"{name}: expected a sequence of {len(wanted)} ({', '.join(wanted)}), got {value!r}")
     if len(value) != len(wanted):
         raise ValueError(f"{name}: expected {len(wanted)} ({', '.join(wanted)}), got {len(value)}")
     return tuple(_activation(f"{name}[{i}]", each) for i, each in enumerate(value))
+
+
+def _is_one_activation(value: Any) -> bool:
+    """A name, or a tuple (name, alpha, beta): where a cell has one activation, it needs no sequence around it."""
+    if isinstance(value, str):
+        return True
+    numbers = value[1:] if isinstance(value, tuple) and value and isinstance(value[0], str) else ()
+    return bool(numbers) and not any(isinstance(number, (str, tuple, list)) for number in numbers)
 
 
 def _activation(name: str, value: Any) -> tuple[str, float, float]:

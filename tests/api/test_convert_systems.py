@@ -293,3 +293,59 @@ def test_onnxruntime(case: Case, directions: int) -> None:
         y = run_onnx(case.cell, layer, y, case.reset_after)
     # float32 where the judge has float64; onnxruntime's polynomials for exp and tanh err by some eps each.
     near(y, judged(case, params, x.astype(np.float64), 2, directions), 64 * EPS["float32"])
+
+
+# --- older versions ---------------------------------------------------------
+
+
+def cudnn_layer(cell: str, arrays: list[Array], x: Array) -> Array:
+    """CuDNNLSTM's and CuDNNGRU's own equations: cuDNN's matrices, each gate's in the bytes of the array's columns."""
+    kernel, recurrent, bias = arrays
+    G = 4 if cell == "lstm" else 3
+    inputs, units = kernel.shape[0], recurrent.shape[0]
+    # Per gate [I, H] of Keras holds cuDNN's row-major [H, I]; the recurrent one is transposed.
+    W = [k.ravel().reshape(units, inputs) for k in np.split(kernel, G, axis=1)]
+    R = np.split(recurrent, G, axis=1)
+    b = bias.reshape(2, G, units)
+    h, c, out = np.zeros((x.shape[1], units)), np.zeros((x.shape[1], units)), []
+    for step in x:
+        gx = [step @ W[g].T + b[0, g] for g in range(G)]
+        gh = [h @ R[g].T + b[1, g] for g in range(G)]
+        if cell == "lstm":  # i f c o
+            i, f, o = (sigmoid(gx[g] + gh[g]) for g in (0, 1, 3))
+            c = f * c + i * np.tanh(gx[2] + gh[2])
+            h = o * np.tanh(c)
+        else:  # z r h
+            z, r = (sigmoid(gx[g] + gh[g]) for g in (0, 1))
+            h = z * h + (1 - z) * np.tanh(gx[2] + r * gh[2])
+        out.append(h)
+    return np.stack(out)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_cudnn_layers_of_keras_2(cell: str) -> None:
+    rng, G = np.random.default_rng(5), 4 if cell == "lstm" else 3
+    arrays = [rng.standard_normal(shape) for shape in ((I, G * H), (H, G * H), (2 * G * H,))]
+    x = data()
+    params = from_system("keras", cell, arrays)
+    y, *_ = reference.stack(cell, params, x, num_layers=1)
+    near(y, cudnn_layer(cell, arrays, x), BOUND)
+    both = [*arrays, *(rng.standard_normal(array.shape) for array in arrays)]
+    two = from_system("keras", cell, both, bidirectional=True)
+    assert all(np.array_equal(two[name], params[name]) for name in params)
+
+
+@pytest.mark.parametrize(("cell", "order", "now"), [("lstm", "icfo", "ifco"), ("gru", "zrh", "zrh")])
+def test_the_layers_of_keras_1(cell: str, order: str, now: str) -> None:
+    rng = np.random.default_rng(6)
+    gates = {gate: [rng.standard_normal(shape) for shape in ((I, H), (H, H), (H,))] for gate in order}
+    old = [array for gate in order for array in gates[gate]]
+    new = [np.concatenate([gates[gate][kind] for gate in now], axis=-1) for kind in range(3)]
+    extra = {"reset_after": False} if cell == "gru" else {}
+    found, wanted = from_system("keras", cell, old, **extra), from_system("keras", cell, new, **extra)
+    assert found.keys() == wanted.keys() and all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_bias_of_another_size_is_still_refused() -> None:
+    with pytest.raises(ValueError, match=r"bias.*: expected shape"):
+        from_system("keras", "lstm", [np.zeros((I, 4 * H)), np.zeros((H, 4 * H)), np.zeros(8 * H + 1)])

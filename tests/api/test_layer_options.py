@@ -239,3 +239,16 @@ def test_a_spec_pickled_before_options_were_there() -> None:
     revived = object.__new__(type(spec))
     revived.__dict__.update(old)
     assert hash(revived) == hash(spec) and revived.__getstate__() == spec.__getstate__()
+
+
+def test_one_activation_needs_no_sequence() -> None:
+    """What help() says: by name, or as (name, alpha, beta)."""
+    for given, full in (("Relu", ("Relu",)), (("LeakyRelu", 0.1), (("LeakyRelu", 0.1),)), (("relu",), ("Relu",))):
+        assert rk.RNN(3, 4, activations=given).activations == rk.RNN(3, 4, activations=full).activations
+        assert rk.RNNCell(3, 4, activations=given).activations == rk.RNNCell(3, 4, activations=full).activations
+    with pytest.raises(TypeError, match=r"activations: expected a sequence of 2 .*got 'Relu'"):
+        rk.GRU(3, 4, activations="Relu")
+    with pytest.raises(ValueError, match=r"activations: expected 1 \(.*\), got 2"):
+        rk.RNN(3, 4, activations=("Relu", "Tanh"))
+    with pytest.raises(ValueError, match="Relu takes nothing"):
+        rk.RNN(3, 4, activations=("Relu", 1.0))
