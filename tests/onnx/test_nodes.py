@@ -9,6 +9,7 @@ then held against ``truth``.
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -297,3 +298,19 @@ def test_defaults_are_those_of_the_operators() -> None:
         defaults = {key: value.default_value for key, value in onnx.defs.get_schema(name).attributes.items()}
         values = [helper.get_attribute_value(defaults[key]) for key in ("alpha", "beta") if key in defaults]
         assert tuple(values) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("op", OPS)
+def test_every_choice_of_optional_inputs(op: str, direction: str) -> None:
+    """Absent in the middle ("") and at the end, in a model as in onnxruntime's eyes."""
+    full = with_states(model_of(op, 2 if direction == "bidirectional" else 1), [4, 0, 2])
+    full = replace(full, attributes={**full.attributes, "direction": direction})
+    values = dict(full.values)
+    if op == "LSTM":
+        values["P"] = np.random.default_rng(5).normal(0, 0.5, (full.directions, 15)).astype(np.float32)
+    optional = [name for name in ("B", "sequence_lens", "initial_h", "initial_c", "P") if name in values]
+    for count in range(len(optional) + 1):
+        for absent in itertools.combinations(optional, count):
+            case = replace(full, values={name: value for name, value in values.items() if name not in absent})
+            assert worst(run(case), truth(case)) <= 32 * EPS["float32"], absent
