@@ -32,7 +32,7 @@ import option_cases
 import option_runs
 import rnnkern as rk
 from option_cases import Case, allowed_together, make_case, values_of
-from problems import DTYPES, Array, lay_out
+from problems import DTYPES, HALF, Array, lay_out
 from rnnkern import _core
 
 KERNELS = [name for name, reason in _core.kernels() if not reason]
@@ -112,6 +112,8 @@ def a_layer(rng: np.random.Generator, number: int) -> str:
     if not dtypes:
         return "declined"
     dtype = str(pick(rng, dtypes))
+    if dtype in HALF and "thresholdedrelu" in (case["activations"] or ()):
+        return "jumps"  # by alpha, where rounding moves an input across
     try:
         data = make_case(case, dtype)
     except AssertionError:  # a unit is within rounding of a kink in every one of fifty draws
@@ -126,7 +128,8 @@ def a_layer(rng: np.random.Generator, number: int) -> str:
         return "unbounded"
     plan = option_runs.bind(case, dtype, kernel)
     got = option_runs.run(case, data, plan, dtype)
-    option_runs.compare(case, dtype, got)
+    # An activation that is not bounded passes the rounding of h on, larger: with 8 bits of it that shows.
+    option_runs.compare(case, dtype, got, slack=4.0 if dtype in HALF and case["activations"] else 1.0)
     again(rng, got, lambda: option_runs.run(case, data, plan, dtype))
     return f"layers {case} {dtype} {kernel}"
 

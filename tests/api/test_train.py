@@ -58,7 +58,7 @@ def test_what_stands_in_padding_never_matters(rng):
     want = train.softmax_cross_entropy(logits, targets, lengths=lengths)
     padding = np.arange(5)[:, None] >= lengths
     logits[padding], targets[padding] = np.nan, -100
-    loss, dlogits = train.softmax_cross_entropy(logits, targets, lengths=lengths)
+    loss, dlogits = train.softmax_cross_entropy(logits, targets, lengths=lengths.tolist())
     assert loss == want[0] and np.array_equal(dlogits, want[1])
     assert not dlogits[padding].any()
     loss, dlogits = train.softmax_cross_entropy(logits, targets, lengths=np.zeros(3, int))
@@ -83,8 +83,16 @@ def test_cross_entropy_names_a_wrong_argument():
         ((logits, targets.astype(float), {}), TypeError, "targets: expected an integer dtype, got float64"),
         ((logits, targets + 3, {}), ValueError, r"targets: expected values in \[0, 2\] in valid steps, got 3"),
         ((logits, targets - 1, {}), ValueError, r"targets: .* got -1"),
-        ((logits, targets, {"lengths": np.array([5, 0])}), ValueError, r"lengths: expected values in \[0, 4\], got 5"),
-        ((logits, targets, {"lengths": np.array([1])}), ValueError, r"lengths: expected shape \[2\], got \[1\]"),
+        (
+            (logits, targets, {"lengths": np.array([5, 0])}),
+            ValueError,
+            r"lengths\[0\]: expected 0 <= length <= T = 4, got 5",
+        ),
+        (
+            (logits, targets, {"lengths": np.array([1])}),
+            ValueError,
+            r"lengths: expected shape \[B\] = \[2\], got \[1\]",
+        ),
         ((logits, targets, {"mask": targets}), TypeError, "mask: expected dtype bool"),
         ((logits, targets, {"mask": targets > 0, "lengths": targets[0]}), ValueError, "mask: .* got both"),
         ((logits[0], targets[0], {"lengths": targets[0]}), ValueError, "lengths: expected logits of shape"),

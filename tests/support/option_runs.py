@@ -114,8 +114,9 @@ def bound(case: Case, dtype: str) -> float:
     return 4 * eps * growth * (10 if case["layer_norm"] else 1)
 
 
-def compare(case: Case, dtype: str, got: dict[str, Array]) -> None:
-    wanted = judged(case, dtype)
+def compare(case: Case, dtype: str, got: dict[str, Array], slack: float = 1.0) -> None:
+    """slack: how many times the bound, for problems that nobody chose."""
+    wanted, allowed = judged(case, dtype), slack * bound(case, dtype)
     assert got.keys() == wanted.keys()
     names = ("y", "h_n", "c_n") if dtype in HALF and case.kinked else tuple(wanted)
     wrong = []
@@ -124,6 +125,6 @@ def compare(case: Case, dtype: str, got: dict[str, Array]) -> None:
             continue
         gap = np.abs(got[name].astype(wanted[name].dtype) - wanted[name]).max(initial=0)
         error = float(gap / np.abs(wanted[name]).max(initial=1))
-        if not error <= bound(case, dtype):
-            wrong.append(f"{name}: error {error:.3g}, allowed {bound(case, dtype):.3g}")
+        if not error <= allowed:
+            wrong.append(f"{name}: error {error:.3g}, allowed {allowed:.3g}")
     assert not wrong, "; ".join(wrong)

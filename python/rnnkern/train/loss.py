@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import take_lengths
 from . import _check
 
 
@@ -13,16 +14,17 @@ def softmax_cross_entropy(
     logits: np.ndarray,
     targets: np.ndarray,
     *,
-    lengths: np.ndarray | None = None,
+    lengths: Any = None,
     mask: np.ndarray | None = None,
     batch_first: bool = False,
 ) -> tuple[float, np.ndarray]:
     """Mean over the valid steps of -log softmax(logits)[target], in nats, and its gradient with respect to the logits.
 
     logits [T, B, V] ([B, T, V] with batch_first; any [..., V] without lengths), float32 or float64; targets the same
-    shape without V, integers in [0, V). Valid steps are those before ``lengths`` (integers [B] in [0, T]) or where
-    ``mask`` (bool, the shape of targets) is True; all of them without either. What stands in other steps never matters,
-    NaN and impossible targets included, and the gradient there is zero. With no valid step at all the loss is 0.0.
+    shape without V, integers in [0, V). Valid steps are those before ``lengths`` (integers [B] in [0, T], an array or a
+    list) or where ``mask`` (bool, the shape of targets) is True; all of them without either. What stands in other steps
+    never matters, NaN and impossible targets included, and the gradient there is zero. With no valid step at all the
+    loss is 0.0.
 
     Returns (loss, dlogits): a float summed in float64, and an array like logits:
     dlogits = (softmax(logits) - onehot(targets)) / number of valid steps.
@@ -76,7 +78,6 @@ def _valid(lead: list[int], lengths: Any, mask: Any, batch_first: bool) -> np.nd
     if len(lead) != 2:
         raise ValueError(f"lengths: expected logits of shape [T, B, V], got {len(lead) + 1} dimensions")
     T, B = reversed(lead) if batch_first else lead
-    lengths = _check.integers("lengths", lengths, [B])
-    _check.within("lengths", lengths, 0, T)
+    lengths = take_lengths(lengths, B, T)
     steps = np.arange(T)
     return steps[None, :] < lengths[:, None] if batch_first else steps[:, None] < lengths[None, :]
