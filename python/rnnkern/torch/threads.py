@@ -30,7 +30,8 @@ def borrow() -> bool:
     """
     if os.environ.get("RNNKERN_TORCH_THREADS", "") == "0":
         return False
-    found = next((Path(torch.__file__).parent / "lib").glob("*torch_cpu.*"), None)
+    files = (Path(torch.__file__).parent / "lib").glob("*torch_cpu.*")
+    found = next((file for file in files if file.suffix in (".so", ".dylib", ".dll")), None)
     try:
         library = ctypes.CDLL(None if found is None else str(found))  # a handle finds what the library depends on, too
     except OSError:
