@@ -162,7 +162,8 @@ RNNK_HD V gate(const Q& q, const Function<typename V::T>& fn, V v, V& saved) {
 }
 template <class Q, class V>
 RNNK_HD Gate<V> recall(const Q& q, const Function<typename V::T>& fn, V saved) {
-  Gate<V> out = output_recall(q, fn, saved);
+  if (!q.o->keeps_input) return {saved, slope(fn, saved, saved)};
+  Gate<V> out = output_at(fn, saved);
   if (q.o->clipped) out.slope = select(less(absolute(saved), V::set1(q.o->clip)), out.slope, V::set1(0));
   return out;
 }
