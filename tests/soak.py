@@ -130,6 +130,8 @@ def a_layer(rng: np.random.Generator, number: int) -> str:
     got = option_runs.run(case, data, plan, dtype)
     # A layer norm passes an error on over a standard deviation, which may be small here; an activation that is not
     # bounded passes the rounding of h on, which shows with 8 bits of it.
+    if option_runs.bound(case, dtype) > 0.5:
+        return "vague"  # 8 bits, many steps, and a layer norm: the bound says nothing
     loose = case["layer_norm"] or (dtype in HALF and case["activations"])
     option_runs.compare(case, dtype, got, slack=4.0 if loose else 1.0)
     again(rng, got, lambda: option_runs.run(case, data, plan, dtype))

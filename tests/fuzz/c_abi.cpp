@@ -106,6 +106,8 @@ rnnk_problem problem(Input& in) {
     if (in.one_in(4)) z = in.any_of<double>({0, .3, 1, 1.5});
   }
   if (in.one_in(4)) p.recurrent_dropout = in.any_of<double>({0, .3, 1, -1});
+  // An older caller's struct ends earlier: the library must take what stands behind for neutral, and so must this file.
+  if (p.struct_size < sizeof p) std::memset(reinterpret_cast<char*>(&p) + p.struct_size, 0, sizeof p - p.struct_size);
   return p;
 }
 
