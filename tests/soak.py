@@ -128,12 +128,12 @@ def a_layer(rng: np.random.Generator, number: int) -> str:
         return "unbounded"
     plan = option_runs.bind(case, dtype, kernel)
     got = option_runs.run(case, data, plan, dtype)
-    # A layer norm passes an error on over a standard deviation, which may be small here; an activation that is not
-    # bounded passes the rounding of h on, which shows with 8 bits of it.
-    if option_runs.bound(case, dtype) > 0.5:
-        return "vague"  # 8 bits, many steps, and a layer norm: the bound says nothing
-    loose = case["layer_norm"] or (dtype in HALF and case["activations"])
-    option_runs.compare(case, dtype, got, slack=4.0 if loose else 1.0)
+    # A layer norm passes an error on over a standard deviation, which may be tiny in a row that nobody chose; an
+    # activation that is not bounded passes the rounding of h on, which shows with 8 bits of it.
+    slack = 40.0 if case["layer_norm"] else 4.0 if dtype in HALF and case["activations"] else 1.0
+    if slack * option_runs.bound(case, dtype) > 1:
+        return "vague"
+    option_runs.compare(case, dtype, got, slack)
     again(rng, got, lambda: option_runs.run(case, data, plan, dtype))
     return f"layers {case} {dtype} {kernel}"
 
