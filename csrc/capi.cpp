@@ -61,7 +61,10 @@ const Struct& required_struct(const Struct* p, const char* name) {
 }
 
 rnnk_args adopted_args(const rnnk_args* args, const char* name) {
-  return adopted(args, offsetof(rnnk_args, dweight_hr), name);
+  rnnk_args a = adopted(args, offsetof(rnnk_args, dweight_hr), name);
+  // Without rows a step has no work, and there may be more steps than anybody could walk: an array of them takes no memory.
+  if (a.batch == 0 && a.seq_len > 0) a.seq_len = 0;
+  return a;
 }
 
 const Kernel* kernel_at(int32_t index) {

@@ -128,7 +128,7 @@ def test_half_types(kind: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", [(0, 3), (4, 0), (0, 0)], ids=str)
+@pytest.mark.parametrize("shape", [(0, 3), (4, 0), (0, 0), ((1 << 40) - 1, 0)], ids=str)
 def test_empty_inputs_give_empty_results(kind: str, shape: tuple[int, int]) -> None:
     layer = KINDS[kind][0](IN, H, 2, bidirectional=True, dropout=0.5, seed=0)
     state = state_of(layer, shape[1], np.random.default_rng(0))
