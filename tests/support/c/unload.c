@@ -40,7 +40,7 @@ int main(int argc, char** argv) {
   LOAD(rnnk_pack_weights);
   LOAD(rnnk_forward);
   LOAD(rnnk_plan_destroy);
-  rnnk_problem problem = {.struct_size = sizeof problem, .cell = RNNK_GRU, .input_size = I, .hidden_size = H};
+  rnnk_problem problem = {.struct_size = sizeof problem, .cell = RNNK_CELL_gru, .input_size = I, .hidden_size = H};
   rnnk_sizes sizes = {.struct_size = sizeof sizes};
   rnnk_plan* plan = NULL;
   if (rnnk_set_num_threads_p(2) || rnnk_plan_create_p(&problem, NULL, &plan) || rnnk_plan_sizes_p(plan, T, B, &sizes))
@@ -58,8 +58,8 @@ int main(int argc, char** argv) {
                     .packed = packed,
                     .workspace = zeros(sizes.workspace_forward),
                     .workspace_size = sizes.workspace_forward};
-  const rnnk_tensor x = {zeros(4L * T * B * I), RNNK_FLOAT32, {(int64_t)B * I, I, 1}};
-  const rnnk_tensor y = {zeros(4L * T * B * H), RNNK_FLOAT32, {(int64_t)B * H, H, 1}};
+  const rnnk_tensor x = {.data = zeros(4L * T * B * I), .stride = {(int64_t)B * I, I, 1}, .dtype = RNNK_FLOAT32};
+  const rnnk_tensor y = {.data = zeros(4L * T * B * H), .stride = {(int64_t)B * H, H, 1}, .dtype = RNNK_FLOAT32};
   args.x = x, args.y = y;
   if (rnnk_forward_p(plan, &args)) return 5;
   if (!strcmp(argv[2], "exit")) {
