@@ -253,3 +253,16 @@ def test_inputs_with_a_default(version: int) -> None:
     if version >= 4:
         with pytest.raises(ValueError, match=r"input 'initial_h': expected shape"):
             prepared.run({**required, "initial_h": feeds["initial_h"][:, :1]})
+
+
+def test_numbers_that_name_nothing() -> None:
+    """Of a tensor's type, and of an opset without the operator: found by changing bytes of models."""
+    case = model_of("LSTM")
+    model = case.model()
+    model.graph.input[0].type.tensor_type.elem_type = 65
+    with pytest.raises((NotImplementedError, onnx.checker.ValidationError), match=r"65|elem_type|type"):
+        ro.run_model(model, case.feeds())
+    with pytest.raises((NotImplementedError, onnx.checker.ValidationError), match=r"65|elem_type|type"):
+        ro.from_onnx(model)
+    with pytest.raises(NotImplementedError, match=r"LSTM node.*: there is no such operator in opset 0"):
+        ro.from_onnx(case.node, case.values, opset=0)

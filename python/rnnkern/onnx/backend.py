@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 from onnx.backend import base
 
 from .. import layers
@@ -126,7 +126,7 @@ class Prepared(base.BackendRep):
             raise NotImplementedError(f"model: functions ({names}) are not there; onnx.inliner.inline_local_functions")
         if graph.sparse_initializer:
             raise NotImplementedError("model: sparse initializers are not there")
-        self.constants: Values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        self.constants: Values = {tensor.name: glue.array_of(tensor) for tensor in graph.initializer}
         types = {value.name: value.type for value in graph.input}
         # Before IR version 4 every initializer had to be named among the inputs, and was no input for that.
         overridable = [name for name in types if name in self.constants] if model.ir_version >= 4 else []
@@ -202,7 +202,7 @@ class Prepared(base.BackendRep):
 def _fit(name: str, value: Any, expected: Any) -> Array:
     """An input of the graph's declared dtype and of its fixed sizes. A size below 0 is none, as in onnxruntime."""
     array = np.asarray(value)
-    dtype = helper.tensor_dtype_to_np_dtype(expected.elem_type)
+    dtype = dtype_of(name, expected)
     if array.dtype != dtype:
         raise TypeError(f"input {name!r}: expected dtype {dtype.name}, got {array.dtype.name}")
     if not expected.HasField("shape"):
@@ -214,6 +214,16 @@ def _fit(name: str, value: Any, expected: Any) -> Array:
         )
         raise ValueError(f"input {name!r}: expected shape [{said}], got {list(array.shape)}")
     return array
+
+
+def dtype_of(name: str, declared: Any) -> np.dtype[Any]:
+    """The dtype of an input's declared tensor type."""
+    try:
+        return helper.tensor_dtype_to_np_dtype(declared.elem_type)
+    except KeyError:
+        raise NotImplementedError(
+            f"input {name!r}: expected one of ONNX's tensor types, got the number {declared.elem_type}"
+        ) from None
 
 
 def size_of(dim: Any) -> int | None:
@@ -317,4 +327,4 @@ def values_of(weights: Mapping[str, Any] | Sequence[onnx.TensorProto]) -> Values
     """Arrays by name from a mapping or from a graph's initializers."""
     if isinstance(weights, Mapping):
         return {name: np.asarray(value) for name, value in weights.items()}
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in weights}
+    return {tensor.name: glue.array_of(tensor) for tensor in weights}

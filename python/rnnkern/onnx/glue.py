@@ -27,6 +27,17 @@ _CASTS = (
 )  # fmt: skip
 
 
+def array_of(tensor: onnx.TensorProto) -> Array:
+    """A tensor of a model. NotImplementedError: a type that ONNX does not have; ValueError: data that do not fit."""
+    try:
+        return numpy_helper.to_array(tensor)
+    except KeyError:
+        name = tensor.name or "a constant"
+        raise NotImplementedError(
+            f"{name}: expected one of ONNX's tensor types, got the number {tensor.data_type}"
+        ) from None
+
+
 def _cast(attributes: Attributes, inputs: Inputs, opset: int) -> Array:
     target = attributes["to"]
     if target not in _CASTS:
@@ -44,12 +55,12 @@ def _constant(attributes: Attributes, inputs: Inputs, opset: int) -> Array:
         raise ValueError(f"Constant: expected one attribute, got {', '.join(attributes) or 'none'}")
     ((name, value),) = attributes.items()
     if name == "value":
-        return numpy_helper.to_array(value)
+        return array_of(value)
     return np.asarray(value, np.float32 if name.startswith("value_float") else np.int64)
 
 
 def _constant_of_shape(attributes: Attributes, inputs: Inputs, opset: int) -> Array:
-    value = numpy_helper.to_array(attributes["value"]) if "value" in attributes else np.zeros(1, np.float32)
+    value = array_of(attributes["value"]) if "value" in attributes else np.zeros(1, np.float32)
     return np.full(_ints(inputs, 0), value.reshape(()), value.dtype)
 
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from . import backend
 from .backend import Prepared, Values, values_of
@@ -116,7 +115,7 @@ def _look(prepared: Prepared) -> tuple[list[_Seen], Values]:
             raise NotImplementedError(f"input {name!r}: expected a shape (its sizes may be symbols), got none")
         sizes = [backend.size_of(dim) for dim in tensor.shape.dim]
         shape = tuple(_UNKNOWN if size is None else size for size in sizes)
-        given[name] = draw(shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        given[name] = draw(shape, backend.dtype_of(name, tensor))
     prepared.compute(given, compute=answer)
     if not seen:
         raise NotImplementedError("model: expected a node RNN, GRU or LSTM, got none")

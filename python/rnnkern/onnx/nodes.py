@@ -94,7 +94,10 @@ def parse(node: onnx.NodeProto, opset: int) -> Recurrent:
         raise NotImplementedError(
             f"operator: expected one of {', '.join(GATES)}, got {label(operator(node), node.name)}"
         )
-    schema = onnx.defs.get_schema(node.op_type, opset)
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset)
+    except onnx.defs.SchemaError:
+        raise NotImplementedError(f"{where}: there is no such operator in opset {opset}") from None
     found: dict[str, Any] = {}
     for attribute in node.attribute:
         if attribute.name not in schema.attributes:
