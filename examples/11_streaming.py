@@ -6,9 +6,9 @@ x_t has 40 log-mel energies and comes every 10 ms. ``GRUCell.step_`` writes h_t 
 the bits are those of ``GRU`` over the whole sequence: both are asserted. A word ends when no voice is heard for 100 ms.
 It is the digit whose p_t has the largest sum over the word. The baseline is the best threshold on the energy.
 
-Data: espeak-ng (Debian, GPL-3.0-or-later) says digits with 100 speakers. Those of the test are never trained on. What
-is said is made here and bound by no licence. Noise of a drifting level and knocks are added. Reached: 3 % of frames wrong
-(threshold 15 %), 9 % of digits (commonest digit 84 %), 0.011 s of work for a second of sound; 2 minutes.
+Data: espeak-ng (Debian, GPL-3.0-or-later) says digits with 100 speakers; those of the test are never trained on. Noise
+of a drifting level and knocks are added. Reached: 3 % of frames wrong (threshold 15 %), 9 % of digits (commonest digit
+84 %), 0.011 s of work for a second of sound; 2 minutes.
 """
 
 import time
