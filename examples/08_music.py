@@ -8,7 +8,7 @@ all chorales on it. The bigram knows the note that the same voice had a beat bef
 
 Data: Bach's chorales in the corpus of music21 (BSD License). The music is in the public domain; the corpus says that
 the encoders gave their permission, and that single files may exclude commercial use.
-Reached: not measured yet.
+Reached: 5.1 nats a chord (bigram 7.6, unigram 10.2); 2.5 minutes on two busy cores.
 """
 
 import math
