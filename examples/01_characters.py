@@ -77,7 +77,7 @@ def given(parts: dict[str, Any], codes: np.ndarray) -> tuple[decode.Step, Any, n
 
 
 def draw(axes: Any, tree: decode.Tree, names: str, node: int = -1, depth: int = 0, top: float = 0.0) -> None:
-    """What may follow the node, from ``top`` down: a box is as high as its letter is likely."""
+    """The continuations of the node, drawn from ``top`` down: a box is as high as its letter is likely."""
     for child in tree.children(node):
         share = float(np.exp(tree.total[child]))
         if share > 0.004:

@@ -1,4 +1,4 @@
-"""What the programs of the gallery share: arguments, packages, progress, the plot, checkpoints, the record.
+"""Shared parts of the example programs: arguments, packages, progress, the plot, checkpoints, results.
 
 A program calls ``start`` first, computes, and ends with ``finish``:
 
@@ -133,7 +133,7 @@ def bigram(before: np.ndarray, after: np.ndarray, V: int) -> tuple[np.ndarray, n
 
 
 def finish(args: argparse.Namespace, reached: Mapping[str, float]) -> None:
-    """Prints what was reached beside the baselines, and keeps it as JSON for ``python -m examples.record``."""
+    """Prints what was reached beside the baselines, and keeps it as JSON in ``<out>/<program>.json``."""
     seconds = time.perf_counter() - args.began
     width = max(map(len, reached))
     for name, value in reached.items():

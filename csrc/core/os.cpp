@@ -46,7 +46,7 @@ int worth(long long quota, long long period) {
   return quota > 0 && period > 0 ? static_cast<int>(std::min((quota + period - 1) / period, 1LL << 20)) : 0;
 }
 
-// Of one control group: cpu.max of version 2, "max 100000" or "150000 100000", or the two files of version 1.
+// The quota of one control group: cpu.max of version 2, "max 100000" or "150000 100000", or the two files of version 1.
 int quota_of(const std::string& group) {
   long long quota = 0, period = 0;
   if (std::sscanf(first_line(group + "/cpu.max").c_str(), "%lld %lld", &quota, &period) == 2) return worth(quota, period);

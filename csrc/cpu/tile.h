@@ -53,7 +53,7 @@ struct Ahead {
   }
 };
 constexpr int kTerms = 4;  // of the chains, unrolled: counters and pointers would take the FMA units' issue slots
-// Chains of 128 terms halve the error of long sums again, and cost 2 to 4 % where these cost 0 to 2 (bench/NOTES.md).
+// Shorter chains are more exact, and load, add and store the sums more often (bench/NOTES.md).
 constexpr int64_t kChain = 256;
 
 static_assert(kTerms % 2 == 0, "whole pairs");

@@ -1,4 +1,4 @@
-"""What older layers of Keras return from ``get_weights()``, as today's layers do. Used by ``rnnkern.convert``.
+"""The arrays of older Keras layers, rearranged as today's layers return them. Used by ``rnnkern.convert``.
 
 Sources: keras/src/legacy/saving/legacy_h5_format.py (CuDNNLSTM and CuDNNGRU, and Keras 1's layers), whose equations
 these are.

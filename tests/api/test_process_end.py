@@ -107,7 +107,7 @@ def test_a_handler_may_call_and_change_any_layer() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert fired >= 300
-    # What the handler set last is not lost to an update that it interrupted.
+    # The handler's last update is not lost to an update that it interrupted.
     assert float(a.params[names[-1]].flat[0]) == fired
 
 

@@ -18,7 +18,7 @@ LAYERS: dict[str, tuple[Make, int]] = {
     "LSTM": (rk.LSTM, 2),
     "sLSTM": (rk.sLSTM, 4),
 }
-# What may be wrong with one array [L*D, B, H] of a state. (No broadcasting: torch has none here, either.)
+# Ways in which one array [L*D, B, H] of a state may be wrong. (No broadcasting: torch has none here, either.)
 WRONG: dict[str, Callable[[Any], Any]] = {
     "one layer more": lambda a: np.concatenate([a, a[:1]]),
     "one layer less": lambda a: a[:-1],

@@ -208,7 +208,7 @@ def output_like(spec: ops.Spec, batch_first: bool, x: Tensor) -> Tensor:
 def cell_dtype(states: int, dtype: torch.dtype, c_0: Tensor | None = None) -> torch.dtype:
     """Of c_n: x's, as torch.nn has it, or c_0's where that is wider, so that c passes from call to call unrounded.
 
-    Of an sLSTM, whose m is a logarithm, float32 at least.
+    An sLSTM's states are float32 at least, because m is a logarithm.
     """
     if states > 2:
         return torch.promote_types(dtype, torch.float32)

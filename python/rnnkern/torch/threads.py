@@ -46,7 +46,7 @@ def borrow() -> bool:
 
 
 def _address(library: ctypes.CDLL, *names: str) -> int:
-    """Of the first of these functions that the library has; 0: of none."""
+    """The address of the first of these functions that the library has; 0: it has none."""
     for name in names:
         if hasattr(library, name):
             return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
