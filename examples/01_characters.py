@@ -1,6 +1,6 @@
 """A character model: it reads Python's help topics letter by letter, and spells on from what it is given.
 
-    h_t = LSTM(x_t, h_{t-1})                          two layers; x_t is the letter, one-hot
+    h_t = LSTM(x_t, h_{t-1})                          two layers; x_t is a row of a table: the letter's
     p(x_{t+1} | x_1, ..., x_t) = softmax(W h_t + b)
 
 Training is truncated back-propagation through time: a gradient reaches back over one piece of the text, and the state
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from shared import bigram, figure, finish, keep_on_interrupt, load, package, progress, save, start
 
-from rnnkern import LSTM, decode, init, train, truncated
+from rnnkern import LSTM, Stack, decode, init, train, truncated
 
 
 def sentences() -> str:
@@ -34,46 +34,30 @@ def encode(text: str, vocabulary: str) -> np.ndarray:
     """Characters -> their places in the vocabulary; those that it has not are left out."""
     codes = [vocabulary.index(character) for character in text if character in vocabulary]
     if not codes:
-        raise SystemExit(f"expected a character of {vocabulary!r}, got none in {text!r}")
+        raise SystemExit(f"--prompt: expected a character of {vocabulary!r}, got none in {text!r}")
     return np.array(codes)
 
 
-def make(config: dict[str, Any]) -> dict[str, Any]:
-    rnn = LSTM(len(config["vocabulary"]), config["hidden"], num_layers=2, dropout=0.1, seed=config["seed"])
-    rnn.update(init.initialise(rnn, forget_bias=1.0, seed=config["seed"]))
-    return {"rnn": rnn, "out": train.Linear(rnn.hidden_size, rnn.input_size, seed=config["seed"])}
+def make(config: dict[str, Any]) -> Stack:
+    V, H, seed = len(config["vocabulary"]), config["hidden"], config["seed"]
+    rnn = LSTM(64, H, num_layers=2, dropout=0.1, seed=seed)
+    rnn.update(init.initialise(rnn, forget_bias=1.0, seed=seed))
+    return Stack(train.Embedding(V, 64, seed=seed), rnn, train.Linear(H, V, seed=seed))
 
 
-def fit(args: Any, parts: dict[str, Any], codes: np.ndarray, steps: int, lr: float, rows: int = 16) -> None:
+def fit(args: Any, model: Stack, codes: np.ndarray, steps: int, lr: float, rows: int = 16) -> None:
     T = (len(codes) - 1) // rows  # the text in rows side by side
-    letters, y = (codes[first : first + T * rows].reshape(rows, T).T for first in (0, 1))
-    x = np.eye(parts["rnn"].input_size, dtype=np.float32)[letters]
-    optimiser, out_grads = train.Adam(parts), {}
+    x, y = (codes[first : first + T * rows].reshape(rows, T).T for first in (0, 1))
+    optimiser = train.Adam(model)
 
-    def loss(h: np.ndarray, piece: slice) -> tuple[float, np.ndarray]:
-        logits, tape = parts["out"].forward(h)
-        value, dlogits = train.softmax_cross_entropy(logits, y[piece])
-        grads = parts["out"].backward(tape, dlogits)
-        out_grads.update(grads.params)
-        return value, grads.x
+    def loss(logits: np.ndarray, piece: slice) -> tuple[float, np.ndarray]:
+        return train.softmax_cross_entropy(logits, y[piece])
 
-    pieces = chain.from_iterable(truncated(parts["rnn"], x, loss, chunk=64) for _ in count())
+    pieces = chain.from_iterable(truncated(model, x, loss, chunk=64) for _ in count())
     for step, (report, piece) in enumerate(zip(progress(args, steps), pieces, strict=False)):
-        grads, _ = train.clip_grad_norm({"rnn": piece.grads.params, "out": out_grads}, 1.0)
-        optimiser.lr = lr * min(1, (step + 1) / 40) * np.cos(np.pi / 2 * step / steps)
-        optimiser.step(grads)
+        optimiser.lr = train.cosine_lr(step, steps, lr, warmup=40)
+        optimiser.step(train.clip_grad_norm(piece.grads.params, 1.0)[0])
         report(piece.loss)
-
-
-def given(parts: dict[str, Any], codes: np.ndarray) -> tuple[decode.Step, Any, np.ndarray]:
-    """What rnnkern.decode starts from: the step, the state before the last letter, the last letter."""
-    one_hot = np.eye(parts["rnn"].input_size, dtype=np.float32)
-
-    def step(letters: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
-        h, state = parts["rnn"](one_hot[letters][None], state)
-        return parts["out"](h[0]), state
-
-    return step, parts["rnn"](one_hot[codes[:-1]][:, None])[1], codes[-1:]
 
 
 def draw(axes: Any, tree: decode.Tree, names: str, node: int = -1, depth: int = 0, top: float = 0.0) -> None:
@@ -82,7 +66,8 @@ def draw(axes: Any, tree: decode.Tree, names: str, node: int = -1, depth: int = 
         share = float(np.exp(tree.total[child]))
         if share > 0.004:
             axes.barh(top, 1, share, depth, align="edge", color=f"C{depth}", alpha=0.5, edgecolor="white")
-            axes.text(depth + 0.4, top + share / 2, names[tree.token[child]], va="center", size=4 + 24 * share**0.5)
+            if share > 0.012:
+                axes.text(depth + 0.4, top + share / 2, names[tree.token[child]], va="center", size=4 + 24 * share**0.5)
             draw(axes, tree, names, child, depth + 1, top)
         top += share
 
@@ -98,17 +83,20 @@ def main() -> None:
         raise SystemExit(f"--text: expected at least 5000 characters to train on, got {len(text)}")
     toy = make({"vocabulary": "ehlo⏎", "hidden": 16, "seed": args.seed})
     fit(args, toy, encode("hello⏎" * 400, "ehlo⏎"), steps=60, lr=3e-2)
-    print(decode.continuations(*given(toy, encode("hell", "ehlo⏎")), 1, 2)[0].format("ehlo⏎", "hell"))
+    said = decode.continuations(*decode.prompt(toy, encode("hell", "ehlo⏎")), depth=1, width=2)
+    print(said[0].format("ehlo⏎", "hell"))
 
-    H, steps, lr = (64, 260, 2e-2) if args.quick else (256, 2200, 5e-3)
+    H, steps, lr = (128, 300, 1e-2) if args.quick else (256, 1000, 5e-3)
     config = {"vocabulary": "".join(sorted(set(text))), "hidden": H, "seed": args.seed}
-    parts = make(config)
-    with keep_on_interrupt(lambda: save(args, parts, config)):
-        fit(args, parts, encode(text, config["vocabulary"]), 0 if args.load else steps, lr)
-    parts = load(args, Path(args.load or save(args, parts, config)), make)
+    if not args.load:
+        encode(args.prompt, config["vocabulary"])  # a prompt without a known character is named before the training
+    model = make(config)
+    with keep_on_interrupt(lambda: save(args, model, config)):
+        fit(args, model, encode(text, config["vocabulary"]), 0 if args.load else steps, lr)
+    model = load(args, args.load or save(args, model, config), make)
     vocabulary = args.config["vocabulary"]
     names, V = vocabulary.replace("\n", "⏎").replace(" ", "␣"), len(vocabulary)
-    prompt = given(parts, encode(args.prompt, vocabulary))
+    prompt = decode.prompt(model, encode(args.prompt, vocabulary))
     print(decode.continuations(*prompt, depth=1, width=6)[0].format(names, args.prompt))
     likely = decode.beam_search(*prompt, length=40, beam=8).tokens[0, 0]
     drawn = decode.generate(*prompt, 400, temperature=0.6, rng=args.seed).tokens[0]
@@ -118,11 +106,10 @@ def main() -> None:
         draw(axes, decode.continuations(*prompt, depth=6, width=5)[0], names)
         axes.set(xlabel="letters further", ylabel="probability", title=args.prompt, ylim=(1, 0))
     codes, new = encode(text, vocabulary), encode(held_out, vocabulary)
-    h, _ = parts["rnn"](np.eye(V, dtype=np.float32)[new[:-1, None]])
-    nats, _ = train.softmax_cross_entropy(parts["out"](h[:, 0]), new[1:])
+    nats, _ = train.softmax_cross_entropy(model(new[:-1, None])[0], new[1:, None])
     unigram, after = (-np.log(p) for p in bigram(codes[:-1], codes[1:], V))
-    nats_of = {"LSTM": nats, "unigram": unigram[new[1:]].mean(), "bigram": after[new[:-1], new[1:]].mean()}
-    finish(args, {f"nats a letter, {name}": float(value) for name, value in nats_of.items()})
+    plain = {"bigram": after[new[:-1], new[1:]].mean(), "unigram": unigram[new[1:]].mean()}
+    finish(args, {"nats a letter": {"LSTM": nats} | plain})
 
 
 if __name__ == "__main__":

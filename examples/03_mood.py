@@ -1,7 +1,7 @@
 """The mood of a tweet, many-to-one: words in, one number from -4 (the worst) to 4 (the best) out.
 
     x_t = [E w_t ; rating of w_t]        h_t and g_t: a GRU over x_1 .. x_T, forward and backward
-    mood = v . [h_T ; g_1 ; mean of h_t ; mean of g_t] + b
+    mood = v . [h_T ; g_1 ; sum of h_t ; sum of g_t] + b
 
 Tweets differ in length, and ``lengths=`` says how long each is: the GRU does no work on padding, reads nothing from it,
 and leaves zeros there, so that a sum over the steps is a sum over the words.
@@ -52,10 +52,10 @@ def read(path: Path) -> tuple[list[list[str]], np.ndarray, dict[str, float]]:
 
 
 class Mood(nn.Module):
-    def __init__(self, ratings: list[float], embedding: int = 32, hidden: int = 32) -> None:
+    def __init__(self, ratings: list[float], embedding: int = 8, hidden: int = 32) -> None:
         super().__init__()
         self.register_buffer("ratings", torch.tensor(ratings))
-        self.embed, self.dropout = nn.Embedding(len(ratings), embedding), nn.Dropout(0.3)
+        self.embed, self.dropout = nn.Embedding(len(ratings), embedding), nn.Dropout(0.5)
         self.gru, self.out = rt.GRU(embedding + 1, hidden, bidirectional=True), nn.Linear(4 * hidden, 1)
         nn.init.normal_(self.embed.weight, std=0.1)  # words that no tweet teaches stay near zero
 
@@ -63,7 +63,7 @@ class Mood(nn.Module):
         """Words [T, B], lengths [B] -> moods [B]."""
         x = torch.cat([self.dropout(self.embed(words)), self.ratings[words][..., None]], dim=2)
         y, (h, g) = self.gru(x, lengths=lengths)
-        return self.out(self.dropout(torch.cat([h, g, y.sum(0) / lengths[:, None]], dim=1)))[:, 0]
+        return self.out(self.dropout(torch.cat([h, g, y.sum(0) / 8], dim=1)))[:, 0]
 
 
 def main() -> None:
@@ -80,17 +80,18 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     config = {"ratings": [rated.get(word, 0.0) / 2 for word in vocabulary]}
-    model, steps = Mood(**config), 100 if args.quick else 1500
-    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
-    with keep_on_interrupt(lambda: save(args, {"mood": model}, config)):
+    model, steps = Mood(**config), 200 if args.quick else 1000
+    optimiser = torch.optim.AdamW(model.parameters())
+    with keep_on_interrupt(lambda: save(args, model, config)):
         for step in progress(args, steps):
             some = used[torch.randint(len(used), (32,)).numpy()]
-            loss = nn.functional.mse_loss(model(*batch([tweets[n] for n in some])), torch.tensor(ratings[some]))
+            found, wanted = model(*batch([tweets[n] for n in some])), torch.tensor(ratings[some])
+            loss = nn.functional.mse_loss(found, wanted) + nn.functional.soft_margin_loss(2 * found, wanted.sign())
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             step(loss.item())
-    model = load(args, save(args, {"mood": model}, config), lambda config: {"mood": Mood(**config)})["mood"].eval()
+    model = load(args, save(args, model, config), lambda config: Mood(**config)).eval()
 
     def bag(some: np.ndarray, weight: float) -> list[dict[str, float]]:
         """How often each word is there, and the sum of the ratings: what the network sees, but not in which order."""
@@ -99,7 +100,7 @@ def main() -> None:
     glad, starts = ratings > 0, [[words[: n + 1] for n in range(len(words))] for words in map(split, EXAMPLES)]
     with torch.no_grad():
         moods, *read_on = (model(*batch(some)).numpy() for some in ([tweets[n] for n in held], *starts))
-    reached = {"right sign, GRU": np.mean((moods > 0) == glad[held]), "majority": glad[held].mean()}
+    reached = {"GRU": np.mean((moods > 0) == glad[held]), "majority": glad[held].mean()}
     for name, weight in (("bag of words and ratings", 1.0), ("bag of words", 0.0)):
         plain = pipeline.make_pipeline(features.DictVectorizer(), linear.LogisticRegression(max_iter=1000))
         reached[name] = plain.fit(bag(used, weight), glad[used]).score(bag(held, weight), glad[held])
@@ -112,7 +113,7 @@ def main() -> None:
             right.plot(range(1, len(row) + 1), row, marker="o", label=f"{row[-1]:+.1f}  {text}")
         right.set(xlabel="words read so far", ylabel="mood", title="A sentence as it grows")
         right.legend()
-    finish(args, reached)
+    finish(args, {"moods of the right sign": reached})
 
 
 if __name__ == "__main__":

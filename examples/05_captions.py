@@ -97,10 +97,10 @@ def main() -> None:
     known, slant = len(images) * 3 // 4, measure(images)[1]
     usual = torch.stack([slant[:known][digit[:known] == d].mean() for d in range(10)])
     writer, blind = Writer(), Writer()
-    with keep_on_interrupt(lambda: save(args, {"writer": writer}, {})):
+    with keep_on_interrupt(lambda: save(args, writer, {})):
         learn(args, writer, steps, images[:known], digit[:known], usual, sees=True)
         learn(args, blind, steps // 4, images[:known], digit[:known], usual, sees=False)
-    writer = load(args, save(args, {"writer": writer}, {}), lambda _: {"writer": Writer()})["writer"]
+    writer = load(args, save(args, writer, {}), lambda _: Writer())
     held, true = images[known:], [CAPTIONS[n] for n in describe(images, digit, usual)]
     frequent, true = Counter(true[:known]).most_common(1)[0][0], np.array(true[known:])
     said, guessed = np.array(writer.write(held)), np.array(blind.write(torch.zeros_like(held)))
@@ -112,7 +112,7 @@ def main() -> None:
             axes.axis("off")
     print("\n".join(f"  written: {said[n]:30} measured: {true[n]}" for n in range(5)))
     share = {"writer": said, "a writer that sees nothing": guessed, "the most frequent caption": frequent}
-    finish(args, {f"captions right, {name}": float(np.mean(captions == true)) for name, captions in share.items()})
+    finish(args, {"captions right": {name: np.mean(captions == true) for name, captions in share.items()}})
 
 
 if __name__ == "__main__":

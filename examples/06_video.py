@@ -92,7 +92,7 @@ def learn(args: Any, model: Labeller, steps: int, videos: int) -> None:
 def main() -> None:
     args = start(__doc__ or "")
     torch.manual_seed(args.seed)
-    steps, videos, tested = (60, 5, 10) if args.quick else (300, 16, 100)
+    steps, videos, tested = (140, 4, 10) if args.quick else (800, 5, 100)
     models = {"bidirectional LSTM": Labeller(reads=True), "frame by frame": Labeller(reads=False)}
     with keep_on_interrupt(lambda: save(args, models, {})):
         for model in models.values():
@@ -113,7 +113,7 @@ def main() -> None:
                     axes.text((begin + end) / 2, -place - 0.5, LABELS[rows[begin, n]], ha="center", va="center")
             axes.set(ylim=(-3, 3), yticks=(-0.5, -1.5, -2.5), yticklabels=["true", *found], xlabel="frame")
     found["the most frequent label"] = labels[labels >= 0].mode().values
-    finish(args, {f"frames right, {n}": (f == labels)[labels >= 0].float().mean().item() for n, f in found.items()})
+    finish(args, {"frames right": {n: (f == labels)[labels >= 0].float().mean().item() for n, f in found.items()}})
 
 
 if __name__ == "__main__":

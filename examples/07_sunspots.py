@@ -101,16 +101,16 @@ def main() -> None:
         for axes, (name, it) in zip(both, series.items(), strict=True):
             first, known, test = past[name], windows[name][: past[name] - WINDOW], windows[name][past[name] - WINDOW :]
             x = [np.c_[some[:, :-1, 0], np.ones(len(some))] for some in (known, test)]
-            scaled = {"linear": x[1] @ np.linalg.lstsq(x[0], known[:, -1, 0].numpy(), rcond=None)[0]}
-            for kind in ("fully connected", "recurrent"):
-                scaled[kind] = parts[f"{name}, {kind}"](test[:, :-1])[:, -1, 0].numpy()
+            kinds = "recurrent", "fully connected"
+            scaled = {kind: parts[f"{name}, {kind}"](test[:, :-1])[:, -1, 0].numpy() for kind in kinds}
+            scaled["linear"] = x[1] @ np.linalg.lstsq(x[0], known[:, -1, 0].numpy(), rcond=None)[0]
             mean, deviation, before = it.seen[:first].mean(), it.seen[:first].std(), it.values[first - 1 : -1]
             found = {kind: it.restore(z * deviation + mean, before) for kind, z in scaled.items()}
             axes.plot(it.times[first:], it.values[first:], "k.-", label="measured")
-            for kind, forecast in ({"persistence": before} | found).items():
-                off = float(np.sqrt(np.mean((forecast - it.values[first:]) ** 2)))
-                reached[f"{name}, {kind}, {it.unit} off (RMS)"] = off
-                if kind in ("fully connected", "recurrent"):
+            errors = reached[f"{name}: {it.unit} off (RMS)"] = {}
+            for kind, forecast in (found | {"persistence": before}).items():
+                off = errors[kind] = np.sqrt(np.mean((forecast - it.values[first:]) ** 2))
+                if kind in kinds:
                     axes.plot(it.times[first:], forecast, label=f"{kind}: {off:.3g} {it.unit} off")
             axes.set(title=f"{name}: each value forecast from the {WINDOW} before it", ylabel=it.unit)
             axes.legend()

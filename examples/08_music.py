@@ -15,14 +15,13 @@ import math
 import sys
 from collections import defaultdict
 from itertools import chain, groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy import ndarray as Array
 from shared import bigram, figure, finish, keep_on_interrupt, load, package, progress, save, start
 
-from rnnkern import LSTM, decode, init, train
+from rnnkern import LSTM, Stack, decode, init, pad_sequence, train
 
 LOWEST, RANGE = 28, 64  # MIDI pitches that have a code, in each voice; code 0 stands at both ends of a chorale
 FIRST = 1 + RANGE * np.arange(4)  # the voices' first codes
@@ -47,60 +46,49 @@ def chorales(count: int | None) -> tuple[list[Array], list[Array]]:
     return list(chain(*sides[1:])), sides[0]
 
 
-def make(config: dict[str, Any]) -> dict[str, Any]:
+def make(config: dict[str, Any]) -> Stack:
     V, E, H, seed = 1 + 4 * RANGE, config["embedding"], config["hidden"], config["seed"]
     rnn = LSTM(E, H, num_layers=2, dropout=0.3, seed=seed)
     rnn.update(init.initialise(rnn, forget_bias=1.0, seed=seed))
-    return {"embed": train.Embedding(V, E, seed=seed), "rnn": rnn, "out": train.Linear(H, V, seed=seed)}
+    return Stack(train.Embedding(V, E, seed=seed), rnn, train.Linear(H, V, seed=seed))
 
 
 def batch(some: list[Array]) -> tuple[Array, Array, Array]:
     """Notes [T, B], the notes that follow them [T, B], and how many there are in each row."""
-    lengths = np.array([beats.size + 1 for beats in some])
-    codes = np.stack([np.pad(beats.reshape(-1), (1, lengths.max() - beats.size)) for beats in some], axis=1)
-    return codes[:-1], codes[1:], lengths
+    codes, lengths = pad_sequence([np.pad(beats.reshape(-1), 1) for beats in some])
+    return codes[:-1], codes[1:], lengths - 1
 
 
-def fit(args: Any, parts: dict[str, Any], bach: list[Array], steps: int, lr: float) -> None:
-    optimiser, rng = train.Adam(parts), np.random.default_rng(args.seed)
+def fit(args: Any, model: Stack, bach: list[Array], steps: int, rows: int, lr: float) -> None:
+    optimiser, rng = train.Adam(model), np.random.default_rng(args.seed)
     for step, report in enumerate(progress(args, steps)):
-        x, y, lengths = batch([bach[k] for k in rng.integers(len(bach), size=16)])
-        e, tape_e = parts["embed"].forward(x)
-        h, _, tape_r = parts["rnn"].forward(e, lengths=lengths)
-        logits, tape_o = parts["out"].forward(h)
+        x, y, lengths = batch([bach[k] for k in rng.integers(len(bach), size=rows)])
+        logits, _, tape = model.forward(x, lengths=lengths)
         loss, dlogits = train.softmax_cross_entropy(logits, y, lengths=lengths)
-        out = parts["out"].backward(tape_o, dlogits)
-        rnn = parts["rnn"].backward(tape_r, out.x)
-        embed = parts["embed"].backward(tape_e, rnn.x)
-        grads, _ = train.clip_grad_norm({"embed": embed.params, "rnn": rnn.params, "out": out.params}, 1.0)
-        optimiser.lr = lr * min(1, (step + 1) / 30) * math.cos(math.pi / 2 * step / steps)
-        optimiser.step(grads)
+        optimiser.lr = train.cosine_lr(step, steps, lr, warmup=30)
+        optimiser.step(train.clip_grad_norm(model.backward(tape, dlogits).params, 1.0)[0])
         report(loss)
 
 
 def main() -> None:
     args = start(__doc__, temperature=0.7, load="")
-    bach, held_out = chorales(14 if args.quick else None)
-    E, H, steps, lr = (32, 64, 200, 2e-2) if args.quick else (64, 192, 500, 5e-3)
+    bach, held_out = chorales(60 if args.quick else None)
+    E, H, steps, rows, lr = (32, 64, 450, 8, 1e-2) if args.quick else (64, 192, 500, 16, 5e-3)
     config = {"embedding": E, "hidden": H, "seed": args.seed}
-    parts = make(config)
-    with keep_on_interrupt(lambda: save(args, parts, config)):
-        fit(args, parts, [beats[: 16 if args.quick else None] for beats in bach], 0 if args.load else steps, lr)
-    parts = load(args, Path(args.load or save(args, parts, config)), make)
-
-    def step(notes: Array, state: Any) -> tuple[Array, Any]:
-        h, state = parts["rnn"](parts["embed"](notes[None]), state)
-        return parts["out"](h[0]), state
+    model = make(config)
+    with keep_on_interrupt(lambda: save(args, model, config)):
+        fit(args, model, [beats[: 32 if args.quick else None] for beats in bach], 0 if args.load else steps, rows, lr)
+    model = load(args, args.load or save(args, model, config), make)
 
     chord, note, stream, converter = (package(f"music21.{name}") for name in ("chord", "note", "stream", "converter"))
     known = held_out[0][:8]
-    _, state = parts["rnn"](parts["embed"](np.append(0, known)[:-1, None]))
-    found = decode.beam_search(step, state, known[-1, -1:], length=4, beam=16)
+    found = decode.beam_search(*decode.prompt(model, np.append(0, known)), length=4, beam=16)
     said = ["Bach"] * 8 + ["Bach goes on"] + [f"LSTM expects, {p:.2f}" for p in np.exp(found.scores[0, :3])]
     for who, notes in zip(said, [*held_out[0][:9], *found.tokens[0, :3]], strict=True):
         sounding = chord.Chord(((notes - 1) % RANGE + LOWEST).tolist())
         print(f"{who:20}{' '.join(pitch.nameWithOctave for pitch in sounding.pitches):16}{sounding.pitchedCommonName}")
-    drawn = decode.generate(step, None, np.zeros(1, int), 256, temperature=args.temperature, rng=args.seed, stop=0)
+    start_of_all = decode.prompt(model, np.zeros(1, int))
+    drawn = decode.generate(*start_of_all, 256, temperature=args.temperature, rng=args.seed, stop=0)
     own = (drawn.tokens[0, : drawn.lengths[0] // 4 * 4].reshape(-1, 4) - 1) % RANGE + LOWEST
     score, midi = stream.Score(), args.out / f"{args.program}.mid"
     for voice in own.T:
@@ -115,13 +103,13 @@ def main() -> None:
             axes.set(title=title, xlabel="beat", ylabel="MIDI pitch", xlim=(0, 64))
         axes.legend(ncols=4, loc="upper right")
     x, y, lengths = batch(held_out)  # all held-out chords but the first of each chorale
-    h, _ = parts["rnn"](parts["embed"](x), lengths=lengths)
-    nats = {"LSTM": 4 * train.softmax_cross_entropy(parts["out"](h[4:]), y[4:], mask=y[4:] > 0)[0]}
+    logits, _ = model(x, lengths=lengths)
+    nats = {"LSTM": 4 * train.softmax_cross_entropy(logits[4:], y[4:], mask=y[4:] > 0)[0]}
     old, new = (np.concatenate([[beats[:-1], beats[1:]] for beats in side], 1) - FIRST for side in (bach, held_out))
     counts = [bigram(*old[..., voice], RANGE) for voice in range(4)]
-    nats["unigram"] = -sum(np.log(unigram[new[1, :, voice]]).mean() for voice, (unigram, _) in enumerate(counts))
     nats["bigram"] = -sum(np.log(after[tuple(new[..., voice])]).mean() for voice, (_, after) in enumerate(counts))
-    finish(args, {f"nats a chord, {name}": float(value) for name, value in nats.items()})
+    nats["unigram"] = -sum(np.log(unigram[new[1, :, voice]]).mean() for voice, (unigram, _) in enumerate(counts))
+    finish(args, {"nats a chord": nats})
 
 
 if __name__ == "__main__":

@@ -14,22 +14,20 @@ trained on. Reached: 2.8 % of digits wrong, 1 to 8 at a time (single: linear 24 
 
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from shared import Part, figure, finish, keep_on_interrupt, load, package, progress, save, start
+from shared import figure, finish, keep_on_interrupt, load, package, progress, save, start
 from speech import BANDS, HOP, RATE, errors, log_mel, runs, spoken
 
-from rnnkern import train
-from rnnkern.structure import PyramidalLSTM
+from rnnkern import PyramidalLSTM, Stack, pad_sequence, train
 
 NOTHING, LAYERS = 10, 3  # the blank of CTC, after the ten digits; each layer halves the lengths
 
 
-def parts(config: dict[str, int]) -> dict[str, Part]:
+def make(config: dict[str, int]) -> Stack:
     """The listener, and the layer that names digits."""
     listener = PyramidalLSTM(BANDS, config["hidden"], LAYERS, dropout=0.2, seed=config["seed"])
-    return {"listener": listener, "out": train.Linear(listener.output_size, NOTHING + 1, seed=config["seed"] + 1)}
+    return Stack(listener, train.Linear(listener.output_size, NOTHING + 1, seed=config["seed"] + 1))
 
 
 def ctc(logits: np.ndarray, lengths: np.ndarray, texts: Sequence[Sequence[int]]) -> tuple[float, np.ndarray]:
@@ -42,14 +40,14 @@ def ctc(logits: np.ndarray, lengths: np.ndarray, texts: Sequence[Sequence[int]])
     return loss.item(), leaf.grad.numpy()
 
 
-def heard(model: dict[str, Part], frames: np.ndarray) -> tuple[list[int], np.ndarray]:
+def heard(model: Stack, frames: np.ndarray) -> tuple[list[int], np.ndarray]:
     """The digits of one utterance, from the likeliest symbol of each step, and the probabilities of each step."""
-    logits = model["out"](model["listener"](frames[:, None])[0])[:, 0]
+    logits = model(frames[:, None])[0][:, 0]
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     return runs(logits.argmax(axis=1), NOTHING), p / p.sum(axis=1, keepdims=True)
 
 
-def draw(args: Namespace, model: dict[str, Part], frames: np.ndarray, said: list[int]) -> None:
+def draw(args: Namespace, model: Stack, frames: np.ndarray, said: list[int]) -> None:
     """The digit of each step of the last layer, the steps of all layers, and below them the frames."""
     digits, p = heard(model, frames)
     with figure(args, rows=3, size=(9, 7.5)) as axes:
@@ -66,7 +64,7 @@ def draw(args: Namespace, model: dict[str, Part], frames: np.ndarray, said: list
 
 
 def main() -> None:
-    args = start(__doc__, checkpoint="")  # of an earlier run, to use instead of training
+    args = start(__doc__, load="")  # of an earlier run, to use instead of training
     rng = np.random.default_rng(args.seed)
     count, longest, hidden, steps, rows = (150, 2, 64, 200, 16) if args.quick else (1500, 8, 96, 600, 16)
     sets = {
@@ -80,35 +78,30 @@ def main() -> None:
     digits = {name: [each.digits for each in some] for name, some in sets.items()}
     order = sorted(range(count), key=lambda k: len(frames["training"][k]))  # rows of a batch are about equally long
 
-    model = parts(config := {"hidden": hidden, "seed": args.seed})
-    adam = train.Adam(model, lr=4e-3)
+    model = make(config := {"hidden": hidden, "seed": args.seed})
+    adam = train.Adam(model)
     with keep_on_interrupt(lambda: save(args, model, config)):
-        for k, step in enumerate(progress(args, 0 if args.checkpoint else steps)):
+        for k, step in enumerate(progress(args, 0 if args.load else steps)):
             batch = order[(first := rng.integers(count - rows + 1)) : first + rows]
             inputs, texts = ([some["training"][i] for i in batch] for some in (frames, digits))
-            lengths = np.array([len(each) for each in inputs])
-            x = np.stack([np.pad(each, ((0, lengths.max() - len(each)), (0, 0))) for each in inputs], axis=1)
+            x, lengths = pad_sequence(inputs)
             x += rng.normal(0, 0.2, (1, rows, BANDS)).astype(np.float32)  # a random filter makes another voice
-            y, _, tape = model["listener"].forward(x, lengths=lengths)
-            logits, tape_out = model["out"].forward(y)
-            loss, dlogits = ctc(logits, model["listener"].output_lengths(lengths), texts)
-            out = model["out"].backward(tape_out, dlogits)
-            listener = model["listener"].backward(tape, out.x, need_x=False)
-            grads, _ = train.clip_grad_norm({"listener": listener.params, "out": out.params}, 1.0)
-            adam.lr = 4e-3 * min(1.0, 2 - 2 * k / steps)
-            adam.step(grads)
+            logits, _, tape = model.forward(x, lengths=lengths)
+            loss, dlogits = ctc(logits, model.output_lengths(lengths), texts)
+            adam.lr = train.cosine_lr(k, steps, 4e-3)
+            adam.step(train.clip_grad_norm(model.backward(tape, dlogits, need_x=False).params, 1.0)[0])
             step(loss)
-    model = load(args, Path(args.checkpoint) if args.checkpoint else save(args, model, config), parts)
+    model = load(args, args.load or save(args, model, config), make)
 
     reached, tests = {}, list(sets)[2:]
     for name in tests:
         wrong = sum(errors(said, heard(model, x)[0]) for said, x in zip(digits[name], frames[name], strict=True))
-        reached[f"% of digits wrong, {name}"] = 100 * wrong / sum(map(len, digits[name]))
+        reached[f"% of digits wrong, {name}"] = {"pyramid": 100 * wrong / sum(map(len, digits[name]))}
     x, x_new = (np.array([[*each.mean(axis=0), 1] for each in frames[name]]) for name in list(sets)[1:3])
     labels, truth = (np.array(digits[name])[:, 0] for name in list(sets)[1:3])
     guess = (x_new @ np.linalg.lstsq(x, np.eye(10)[labels])[0]).argmax(axis=1)
-    reached["% wrong, single: linear on mean frames"] = 100 * np.mean(guess != truth)
-    reached["% wrong, single: commonest digit"] = 100 * np.mean(np.bincount(labels).argmax() != truth)
+    plain = {"linear on mean frames": guess, "commonest digit": np.bincount(labels).argmax()}
+    reached["% of digits wrong, single"] |= {name: 100 * np.mean(each != truth) for name, each in plain.items()}
     for one, each in zip(sets[tests[1]][:6], frames[tests[1]], strict=False):
         print(f"{one.voice:24} says {one.digits}, heard {heard(model, each)[0]}")
     said, x = max(zip(digits[tests[1]], frames[tests[1]], strict=True), key=lambda pair: len(pair[1]))

@@ -13,13 +13,12 @@ of a drifting level and knocks are added. Reached: 3 % of frames wrong (threshol
 
 import time
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
-from shared import Part, figure, finish, keep_on_interrupt, load, progress, save, start
+from shared import figure, finish, keep_on_interrupt, load, progress, save, start
 from speech import BANDS, DIGITS, HOP, RATE, WINDOW, Spoken, errors, log_mel, runs, spoken, street
 
-from rnnkern import GRU, GRUCell, train
+from rnnkern import GRU, GRUCell, Stack, train
 
 NO_VOICE, QUIET = 10, 10  # the class after the ten digits; frames without a voice that end a word
 
@@ -36,21 +35,22 @@ def scene(rng: np.random.Generator, words: list[Spoken], seconds: int) -> tuple[
     return samples, said[WINDOW // 2 : len(said) - WINDOW // 2 + 1 : HOP]
 
 
-def parts(config: dict[str, int]) -> dict[str, Part]:
+def make(config: dict[str, int]) -> Stack:
     """The GRU, which trains on whole sequences, and the layer that names what is heard."""
-    rnn = GRU(BANDS, config["hidden"], seed=config["seed"])
-    return {"rnn": rnn, "out": train.Linear(rnn.hidden_size, NO_VOICE + 1, seed=config["seed"] + 1)}
+    H, seed = config["hidden"], config["seed"]
+    return Stack(GRU(BANDS, H, seed=seed), train.Linear(H, NO_VOICE + 1, seed=seed + 1))
 
 
-def listen(model: dict[str, Part], samples: np.ndarray, say: bool) -> tuple[np.ndarray, ...]:
+def listen(model: Stack, samples: np.ndarray, say: bool) -> tuple[np.ndarray, ...]:
     """Hears samples as they come. Returns frames [T, BANDS], states [T, H], p [T, 11], and (frame, digit) of words."""
-    cell, h = GRUCell(BANDS, model["rnn"].hidden_size), np.zeros((1, model["rnn"].hidden_size), np.float32)
-    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in model["rnn"].state_dict().items()})
+    rnn, out = model.layers
+    cell, h = GRUCell(BANDS, rnn.hidden_size), np.zeros((1, rnn.hidden_size), np.float32)
+    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in rnn.state_dict().items()})
     kept, words, total, quiet = [], [], np.zeros(NO_VOICE), 0
     for t, begin in enumerate(range(0, len(samples) - WINDOW + 1, HOP)):
         x = log_mel(samples[begin : begin + WINDOW])
         cell.step_(x, h)  # h now holds the new state
-        p = np.exp(model["out"](h)[0])
+        p = np.exp(out(h)[0])
         p /= p.sum()
         kept.append((x[0], h[0].copy(), p))  # for the checks and the plot; hearing needs h alone
         quiet = 0 if p[NO_VOICE] < 0.5 else quiet + 1
@@ -68,32 +68,28 @@ def listen(model: dict[str, Part], samples: np.ndarray, say: bool) -> tuple[np.n
 
 
 def main() -> None:
-    args = start(__doc__, checkpoint="")  # of an earlier run, to use instead of training
+    args = start(__doc__, load="")  # of an earlier run, to use instead of training
     rng = np.random.default_rng(args.seed)
     count, scenes, seconds, hidden, steps = (150, 32, 5, 64, 120) if args.quick else (1200, 200, 10, 96, 400)
     words, new_words = spoken(args, rng, count, 1, new=False), spoken(args, rng, count // 5, 1, new=True)
     known, targets = zip(*(scene(rng, words, seconds) for _ in range(scenes)), strict=True)
     x, targets = np.stack([log_mel(each) for each in known], axis=1), np.stack(targets, axis=1)
-    model = parts(config := {"hidden": hidden, "seed": args.seed})
-    adam = train.Adam(model, lr=5e-3)
+    model = make(config := {"hidden": hidden, "seed": args.seed})
+    adam = train.Adam(model)
     with keep_on_interrupt(lambda: save(args, model, config)):
-        for k, step in enumerate(progress(args, 0 if args.checkpoint else steps)):
+        for k, step in enumerate(progress(args, 0 if args.load else steps)):
             rows = rng.integers(0, scenes, 16)
-            y, _, tape = model["rnn"].forward(x[:, rows])
-            logits, tape_out = model["out"].forward(y)
+            logits, _, tape = model.forward(x[:, rows])
             loss, dlogits = train.softmax_cross_entropy(logits, targets[:, rows])
-            out = model["out"].backward(tape_out, dlogits)
-            rnn = model["rnn"].backward(tape, out.x, need_x=False)
-            grads, _ = train.clip_grad_norm({"rnn": rnn.params, "out": out.params}, 1.0)
-            adam.lr = 5e-3 * min(1.0, 2 - 2 * k / steps)
-            adam.step(grads)
+            adam.lr = train.cosine_lr(k, steps, 5e-3)
+            adam.step(train.clip_grad_norm(model.backward(tape, dlogits, need_x=False).params, 1.0)[0])
             step(loss)
-    model = load(args, Path(args.checkpoint) if args.checkpoint else save(args, model, config), parts)
+    model = load(args, args.load or save(args, model, config), make)
     heard, truth = zip(*(scene(rng, new_words, seconds) for _ in range(max(4, scenes // 10))), strict=True)
     began = time.perf_counter()
     frames, h, p, found = zip(*(listen(model, each, say=each is heard[0]) for each in heard), strict=True)
     factor = (time.perf_counter() - began) / (len(heard) * seconds)
-    assert np.array_equal(model["rnn"](np.stack(frames, axis=1))[0], np.stack(h, axis=1)), "expected the same bits"
+    assert np.array_equal(model.layers[0](np.stack(frames, axis=1))[0], np.stack(h, axis=1)), "expected the same bits"
     said, voice = [runs(each, NO_VOICE) for each in truth], np.stack(truth) != NO_VOICE
     print("said:", *(DIGITS[digit] for digit in said[0]))
     energy = np.exp(4 * np.stack(frames)).sum(axis=-1)
@@ -107,12 +103,12 @@ def main() -> None:
         bottom.plot(at, 1 - p[0][:, NO_VOICE], at, 0.1 * (energy[0] > level) - 0.15)
         bottom.set(xlim=(0, at[-1]), title="p(voice): the truth (grey), the GRU (blue), the energy threshold (orange)")
     all_said, wrong = np.concatenate(said), sum(errors(a, b[:, 1]) for a, b in zip(said, found, strict=True))
+    frames_wrong = {"GRU": (np.stack(p)[..., NO_VOICE] < 0.5) != voice, "energy threshold": (energy > level) != voice}
+    commonest = np.mean(all_said != np.bincount(all_said).argmax())
     reached = {
-        "% of frames wrong (voice or not)": 100 * np.mean((np.stack(p)[..., NO_VOICE] < 0.5) != voice),
-        "% of frames wrong, energy threshold": 100 * np.mean((energy > level) != voice),
-        "% of digits wrong": 100 * wrong / len(all_said),
-        "% of digits wrong, commonest digit": 100 * np.mean(all_said != np.bincount(all_said).argmax()),
-        "real-time factor": factor,
+        "% of frames wrong (voice or not)": {who: 100 * each.mean() for who, each in frames_wrong.items()},
+        "% of digits wrong": {"GRU": 100 * wrong / len(all_said), "commonest digit": 100 * commonest},
+        "real-time factor": {"GRU": factor},
     }
     finish(args, reached)
 

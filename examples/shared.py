@@ -5,8 +5,8 @@ A program calls ``start`` first, computes, and ends with ``finish``:
     args = start(__doc__)                                # --quick, --seed, --out
     for step in progress(args, steps=500):
         step(loss)                                       # shown beside the time that is left
-    save(args, {"rnn": rnn, "out": out}, {"vocabulary": text})
-    finish(args, {"nats a character": 1.38, "unigram": 2.9})
+    save(args, model, config)                            # and load(args, path, make)
+    finish(args, {"nats a letter": {"LSTM": 1.1, "bigram": 2.4}})
 """
 
 from __future__ import annotations
@@ -94,31 +94,38 @@ def figure(args: argparse.Namespace, columns: int = 1, rows: int = 1, size: tupl
     print(f"plot: {path}")
 
 
-Part = Any  # with state_dict() and load_state_dict(): a layer, a cell, or a torch.nn.Module
+Part = Any  # with state_dict() and load_state_dict(): a layer, a Stack, or a torch.nn.Module
 
 
-def save(args: argparse.Namespace, parts: Mapping[str, Part], config: Mapping[str, Any]) -> Path:
-    """The parts' weights in ``<out>/<program>.safetensors``, with what is needed to make them again (JSON)."""
+def _parts(model: Part | Mapping[str, Part]) -> Mapping[str, Part]:
+    return model if isinstance(model, Mapping) else {"model": model}
+
+
+def save(args: argparse.Namespace, model: Part | Mapping[str, Part], config: Mapping[str, Any]) -> Path:
+    """The weights of a model, or of parts by name, in ``<out>/<program>.safetensors``, and the config in its header."""
     path: Path = args.out / f"{args.program}.safetensors"
-    arrays = {f"{name}.{key}": np.asarray(v) for name, part in parts.items() for key, v in part.state_dict().items()}
+    states = {name: part.state_dict() for name, part in _parts(model).items()}
+    arrays = {f"{name}.{key}": np.asarray(value) for name, state in states.items() for key, value in state.items()}
     rk.save(path, arrays, {"program": args.program, "config": json.dumps(config, ensure_ascii=False)})
     return path
 
 
-def load(args: argparse.Namespace, path: Path, make: Callable[[dict[str, Any]], Mapping[str, Part]]) -> dict[str, Part]:
-    """The parts of a checkpoint: ``make`` builds them from the config, which is args.config from then on."""
-    said = rk.io.metadata(path)
+def load(args: argparse.Namespace, path: Path | str, make: Callable[[dict[str, Any]], Any]) -> Any:
+    """The model of a checkpoint: ``make`` builds it from the config, which is args.config from then on."""
+    try:
+        said, arrays = rk.io.metadata(path), rk.load(path)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{path}: expected a checkpoint of {args.program}, got {error}")
     if said.get("program") != args.program:
         sys.exit(f"{path}: expected a checkpoint of {args.program}, got one of {said.get('program')!r}")
     args.config = json.loads(said["config"])
-    parts, arrays = dict(make(args.config)), rk.load(path)
-    for name, part in parts.items():
+    model = make(args.config)
+    for name, part in _parts(model).items():
         own = {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
-        if type(part).__module__.startswith(("torch", "rnnkern.torch", "__main__")):
-            torch = package("torch")
-            own = {key: torch.from_numpy(value) for key, value in own.items()}
+        if hasattr(part, "named_parameters"):  # a torch.nn.Module
+            own = {key: package("torch").from_numpy(value) for key, value in own.items()}
         part.load_state_dict(own)
-    return parts
+    return model
 
 
 def bigram(before: np.ndarray, after: np.ndarray, V: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,12 +139,12 @@ def bigram(before: np.ndarray, after: np.ndarray, V: int) -> tuple[np.ndarray, n
     return unigram, (pairs + followers * unigram) / (pairs.sum(axis=1, keepdims=True) + followers)
 
 
-def finish(args: argparse.Namespace, reached: Mapping[str, float]) -> None:
-    """Prints what was reached beside the baselines, and keeps it as JSON in ``<out>/<program>.json``."""
+def finish(args: argparse.Namespace, reached: Mapping[str, Mapping[str, float]]) -> None:
+    """Prints figures, each with its value for the network and then for the baselines, and keeps them in a JSON file."""
     seconds = time.perf_counter() - args.began
-    width = max(map(len, reached))
-    for name, value in reached.items():
-        print(f"{name:{width}}  {value:.4g}")
-    print(f"{'seconds':{width}}  {seconds:.0f}")
-    record = {"reached": dict(reached), "seconds": seconds, "quick": args.quick, "seed": args.seed}
+    for name, values in reached.items():
+        print(f"{name}: " + ", ".join(f"{who} {value:.4g}" for who, value in values.items()))
+    print(f"{seconds:.0f} seconds")
+    values = {name: {who: float(value) for who, value in each.items()} for name, each in reached.items()}
+    record = {"reached": values, "seconds": round(seconds), "quick": args.quick, "seed": args.seed}
     (args.out / f"{args.program}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ from .cells import GRUCell, LSTMCell, RNNCell, sLSTMCell
 from .inspect import check, empty_cache, explain, get_num_threads, info, kernels, set_num_threads
 from .io import load, save
 from .layers import GRU, LSTM, RNN, sLSTM
+from .padding import pad_sequence, unpad_sequence
 from .structure import InitialState, Merge, Pyramid, PyramidalLSTM, Stack, truncated
 
 if TYPE_CHECKING:
@@ -55,12 +56,14 @@ __all__ = [
     "kernels",
     "load",
     "ops",
+    "pad_sequence",
     "sLSTM",
     "sLSTMCell",
     "save",
     "set_num_threads",
     "train",
     "truncated",
+    "unpad_sequence",
     "weights",
 ]
 

@@ -1,14 +1,15 @@
 """Decoding: sampling, beam search and the tree of likely continuations, for any step function on NumPy arrays.
 
 A *step* is ``step(tokens, state) -> (logits, state)`` with tokens int64 [N] and logits [N, V] in float32 or float64,
-one row a sequence. N is B, or B times what a search keeps, so it changes from call to call. Around rnnkern's layers::
+one row a sequence. N is B, or B times what a search keeps, so it changes from call to call. ``prompt`` makes it from a
+model in a Stack, or it is written by hand::
+
+    model = Stack(Embedding(V, E), GRU(E, H), Linear(H, V))
+    found = beam_search(*prompt(model, tokens), length=20, beam=5)
 
     def step(tokens, state):
         y, state = rnn(embed(tokens)[None], state)        # time-major: [1, N, E] -> [1, N, H]
         return out(y[0]), state
-
-    _, state = rnn(embed(prompt[:-1]))                     # a prompt [T, B]: all of it but the last token (T > 1)
-    found = beam_search(step, state, prompt[-1], length=20, beam=5)
 
 A *state* is None, an array, or tuples, lists and dicts of those, nested to any depth. Searches copy, drop and reorder
 its rows, so every array needs its batch on the same axis: ``batch_axis``, by default -2, where rnnkern's [L*D, B, H]
@@ -27,11 +28,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .parameters import check_int
+from .structure.base import check_part, takes_codes
+from .structure.pieces import check_looks_back
 from .train import _check
 
 Array = np.ndarray[Any, Any]
 State = Any
 Step = Callable[[Array, State], tuple[Array, State]]
+
+
+class Prompt(NamedTuple):
+    """What a search starts from: ``generate(*prompt, 100)``. first: int64 [B], the last token of each prompt."""
+
+    step: Step
+    state: State
+    first: Array
 
 
 class Generated(NamedTuple):
@@ -108,6 +119,30 @@ class BeamResult(NamedTuple):
     lengths: Array
     trees: list[Tree]
     nodes: Array
+
+
+def prompt(model: Any, tokens: Array) -> Prompt:
+    """The step of a model, the state after all tokens of a prompt but the last, and the last.
+
+    model: a Stack that starts with an Embedding, looks back only and returns logits [T, B, V].
+    tokens: integers [T], for one row, or [T, B]; T is at least 1.
+
+    Raises TypeError or ValueError for another model or shape, or a token that the Embedding does not have.
+    """
+    part = check_part("model", model, codes=True)
+    check_looks_back("model", part)
+    if not takes_codes(part):
+        raise ValueError(f"model: expected a Stack that starts with an Embedding, got {model!r}")
+    tokens = _check.integers("tokens", tokens)
+    if tokens.ndim not in (1, 2) or not len(tokens):
+        raise ValueError(f"tokens: expected shape [T] or [T, B] with T at least 1, got {list(tokens.shape)}")
+    tokens = tokens.reshape(len(tokens), -1).astype(np.int64)
+
+    def step(last: Array, state: State) -> tuple[Array, State]:
+        logits, state = model(last[None], state)
+        return logits[0], state
+
+    return Prompt(step, model(tokens[:-1])[1] if len(tokens) > 1 else None, tokens[-1])
 
 
 def sample(

@@ -6,27 +6,33 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from .arrays import Array, as_numpy
-from .parameters import Module
+
+
+@runtime_checkable
+class Savable(Protocol):
+    """What has parameters by name."""
+
+    def state_dict(self) -> dict[str, Array]: ...
 
 
 def save(
-    path: str | os.PathLike[str], layer: Module | Mapping[str, Array], metadata: Mapping[str, str] | None = None
+    path: str | os.PathLike[str], layer: Savable | Mapping[str, Array], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a layer's ``state_dict()``, or a dict of names to arrays, to one safetensors file.
+    """Write the ``state_dict()`` of a layer, cell or structure, or a dict of names to arrays, to one safetensors file.
 
     Atomic: readers see the old file or the new one, whole, and an error leaves the old one. metadata: text to keep
     with it (see ``metadata``). TypeError for what is no array or no text, before anything is written.
     """
-    tensors = layer.state_dict() if isinstance(layer, Module) else layer
+    tensors = layer.state_dict() if isinstance(layer, Savable) else layer
     if not isinstance(tensors, Mapping):
-        raise TypeError(f"layer: expected a layer, a cell or a dict of arrays, got {type(layer).__name__}")
+        raise TypeError(f"layer: expected a layer, a cell, a structure or a dict of arrays, got {type(layer).__name__}")
     arrays = {}
     for name, value in tensors.items():
         if not isinstance(name, str):

@@ -39,9 +39,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "blocks": {"layouts"},
     "convert": {"arrays", "blocks", "layouts", "parameters"},
     "init": {"weights"},
-    "decode": {"parameters", "train"},
+    "decode": {"parameters", "structure", "train"},
+    "padding": {"arrays"},
     "inspect": {"_core", "ops", "parameters", "plans"},
-    "io": {"arrays", "parameters"},
+    "io": {"arrays"},
 }
 
 

@@ -74,7 +74,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypa
 
 def test_bad_arguments(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    with pytest.raises(TypeError, match="layer: expected a layer, a cell or a dict of arrays, got list"):
+    with pytest.raises(TypeError, match="layer: expected a layer, a cell, a structure or a dict of arrays, got list"):
         rk.save(path, [np.zeros(3)])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="layer: expected names of type str, got 3"):
         rk.save(path, {3: np.zeros(3)})  # type: ignore[dict-item]

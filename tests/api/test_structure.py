@@ -414,7 +414,7 @@ def test_truncated_names_what_it_cannot_do() -> None:
     ]:
         with pytest.raises(error, match=message):
             truncated(layer, x, never, chunk, **options)
-    with pytest.raises(ValueError, match=r"x: expected \[T, B, I\], got \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"x: expected \[T, B, I\], got 2 axes, \[2, 4\]"):
         truncated(lstm(4, 4), x[0], never, 2)
 
 

@@ -27,7 +27,7 @@ from problems import Problem
 from rnnkern import _core
 from runner import DEVICE_KERNELS, UNAVAILABLE
 
-FULL_ONLY = ("executor", "builds", "nvcc")  # marks of tests that the short run leaves to --full
+FULL_ONLY = ("executor", "builds", "nvcc", "gallery")  # marks of tests that the short run leaves to --full
 FOR_FULL = f"for pytest --full alone ({', '.join(FULL_ONLY)})"
 SMALL = 8  # a test function with no more cases keeps them all
 

@@ -10,6 +10,7 @@ import numpy as np
 import rnnkern as rk
 from rnnkern import reference
 from rnnkern.structure import InitialState, Merge, Pyramid, PyramidalLSTM, Stack
+from rnnkern.train import Linear
 
 Array = np.ndarray[Any, Any]
 T, B, IN = 7, 4, 3
@@ -23,12 +24,14 @@ def flat(state: Any) -> Iterator[Array]:
     if isinstance(state, tuple):
         for part in state:
             yield from flat(part)
-    else:
+    elif state is not None:  # a layer without a state
         yield state
 
 
 def like(state: Any, arrays: Iterator[Array]) -> Any:
-    return tuple(like(part, arrays) for part in state) if isinstance(state, tuple) else next(arrays)
+    if isinstance(state, tuple):
+        return tuple(like(part, arrays) for part in state)
+    return None if state is None else next(arrays)
 
 
 def randomised(m: Any, seed: int = 9) -> Any:
@@ -85,6 +88,8 @@ def judge(m: Any, x: Array, state: Any, lengths: Array | None, call: int = 0) ->
         return y, finals, apart
     if isinstance(m, InitialState):
         return judge_initial(m, x, state, lengths)
+    if isinstance(m, Linear):
+        return judge_linear(m, x, lengths)
     states = state if isinstance(state, tuple) else (state, None)
     names = {name: m.params[name] for name in m.params if name[:2] not in ("h_", "c_")}
     y, h, c, saved = reference.stack(
@@ -97,6 +102,19 @@ def judge(m: Any, x: Array, state: Any, lengths: Array | None, call: int = 0) ->
         return grads.pop("x"), starts if c is not None else starts[0], grads
 
     return y, h if c is None else (h, c), back
+
+
+def judge_linear(m: Linear, x: Array, lengths: Array | None) -> tuple[Array, Any, Any]:
+    inside = alive(len(x), lengths)
+    x = np.where(inside, x, 0)
+
+    def back(dy: Array, dn: Any) -> Any:
+        dy = np.where(inside, dy, 0)
+        dW = np.einsum("tbo,tbi->oi", dy, x)
+        return np.einsum("tbo,oi->tbi", dy, m.params["weight"]), None, {"weight": dW, "bias": dy.sum(axis=(0, 1))}
+
+    y = np.einsum("tbi,oi->tbo", x, m.params["weight"]) + m.params["bias"]
+    return np.where(inside, y, 0), None, back
 
 
 def judge_stack(m: Stack, x: Array, state: Any, lengths: Array | None, call: int) -> tuple[Array, Any, Any]:
@@ -153,6 +171,11 @@ STRUCTURES: dict[str, Any] = {
         rk.LSTM(4, 4, **D), rk.GRU(4, 4, **D), rk.RNN(4, 4, **D), residual=True, dropout=0.4, seed=5
     ),
     "dropped all": lambda: Stack(rk.GRU(IN, 4, **D), rk.RNN(4, 4, **D), dropout=1.0, seed=5),
+    "model": lambda: Stack(
+        Linear(IN, 4, **D), rk.GRU(4, 4, **D), Linear(4, 4, **D), rk.RNN(4, 2, **TWO), Linear(4, 5, **D),
+        residual=[False, True, True, False, False], dropout=0.4, seed=5,
+    ),
+    "halved": lambda: Stack(rk.RNN(IN, 4, **D), Pyramid(Linear(8, 4, **D)), rk.RNN(4, 2, **D)),
     "concat": lambda: Merge(rk.LSTM(IN, 4, **TWO)),
     "sum": lambda: Merge(rk.LSTM(IN, 4, **TWO), "sum"),
     "mean": lambda: Merge(rk.GRU(IN, 4, **TWO), "mean"),

@@ -24,7 +24,7 @@ def _build() -> Callable[[], None]:
         return refuse
 
     from .bench import bench
-    from .demo import demo
+    from .demo import PASS_ON, demo
     from .info import info
 
     app = typer.Typer(
@@ -37,7 +37,7 @@ def _build() -> Callable[[], None]:
     )
     app.command()(info)
     app.command()(bench)
-    app.command()(demo)
+    app.command(context_settings=PASS_ON)(demo)
     return app
 
 

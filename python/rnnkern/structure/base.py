@@ -1,8 +1,8 @@
 """What every structure shares: arguments checked before any work, parameters under one set of names, and the tape.
 
-A structure is made of *parts*: rnnkern's layers (RNN, GRU, LSTM, sLSTM), and other structures. A subclass says how data
-flows through its parts (``_run``) and back (``_backward``), on arrays that are checked already; what a part does is its
-own.
+A structure is made of *parts*: recurrent layers (RNN, GRU, LSTM, sLSTM), layers without a state (``PerStep``), and
+other structures. A subclass says how data flows through its parts (``_run``) and back (``_backward``), on arrays that
+are checked already.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from ..layer import Layer
 from ..parameters import check_bool
 from ..states import State, split_state, widths
 from ..tape import Gradients
+from .per_step import PerStep
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
-Part: TypeAlias = "Layer | Structure"
+Part: TypeAlias = "Layer | PerStep | Structure"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,7 +62,7 @@ class Structure:
     ``update``.
 
     Arrays are NumPy arrays with time first: x [T, B, input_size], in the dtype of the layers. Pass a [B, T, I] array as
-    ``x.transpose(1, 0, 2)``, which copies nothing.
+    ``x.transpose(1, 0, 2)``, which copies nothing. If the first part is an Embedding, x is [T, B] of integers.
     """
 
     _parts: tuple[Part, ...]
@@ -155,9 +156,9 @@ class Structure:
     # --- calls --------------------------------------------------------------------------------------------------------
 
     def __call__(self, x: Array, state: State = None, *, lengths: Any = None) -> tuple[Array, State]:
-        """Inference: no random masks, no tape. x [T, B, I]. Returns (y [T', B, output_size], state).
+        """Inference: no random masks, no tape. x [T, B, I] or, for an Embedding, [T, B]. Returns (y [T', B, O], state).
 
-        T' is ``output_lengths(T)``.
+        T' is ``output_lengths(T)`` and O is ``output_size``.
 
         state: the state of the structure, or None for zeros.
         lengths: integers [B] in [0, T], or None. Padding is never read, and y is zero there.
@@ -184,8 +185,9 @@ class Structure:
         dy: like y, or None for zeros.
         dstate: like the state, or None.
 
-        A second call with the same tape gives the same bits. Raises ValueError for a tape of another structure, or if
-        parameters, x or y changed since the forward pass.
+        ``grads.x`` is None if need_x is False or x holds integers. A second call with the same tape gives the same
+        bits. Raises ValueError for a tape of another structure, or if parameters, x or y changed since the forward
+        pass.
         """
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected the tape that forward returned, got {type(tape).__name__}")
@@ -194,20 +196,19 @@ class Structure:
         now = tuple(self.params.values())
         if any(before is not after for before, after in zip(tape.params, now, strict=True)):
             raise ValueError("tape: the parameters were updated since its forward; run forward again")
-        steps, batch, _ = tape.x_shape
+        steps, batch, *_ = tape.x_shape
         if dy is not None:
             dy = _taken("dy", dy, (self._steps(steps), batch, self.output_size), "[T', B, output_size]", self.dtype)
         self._check_state("dstate", dstate, batch, gradient=True)
         return self._backward(tape, dy, dstate, check_bool("need_x", need_x))
 
     def _taken(self, x: Any, state: State, lengths: Any) -> tuple[Array, State, Array | None]:
-        if not isinstance(x, np.ndarray):
-            raise TypeError(f"x: expected a NumPy array, got {type(x).__name__}")
-        if x.ndim != 3:
-            raise ValueError(f"x: expected [T, B, I], got {x.ndim} axes, {list(x.shape)}")
-        x = _taken("x", x, (*x.shape[:2], self.input_size), "[T, B, I]", self.dtype)
+        x = check_input(self, x)
         rows = take_lengths(lengths, x.shape[1], x.shape[0])
         self._check_state("state", state, x.shape[1], gradient=False)
+        first = first_layer(self)
+        if isinstance(first, PerStep) and first.codes:
+            x = first.check_input(before_end(x, rows))  # codes in padding have no meaning, so any may stand there
         return x, state, rows
 
 
@@ -221,27 +222,66 @@ def _taken(name: str, array: Any, shape: tuple[int, ...], meaning: str, dtype: n
 # --- parts, whichever they are ----------------------------------------------------------------------------------------
 
 
-def check_part(name: str, part: Any) -> Part:
-    """A time-major layer or a structure."""
-    if not isinstance(part, (Layer, Structure)):
+def check_part(name: str, part: Any, codes: bool = False) -> Part:
+    """A time-major layer or a structure; with ``codes`` also one that starts with an Embedding."""
+    if not isinstance(part, (Layer, PerStep, Structure)):
         raise TypeError(
-            f"{name}: expected an RNN, GRU, LSTM or sLSTM of rnnkern or a structure, got {type(part).__name__}"
+            f"{name}: expected an RNN, GRU, LSTM or sLSTM of rnnkern, a Linear or Embedding of rnnkern.train, or a "
+            f"structure, got {type(part).__name__}"
         )
     if isinstance(part, Layer) and part.batch_first:
         raise ValueError(f"{name}: expected batch_first=False (structures are time-major), got {part!r}")
+    if takes_codes(part) and not codes:
+        raise ValueError(f"{name}: expected an Embedding only as the first layer of a Stack, got {part!r}")
     return part
 
 
 def run(part: Part, x: Array, state: State, lengths: Array | None, keep: bool, train: bool) -> tuple[Array, State, Any]:
     """A part's inference or, with ``keep``, its training forward."""
+    if isinstance(part, PerStep):
+        x = before_end(x, lengths)
+        y, tape = part.forward(x) if keep else (part(x), None)
+        if lengths is not None:
+            y[np.arange(len(y))[:, None] >= lengths] = 0
+        return y, None, tape
     if keep:
         return part.forward(x, state, lengths=lengths, train=train)
     return (*part(x, state, lengths=lengths), None)
 
 
+def run_backward(
+    part: Part, tape: Any, dy: Array | None, dstate: State, lengths: Array | None, need_x: bool
+) -> Gradients:
+    """A part's gradients. lengths: those of the rows of y."""
+    if not isinstance(part, PerStep):
+        return part.backward(tape, dy, dstate, need_x=need_x)
+    dy = np.zeros((*tape.x.shape[:2], part.output_size), part.dtype) if dy is None else before_end(dy, lengths)
+    return part.backward(tape, dy, need_x=need_x)  # type: ignore[no-any-return]
+
+
+def check_input(part: Part, x: Any) -> Array:
+    """x, if it is an array of the part's shape and dtype; codes are left to the Embedding."""
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"x: expected a NumPy array, got {type(x).__name__}")
+    axes = "[T, B]" if takes_codes(part) else "[T, B, I]"
+    if x.ndim != axes.count(",") + 1:
+        raise ValueError(f"x: expected {axes}, got {x.ndim} axes, {list(x.shape)}")
+    return x if takes_codes(part) else _taken("x", x, (*x.shape[:2], part.input_size), axes, part.dtype)
+
+
+def first_layer(part: Part) -> Layer | PerStep:
+    """The layer that x enters."""
+    return first_layer(part._parts[0]) if isinstance(part, Structure) else part
+
+
+def takes_codes(part: Part) -> bool:
+    """Whether x holds integers, [T, B]: whether the first layer is an Embedding."""
+    return getattr(first_layer(part), "codes", False)
+
+
 def output_size(part: Part) -> int:
     """Width of a part's y."""
-    if isinstance(part, Structure):
+    if not isinstance(part, Layer):
         return part.output_size
     return part.spec.directions * (part.proj_size or part.hidden_size)
 
@@ -252,7 +292,9 @@ def halvings(part: Part) -> int:
 
 def state_layer(part: Part) -> Layer | None:
     """The layer whose state is the part's own state, if there is just one."""
-    return part._state_layer() if isinstance(part, Structure) else part
+    if isinstance(part, Structure):
+        return part._state_layer()
+    return part if isinstance(part, Layer) else None
 
 
 def check_state(part: Part, name: str, state: State, batch: int, gradient: bool) -> None:
@@ -262,6 +304,8 @@ def check_state(part: Part, name: str, state: State, batch: int, gradient: bool)
     if isinstance(part, Structure):
         part._check_state(name, state, batch, gradient)
         return
+    if isinstance(part, PerStep):
+        raise TypeError(f"{name}: expected None ({type(part).__name__} has no state), got {type(state).__name__}")
     leading = part.num_layers * part.spec.directions
     split = split_state(name, state, part, gradient)
     for (array, label, dtypes), (width, letter) in zip(split, widths(part.spec), strict=True):
@@ -270,8 +314,13 @@ def check_state(part: Part, name: str, state: State, batch: int, gradient: bool)
 
 
 def before_end(array: Array, lengths: Array | None) -> Array:
-    """[T, B, n] with zeros past each row's length; itself without lengths. Selects, so padding may hold NaN."""
+    """[T, B, ...] with zeros past each row's length; the array itself where they are there already.
+
+    Selects instead of multiplying, so padding may hold NaN.
+    """
     if lengths is None:
         return array
-    valid = np.arange(array.shape[0])[:, None] < lengths
-    return np.where(valid[..., None], array, array.dtype.type(0))
+    past = np.arange(array.shape[0])[:, None] >= lengths
+    if not array[past].any():
+        return array
+    return np.where(past.reshape(*past.shape, *[1] * (array.ndim - 2)), array.dtype.type(0), array)

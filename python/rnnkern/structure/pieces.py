@@ -10,7 +10,7 @@ from ..layer import Layer
 from ..parameters import check_int
 from ..states import State
 from ..tape import Gradients
-from .base import Array, Part, Structure, check_part, halvings
+from .base import Array, Part, Structure, check_input, check_part, halvings
 
 
 class Piece(NamedTuple):
@@ -40,7 +40,8 @@ def truncated(
 ) -> Iterator[Piece]:
     """Training forward and backward of ``chunk`` steps after ``chunk`` steps (Williams and Peng 1990, BPTT(h; h)).
 
-    layer: a layer or structure that looks back only (one direction). x [T, B, I]; lengths: integers [B] or None.
+    layer: a layer or structure that looks back only (one direction), such as a whole model in a Stack.
+    x [T, B, I], or [T, B] for a Stack that starts with an Embedding; lengths: integers [B] or None.
     loss(y, steps) -> (value, dy): the loss of one piece, y the layer's output for x[steps], and its gradient.
     A piece starts from the state that the one before ended with, taken as a constant: while parameters do not change,
     the outputs are the bits of the whole sequence, and no gradient passes a border between pieces. Memory is that of
@@ -54,16 +55,12 @@ def truncated(
     ValueError, at the call, for a layer that looks ahead, or a chunk that a Pyramid's pairs do not fit in (a multiple
     of 2^halvings); what else forward and backward raise comes with the piece.
     """
-    part = check_part("layer", layer)
+    part = check_part("layer", layer, codes=True)
     chunk = check_int("chunk", chunk, 1)
-    for each in _layers(part):
-        if each.bidirectional or getattr(each, "reverse", False):
-            raise ValueError(f"layer: expected one that looks back only (its state is carried on), got {each!r}")
+    check_looks_back("layer", part)
     if chunk % 2 ** halvings(part):
         raise ValueError(f"chunk: expected a multiple of {2 ** halvings(part)} (pairs of steps), got {chunk}")
-    if getattr(x, "ndim", None) != 3:
-        raise ValueError(f"x: expected [T, B, I], got {getattr(x, 'shape', type(x).__name__)}")
-    rows = take_lengths(lengths, x.shape[1], x.shape[0])
+    rows = take_lengths(lengths, check_input(part, x).shape[1], x.shape[0])
     return _pieces(part, x, loss, chunk, state, rows, need_x)
 
 
@@ -78,10 +75,17 @@ def _pieces(
         yield Piece(steps, value, part.backward(tape, dy, need_x=need_x), state)
 
 
+def check_looks_back(name: str, part: Part) -> None:
+    """Raises ValueError for a part in which some layer reads later steps."""
+    for each in _layers(part):
+        if each.bidirectional or getattr(each, "reverse", False):
+            raise ValueError(f"{name}: expected one that looks back only (its state is carried on), got {each!r}")
+
+
 def _layers(part: Part) -> Iterator[Layer]:
     """Every layer in a part."""
     if isinstance(part, Structure):
         for inner in part._parts:
             yield from _layers(inner)
-    else:
+    elif isinstance(part, Layer):
         yield part

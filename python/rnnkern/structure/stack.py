@@ -8,11 +8,23 @@ from typing import Any
 import numpy as np
 
 from .. import _core, parameters
-from ..layer import Layer
 from ..parameters import check_int
 from ..states import State
 from ..tape import Gradients
-from .base import Array, Structure, Tape, before_end, check_part, check_state, halvings, output_size, run
+from .base import (
+    Array,
+    Part,
+    Structure,
+    Tape,
+    before_end,
+    check_part,
+    check_state,
+    halvings,
+    output_size,
+    run,
+    run_backward,
+    takes_codes,
+)
 
 
 class Stack(Structure):
@@ -20,8 +32,9 @@ class Stack(Structure):
 
         x_{k+1} = drop(f_k(x_k))            or, if layer k is residual,  drop(f_k(x_k)) + x_k
 
-    layers: RNN, GRU, LSTM, sLSTM and structures. The input width of each is the output width of the one below. Hidden
-        sizes, cells and directions may differ.
+    layers: RNN, GRU, LSTM, sLSTM, structures, and Linear and Embedding of rnnkern.train. The input width of each is the
+        output width of the one below. Hidden sizes, cells and directions may differ. If the first is an Embedding, x is
+        [T, B] of integers. A whole model is ``Stack(Embedding(V, E), LSTM(E, H), Linear(H, V))``.
     residual: True for every layer, or one flag per layer. A residual layer must keep the number of features and steps.
         (Wu et al. 2016, arXiv 1609.08144, section 3.1: deep stacks train with it that do not train without it.)
     dropout: dropout probability of the output of every layer but the last, in ``forward`` unless train=False. The
@@ -30,8 +43,8 @@ class Stack(Structure):
         row*H + unit), where H is the output width. It does not depend on the split of the work.
 
     The state is a tuple with one entry per layer, and so are ``dstate`` and ``grads.state``. None, for one entry or for
-    all, means zeros. Parameter names are "<k>.<name>". Raises ValueError for widths that do not fit or a probability
-    out of range, and TypeError for a value that is no layer.
+    all, means zeros; the entry of a Linear or Embedding is always None. Parameter names are "<k>.<name>". Raises
+    ValueError for widths that do not fit or a probability out of range, and TypeError for a value that is no layer.
     """
 
     def __init__(
@@ -39,7 +52,7 @@ class Stack(Structure):
     ) -> None:
         if not layers:
             raise ValueError("layers: expected at least one, got none")
-        self._parts = tuple(check_part(f"layers[{k}]", layer) for k, layer in enumerate(layers))
+        self._parts = tuple(check_part(f"layers[{k}]", layer, codes=k == 0) for k, layer in enumerate(layers))
         for k, (below, above) in enumerate(zip(self._parts, self._parts[1:], strict=False), 1):
             if output_size(below) != above.input_size:
                 raise ValueError(
@@ -65,6 +78,8 @@ class Stack(Structure):
         if len(flags) != count:
             raise ValueError(f"residual: expected {count} flags, one a layer, got {len(flags)}")
         for k, part in enumerate(self._parts):
+            if flags[k] and takes_codes(part):
+                raise ValueError(f"residual: expected no flag for layers[{k}], whose x holds integers, got True")
             if flags[k] and part.input_size != output_size(part):
                 raise ValueError(
                     f"residual: expected layers[{k}] to be as wide at its output as at its input, got input size "
@@ -75,7 +90,7 @@ class Stack(Structure):
         return tuple(bool(flag) for flag in flags)
 
     @property
-    def layers(self) -> tuple[Layer | Structure, ...]:
+    def layers(self) -> tuple[Part, ...]:
         return self._parts
 
     @property
@@ -140,7 +155,7 @@ class Stack(Structure):
         for k in range(len(self._parts) - 1, -1, -1):
             own, lengths = tapes[k]
             dropped = None if dy is None else self._drop(k, dy, call, lengths)
-            grads = self._parts[k].backward(own, dropped, dstates[k], need_x=need_x or k > 0)
+            grads = run_backward(self._parts[k], own, dropped, dstates[k], lengths, need_x or k > 0)
             states[k] = grads.state
             params |= {f"{k}.{name}": value for name, value in grads.params.items()}
             past = self._residual[k] and dy is not None and grads.x is not None

@@ -23,6 +23,7 @@ from .base import (
     halvings,
     output_size,
     run,
+    run_backward,
     state_layer,
 )
 from .stack import Stack
@@ -114,10 +115,12 @@ class Pyramid(Structure):
 
     def _run(self, x: Array, state: State, lengths: Array | None, keep: bool, train: bool) -> tuple[Array, State, Any]:
         halved = None if lengths is None else (lengths + 1) // 2
-        return run(self._parts[0], pairs(x, lengths), state, halved, keep, train)
+        y, state, tape = run(self._parts[0], pairs(x, lengths), state, halved, keep, train)
+        return y, state, (tape, halved)
 
     def _backward(self, tape: Tape, dy: Array | None, dstate: State, need_x: bool) -> Gradients:
-        grads = self._parts[0].backward(tape.saved, dy, dstate, need_x=need_x)
+        own, halved = tape.saved
+        grads = run_backward(self._parts[0], own, dy, dstate, halved, need_x)
         if grads.x is None:
             return grads
         steps, batch, width = tape.x_shape

@@ -14,15 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from ..structure.per_step import PerStep
+from ..tape import Gradients
 from . import _check
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """What ``backward`` returns: ``x`` (None where it was not asked for or does not exist) and ``params`` by name."""
-
-    x: np.ndarray | None
-    params: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +31,7 @@ class Tape:
     x: np.ndarray
 
 
-class Layer:
+class Layer(PerStep):
     """Parameters by name; replaced as a whole and never written in place, so a running forward sees one state."""
 
     def __init__(self, params: dict[str, np.ndarray]) -> None:
@@ -68,6 +62,11 @@ class Layer:
         if not isinstance(params, Mapping):
             raise TypeError(f"params: expected a mapping of names to arrays, got {type(params).__name__}")
         self._replace("params", params)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for value in self._params.values():
+            value.setflags(write=False)  # copied arrays are writable
 
     def _replace(self, argument: str, values: Mapping[str, np.ndarray]) -> None:
         fresh = dict(self._params)
@@ -101,8 +100,8 @@ class Linear(Layer):
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = "float32", seed: Any = None
     ) -> None:
-        self.in_features = _check.size("in_features", in_features)
-        self.out_features = _check.size("out_features", out_features)
+        self.in_features = self.input_size = _check.size("in_features", in_features)
+        self.out_features = self.output_size = _check.size("out_features", out_features)
         self.dtype = _check.float_dtype("dtype", dtype)
         rng = np.random.default_rng(seed)
         bound = 1.0 / math.sqrt(self.in_features)
@@ -111,11 +110,11 @@ class Linear(Layer):
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """x [..., in_features] -> y [..., out_features]. ValueError for a shape, TypeError for a dtype."""
-        return self._apply(self._input(x), self._params)
+        return self._apply(self.check_input(x), self._params)
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Tape]:
         """As calling the layer, and the tape for ``backward``."""
-        tape = Tape(self, self._params, np.array(self._input(x), order="C", copy=True))
+        tape = Tape(self, self._params, np.array(self.check_input(x), order="C", copy=True))
         return self._apply(tape.x, tape.params), tape
 
     def backward(self, tape: Tape, dy: np.ndarray, *, need_x: bool = True) -> Gradients:
@@ -131,13 +130,13 @@ class Linear(Layer):
             if "bias" in tape.params:
                 params["bias"] = rows.sum(axis=0, dtype=self.dtype)
             x = (rows @ tape.params["weight"]).reshape(tape.x.shape) if need_x else None
-        return Gradients(x, params)
+        return Gradients(x, None, params)
 
     def __repr__(self) -> str:
         bias = "bias" in self._params
         return f"Linear({self.in_features}, {self.out_features}, bias={bias}, dtype={self.dtype.name!r})"
 
-    def _input(self, x: Any) -> np.ndarray:
+    def check_input(self, x: Any) -> np.ndarray:
         x = _check.array("x", x)
         if x.ndim == 0:
             raise ValueError(f"x: expected shape [..., {self.in_features}], got []")
@@ -157,24 +156,28 @@ class Embedding(Layer):
     Parameter: ``weight`` [num_embeddings, embedding_dim]. ``seed``: anything numpy.random.default_rng takes.
     """
 
+    codes = True
+
     def __init__(self, num_embeddings: int, embedding_dim: int, *, dtype: Any = "float32", seed: Any = None) -> None:
-        self.num_embeddings = _check.size("num_embeddings", num_embeddings)
-        self.embedding_dim = _check.size("embedding_dim", embedding_dim)
+        self.num_embeddings = self.input_size = _check.size("num_embeddings", num_embeddings)
+        self.embedding_dim = self.output_size = _check.size("embedding_dim", embedding_dim)
         self.dtype = _check.float_dtype("dtype", dtype)
         weight = np.random.default_rng(seed).standard_normal((self.num_embeddings, self.embedding_dim))
         super().__init__({"weight": weight.astype(self.dtype)})
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """x [...] of integers in [0, num_embeddings) -> y [..., embedding_dim]. TypeError, ValueError otherwise."""
-        return self._params["weight"][self._input(x)]
+        return self._params["weight"][self.check_input(x)]
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Tape]:
         """As calling the layer, and the tape for ``backward``."""
-        tape = Tape(self, self._params, np.array(self._input(x), order="C", copy=True))
+        tape = Tape(self, self._params, np.array(self.check_input(x), order="C", copy=True))
         return tape.params["weight"][tape.x], tape
 
-    def backward(self, tape: Tape, dy: np.ndarray) -> Gradients:
-        """dy [..., embedding_dim] -> dweight[v] = sum of dy over the places where x was v, in the order of x; no dx.
+    def backward(self, tape: Tape, dy: np.ndarray, *, need_x: bool = True) -> Gradients:
+        """dy [..., embedding_dim] -> dweight[v] = sum of dy over the places where x was v, in the order of x.
+
+        ``grads.x`` is None whatever need_x is: integers have no gradient.
 
         Places are sorted by value and each run is summed at once: np.add.at adds row by row, many times slower.
         """
@@ -188,12 +191,12 @@ class Embedding(Layer):
             starts = np.flatnonzero(np.concatenate(([True], codes[1:] != codes[:-1])))
             with np.errstate(all="ignore"):
                 weight[codes[starts]] = np.add.reduceat(dy.reshape(-1, self.embedding_dim)[order], starts, axis=0)
-        return Gradients(None, {"weight": weight})
+        return Gradients(None, None, {"weight": weight})
 
     def __repr__(self) -> str:
         return f"Embedding({self.num_embeddings}, {self.embedding_dim}, dtype={self.dtype.name!r})"
 
-    def _input(self, x: Any) -> np.ndarray:
+    def check_input(self, x: Any) -> np.ndarray:
         x = _check.integers("x", x)
         _check.within("x", x, 0, self.num_embeddings - 1)
         return x

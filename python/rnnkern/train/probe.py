@@ -11,11 +11,18 @@ from ..parameters import check_bool, check_int
 
 
 def gradient_norms(
-    layer: Any, tape: Any, dy: Any, dstate: Any = None, *, index: int = -1, rows: bool = False
+    layer: Any,
+    tape: Any,
+    dy: Any,
+    dstate: Any = None,
+    *,
+    index: int = -1,
+    rows: bool = False,
+    clip_step: float | None = None,
 ) -> np.ndarray:
     """Norms of dE/dh_t, E = sum(y * dy) + sum(state * dstate), for every step t: [T], or [T, B] with ``rows``.
 
-    layer, tape, dy, dstate: as for ``layer.backward``, for any layer.
+    layer, tape, dy, dstate, clip_step: as for ``layer.backward``, for any layer.
     index: the layer of the stack; -1 is the last.
 
     dE/dh_t is the gradient of the output of this layer at step t, through y and all later steps. The norm is Euclidean,
@@ -27,6 +34,6 @@ def gradient_norms(
     depth = layer.num_layers
     index = check_int("index", index, -depth, depth - 1)
     axes = (2,) if check_bool("rows", rows) else (1, 2)
-    grads = layer.backward(tape, dy, dstate, need_x=False, probe=True)
+    grads = layer.backward(tape, dy, dstate, need_x=False, probe=True, clip_step=clip_step)
     steps = as_numpy(grads.steps[index], f"steps[{index}]").astype(np.float64)
     return np.asarray(np.sqrt(np.square(steps).sum(axis=axes)))

@@ -1,0 +1,1 @@
+"""Programs of the gallery (docs/gallery.md), each a script of its own. Installed as rnnkern.examples."""
