@@ -82,7 +82,7 @@ class Merge(Structure):
             else:
                 half = dy if self._mode == "sum" else dy * dy.dtype.type(0.5)
                 dy = np.concatenate([half, half], axis=2)
-        return self._parts[0].backward(own, dy, dstate, need_x=need_x)
+        return run_backward(self._parts[0], own, dy, dstate, tape.lengths, need_x)
 
     def __repr__(self) -> str:
         return f"Merge({self._parts[0]!r}, {self._mode!r})"
@@ -228,7 +228,7 @@ class InitialState(Structure):
 
     def _backward(self, tape: Tape, dy: Array | None, dstate: State, need_x: bool) -> Gradients:
         own, learned = tape.saved
-        grads = self._parts[0].backward(own, dy, dstate, need_x=need_x)
+        grads = run_backward(self._parts[0], own, dy, dstate, tape.lengths, need_x)
         parts = grads.state if isinstance(grads.state, tuple) else (grads.state,)
         params = dict(grads.params)
         if self._ones:
