@@ -8,7 +8,7 @@ goes on into the next. Every 20th sentence is held out. First comes the smallest
 o after "hell", and only the state can tell, since the letter before is the same.
 
 Data: pydoc_data.topics of Python (PSF License), only whole sentences, each once; or any text, with --text FILE.
-Reached: 1.08 nats a letter (bigram 2.37, unigram 3.08); 3 minutes on two busy cores.
+Reached: 1.11 nats a letter (bigram 2.37, unigram 3.08); 2.5 minutes on two cores.
 """
 
 import re

@@ -1,13 +1,12 @@
 """A label for every frame of a video, many-to-many in step: coins slide over the ground, and some of them turn back.
 
-    python examples/06_video.py [--quick] [--seed 0] [--out gallery]
-
 A frame shows where a coin is, but not where it came from: a convolutional network alone has to guess. A coin that turns
 back looks like one that passes until it turns: the past alone is not enough. A bidirectional LSTM reads both sides:
     f_t = CNN(frame_t)        h_t = [LSTM(f_1 ... f_t), LSTM(f_T ... f_t)]        p(label_t) = softmax(O h_t + b)
 The videos differ in length: ``lengths=`` tells the LSTM where each one ends, and padding costs it no work.
 Data: scikit-image's photographs. The 24 coins of Pompeii (Brooklyn Museum, no known copyright restrictions) are cut out
 and slide over gravel, grass and brick (CC0). Six coins and half of each ground are held out.
+Reached: 95 % of the frames right (frame by frame 54 %, the most frequent label 40 %); 2 minutes on two cores.
 """
 
 from __future__ import annotations
