@@ -6,16 +6,21 @@ cell's parameters (no ``_l0``).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import ops
 from .arrays import NUMPY, Array, dtype_name
 from .devices import Caller, place
 from .layers import check_nonlinearity
-from .options import parse
+from .options import check_keywords, parse, takes_options
 from .parameters import Module, check_bool, check_int
 from .states import State, apart, joined, split_state, widths
 from .tape import Gradients, Tape, fingerprint
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .option_types import GruCellKeywords, LstmCellKeywords, RnnCellKeywords, SlstmCellKeywords
 
 
 class Cell(Module):
@@ -27,12 +32,14 @@ class Cell(Module):
         input_size: int,
         hidden_size: int,
         bias: bool,
-        device: Any,
-        dtype: Any,
-        seed: int | None,
-        allow_tf32: bool,
-        options: dict[str, Any],
+        *,
+        device: Any = None,
+        dtype: Any = None,
+        seed: int | None = None,
+        allow_tf32: bool = False,
+        **options: Any,
     ) -> None:
+        check_keywords(type(self).__name__, cell, options, single_step=True)
         where = place(device)
         hidden_size = check_int("hidden_size", hidden_size, 1)
         spec = ops.Spec(
@@ -197,6 +204,7 @@ class Cell(Module):
         return f"{type(self).__name__}({', '.join(said)})"
 
 
+@takes_options("rnn", single_step=True)
 class RNNCell(Cell):
     """One step of ``rnnkern.RNN``: h = cell(x, h), with h = f(W_ih x + b_ih + W_hh h' + b_hh), f = tanh or relu.
 
@@ -210,43 +218,16 @@ class RNNCell(Cell):
         hidden_size: int,
         bias: bool = True,
         nonlinearity: str = "tanh",
-        *,
-        device: Any = None,
-        dtype: Any = None,
-        seed: int | None = None,
-        allow_tf32: bool = False,
-        clip: float | None = None,
-        activations: Any = None,
-        layer_norm: bool = False,
-        zoneout: float | tuple[float, float] = 0.0,
-        heads: int = 1,
-        independent: bool = False,
+        **keywords: Unpack[RnnCellKeywords],
     ) -> None:
-        options = {
-            "clip": clip,
-            "activations": activations,
-            "layer_norm": layer_norm,
-            "zoneout": zoneout,
-            "heads": heads,
-            "independent": independent,
-        }
-        super().__init__(
-            f"rnn_{check_nonlinearity(nonlinearity)}",
-            input_size,
-            hidden_size,
-            bias,
-            device,
-            dtype,
-            seed,
-            allow_tf32,
-            options,
-        )
+        super().__init__(f"rnn_{check_nonlinearity(nonlinearity)}", input_size, hidden_size, bias, **keywords)
 
     @property
     def nonlinearity(self) -> str:
         return self._spec.cell.removeprefix("rnn_")
 
 
+@takes_options("gru", single_step=True)
 class GRUCell(Cell):
     """One step of ``rnnkern.GRU``: h = cell(x, h).
 
@@ -259,29 +240,12 @@ class GRUCell(Cell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        *,
-        device: Any = None,
-        dtype: Any = None,
-        seed: int | None = None,
-        allow_tf32: bool = False,
-        reset_after: bool = True,
-        clip: float | None = None,
-        activations: Any = None,
-        layer_norm: bool = False,
-        zoneout: float | tuple[float, float] = 0.0,
-        heads: int = 1,
+        **keywords: Unpack[GruCellKeywords],
     ) -> None:
-        options = {
-            "reset_after": reset_after,
-            "clip": clip,
-            "activations": activations,
-            "layer_norm": layer_norm,
-            "zoneout": zoneout,
-            "heads": heads,
-        }
-        super().__init__("gru", input_size, hidden_size, bias, device, dtype, seed, allow_tf32, options)
+        super().__init__("gru", input_size, hidden_size, bias, **keywords)
 
 
+@takes_options("lstm", single_step=True)
 class LSTMCell(Cell):
     """One step of ``rnnkern.LSTM``: h, c = cell(x, (h, c)).
 
@@ -294,38 +258,17 @@ class LSTMCell(Cell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        *,
-        device: Any = None,
-        dtype: Any = None,
-        seed: int | None = None,
-        allow_tf32: bool = False,
-        proj_size: int = 0,
-        peephole: bool = False,
-        coupled: bool = False,
-        clip: float | None = None,
-        activations: Any = None,
-        layer_norm: bool = False,
-        zoneout: float | tuple[float, float] = 0.0,
-        heads: int = 1,
+        **keywords: Unpack[LstmCellKeywords],
     ) -> None:
-        options = {
-            "proj_size": proj_size,
-            "peephole": peephole,
-            "coupled": coupled,
-            "clip": clip,
-            "activations": activations,
-            "layer_norm": layer_norm,
-            "zoneout": zoneout,
-            "heads": heads,
-        }
-        super().__init__("lstm", input_size, hidden_size, bias, device, dtype, seed, allow_tf32, options)
+        super().__init__("lstm", input_size, hidden_size, bias, **keywords)
 
 
+@takes_options("slstm", single_step=True)
 class sLSTMCell(Cell):
     """One step of ``rnnkern.sLSTM``: h, c, n, m = cell(x, (h, c, n, m)).
 
-    The arguments, keywords and errors are those of ``rnnkern.GRUCell``, with the options ``zoneout`` and ``heads``
-    only. The parameters are those of ``rnnkern.RNNCell`` with G = 4.
+    The arguments, keywords and errors are those of ``rnnkern.GRUCell``. The parameters are those of ``rnnkern.RNNCell``
+    with G = 4.
     """
 
     def __init__(
@@ -333,13 +276,6 @@ class sLSTMCell(Cell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        *,
-        device: Any = None,
-        dtype: Any = None,
-        seed: int | None = None,
-        allow_tf32: bool = False,
-        zoneout: float = 0.0,
-        heads: int = 1,
+        **keywords: Unpack[SlstmCellKeywords],
     ) -> None:
-        options = {"zoneout": zoneout, "heads": heads}
-        super().__init__("slstm", input_size, hidden_size, bias, device, dtype, seed, allow_tf32, options)
+        super().__init__("slstm", input_size, hidden_size, bias, **keywords)

@@ -14,7 +14,7 @@ import numpy as np
 from . import ops
 from .arrays import NUMPY, Array, Dtypes, dtype_name
 from .devices import Caller, place
-from .options import parse
+from .options import check_keywords, parse
 from .parameters import Module, check_bool, check_int
 from .states import State, apart, joined, split_state, widths
 from .tape import Gradients, Tape, fingerprint
@@ -33,14 +33,16 @@ class Layer(Module):
         batch_first: bool,
         dropout: float,
         bidirectional: bool,
-        device: Any,
-        dtype: Any,
-        seed: int | None,
-        recompute: bool,
-        reverse: bool,
-        allow_tf32: bool,
-        options: dict[str, Any],
+        *,
+        device: Any = None,
+        dtype: Any = None,
+        seed: int | None = None,
+        recompute: bool = False,
+        reverse: bool = False,
+        allow_tf32: bool = False,
+        **options: Any,
     ) -> None:
+        check_keywords(type(self).__name__, cell, options)
         if isinstance(dropout, bool) or not isinstance(dropout, (int, float, np.floating)) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout: expected a probability in [0, 1], got {dropout!r}")
         where = place(device)

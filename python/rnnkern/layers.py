@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .layer import Layer
+from .options import takes_options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .option_types import GruKeywords, LstmKeywords, RnnKeywords, SlstmKeywords
 
 
+@takes_options("rnn")
 class RNN(Layer):
     """Elman RNN (Elman 1990; torch.nn.RNN), gates G = 1:
 
@@ -25,19 +32,6 @@ class RNN(Layer):
     reverse: run each row from its last valid step to step 0, in one direction.
     allow_tf32: allow TF32 in float32 products on a GPU: operands have 10 bits of mantissa, sums and states stay
         float32.
-
-    Options of the step (equations and sources: docs/options.md). A combination that no kernel supports is an error:
-
-    clip: bound of the inputs of the gates and of the candidate: [-clip, clip], as in onnxruntime. c is not clipped.
-    activations: of ONNX's eleven activations, each by name or as (name, alpha, beta). RNN takes one, GRU a sequence of
-        two (for r and z, for n), LSTM of three (for i, f and o, for g, for the output).
-    layer_norm: normalise W_ih x and W_hh h' over each row before adding the biases: gamma_ih, gamma_hh [G*H]. LSTM also
-        normalises c in its output: gamma_c, beta_c [H].
-    zoneout: probability that an element of h keeps its old value; LSTM also takes a pair, for h and c. Inference uses
-        the expected value.
-    recurrent_dropout: in training, dropout on the input of W_hh, with one mask per row for the whole sequence.
-    heads: number of blocks of a block-diagonal W_hh: weight_hh [G*H, H/heads].
-    independent: use a diagonal W_hh (IndRNN): weight_hh [H].
 
     Parameters of layer k, with the suffix ``_reverse`` for the second direction: weight_ih_l{k} [G*H, I] (I is D*H
     above the first layer), weight_hh_l{k} [G*H, H], bias_ih_l{k} and bias_hh_l{k} [G*H], then the parameters of the
@@ -58,41 +52,19 @@ class RNN(Layer):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        *,
-        device: Any = None,
-        dtype: Any = None,
-        seed: int | None = None,
-        recompute: bool = False,
-        reverse: bool = False,
-        allow_tf32: bool = False,
-        clip: float | None = None,
-        activations: Any = None,
-        layer_norm: bool = False,
-        zoneout: float | tuple[float, float] = 0.0,
-        recurrent_dropout: float = 0.0,
-        heads: int = 1,
-        independent: bool = False,
+        **keywords: Unpack[RnnKeywords],
     ) -> None:
-        options = {
-            "clip": clip,
-            "activations": activations,
-            "layer_norm": layer_norm,
-            "zoneout": zoneout,
-            "recurrent_dropout": recurrent_dropout,
-            "heads": heads,
-            "independent": independent,
-        }
         cell = f"rnn_{check_nonlinearity(nonlinearity)}"
         super().__init__(
-            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed,
-            recompute, reverse, allow_tf32, options,
-        )  # fmt: skip
+            cell, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **keywords
+        )
 
     @property
     def nonlinearity(self) -> str:
         return self._spec.cell.removeprefix("rnn_")
 
 
+@takes_options("gru")
 class GRU(Layer):
     """GRU with the reset gate after the product (Cho et al. 2014, arXiv 1406.1078, in the form of cuDNN and
     torch.nn.GRU), gates r z n, G = 3:
@@ -101,10 +73,7 @@ class GRU(Layer):
         r, z = sigmoid(gx + gh),  n = tanh(gx_n + r * gh_n),  h = (1 - z) * n + z * h'
 
     The arguments, their order and their defaults are those of torch.nn.GRU. Keywords, parameters (with G = 3) and
-    errors are those of ``rnnkern.RNN``, and:
-
-    reset_after: False puts the reset gate before the product (arXiv 1406.1078v3, the default of ONNX): n = tanh(gx_n +
-        W_hn (r * h') + b_hn).
+    errors are those of ``rnnkern.RNN``.
     """
 
     def __init__(
@@ -116,36 +85,14 @@ class GRU(Layer):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        *,
-        device: Any = None,
-        dtype: Any = None,
-        seed: int | None = None,
-        recompute: bool = False,
-        reverse: bool = False,
-        allow_tf32: bool = False,
-        reset_after: bool = True,
-        clip: float | None = None,
-        activations: Any = None,
-        layer_norm: bool = False,
-        zoneout: float | tuple[float, float] = 0.0,
-        recurrent_dropout: float = 0.0,
-        heads: int = 1,
+        **keywords: Unpack[GruKeywords],
     ) -> None:
-        options = {
-            "reset_after": reset_after,
-            "clip": clip,
-            "activations": activations,
-            "layer_norm": layer_norm,
-            "zoneout": zoneout,
-            "recurrent_dropout": recurrent_dropout,
-            "heads": heads,
-        }
         super().__init__(
-            "gru", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed,
-            recompute, reverse, allow_tf32, options,
-        )  # fmt: skip
+            "gru", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **keywords
+        )
 
 
+@takes_options("lstm")
 class LSTM(Layer):
     """LSTM (Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000; torch.nn.LSTM), gates i f g o, G = 4:
 
@@ -153,11 +100,7 @@ class LSTM(Layer):
         i, f, o = sigmoid(gx + gh),  g = tanh(gx + gh),  c = f * c' + i * g,  h = o * tanh(c)
 
     The state is the tuple (h, c). The arguments, their order and their defaults are those of torch.nn.LSTM. Keywords,
-    parameters (with G = 4) and errors are those of ``rnnkern.RNN``, and:
-
-    proj_size: size P of a projection h = W_hr (o * tanh(c)): weight_hr [P, H], weight_hh [4*H, P].
-    peephole: i and f also read c', and o reads the new c: peephole [3, H], rows i f o.
-    coupled: f = 1 - i. The weights keep the rows of f, which are not used.
+    parameters (with G = 4) and errors are those of ``rnnkern.RNN``.
     """
 
     def __init__(
@@ -170,39 +113,23 @@ class LSTM(Layer):
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
-        *,
-        device: Any = None,
-        dtype: Any = None,
-        seed: int | None = None,
-        recompute: bool = False,
-        reverse: bool = False,
-        allow_tf32: bool = False,
-        peephole: bool = False,
-        coupled: bool = False,
-        clip: float | None = None,
-        activations: Any = None,
-        layer_norm: bool = False,
-        zoneout: float | tuple[float, float] = 0.0,
-        recurrent_dropout: float = 0.0,
-        heads: int = 1,
+        **keywords: Unpack[LstmKeywords],
     ) -> None:
-        options = {
-            "proj_size": proj_size,
-            "peephole": peephole,
-            "coupled": coupled,
-            "clip": clip,
-            "activations": activations,
-            "layer_norm": layer_norm,
-            "zoneout": zoneout,
-            "recurrent_dropout": recurrent_dropout,
-            "heads": heads,
-        }
         super().__init__(
-            "lstm", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype, seed,
-            recompute, reverse, allow_tf32, options,
-        )  # fmt: skip
+            "lstm",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size=proj_size,
+            **keywords,
+        )
 
 
+@takes_options("slstm")
 class sLSTM(Layer):
     """sLSTM (Beck et al. 2024, xLSTM, arXiv 2405.04517), gates i f z o, G = 4, with an exponential input gate:
 
@@ -213,8 +140,8 @@ class sLSTM(Layer):
     The state is the tuple (h, c, n, m), each [L*D, B, H]. The normaliser n and the stabiliser m keep c in range. sLSTM
     requires n >= 0. Where n is 0, c must be 0 and m is ignored.
 
-    Arguments, keywords and parameters (G = 4) are those of ``rnnkern.RNN``, without ``nonlinearity`` and without the
-    options that the signature does not have. The paper uses ``heads``.
+    Arguments, keywords and parameters (G = 4) are those of ``rnnkern.RNN``, without ``nonlinearity``. The paper uses
+    ``heads``.
     """
 
     def __init__(
@@ -226,22 +153,11 @@ class sLSTM(Layer):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        *,
-        device: Any = None,
-        dtype: Any = None,
-        seed: int | None = None,
-        recompute: bool = False,
-        reverse: bool = False,
-        allow_tf32: bool = False,
-        zoneout: float = 0.0,
-        recurrent_dropout: float = 0.0,
-        heads: int = 1,
+        **keywords: Unpack[SlstmKeywords],
     ) -> None:
-        options = {"zoneout": zoneout, "recurrent_dropout": recurrent_dropout, "heads": heads}
         super().__init__(
-            "slstm", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype,
-            seed, recompute, reverse, allow_tf32, options,
-        )  # fmt: skip
+            "slstm", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **keywords
+        )
 
 
 def check_nonlinearity(nonlinearity: Any) -> str:

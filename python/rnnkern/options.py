@@ -1,7 +1,9 @@
-"""The options of a cell's step, as data: their names, what they take, which cell has which, and their parameters.
+"""The options of a cell's step, each declared once: a field of ``Options``.
 
-One frozen ``Options`` says them all; ``Options()`` is the plain cell. ``parse`` makes one of a constructor's keywords,
-in the words of users; which of them no kernel does together is the native library's to say (core/options.cpp).
+``option`` says for a field which cells take it, how a keyword's value becomes the field's (option_values.py), and its
+sentence in the documentation. Constructors of layers, cells and torch modules take options as ``**keywords``:
+``takes_options`` makes their signatures and docstrings from the table, and option_types.py has the types for type
+checkers. The native library says which options no kernel combines (core/options.cpp).
 
 Sources: peephole, F. Gers and J. Schmidhuber, 2000; coupled, K. Greff et al., 2015; clip and activations, ONNX's RNN
 operators (onnx/defs/rnn); reset_after=False, K. Cho et al., arXiv 1406.1078v3; proj_size, H. Sak et al., 2014;
@@ -11,53 +13,95 @@ Z. Ghahramani, arXiv 1512.05287; independent, S. Li et al., arXiv 1803.04831.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
-from typing import Any
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, TypeVar
 
-import numpy as np
+from . import option_values as values
 
-# Name in lower case -> (its number in rnnk_activation_kind, how ONNX writes it, defaults of alpha and beta where it has
-# them). The defaults are ONNX's (onnx/defs/rnn); it has none for Affine and ScaledTanh, which leave x and tanh(x) here.
-ACTIVATIONS: dict[str, tuple[int, str, tuple[float, ...]]] = {
-    "relu": (1, "Relu", ()),
-    "tanh": (2, "Tanh", ()),
-    "sigmoid": (3, "Sigmoid", ()),
-    "affine": (4, "Affine", (1.0, 0.0)),
-    "leakyrelu": (5, "LeakyRelu", (0.01,)),
-    "thresholdedrelu": (6, "ThresholdedRelu", (1.0,)),
-    "scaledtanh": (7, "ScaledTanh", (1.0, 1.0)),
-    "hardsigmoid": (8, "HardSigmoid", (0.2, 0.5)),
-    "elu": (9, "Elu", (1.0,)),
-    "softsign": (10, "Softsign", ()),
-    "softplus": (11, "Softplus", ()),
-}
-_OWN = {"rnn": ("f",), "gru": ("f of r z", "g of n"), "lstm": ("f of i f o", "g of g", "h of the output"), "slstm": ()}
-_ONLY = {
-    "peephole": "lstm",
-    "coupled": "lstm",
-    "proj_size": "lstm",
-    "reset_after": "gru",
-    "independent": "rnn",
-}
-_SLSTM = ("zoneout", "recurrent_dropout", "heads")
+_Class = TypeVar("_Class", bound=type)
+
+
+def option(
+    neutral: Any,
+    cells: str,
+    parse: Callable[[str, Any, str], Any],
+    annotation: str,
+    *,
+    said: str,
+    default: Any = ...,
+    shown: Callable[[Any], Any] = lambda value: value,
+    single_step: bool = True,
+) -> Any:
+    """A field of ``Options``.
+
+    neutral: its value where the step is the plain cell's. cells: those that take it. annotation, default: of the
+    constructors' keyword; the default is ``neutral`` unless given. said: its sentence. shown: the field's value -> the
+    keyword's. single_step: whether RNNCell, GRUCell, LSTMCell and sLSTMCell take it, too.
+    """
+    about = {"cells": cells.split(), "parse": parse, "annotation": annotation, "said": said, "shown": shown}
+    about |= {"default": neutral if default is ... else default, "single_step": single_step}
+    return field(default=neutral, metadata=about)
 
 
 @dataclass(frozen=True)
 class Options:
     """What a step does beside the plain cell's equations; every default is neutral."""
 
-    proj_size: int = 0
-    peephole: bool = False
-    coupled: bool = False
-    clip: float = 0.0  # 0: no bound
-    activations: tuple[tuple[str, float, float], ...] = ()  # of ACTIVATIONS; empty: the cell's own
-    reset_after: bool = True
-    layer_norm: bool = False
-    zoneout: tuple[float, float] = (0.0, 0.0)  # of h, of c
-    recurrent_dropout: float = 0.0
-    heads: int = 1
-    independent: bool = False
+    # fmt: off
+    proj_size: int = option(
+        0, "lstm", values.size, "int",
+        said="size P of a projection h = W_hr (o * tanh(c)): weight_hr [P, H], weight_hh [4*H, P].",
+    )
+    peephole: bool = option(
+        False, "lstm", values.flag, "bool",
+        said="i and f also read c', and o reads the new c: peephole [3, H], rows i f o.",
+    )
+    coupled: bool = option(
+        False, "lstm", values.flag, "bool",
+        said="f = 1 - i. The weights keep the rows of f, which are not used.",
+    )
+    clip: float = option(
+        0.0, "rnn gru lstm", values.clip, "float | None", default=None, shown=values.shown_clip,
+        said="bound of the inputs of the gates and of the candidate: [-clip, clip], as in onnxruntime. c is not "
+        "clipped.",
+    )
+    activations: tuple[tuple[str, float, float], ...] = option(
+        (), "rnn gru lstm", values.activations, "Any", default=None, shown=values.shown_activations,
+        said="of ONNX's eleven activations, each by name or as (name, alpha, beta). RNN takes one, GRU a sequence of "
+        "two (for r and z, for n), LSTM of three (for i, f and o, for g, for the output).",
+    )
+    reset_after: bool = option(
+        True, "gru", values.flag, "bool",
+        said="False puts the reset gate before the product (arXiv 1406.1078v3, the default of ONNX): n = tanh(gx_n + "
+        "W_hn (r * h') + b_hn).",
+    )
+    layer_norm: bool = option(
+        False, "rnn gru lstm", values.flag, "bool",
+        said="normalise W_ih x and W_hh h' over each row before adding the biases: gamma_ih, gamma_hh [G*H]. LSTM also "
+        "normalises c in its output: gamma_c, beta_c [H].",
+    )
+    zoneout: tuple[float, float] = option(
+        (0.0, 0.0), "rnn gru lstm slstm", values.zoneout, "float | tuple[float, float]",
+        default=0.0, shown=values.shown_zoneout,
+        said="probability that an element of h keeps its old value; LSTM also takes a pair, for h and c. Inference uses"
+        " the expected value.",
+    )
+    recurrent_dropout: float = option(
+        0.0, "rnn gru lstm slstm", values.probability, "float", single_step=False,
+        said="in training, dropout on the input of W_hh, with one mask per row for the whole sequence.",
+    )
+    heads: int = option(
+        1, "rnn gru lstm slstm", values.size, "int",
+        said="number of blocks of a block-diagonal W_hh: weight_hh [G*H, H/heads].",
+    )
+    independent: bool = option(
+        False, "rnn", values.flag, "bool",
+        said="use a diagonal W_hh (IndRNN): weight_hh [H].",
+    )
+    # fmt: on
 
     @property
     def random(self) -> bool:
@@ -70,75 +114,86 @@ class Options:
         if given.pop("reset_after", True) is False:
             given["reset_before"] = True
         if "activations" in given:
-            given["activations"] = [(ACTIVATIONS[name][0], alpha, beta) for name, alpha, beta in self.activations]
+            given["activations"] = [(values.ACTIVATIONS[name][0], a, b) for name, a, b in self.activations]
         return given
 
     def said(self) -> dict[str, Any]:
         """Name -> value of what is not neutral, for ``repr`` and errors."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
+    def shown(self) -> dict[str, Any]:
+        """The same, in the values that constructors take."""
+        return {name: TABLE[name].metadata["shown"](value) for name, value in self.said().items()}
+
 
 NEUTRAL = Options()
+TABLE: dict[str, Field[Any]] = {f.name: f for f in fields(Options)}
+
+
+def of_cell(kind: str, single_step: bool = False) -> Iterator[Field[Any]]:
+    """The options that a cell takes. kind: "rnn", "gru", "lstm" or "slstm"."""
+    for f in TABLE.values():
+        if kind in f.metadata["cells"] and (f.metadata["single_step"] or not single_step):
+            yield f
+
+
+def reads(name: str) -> Any:
+    """A property of a layer, cell or module: the constructor's keyword of this name, as it was given."""
+
+    def read(holder: Any) -> Any:
+        return TABLE[name].metadata["shown"](getattr(holder._step_options, name))
+
+    return property(read, doc=f"The constructor's keyword {name}.")
 
 
 class HasOptions:
-    """Properties of layers and cells by the names of their constructors' keywords, in the values these take."""
+    """Properties by the names of the constructors' keywords. (A cell of torch has a parameter named peephole.)"""
 
-    _options: Options
+    _step_options: Options = NEUTRAL
 
-    @property
-    def proj_size(self) -> int:
-        return self._options.proj_size
-
-    @property
-    def peephole(self) -> bool:
-        return self._options.peephole
-
-    @property
-    def coupled(self) -> bool:
-        return self._options.coupled
-
-    @property
-    def clip(self) -> float | None:
-        return self._options.clip or None
-
-    @property
-    def activations(self) -> tuple[tuple[Any, ...], ...] | None:
-        """One tuple per activation: ONNX name, alpha and beta if it has them. None for the standard ones."""
-        given = []
-        for name, *numbers in self._options.activations:
-            _, spelled, defaults = ACTIVATIONS[name]
-            given.append((spelled, *numbers[: len(defaults)]))
-        return tuple(given) or None
-
-    @property
-    def reset_after(self) -> bool:
-        return self._options.reset_after
-
-    @property
-    def layer_norm(self) -> bool:
-        return self._options.layer_norm
-
-    @property
-    def zoneout(self) -> float | tuple[float, float]:
-        """The zoneout probability of h, or the pair of h and c if c has one."""
-        h, c = self._options.zoneout
-        return (h, c) if c else h
-
-    @property
-    def recurrent_dropout(self) -> float:
-        return self._options.recurrent_dropout
-
-    @property
-    def heads(self) -> int:
-        return self._options.heads
-
-    @property
-    def independent(self) -> bool:
-        return self._options.independent
+    proj_size = reads("proj_size")
+    coupled = reads("coupled")
+    clip = reads("clip")
+    activations = reads("activations")
+    reset_after = reads("reset_after")
+    layer_norm = reads("layer_norm")
+    zoneout = reads("zoneout")
+    recurrent_dropout = reads("recurrent_dropout")
+    heads = reads("heads")
+    independent = reads("independent")
 
 
-def parse(cell: str, hidden_size: int, given: dict[str, Any]) -> Options:
+def takes_options(kind: str, single_step: bool = False) -> Callable[[_Class], _Class]:
+    """A class whose ``__init__`` takes the options of a cell as ``**keywords``: its signature and docstring.
+
+    Keyword-only parameters of the base class' ``__init__`` come before them.
+    """
+
+    def decorate(cls: _Class) -> _Class:
+        own = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+        base = inspect.signature(cls.__mro__[1].__init__).parameters  # type: ignore[misc]
+        explicit = [p for p in own.values() if p.kind is not p.VAR_KEYWORD]
+        keywords = [p for p in base.values() if p.kind is p.KEYWORD_ONLY and p.name not in own]
+        said: list[str] = []
+        for f in of_cell(kind, single_step):
+            about = f.metadata
+            said += textwrap.wrap(f"{f.name}: {about['said']}", 116, subsequent_indent="    ")
+            if f.name not in own:
+                keyword = inspect.Parameter.KEYWORD_ONLY
+                keywords.append(
+                    inspect.Parameter(f.name, keyword, default=about["default"], annotation=about["annotation"])
+                )
+        cls.__init__.__signature__ = inspect.Signature([*explicit, *keywords])  # type: ignore[misc]
+        cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or '')}\n\n{_HEADING}\n\n" + "\n".join(said) + "\n"
+        return cls
+
+    return decorate
+
+
+_HEADING = "Options of the step (equations: docs/options.md); an unsupported combination is an error:"
+
+
+def parse(cell: str, hidden_size: int, given: Mapping[str, Any]) -> Options:
     """The options of a constructor's keywords. cell: "rnn_tanh", "rnn_relu", "gru", "lstm" or "slstm".
 
     Raises ValueError or TypeError naming the keyword, what was expected and what came.
@@ -146,14 +201,14 @@ def parse(cell: str, hidden_size: int, given: dict[str, Any]) -> Options:
     kind = cell.split("_")[0]
     out: dict[str, Any] = {}
     for name, value in given.items():
-        neutral = getattr(NEUTRAL, name)
+        about, neutral = TABLE[name].metadata, TABLE[name].default
         if value is None or value is neutral:
             continue
-        out[name] = _PARSERS[name](name, value, kind)
-        if _ONLY.get(name, kind) != kind and out[name] != neutral:
-            raise ValueError(f"{name}: only {_ONLY[name].upper()} has it, got {value!r} for {kind.upper()}")
-        if kind == "slstm" and name not in _SLSTM and out[name] != neutral:
-            raise ValueError(f"{name}: sLSTM does not have it, got {value!r}")
+        out[name] = about["parse"](name, value, kind)
+        if kind not in about["cells"] and out[name] != neutral:
+            if len(about["cells"]) == 1:
+                raise ValueError(f"{name}: only {about['cells'][0].upper()} has it, got {value!r} for {kind.upper()}")
+            raise ValueError(f"{name}: {_SPELLED.get(kind, kind.upper())} does not have it, got {value!r}")
     options = Options(**out)
     if options.proj_size >= hidden_size > 0:
         raise ValueError(f"proj_size: expected less than hidden_size {hidden_size}, got {options.proj_size}")
@@ -162,102 +217,15 @@ def parse(cell: str, hidden_size: int, given: dict[str, Any]) -> Options:
     return options
 
 
-def _flag(name: str, value: Any, kind: str) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
-    return bool(value)
+_SPELLED = {"slstm": "sLSTM"}
 
 
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.floating, np.integer)):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    return float(value)
-
-
-def _probability(name: str, value: Any, kind: str = "") -> float:
-    number = _number(name, value)
-    if not 0 <= number <= 1:
-        raise ValueError(f"{name}: expected a probability in [0, 1], got {value!r}")
-    return number
-
-
-def _size(name: str, value: Any, kind: str) -> int:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
-    least = 1 if name == "heads" else 0
-    if value < least:
-        raise ValueError(f"{name}: expected at least {least}, got {value}")
-    return int(value)
-
-
-def _clip(name: str, value: Any, kind: str) -> float:
-    bound = _number(name, value)
-    if not bound > 0:
-        raise ValueError(f"{name}: expected a bound above 0 or None, got {value!r}")
-    return 0.0 if math.isinf(bound) else bound
-
-
-def _zoneout(name: str, value: Any, kind: str) -> tuple[float, float]:
-    if not isinstance(value, (tuple, list)):
-        return _probability(name, value), 0.0
-    if len(value) != 2:
-        raise ValueError(f"{name}: expected a probability, or two, of h and of c, got {len(value)} of them")
-    pair = _probability(f"{name}[0]", value[0]), _probability(f"{name}[1]", value[1])
-    if pair[1] and kind != "lstm":
-        has = "sLSTM's c does not stand alone" if kind == "slstm" else f"{kind.upper()} has no c"
-        raise ValueError(f"{name}: {has}, got {value!r}")
-    return pair
-
-
-def _activations(name: str, value: Any, kind: str) -> tuple[tuple[str, float, float], ...]:
-    wanted = _OWN[kind]
-    if len(wanted) == 1 and _is_one_activation(value):
-        value = (value,)
-    if isinstance(value, str) or not isinstance(value, (tuple, list)):
-        raise TypeError(f"{name}: expected a sequence of {len(wanted)} ({', '.join(wanted)}), got {value!r}")
-    if len(value) != len(wanted):
-        raise ValueError(f"{name}: expected {len(wanted)} ({', '.join(wanted)}), got {len(value)}")
-    return tuple(_activation(f"{name}[{i}]", each) for i, each in enumerate(value))
-
-
-def _is_one_activation(value: Any) -> bool:
-    """A name, or a tuple (name, alpha, beta): where a cell has one activation, it needs no sequence around it."""
-    if isinstance(value, str):
-        return True
-    numbers = value[1:] if isinstance(value, tuple) and value and isinstance(value[0], str) else ()
-    return bool(numbers) and not any(isinstance(number, (str, tuple, list)) for number in numbers)
-
-
-def _activation(name: str, value: Any) -> tuple[str, float, float]:
-    parts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (tuple, list)) else ()
-    if not 1 <= len(parts) <= 3 or not isinstance(parts[0], str):
-        raise TypeError(f"{name}: expected a name, or a tuple (name, alpha, beta), got {value!r}")
-    key = parts[0].lower()
-    if key not in ACTIVATIONS:
-        known = ", ".join(spelled for _, spelled, _ in ACTIVATIONS.values())
-        raise ValueError(f"{name}: expected one of {known}, got {parts[0]!r}")
-    _, spelled, defaults = ACTIVATIONS[key]
-    given = [_number(f"{name}[{i}]", number) for i, number in enumerate(parts[1:], 1)]
-    if len(given) > len(defaults):
-        takes = ("nothing", "alpha alone", "alpha and beta")[len(defaults)]
-        raise ValueError(f"{name}: {spelled} takes {takes}, got {value!r}")
-    alpha, beta = (*given, *defaults[len(given) :], 0.0, 0.0)[:2]
-    return key, alpha, beta
-
-
-_PARSERS: dict[str, Any] = {
-    "proj_size": _size,
-    "peephole": _flag,
-    "coupled": _flag,
-    "clip": _clip,
-    "activations": _activations,
-    "reset_after": _flag,
-    "layer_norm": _flag,
-    "zoneout": _zoneout,
-    "recurrent_dropout": _probability,
-    "heads": _size,
-    "independent": _flag,
-}
+def check_keywords(owner: str, cell: str, given: Mapping[str, Any], single_step: bool = False) -> None:
+    """TypeError, as Python's own, for a keyword that the constructor of ``owner`` does not take."""
+    taken = {f.name for f in of_cell(cell.split("_")[0], single_step)}
+    for name in given:
+        if name not in taken:
+            raise TypeError(f"{owner}.__init__() got an unexpected keyword argument {name!r}")
 
 
 def layer_shapes(

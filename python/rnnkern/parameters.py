@@ -19,7 +19,7 @@ import numpy as np
 from . import _core, ops
 from .arrays import NUMPY_DTYPES, Array
 from .devices import HOST, Place, place
-from .options import HasOptions, Options
+from .options import HasOptions, Options, reads
 from .weights import initial
 
 # Held while an attribute is read, compared and set: swapping weights, counting training calls. A signal's handler may
@@ -90,6 +90,8 @@ class Weights:
 class Module(HasOptions):
     """Base of layers and cells: the spec, the parameters under their public names, and the count of training calls."""
 
+    peephole = reads("peephole")
+
     def __init__(self, spec: ops.Spec, names: tuple[str, ...], seed: int | None, where: Place) -> None:
         # names: the public names of spec.param_names. (No docstring: help() of every layer would inherit it.)
         if seed is None:
@@ -111,7 +113,7 @@ class Module(HasOptions):
         return self._spec
 
     @property
-    def _options(self) -> Options:  # type: ignore[override]
+    def _step_options(self) -> Options:  # type: ignore[override]
         return self._spec.options
 
     @property

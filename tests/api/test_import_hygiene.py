@@ -17,7 +17,9 @@ PACKAGE = Path(rnnkern.__file__).parent
 #   framework modules, cli, train -> layers, cells -> parameters -> ops -> _core      (ARCHITECTURE.md)
 MAY_IMPORT: dict[str, set[str]] = {
     "weights": set(),
-    "options": set(),
+    "option_types": set(),
+    "option_values": set(),
+    "options": {"option_values"},
     "spec": {"_core", "options"},
     "_cuda_libs": set(),
     "plans": {"_core", "_cuda_libs", "options", "spec"},
@@ -32,8 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "parameters": {"_core", "ops", "arrays", "devices", "options", "weights"},
     "states": {"arrays", "devices", "parameters", "spec"},
     "layer": {"ops", "arrays", "devices", "options", "parameters", "states", "tape"},
-    "layers": {"layer"},
-    "cells": {"ops", "arrays", "devices", "options", "parameters", "states", "tape", "layers"},
+    "layers": {"layer", "option_types", "options"},
+    "cells": {"ops", "arrays", "devices", "option_types", "options", "parameters", "states", "tape", "layers"},
     "keras_versions": {"arrays"},
     "layouts": {"keras_versions", "weights"},
     "blocks": {"layouts"},

@@ -16,7 +16,7 @@ from option_cases import CASES, Case, make_case
 from option_runs import compare
 from option_runs import run as run_options
 from problems import DTYPES, FULL, QUICK, Problem, expand, make
-from rnnkern.options import ACTIVATIONS
+from rnnkern.option_values import ACTIVATIONS
 from runner import DEVICE_KERNELS, backward, forward, pack, run, same_bits
 
 pytestmark = [] if fake_cuda.EXECUTOR else [pytest.mark.gpu]

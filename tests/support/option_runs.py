@@ -16,7 +16,7 @@ import pytest
 
 from option_cases import Case, CaseData, judged, options_of
 from problems import DTYPES, HALF, Array
-from rnnkern.options import ACTIVATIONS
+from rnnkern.option_values import ACTIVATIONS
 from runner import DEVICE_KERNELS, UNAVAILABLE, Kept, Output, new_plan
 
 

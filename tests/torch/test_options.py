@@ -17,7 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 import rnnkern as rk
 import rnnkern.torch as rt
-from rnnkern.options import ACTIVATIONS, parse
+from rnnkern.option_values import ACTIVATIONS
+from rnnkern.options import parse
 from rnnkern.torch import kernels, operators, options
 from torch_cases import flat, near
 from torch_option_cases import CALLS, CASES, F64, IN, MARKED, RANDOM, STATES, B, H, T, arguments, call, given, make

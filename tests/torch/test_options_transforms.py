@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 
 import rnnkern.torch as rt
-from rnnkern.options import ACTIVATIONS
+from rnnkern.option_values import ACTIVATIONS
 from rnnkern.spec import NO_MARKS, Marks
 from rnnkern.torch import composed, operators
 from torch_cases import Answer, Seen, flat, near

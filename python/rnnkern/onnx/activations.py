@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..options import ACTIVATIONS
+from ..option_values import ACTIVATIONS
 
 Activation = str | tuple[str, float] | tuple[str, float, float]
 

@@ -7,7 +7,7 @@ what ``functional_call`` put there. Nothing derived from it is kept between call
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -81,7 +81,7 @@ class Recurrent(StepOptions, Module):
             else:
                 init.uniform_(weight, -bound, bound)
 
-    def _settle(self, cell: str, options: dict[str, Any], device: Any, dtype: Any) -> ops.Spec:
+    def _settle(self, cell: str, options: Mapping[str, Any], device: Any, dtype: Any) -> ops.Spec:
         """Keep the step's options, given by the constructor's keywords, and make the parameters. -> the spec.
 
         Options that no kernel does together are refused here, not at the first call.
@@ -101,7 +101,7 @@ class Recurrent(StepOptions, Module):
 
     def _widths(self) -> tuple[int, ...]:
         """Of h, and of c and what stands behind it."""
-        return (self._chosen.proj_size or self.hidden_size, *[self.hidden_size] * self._cells)
+        return (self._step_options.proj_size or self.hidden_size, *[self.hidden_size] * self._cells)
 
     # Freezing -------------------------------------------------------------------------------------------------------
 

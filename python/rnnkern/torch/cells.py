@@ -6,14 +6,20 @@ cell.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..options import check_keywords, takes_options
 from .base import Recurrent
 from .checks import check_tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..option_types import GruCellOptions, LstmCellOptions, RnnCellOptions, SlstmCellOptions
 
 _PLAIN_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -27,9 +33,17 @@ class RNNCellBase(Recurrent):
     _own_names: tuple[str, ...] = ()  # of the options' parameters
 
     def __init__(
-        self, cell: str, input_size: int, hidden_size: int, bias: bool, device: Any, dtype: Any, options: dict[str, Any]
+        self,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        device: Any,
+        dtype: Any,
+        options: Mapping[str, Any],
     ) -> None:
         super().__init__()
+        check_keywords(type(self).__name__, cell, options, single_step=True)
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
             if size <= 0:
                 raise ValueError(f"{name} must be greater than zero")
@@ -89,11 +103,11 @@ class RNNCellBase(Recurrent):
                 )
 
 
+@takes_options("rnn", single_step=True)
 class RNNCell(RNNCellBase):
     """One step of ``RNN``: h = tanh(W x + b_ih + R h' + b_hh), or ReLU instead of tanh.
 
-    The arguments and defaults are those of torch.nn.RNNCell. The keywords after them are the options of
-    ``rnnkern.RNNCell``.
+    The arguments and defaults are those of torch.nn.RNNCell; the options come after them.
     """
 
     nonlinearity: str
@@ -106,21 +120,8 @@ class RNNCell(RNNCellBase):
         nonlinearity: str = "tanh",
         device: Any = None,
         dtype: Any = None,
-        *,
-        clip: float | None = None,
-        activations: Any = None,
-        layer_norm: bool = False,
-        zoneout: float | tuple[float, float] = 0.0,
-        heads: int = 1,
-        independent: bool = False,
+        **options: Unpack[RnnCellOptions],
     ) -> None:
-        options: dict[str, Any] = {
-            "clip": clip,
-            "activations": activations,
-            "layer_norm": layer_norm,
-            "zoneout": zoneout,
-        }
-        options |= {"heads": heads, "independent": independent}
         cell = "rnn_relu" if nonlinearity == "relu" else "rnn_tanh"  # any other is refused by a call, as in torch.nn
         super().__init__(cell, input_size, hidden_size, bias, device, dtype, options)
         self.nonlinearity = nonlinearity
@@ -139,8 +140,9 @@ class RNNCell(RNNCellBase):
         return self._step(input, None if hx is None else (hx,), ("hidden",))[0]
 
 
+@takes_options("gru", single_step=True)
 class GRUCell(RNNCellBase):
-    """One step of ``GRU``. The arguments are those of torch.nn.GRUCell, then the options of ``rnnkern.GRUCell``."""
+    """One step of ``GRU``. The arguments are those of torch.nn.GRUCell, then come the options."""
 
     def __init__(
         self,
@@ -149,21 +151,8 @@ class GRUCell(RNNCellBase):
         bias: bool = True,
         device: Any = None,
         dtype: Any = None,
-        *,
-        reset_after: bool = True,
-        clip: float | None = None,
-        activations: Any = None,
-        layer_norm: bool = False,
-        zoneout: float | tuple[float, float] = 0.0,
-        heads: int = 1,
+        **options: Unpack[GruCellOptions],
     ) -> None:
-        options: dict[str, Any] = {
-            "reset_after": reset_after,
-            "clip": clip,
-            "activations": activations,
-            "layer_norm": layer_norm,
-        }
-        options |= {"zoneout": zoneout, "heads": heads}
         super().__init__("gru", input_size, hidden_size, bias, device, dtype, options)
 
     def _cell(self) -> str:
@@ -178,8 +167,9 @@ class GRUCell(RNNCellBase):
         return self._step(input, None if hx is None else (hx,), ("hidden",))[0]
 
 
+@takes_options("lstm", single_step=True)
 class LSTMCell(RNNCellBase):
-    """One step of ``LSTM``. The arguments are those of torch.nn.LSTMCell, then the options of ``rnnkern.LSTMCell``."""
+    """One step of ``LSTM``. The arguments are those of torch.nn.LSTMCell, then come the options."""
 
     def __init__(
         self,
@@ -188,18 +178,8 @@ class LSTMCell(RNNCellBase):
         bias: bool = True,
         device: Any = None,
         dtype: Any = None,
-        *,
-        proj_size: int = 0,
-        peephole: bool = False,
-        coupled: bool = False,
-        clip: float | None = None,
-        activations: Any = None,
-        layer_norm: bool = False,
-        zoneout: float | tuple[float, float] = 0.0,
-        heads: int = 1,
+        **options: Unpack[LstmCellOptions],
     ) -> None:
-        options: dict[str, Any] = {"proj_size": proj_size, "peephole": peephole, "coupled": coupled, "clip": clip}
-        options |= {"activations": activations, "layer_norm": layer_norm, "zoneout": zoneout, "heads": heads}
         super().__init__("lstm", input_size, hidden_size, bias, device, dtype, options)
 
     def _cell(self) -> str:
@@ -219,8 +199,9 @@ class LSTMCell(RNNCellBase):
         return h, c
 
 
+@takes_options("slstm", single_step=True)
 class sLSTMCell(RNNCellBase):
-    """One step of ``sLSTM``. The arguments are those of torch.nn.GRUCell, then the options of ``rnnkern.sLSTMCell``."""
+    """One step of ``sLSTM``. The arguments are those of torch.nn.GRUCell, then come the options."""
 
     _cells = 3
 
@@ -231,11 +212,9 @@ class sLSTMCell(RNNCellBase):
         bias: bool = True,
         device: Any = None,
         dtype: Any = None,
-        *,
-        zoneout: float = 0.0,
-        heads: int = 1,
+        **options: Unpack[SlstmCellOptions],
     ) -> None:
-        super().__init__("slstm", input_size, hidden_size, bias, device, dtype, {"zoneout": zoneout, "heads": heads})
+        super().__init__("slstm", input_size, hidden_size, bias, device, dtype, options)
 
     def _cell(self) -> str:
         return "slstm"

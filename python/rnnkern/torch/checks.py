@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..arrays import take_marks as take_arrays
+from ..options import check_keywords
 from ..spec import Marks
 from . import gpu
 
@@ -154,8 +155,8 @@ def check_options(
         raise ValueError("proj_size has to be smaller than hidden_size")
 
 
-def refuse_unknown(name: str, unknown: dict[str, Any]) -> None:
-    if "proj_size" in unknown:
+def refuse_unknown(name: str, cell: str, options: Mapping[str, Any]) -> None:
+    """Errors of torch.nn and of Python for keywords that a layer does not take."""
+    if "proj_size" in options and cell.startswith(("rnn", "gru")):
         raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
-    if unknown:
-        raise TypeError(f"{name}.__init__() got an unexpected keyword argument '{next(iter(unknown))}'")
+    check_keywords(name, cell, options)

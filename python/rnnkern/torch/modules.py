@@ -6,13 +6,14 @@ Attribute names are torch.nn's, so that ``replace`` can turn an instance into on
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from ..options import reads, takes_options
 from ..parameters import check_bool
 from ..spec import NO_MARKS
 from . import gpu
@@ -28,7 +29,11 @@ from .checks import (
     take_lengths,
     take_marks,
 )
-from .options import read_option
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..option_types import GruOptions, LstmOptions, RnnOptions, SlstmOptions
 
 _CELLS = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru", "SLSTM": "slstm"}
 
@@ -41,7 +46,7 @@ class RNNBase(Recurrent):
 
     mode: str
     _state_said = "hx and cx"
-    peephole = read_option("peephole")
+    peephole = reads("peephole")
     _is_layer = True
     _flat_weights_names: list[str]
 
@@ -58,9 +63,10 @@ class RNNBase(Recurrent):
         device: Any,
         dtype: Any,
         reverse: bool,
-        options: dict[str, Any],
+        options: Mapping[str, Any],
     ) -> None:
         super().__init__()
+        refuse_unknown(type(self).__name__, _CELLS[mode], options)
         proj_size = options.get("proj_size", 0)
         check_options(input_size, hidden_size, num_layers, bias, batch_first, dropout, proj_size)
         if dropout > 0 and num_layers == 1:
@@ -240,10 +246,11 @@ class RNNBase(Recurrent):
             )
 
 
+@takes_options("rnn")
 class RNN(RNNBase):
     """Elman layers: h = tanh(W x + b_ih + R h' + b_hh), or ReLU instead of tanh.
 
-    The arguments and defaults are those of torch.nn.RNN. The keywords after them are the options of ``rnnkern.RNN``.
+    The arguments and defaults are those of torch.nn.RNN; ``reverse`` and the options come after them.
     """
 
     def __init__(
@@ -260,37 +267,23 @@ class RNN(RNNBase):
         dtype: Any = None,
         *,
         reverse: bool = False,
-        clip: float | None = None,
-        activations: Any = None,
-        layer_norm: bool = False,
-        zoneout: float | tuple[float, float] = 0.0,
-        recurrent_dropout: float = 0.0,
-        heads: int = 1,
-        independent: bool = False,
-        **unknown: Any,
+        **options: Unpack[RnnOptions],
     ) -> None:
-        refuse_unknown("RNN", unknown)
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         mode = f"RNN_{nonlinearity.upper()}"
-        options: dict[str, Any] = {
-            "clip": clip,
-            "activations": activations,
-            "layer_norm": layer_norm,
-            "zoneout": zoneout,
-        }
-        options |= {"recurrent_dropout": recurrent_dropout, "heads": heads, "independent": independent}
         sizes = (input_size, hidden_size, num_layers)
         super().__init__(mode, *sizes, bias, batch_first, dropout, bidirectional, device, dtype, reverse, options)
         self.nonlinearity = nonlinearity
 
 
+@takes_options("gru")
 class GRU(RNNBase):
     """Gated recurrent units, gates r z n, with the reset after the product, as torch.nn.GRU:
 
         r, z = s(W x + b_ih + R h' + b_hh);  n = tanh(W_n x + b_in + r*(R_n h' + b_hn));  h = (1-z)*n + z*h'
 
-    The keywords after the arguments of torch.nn.GRU are the options of ``rnnkern.GRU``.
+    The arguments and defaults are those of torch.nn.GRU; ``reverse`` and the options come after them.
     """
 
     def __init__(
@@ -306,33 +299,19 @@ class GRU(RNNBase):
         dtype: Any = None,
         *,
         reverse: bool = False,
-        reset_after: bool = True,
-        clip: float | None = None,
-        activations: Any = None,
-        layer_norm: bool = False,
-        zoneout: float | tuple[float, float] = 0.0,
-        recurrent_dropout: float = 0.0,
-        heads: int = 1,
-        **unknown: Any,
+        **options: Unpack[GruOptions],
     ) -> None:
-        refuse_unknown("GRU", unknown)
-        options: dict[str, Any] = {
-            "reset_after": reset_after,
-            "clip": clip,
-            "activations": activations,
-            "layer_norm": layer_norm,
-        }
-        options |= {"zoneout": zoneout, "recurrent_dropout": recurrent_dropout, "heads": heads}
         sizes = (input_size, hidden_size, num_layers)
         super().__init__("GRU", *sizes, bias, batch_first, dropout, bidirectional, device, dtype, reverse, options)
 
 
+@takes_options("lstm")
 class LSTM(RNNBase):
     """Long short-term memory, gates i f g o, as torch.nn.LSTM:
 
         i, f, o = s(W x + b_ih + R h' + b_hh);  g = tanh(the same);  c = f*c' + i*g;  h = o*tanh(c), or W_hr times it
 
-    The keywords after the arguments of torch.nn.LSTM are the options of ``rnnkern.LSTM``.
+    The arguments and defaults are those of torch.nn.LSTM; ``reverse`` and the options come after them.
     """
 
     def __init__(
@@ -349,20 +328,11 @@ class LSTM(RNNBase):
         dtype: Any = None,
         *,
         reverse: bool = False,
-        peephole: bool = False,
-        coupled: bool = False,
-        clip: float | None = None,
-        activations: Any = None,
-        layer_norm: bool = False,
-        zoneout: float | tuple[float, float] = 0.0,
-        recurrent_dropout: float = 0.0,
-        heads: int = 1,
+        **options: Unpack[LstmOptions],
     ) -> None:
-        options: dict[str, Any] = {"proj_size": proj_size, "peephole": peephole, "coupled": coupled, "clip": clip}
-        options |= {"activations": activations, "layer_norm": layer_norm, "zoneout": zoneout}
-        options |= {"recurrent_dropout": recurrent_dropout, "heads": heads}
+        chosen: dict[str, Any] = {"proj_size": proj_size, **options}
         sizes = (input_size, hidden_size, num_layers)
-        super().__init__("LSTM", *sizes, bias, batch_first, dropout, bidirectional, device, dtype, reverse, options)
+        super().__init__("LSTM", *sizes, bias, batch_first, dropout, bidirectional, device, dtype, reverse, chosen)
 
     def _state_tuple(self, hx: Any) -> tuple[Any, ...]:
         if isinstance(hx, Tensor) or len(hx) != 2:
@@ -376,6 +346,7 @@ class LSTM(RNNBase):
         return ("hidden[0]", "hidden[1]")
 
 
+@takes_options("slstm")
 class sLSTM(RNNBase):
     """sLSTM, gates i f z o. ``rnnkern.sLSTM`` has the equations. The arguments and defaults are those of torch.nn.GRU.
 
@@ -400,11 +371,8 @@ class sLSTM(RNNBase):
         dtype: Any = None,
         *,
         reverse: bool = False,
-        zoneout: float = 0.0,
-        recurrent_dropout: float = 0.0,
-        heads: int = 1,
+        **options: Unpack[SlstmOptions],
     ) -> None:
-        options = {"zoneout": zoneout, "recurrent_dropout": recurrent_dropout, "heads": heads}
         sizes = (input_size, hidden_size, num_layers)
         super().__init__("SLSTM", *sizes, bias, batch_first, dropout, bidirectional, device, dtype, reverse, options)
 
