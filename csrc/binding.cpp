@@ -152,7 +152,10 @@ PYBIND11_MODULE(_core_of_main_interpreter, m) {
   m.def("cells", [] {
     py::list out;
     for (int32_t i = 0; rnnk_cell_name(i); ++i) {
-      out.append(py::make_tuple(rnnk_cell_name(i), rnnk_cell_gates(i), rnnk_cell_states(i)));
+      py::list options;
+      for (int32_t k = 0; rnnk_cell_option(i, k); ++k) options.append(rnnk_cell_option(i, k));
+      out.append(py::make_tuple(rnnk_cell_name(i), rnnk_cell_gates(i), rnnk_cell_states(i), rnnk_cell_activations(i),
+                                py::tuple(options)));
     }
     return out;
   });

@@ -293,6 +293,10 @@ rnnk_status rnnk_dropout(const rnnk_dropout_args* args) {
 const char* rnnk_cell_name(int32_t cell) { return cell_info(cell) ? cell_info(cell)->name : nullptr; }
 int32_t rnnk_cell_gates(int32_t cell) { return cell_info(cell) ? cell_info(cell)->gates : -1; }
 int32_t rnnk_cell_states(int32_t cell) { return cell_info(cell) ? cell_info(cell)->states : -1; }
+int32_t rnnk_cell_activations(int32_t cell) { return cell_info(cell) ? cell_info(cell)->activation_count() : -1; }
+const char* rnnk_cell_option(int32_t cell, int32_t index) {
+  return cell_info(cell) && index >= 0 ? cell_option(*cell_info(cell), index) : nullptr;
+}
 
 const char* rnnk_kernel_name(int32_t index) { return kernel_at(index) ? kernel_at(index)->name : nullptr; }
 const char* rnnk_kernel_unavailable(int32_t index) { return kernel_at(index) ? unavailable(*kernel_at(index)) : nullptr; }

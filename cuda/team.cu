@@ -173,7 +173,7 @@ struct OneExchange {
 }  // namespace
 
 const char* not_one_exchange(const Problem& p) {
-  if (p.cell == RNNK_CELL_slstm) return "it has room for c alone, not for the n and m of sLSTM";
+  if (cell_info(p.cell)->states > 2) return "it has room for c alone, not for the n and m of sLSTM";
   if (!with_cell<void, OneExchange>(p)) {
     return "layer norm, a projection, reset-before and IndRNN's step are not one product and one pointwise part";
   }

@@ -9,6 +9,8 @@ struct Gru : OneStage<3> {
   static constexpr int kStates = 1, kSaved = 4;
   static constexpr int kSavedState[kStates] = {-1};
   static constexpr bool kReadsH = true, kSameGrad = false;
+  static constexpr unsigned kTakes = kTakesClip | kTakesLayerNorm | kTakesResetBefore;
+  static constexpr Activate kActivations[3] = {Activate::sigmoid, Activate::tanh};
 
   template <int, class Q>
   RNNK_HD static void forward(Q& q) {

@@ -12,6 +12,7 @@
 // (memory access, and zip on the CPU, belong to the drivers). Each ISA file defines its V in an anonymous namespace, which gives every template
 // instantiated over it internal linkage: objects compiled with different flags can never be merged by the linker.
 #pragma once
+#include "cells/takes.h"
 
 #if defined(__CUDACC__)
 #define RNNK_HD __host__ __device__ __forceinline__
@@ -81,6 +82,8 @@ struct OneStage {
   static constexpr int kParamStage[1] = {0};  // [max(kParams, 1)]: the stage whose backward writes dp[i]
   static constexpr int kCarry = 0;
   static constexpr bool kHasOptions = false;
+  static constexpr unsigned kTakes = 0;
+  static constexpr Activate kActivations[3] = {};  // those that the option `activations` may replace, in its order
 };
 
 }  // namespace rnnk

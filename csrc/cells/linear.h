@@ -9,6 +9,8 @@ struct Linear : OneStage<1> {
   static constexpr int kStates = 1, kSaved = 0;
   static constexpr int kSavedState[kStates] = {-1};
   static constexpr bool kReadsH = false, kSameGrad = true;
+  static constexpr unsigned kTakes = kTakesClip | kTakesLayerNorm | kTakesIndependent;
+  static constexpr Activate kActivations[3] = {Activate::affine};
 
   template <int, class Q>
   RNNK_HD static void forward(Q& q) {

@@ -9,6 +9,9 @@ struct Lstm : OneStage<4> {
   static constexpr int kStates = 2, kSaved = 5;
   static constexpr int kSavedState[kStates] = {-1, 4};
   static constexpr bool kReadsH = false, kSameGrad = true;
+  static constexpr unsigned kTakes =
+      kTakesClip | kTakesLayerNorm | kTakesProjection | kTakesPeephole | kTakesCoupled | kTakesCellZoneout;
+  static constexpr Activate kActivations[3] = {Activate::sigmoid, Activate::tanh, Activate::tanh};
 
   template <int, class Q>
   RNNK_HD static void forward(Q& q) {

@@ -5,22 +5,6 @@
 
 namespace rnnk {
 
-// The values of rnnk_activation_kind.
-enum class Activate {
-  of_cell,
-  relu,
-  tanh,
-  sigmoid,
-  affine,
-  leaky_relu,
-  thresholded_relu,
-  scaled_tanh,
-  hard_sigmoid,
-  elu,
-  softsign,
-  softplus
-};
-
 template <class T>
 struct Function {
   Activate kind;

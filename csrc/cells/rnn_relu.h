@@ -8,6 +8,8 @@ struct RnnRelu : OneStage<1> {
   static constexpr int kStates = 1, kSaved = 1;
   static constexpr int kSavedState[kStates] = {0};
   static constexpr bool kReadsH = false, kSameGrad = true;
+  static constexpr unsigned kTakes = kTakesClip | kTakesLayerNorm | kTakesIndependent;
+  static constexpr Activate kActivations[3] = {Activate::relu};
 
   template <int, class Q>
   RNNK_HD static void forward(Q& q) {

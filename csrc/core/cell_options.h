@@ -8,25 +8,21 @@ namespace {  // internal linkage: compiled for different instruction sets
 
 template <class T>
 CellOptions<T> cell_options(const Problem& p) {
-  const bool lstm = p.cell == RNNK_CELL_lstm, gru = p.cell == RNNK_CELL_gru;
-  const auto function = [&](int i, Activate own) {
+  const CellInfo& cell = *cell_info(p.cell);
+  const auto function = [&](int i) {
     const rnnk_activation& a = p.activations[i];
-    if (!a.kind) return Function<T>{own, T(1), T(0)};
+    if (!a.kind) return Function<T>{cell.activations[i], T(1), T(0)};
     return Function<T>{static_cast<Activate>(a.kind), static_cast<T>(a.alpha), static_cast<T>(a.beta)};
   };
-  const Activate elman = p.cell == RNNK_CELL_rnn_tanh   ? Activate::tanh
-                         : p.cell == RNNK_CELL_rnn_relu ? Activate::relu
-                                                        : Activate::affine;
   CellOptions<T> o{};
-  o.f = function(0, lstm || gru ? Activate::sigmoid : elman);
-  o.g = function(1, Activate::tanh);
-  o.h = function(2, Activate::tanh);
+  o.f = function(0), o.g = function(1), o.h = function(2);
   o.clipped = p.clip > 0;
   o.clip = static_cast<T>(p.clip);
   o.peephole = p.has(RNNK_PEEPHOLE), o.coupled = p.has(RNNK_COUPLED);
   o.keeps_input = o.clipped;
   const Activate kinds[] = {o.f.kind, o.g.kind, o.h.kind};
-  for (const Activate kind : kinds) {
+  for (int i = 0; i < cell.activation_count(); ++i) {
+    const Activate kind = kinds[i];
     const bool follows = kind == Activate::sigmoid || kind == Activate::tanh || kind == Activate::relu;
     o.keeps_input = o.keeps_input || !follows;
   }

@@ -8,22 +8,20 @@ namespace {
 
 using ll = long long;
 
-struct Named {
+// The options that not every cell takes. flag: of rnnk_problem, or 0 where the option is a field of its own.
+struct Option {
+  Takes takes;
   uint32_t flag;
   const char* name;
 };
-constexpr Named kNamed[] = {{RNNK_PEEPHOLE, "peephole"},
-                            {RNNK_COUPLED, "coupled"},
-                            {RNNK_RESET_BEFORE, "reset_before"},
-                            {RNNK_LAYER_NORM, "layer_norm"},
-                            {RNNK_INDEPENDENT, "independent"}};
-
-void only_for(const Problem& p, uint32_t flag, bool has_it) {
-  if (!p.has(flag) || has_it) return;
-  for (const Named& n : kNamed) {
-    if (n.flag == flag) fail(RNNK_INVALID_VALUE, "problem.flags: cell %s has no %s", cell_info(p.cell)->name, n.name);
-  }
-}
+constexpr Option kOptions[] = {{kTakesProjection, 0, "proj_size"},
+                               {kTakesPeephole, RNNK_PEEPHOLE, "peephole"},
+                               {kTakesCoupled, RNNK_COUPLED, "coupled"},
+                               {kTakesClip, 0, "clip"},
+                               {kTakesResetBefore, RNNK_RESET_BEFORE, "reset_before"},
+                               {kTakesLayerNorm, RNNK_LAYER_NORM, "layer_norm"},
+                               {kTakesCellZoneout, 0, "zoneout of c"},
+                               {kTakesIndependent, RNNK_INDEPENDENT, "independent"}};
 
 void not_both(bool one, const char* one_name, bool other, const char* other_name) {
   if (one && other) fail(RNNK_NOT_SUPPORTED, "%s and %s: no kernel does both at once", one_name, other_name);
@@ -50,18 +48,26 @@ int variant_of(int cell, int shape) {
 
 }  // namespace
 
-void take_options(Problem& p, const rnnk_problem& from) {
-  const bool lstm = p.cell == RNNK_CELL_lstm, gru = p.cell == RNNK_CELL_gru, slstm = p.cell == RNNK_CELL_slstm;
-  const bool elman = !lstm && !gru && !slstm;
-  p.flags = from.flags & ~uint32_t{RNNK_NO_BIAS | RNNK_REVERSE | RNNK_RECOMPUTE | RNNK_TF32};
-  only_for(p, RNNK_PEEPHOLE, lstm);
-  only_for(p, RNNK_COUPLED, lstm);
-  only_for(p, RNNK_RESET_BEFORE, gru);
-  only_for(p, RNNK_INDEPENDENT, elman);
-  only_for(p, RNNK_LAYER_NORM, !slstm);
+const char* cell_option(const CellInfo& cell, int i) {
+  for (const Option& option : kOptions) {
+    if ((cell.takes & option.takes) && i-- == 0) return option.name;
+  }
+  return nullptr;
+}
 
-  if (from.proj_size < 0 || from.proj_size > kMostUnits || (from.proj_size && !lstm)) {
-    fail(RNNK_INVALID_VALUE, "proj_size: expected %s, got %lld", lstm ? "0 to 2^24" : "0 for this cell", ll{from.proj_size});
+void take_options(Problem& p, const rnnk_problem& from) {
+  const CellInfo& cell = *cell_info(p.cell);
+  p.flags = from.flags & ~uint32_t{RNNK_NO_BIAS | RNNK_REVERSE | RNNK_RECOMPUTE | RNNK_TF32};
+  for (const Option& option : kOptions) {
+    if (p.has(option.flag) && !(cell.takes & option.takes)) {
+      fail(RNNK_INVALID_VALUE, "problem.flags: cell %s has no %s", cell.name, option.name);
+    }
+  }
+
+  const bool may_project = cell.takes & kTakesProjection;
+  if (from.proj_size < 0 || from.proj_size > kMostUnits || (from.proj_size && !may_project)) {
+    fail(RNNK_INVALID_VALUE, "proj_size: expected %s, got %lld", may_project ? "0 to 2^24" : "0 for this cell",
+         ll{from.proj_size});
   }
   p.projects = from.proj_size > 0;
   if (p.projects) p.output_size = from.proj_size;
@@ -80,9 +86,10 @@ void take_options(Problem& p, const rnnk_problem& from) {
   const auto computed = [&](double v) { return p.dtype == RNNK_FLOAT64 ? v : static_cast<double>(static_cast<float>(v)); };
   if (!(from.clip >= 0) || (from.clip > 0 && computed(from.clip) == 0))
     fail(RNNK_INVALID_VALUE, "clip: expected a bound above 0, or 0 for none, got %g", from.clip);
-  if (slstm && from.clip > 0) fail(RNNK_INVALID_VALUE, "clip: expected 0 for this cell, got %g", from.clip);
+  if (from.clip > 0 && !(cell.takes & kTakesClip))
+    fail(RNNK_INVALID_VALUE, "clip: expected 0 for this cell, got %g", from.clip);
   p.clip = from.clip;
-  const int activations = slstm ? 0 : lstm ? 3 : gru ? 2 : 1;
+  const int activations = cell.activation_count();
   for (int i = 0; i < 3; ++i) {
     const rnnk_activation& a = from.activations[i];
     if (a.kind < 0 || a.kind > RNNK_SOFTPLUS || (a.kind && i >= activations)) {
@@ -97,25 +104,25 @@ void take_options(Problem& p, const rnnk_problem& from) {
   check_probability("zoneout[0]", from.zoneout[0]);
   check_probability("zoneout[1]", from.zoneout[1]);
   check_probability("recurrent_dropout", from.recurrent_dropout);
-  if (from.zoneout[1] > 0 && !lstm) {
+  if (from.zoneout[1] > 0 && !(cell.takes & kTakesCellZoneout)) {
     fail(RNNK_INVALID_VALUE, "zoneout[1]: %s",
-         slstm ? "c of this cell does not stand alone" : "this cell has no cell state");
+         cell.states > 1 ? "c of this cell does not stand alone" : "this cell has no cell state");
   }
   for (int i = 0; i < 2; ++i) p.zoneout[i] = from.zoneout[i];
   p.recurrent_dropout = from.recurrent_dropout;
 
-  bool any = cell_info(p.cell)->has_options || p.flags || p.projects || heads || p.clip > 0 || p.random();
+  bool any = cell.has_options || p.flags || p.projects || heads || p.clip > 0 || p.random();
   for (const rnnk_activation& a : p.activations) any = any || a.kind;
   if (!any) return;
   p.variant = variant_of(p.cell, shape_of(p));
-  if (p.variant < 0) fail(RNNK_NOT_SUPPORTED, "no kernel does cell %s with these options", cell_info(p.cell)->name);
+  if (p.variant < 0) fail(RNNK_NOT_SUPPORTED, "no kernel does cell %s with these options", cell.name);
 }
 
 int own_param_rows(const Problem& p) { return p.has(RNNK_INDEPENDENT) ? 2 : p.has(RNNK_PEEPHOLE) ? 3 : 0; }
 
 int64_t param_rows(const Problem& p) {
-  const int gates = cell_info(p.cell)->gates;
-  return own_param_rows(p) + (p.has(RNNK_LAYER_NORM) ? 2 * gates + (p.cell == RNNK_CELL_lstm ? 2 : 0) : 0);
+  const CellInfo& cell = *cell_info(p.cell);  // with layer_norm c is normalised, too
+  return own_param_rows(p) + (p.has(RNNK_LAYER_NORM) ? 2 * cell.gates + (cell.states > 1 ? 2 : 0) : 0);
 }
 
 }  // namespace rnnk

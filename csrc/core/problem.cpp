@@ -20,10 +20,12 @@ void fail(rnnk_status code, const char* format, ...) {
 
 const CellInfo* cell_info(int cell) {
   switch (cell) {
-#define RNNK_CELL(value, name, type)                                                       \
-  case value: {                                                                            \
-    static constexpr CellInfo info{#name, type::kGates, type::kStates, type::kHasOptions}; \
-    return &info;                                                                          \
+#define RNNK_CELL(value, name, type)                                                                                      \
+  case value: {                                                                                                           \
+    static constexpr CellInfo info{#name,         type::kGates,                                                           \
+                                   type::kStates, type::kHasOptions,                                                      \
+                                   type::kTakes,  {type::kActivations[0], type::kActivations[1], type::kActivations[2]}}; \
+    return &info;                                                                                                         \
   }
 #include "rnnkern/cells.inc"
 #undef RNNK_CELL

@@ -62,9 +62,19 @@ Struct adopted(const Struct* given, size_t least, const char* name) {
 struct CellInfo {
   const char* name;
   int gates, states;
-  bool has_options;  // always: it has no plain instance
+  bool has_options;         // always: it has no plain instance
+  unsigned takes;           // bits of Takes
+  Activate activations[3];  // Activate::of_cell past the last
+
+  constexpr int activation_count() const {
+    int count = 0;
+    while (count < 3 && activations[count] != Activate::of_cell) ++count;
+    return count;
+  }
 };
 const CellInfo* cell_info(int cell);  // null when unknown
+// The i-th option that a cell takes, by the name that rnnk_problem or Python gives it; null past the last.
+const char* cell_option(const CellInfo&, int i);
 
 // Rows of rnnk_weights.params, and those of them that belong to the cell, not to a normalisation.
 int64_t param_rows(const Problem&);

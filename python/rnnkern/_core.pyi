@@ -320,8 +320,11 @@ def set_cublaslt(path: str) -> None:
 def span(array: Array, name: str, device_index: int) -> tuple[int, int, bool]:
     """Of an array on a GPU: its first byte, one past its last, and whether elements share a place."""
 
-def cells() -> list[tuple[str, int, int]]:
-    """(name, gates, states) of the compiled cells, in list order."""
+def cells() -> list[tuple[str, int, int, int, tuple[str, ...]]]:
+    """(name, gates, states, activations, options) of the compiled cells, in list order.
+
+    options: those that not every cell takes, by the names of the keywords of ``Plan`` ("zoneout of c": the second one).
+    """
 
 def kernels() -> list[tuple[str, str]]:
     """(name, why it is unavailable on this machine or "") of the compiled kernels, in list order."""

@@ -176,7 +176,7 @@ def info() -> dict[str, Any]:
         "version": _core.version(),
         "build": {
             "extension": str(getattr(_core, "__file__", "")),
-            "cells": [name for name, _, _ in _core.cells()],
+            "cells": [name for name, *_ in _core.cells()],
             "python": platform.python_version(),
             "platform": platform.platform(),
         },

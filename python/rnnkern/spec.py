@@ -46,7 +46,7 @@ class Memory(NamedTuple):
         return host_bytes(nbytes)
 
 
-_CELLS = {name: (gates, states) for name, gates, states in _core.cells()}
+_CELLS = {name: (gates, states) for name, gates, states, *_ in _core.cells()}
 _KERNELS = {name for name, _ in _core.kernels()}  # cpu_... and cuda_...
 STATE_DTYPE = {"float32": "float32", "float64": "float64", "bfloat16": "float32", "float16": "float32"}
 ITEM_SIZE = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}

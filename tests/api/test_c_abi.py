@@ -52,6 +52,10 @@ def test_names(lib: Any) -> None:
     listed = re.findall(r"^RNNK_CELL\(\d+, (\w+)", (HEADER.parent / "cells.inc").read_text(), re.M)
     assert cells == listed
     assert (lib.rnnk_cell_gates(LSTM), lib.rnnk_cell_states(LSTM)) == (4, 2)
+    options = [name.decode() for name in iter_names(lambda i: lib.rnnk_cell_option(LSTM, i))]
+    assert {"proj_size", "peephole", "coupled"} <= set(options) and "reset_before" not in options
+    assert (lib.rnnk_cell_activations(LSTM), lib.rnnk_cell_activations(-1)) == (3, -1)
+    assert lib.rnnk_cell_option(-1, 0) is None and lib.rnnk_cell_option(LSTM, -1) is None
     assert lib.rnnk_cell_gates(-1) < 0 and lib.rnnk_cell_states(len(cells)) < 0
     assert b"cpu_scalar" in iter_names(lib.rnnk_kernel_name)
     assert lib.rnnk_kernel_name(-1) is None and lib.rnnk_kernel_unavailable(99) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import typing
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 
 import rnnkern as rk
-from rnnkern import option_types, options
+from rnnkern import _core, option_types, options
 
+EVERY = ("zoneout", "recurrent_dropout", "heads")  # options that every cell takes
 KINDS = {"rnn": "RNN", "gru": "GRU", "lstm": "LSTM", "slstm": "sLSTM"}
 CLASSES = [
     pytest.param(kind, single, getattr(rk, name + ("Cell" if single else "")), id=name + ("Cell" if single else ""))
@@ -52,6 +54,22 @@ def test_keywords_of_other_cells_are_refused(kind: str, single: bool, cls: Any) 
     for name in {*options.TABLE, "hidden"} - set(names(kind, single)):
         with pytest.raises(TypeError, match=f"{cls.__name__}.* unexpected keyword argument '{name}'"):
             cls(4, 8, **{name: 1})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_library_says_the_same(kind: str) -> None:
+    """What a cell's header declares (csrc/cells) is what the table says."""
+    cell = "rnn_tanh" if kind == "rnn" else kind
+    ((count, own),) = ((count, own) for name, _, _, count, own in _core.cells() if name == cell)
+    declared = [*own, *EVERY, *["activations"] * (count > 0)]
+    takes_c = "zoneout of c" in declared
+    declared = ["reset_after" if name == "reset_before" else name for name in declared if name != "zoneout of c"]
+    assert sorted(declared) == sorted(names(kind, single=False))
+    with contextlib.nullcontext() if takes_c else pytest.raises(ValueError, match="zoneout: "):
+        options.parse(cell, 8, {"zoneout": (0.1, 0.2)})
+    if count:
+        with pytest.raises(ValueError, match=f"activations: expected {count} "):
+            options.parse(cell, 8, {"activations": ["Tanh"] * (count + 1)})
 
 
 def test_the_signature_of_a_users_class_is_its_own() -> None:

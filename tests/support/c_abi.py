@@ -98,6 +98,7 @@ def load(path: Path) -> Any:
         "cpu_features",
         "last_error",
         "cell_name",
+        "cell_option",
         "kernel_name",
         "kernel_unavailable",
         "plan_kernel",

@@ -22,7 +22,7 @@ from rnnkern.problems import Problem, parse
 
 Array = np.ndarray[Any, Any]
 
-CELLS = {name: (gates, states) for name, gates, states in _core.cells()}
+CELLS = {name: (gates, states) for name, gates, states, *_ in _core.cells()}
 DTYPES = {"float32": np.float32, "float64": np.float64, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 HALF = ("bfloat16", "float16")
 

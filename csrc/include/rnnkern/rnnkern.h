@@ -258,10 +258,14 @@ typedef struct rnnk_dropout_args {
 } rnnk_dropout_args;
 RNNK_API rnnk_status rnnk_dropout(const rnnk_dropout_args* args);
 
-/* Cells: gates G, states (1: h; 2: h and c; 4: h, c, n and m). Negative for an unknown cell. rnnk_cell_name(i) is NULL past the last. */
+/* Cells: gates G, states (1: h; 2: h and c; 4: h, c, n and m), activations that rnnk_problem.activations may replace; negative
+ * for an unknown cell. rnnk_cell_name(i) is NULL past the last. rnnk_cell_option is the name of an option that the cell takes and
+ * not every cell does, NULL past the last: every cell takes zoneout of h, recurrent_dropout and heads. */
 RNNK_API const char* rnnk_cell_name(int32_t cell);
 RNNK_API int32_t rnnk_cell_gates(int32_t cell);
 RNNK_API int32_t rnnk_cell_states(int32_t cell);
+RNNK_API int32_t rnnk_cell_activations(int32_t cell);
+RNNK_API const char* rnnk_cell_option(int32_t cell, int32_t index);
 
 /* The compiled kernels, in list order; NULL past the last. rnnk_kernel_unavailable says why this machine cannot run it, or
  * is an empty string. */

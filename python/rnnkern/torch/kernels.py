@@ -43,7 +43,7 @@ class Options(NamedTuple):
     step: str = ""  # the cell's own options, as options.py writes them
 
 
-_GATES = {name: gates for name, gates, _ in _core.cells()}
+_GATES = {name: gates for name, gates, *_ in _core.cells()}
 
 
 @lru_cache(maxsize=128)
