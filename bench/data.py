@@ -60,7 +60,7 @@ def cells() -> dict[str, tuple[int, int]]:
     """Name -> (gates, states) of the compiled cells: the library's own list."""
     from rnnkern import _core
 
-    return {name: (gates, states) for name, gates, states in _core.cells()}
+    return {name: (gates, states) for name, gates, states, *_ in _core.cells()}
 
 
 def refusal(problem: Problem) -> str:
