@@ -1,14 +1,13 @@
-"""Weights from PyTorch's layout into another system's and back, exactly.
+"""Exact conversion of weights between PyTorch's layout and the layout of another system.
 
-What each system's arrays are is data (``layouts.py``); this file reads rows of that table. On the way everything is
-cut into blocks, one for each parameter and gate, so that a conversion is: read the blocks by one table, settle the
-biases, write the blocks by the other.
+``layouts.py`` describes the arrays of each system as a table. A conversion cuts all arrays into blocks, one for each
+parameter and gate: it reads the blocks by one table, settles the biases, and writes the blocks by the other table.
 
     arrays = rk.convert.to_system("onnx", "lstm", layer.state_dict())       # [{"W": ..., "R": ..., "B": ...}]
     layer.load_state_dict(rk.convert.from_system("keras", "gru", model.get_weights()))
 
-Only weights are converted. What a network has besides (activations, clip, coupled gates, which way it runs) cannot be
-seen in them: it is for the caller to set there, if that system has it. State orders differ too: Flax's carry is (c, h).
+Only weights are converted. Weights do not show activations, clip, coupled gates or the direction of a layer, so the
+caller sets those in the other system. The order of states differs, too: the carry of Flax is (c, h).
 """
 
 from __future__ import annotations
@@ -48,29 +47,32 @@ def to_system(
     reset_after: bool = True,
     forget_bias: float | None = None,
 ) -> list[Any]:
-    """A state dict in PyTorch's names and layout -> the arrays of another system, in its names and layout.
+    """Convert a state dict with PyTorch's names and layout to the arrays of another system.
 
     system: "keras", "flax" (linen), "nnx", "onnx", "onednn", "cudnn", "tensorflow_block", "haste" or "mlx".
-    cell: "rnn", "gru" or "lstm". state_dict: ``weight_ih_l0`` [G*H, I], ``weight_hh_l0`` [G*H, P], ... with
-    ``weight_hr``, ``peephole`` [3, H] and ``gamma_*``, ``beta_c`` where the system has them; all of one dtype, which is
-    kept. reset_after: whether a GRU's reset gate comes after the recurrent product. forget_bias: what
-    "tensorflow_block" adds to the forget gate at run time (None: its default, 1.0), so that the bias is that much less.
+    cell: "rnn", "gru" or "lstm".
+    state_dict: ``weight_ih_l0`` [G*H, I], ``weight_hh_l0`` [G*H, P], ..., and ``weight_hr``, ``peephole`` [3, H],
+        ``gamma_*`` and ``beta_c`` if the system has them. All arrays have one dtype, and the result has the same.
+    reset_after: True if the reset gate of a GRU comes after the recurrent product.
+    forget_bias: the number that "tensorflow_block" adds to the forget gate at run time (None: its default, 1.0). The
+        converted bias is smaller by this number.
 
-    Returns new arrays, always in a list:
+    Returns a list of new arrays:
     keras: as ``get_weights()``: kernel, recurrent_kernel and, with biases, bias of layer 0, then of layer 0 reverse
         (``keras.layers.Bidirectional``), then of layer 1, ...
-    onnx, onednn: a dict for each layer: W [D, G*H, I], R, B, P; weights_layer [1, D, I, G, H], weights_iter,
-        weights_peephole, weights_projection, bias. (One oneDNN primitive for each layer: a bidirectional primitive of
-        several layers joins its directions only at the end, which is another network.)
-    the others: a dict for each layer and direction, in the order l0, l0_reverse, l1, ...: Flax's nested by submodule,
-        cuDNN's ``{linLayerID: {"matrix": [H, I], "bias": [H]}}`` for each pseudo-layer. A reverse one is a cell like
-        the other; its sequence is for the caller to turn round.
+    onnx: a dict for each layer with W [D, G*H, I], R, B, P.
+    onednn: a dict for each layer with weights_layer [1, D, I, G, H], weights_iter, weights_peephole,
+        weights_projection, bias. Use one oneDNN primitive for each layer: a bidirectional primitive of several layers
+        joins its directions only at the end, which is another network.
+    other systems: a dict for each layer and direction, in the order l0, l0_reverse, l1, ... Flax's dicts are nested by
+        submodule. cuDNN has ``{linLayerID: {"matrix": [H, I], "bias": [H]}}`` for each pseudo-layer. The caller
+        reverses the sequence of a reverse cell.
 
-    Systems with one bias get the sum of the two, rounded once in the dtype. Where the bias is not optional in the
-    system, a state dict without biases gives zeros.
+    A system with one bias gets the sum of the two biases, rounded once in the dtype. A system whose bias is not
+    optional gets zeros for a state dict without biases.
 
-    Raises ValueError for an unknown system or cell, names or shapes that do not fit, and for what the system cannot
-    represent, by the parameter's name; TypeError for what is no array and for dtypes that differ.
+    Raises ValueError for an unknown system or cell, for names or shapes that do not fit, and for a parameter that the
+    system cannot represent. Raises TypeError for a value that is no array and for dtypes that differ.
     """
     found, key = _find(system, cell, reset_after)
     added = _forget_bias(system, found, cell, forget_bias)
@@ -109,14 +111,17 @@ def from_system(
     reset_after: bool = True,
     forget_bias: float | None = None,
 ) -> dict[str, Array]:
-    """The arrays of another system -> a state dict in PyTorch's names, layout and order; ``to_system`` backwards.
+    """Convert the arrays of another system to a state dict with PyTorch's names, layout and order.
 
-    arrays: what ``to_system`` returns for the system, say ``model.get_weights()`` of Keras or ``[params]`` of one Flax
-    cell; NumPy arrays or host arrays of any library with DLPack. Keras: also those of CuDNNLSTM and CuDNNGRU, and of
-    Keras 1. Other arguments and errors are ``to_system``'s.
+    This is the inverse of ``to_system``, and the other arguments and errors are the same.
 
-    Where the system has one bias it becomes ``bias_ih`` and ``bias_hh`` is zero (but for the rows of n, where the
-    system has a bias for those); without biases there the state dict has none. New arrays of the same dtype.
+    arrays: the list that ``to_system`` returns for the system, such as ``model.get_weights()`` of Keras or ``[params]``
+        of one Flax cell. The arrays may be NumPy arrays or host arrays of any library with DLPack. The weights of
+        Keras 1 and of CuDNNLSTM and CuDNNGRU are accepted, too.
+
+    If the system has one bias, it becomes ``bias_ih``, and ``bias_hh`` is zero except for the rows of n if the system
+    has a bias for them. If the system has no biases, the state dict has none. The result is new arrays of the same
+    dtype.
     """
     found, key = _find(system, cell, reset_after)
     added = _forget_bias(system, found, cell, forget_bias)

@@ -1,8 +1,8 @@
-"""Decoding: sampling, beam search and the tree of likely continuations, for any step function on NumPy arrays.
+"""Decoding: sampling, beam search and trees of likely continuations, for any step function on NumPy arrays.
 
 A *step* is ``step(tokens, state) -> (logits, state)`` with tokens int64 [N] and logits [N, V] in float32 or float64,
-one row a sequence. N is B, or B times what a search keeps, so it changes from call to call. ``prompt`` makes it from a
-model in a Stack, or it is written by hand::
+one row per sequence. N is B, or B times the number of hypotheses, so it changes from call to call. ``prompt`` makes a
+step from a model in a Stack, or you write it::
 
     model = Stack(Embedding(V, E), GRU(E, H), Linear(H, V))
     found = beam_search(*prompt(model, tokens), length=20, beam=5)
@@ -11,12 +11,12 @@ model in a Stack, or it is written by hand::
         y, state = rnn(embed(tokens)[None], state)        # time-major: [1, N, E] -> [1, N, H]
         return out(y[0]), state
 
-A *state* is None, an array, or tuples, lists and dicts of those, nested to any depth. Searches copy, drop and reorder
-its rows, so every array needs its batch on the same axis: ``batch_axis``, by default -2, where rnnkern's [L*D, B, H]
-has it. Whatever else belongs to a row (an encoder's output, say) goes into the state, to be reordered with it.
+A *state* is None, an array, or tuples, lists and dicts of these, nested to any depth. Searches copy, drop and reorder
+its rows, so all its arrays have the batch on the same axis: ``batch_axis``, -2 by default, as in rnnkern's [L*D, B, H].
+Put all other data of a row into the state, such as the outputs of an encoder, so that they are reordered with it.
 
-Log-probabilities are natural, in float64. Equal scores are ordered by token, lower first, so the same logits give the
-same answer. A logit of -inf rules a token out.
+Log-probabilities are natural logarithms in float64. Of equal scores, the lower token comes first, so equal logits give
+equal results. A logit of -inf excludes a token.
 """
 
 from __future__ import annotations
@@ -46,10 +46,12 @@ class Prompt(NamedTuple):
 
 
 class Generated(NamedTuple):
-    """tokens int64 [B, length], ``stop`` past a row's end; lengths int64 [B], the ``stop`` that ended a row included.
+    """The result of ``generate``.
 
-    state: as after every token but the last, so that ``generate(step, state, tokens[:, -1], ...)`` goes on. (Rows that
-    ended early were fed ``stop`` meanwhile.)
+    tokens: int64 [B, length], with ``stop`` past the end of a row.
+    lengths: int64 [B], with the ``stop`` that ended a row.
+    state: the state after all tokens but the last, so ``generate(step, state, tokens[:, -1], ...)`` continues. (A row
+        that ended early got ``stop`` as input until all rows ended.)
     """
 
     tokens: Array
@@ -59,10 +61,11 @@ class Generated(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """Continuations of one prompt. Node n is ``token[n]`` after what ``parent[n]`` stands for; -1 is the prompt itself.
+    """Continuations of one prompt. Node n is ``token[n]`` after the tokens of node ``parent[n]``; -1 is the prompt.
 
-    parent, token: int64 [N]. log_prob: float64 [N], of the token where it stands. total: float64 [N], the sum of
-    log_prob from the prompt to the node. A parent stands before its children.
+    parent, token: int64 [N]. A parent comes before its children.
+    log_prob: float64 [N], the log-probability of the token after its parent.
+    total: float64 [N], the sum of log_prob from the prompt to the node.
     """
 
     parent: Array
@@ -71,12 +74,12 @@ class Tree:
     total: Array
 
     def children(self, node: int = -1) -> list[int]:
-        """The nodes after this one, most probable first."""
+        """Return the nodes after this one, the most probable first."""
         found = np.flatnonzero(self.parent == node)
         return [int(n) for n in found[np.lexsort((self.token[found], -self.log_prob[found]))]]
 
     def path(self, node: int) -> list[int]:
-        """The tokens from the prompt to this node, its own last."""
+        """Return the tokens from the prompt to this node."""
         tokens = []
         while node != -1:
             tokens.append(int(self.token[node]))
@@ -84,9 +87,10 @@ class Tree:
         return tokens[::-1]
 
     def format(self, names: Callable[[int], str] | Sequence[str] | None = None, root: str = "") -> str:
-        """The tree as text, a line a node: the token and its probability after what stands above it.
+        """Return the tree as text, with one line per node: the token, and its probability after its parent.
 
-        names: a function of a token, or a sequence (a vocabulary) by token; None: the number. root: the first line.
+        names: a function of a token, or a vocabulary by token. None prints numbers.
+        root: the first line.
         """
         name = names if callable(names) else (lambda token: str(token)) if names is None else names.__getitem__
         lines = [root]
@@ -106,12 +110,14 @@ class Tree:
 
 
 class BeamResult(NamedTuple):
-    """What a beam search found, best first. B prompts, K hypotheses: at most ``beam``, and no more than there are.
+    """The result of ``beam_search`` for B prompts: K hypotheses each, the best first. K is at most ``beam``.
 
-    tokens: int64 [B, K, length], ``stop`` past a hypothesis' end. scores: float64 [B, K]; -inf where a prompt has fewer
-    than K continuations (tokens mean nothing there). lengths: int64 [B, K], the ``stop`` that ended one included.
-    trees: for each prompt every node the search ever kept, dropped branches too. nodes: int64 [B, K], where in its tree
-    a hypothesis ends (``trees[b].total[nodes[b, k]]`` is its log-probability), -1 where there is none.
+    tokens: int64 [B, K, length], with ``stop`` past the end of a hypothesis.
+    scores: float64 [B, K], -inf for the missing hypotheses of a prompt that has fewer than K.
+    lengths: int64 [B, K], with the ``stop`` that ended a hypothesis.
+    trees: for each prompt, all nodes that the search kept at some step.
+    nodes: int64 [B, K], the last node of a hypothesis in its tree, so ``trees[b].total[nodes[b, k]]`` is its
+        log-probability; -1 for a missing hypothesis.
     """
 
     tokens: Array
@@ -122,7 +128,7 @@ class BeamResult(NamedTuple):
 
 
 def prompt(model: Any, tokens: Array) -> Prompt:
-    """The step of a model, the state after all tokens of a prompt but the last, and the last.
+    """Return the step of a model, its state after all tokens of a prompt but the last, and the last token.
 
     model: a Stack that starts with an Embedding, looks back only and returns logits [T, B, V].
     tokens: integers [T], for one row, or [T, B]; T is at least 1.
@@ -148,13 +154,17 @@ def prompt(model: Any, tokens: Array) -> Prompt:
 def sample(
     logits: Array, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, rng: Any = None
 ) -> Array:
-    """One token a row from softmax(logits / temperature): logits [B, V] -> int64 [B].
+    """Draw one token per row from softmax(logits / temperature): logits [B, V] -> int64 [B].
 
-    temperature 0 takes the most probable token, the lowest of equals. top_k: from the k most probable alone. top_p:
-    from the fewest most probable tokens whose probabilities sum to at least top_p ("nucleus": Holtzman et al. 2020,
-    arXiv 1904.09751), after temperature and top_k. rng: a numpy.random.Generator, a seed, or None for fresh randomness;
-    one uniform number a row is drawn (none at temperature 0).
-    ValueError for a shape, NaN, +inf, a row of -inf alone or a number out of range; TypeError for a dtype or kind.
+    temperature: 0 always picks the most probable token, the lowest of equal ones.
+    top_k: draw from the k most probable tokens only.
+    top_p: draw from the smallest set of most probable tokens whose probabilities sum to at least top_p ("nucleus",
+        Holtzman et al. 2020, arXiv 1904.09751), after temperature and top_k.
+    rng: a numpy.random.Generator, a seed, or None for new randomness. Each row takes one uniform number, and none at
+        temperature 0.
+
+    Raises ValueError for a wrong shape, for NaN, +inf or a row of -inf only, and for a number out of range. Raises
+    TypeError for a wrong type or dtype.
     """
     options = _sampling(temperature, top_k, top_p, rng)
     logits = _check.float_array("logits", logits)
@@ -175,10 +185,12 @@ def generate(
     rng: Any = None,
     stop: int | None = None,
 ) -> Generated:
-    """``length`` tokens a row, each drawn by ``sample`` and fed to the next step.
+    """Generate ``length`` tokens per row. Each is drawn by ``sample`` and is the input of the next step.
 
-    first: integers [B], what the first step is fed. stop: a token that ends its row; the loop ends when every row has.
-    Errors as ``sample``'s, before the first step for the arguments, and at the step that returned them for logits.
+    first: integers [B], the input of the first step.
+    stop: a token that ends its row. The function returns when all rows have ended.
+
+    The errors are those of ``sample``. Arguments are checked before the first step, logits after each step.
     """
     options = _sampling(temperature, top_k, top_p, rng)
     tokens, length, stop = _loop_arguments(first, "length", length, stop)
@@ -210,15 +222,19 @@ def beam_search(
     length_penalty: float = 0.0,
     batch_axis: int = -2,
 ) -> BeamResult:
-    """The most probable continuations of up to ``length`` tokens that a beam of ``beam`` hypotheses a prompt finds.
+    """Search the most probable continuations of up to ``length`` tokens with ``beam`` hypotheses per prompt.
 
-    first: integers [B], the last token of each prompt. At every step all continuations of the kept hypotheses by one
-    token compete with each other and with those that ended in ``stop``, and the ``beam`` with the best scores are kept.
-    A score is the log-probability divided by ((5 + n) / 6)^length_penalty for n tokens (Wu et al. 2016, arXiv
-    1609.08144, eq. 14): 0, no penalty; above, long ones gain. Of equal scores the one whose tokens come first in
-    lexicographic order is kept. With a beam of V^length the search is exhaustive.
-    ValueError, TypeError before the first step for arguments, and at a step for its logits or state; a hypothesis
-    without any possible continuation is dropped.
+    first: integers [B], the last token of each prompt.
+    stop: a token that ends its hypothesis.
+    length_penalty: the exponent a in score = log-probability / ((5 + n) / 6)^a for n tokens (Wu et al. 2016, arXiv
+        1609.08144, eq. 14). Above 0, long hypotheses gain.
+
+    Each step extends every hypothesis by every token, and keeps the ``beam`` best of these and of the hypotheses that
+    have ended. Of equal scores, it keeps the one whose tokens come first in lexicographic order. It drops a hypothesis
+    that has no possible continuation. With a beam of V^length the search is exhaustive.
+
+    Raises ValueError or TypeError for wrong arguments before the first step, and for wrong logits or states after the
+    step that returned them.
     """
     tokens, length, stop = _loop_arguments(first, "length", length, stop)
     beam = check_int("beam", beam, 1)
@@ -252,11 +268,14 @@ def beam_search(
 def continuations(
     step: Step, state: State, first: Array, depth: int, width: int, *, stop: int | None = None, batch_axis: int = -2
 ) -> list[Tree]:
-    """For each prompt the tree of most probable continuations: ``width`` tokens after every node, ``depth`` deep.
+    """Return the tree of most probable continuations of each prompt: ``width`` tokens after each node, ``depth`` deep.
 
-    first: integers [B], the last token of each prompt. Impossible tokens are left out and ``stop`` has no children. The
-    last level has up to width^depth nodes a prompt, and one step runs width^(depth - 1) rows a prompt.
-    ``print(tree.format(vocabulary, "hell"))`` shows it. Errors as beam_search's.
+    first: integers [B], the last token of each prompt.
+    stop: a token after which nothing follows.
+
+    Impossible tokens are left out. The last level has up to width^depth nodes per prompt, and the last step runs
+    width^(depth - 1) rows per prompt. ``print(tree.format(vocabulary, "hell"))`` shows a tree. The errors are those of
+    ``beam_search``.
     """
     tokens, depth, stop = _loop_arguments(first, "depth", depth, stop)
     width = check_int("width", width, 1)

@@ -1,14 +1,14 @@
-"""First values of a layer's parameters, from their names and shapes alone.
+"""Initial values of the parameters of a layer, from their names and shapes.
 
     layer = rk.LSTM(64, 128)
     layer.update(rk.init.initialise(layer, forget_bias=1.0, seed=0))         # glorot, orthogonal, zero biases
     layer.update(rk.init.initialise(layer, chrono=1000, seed=0))             # memories of up to 1000 steps
     layer.update(rk.init.keras(layer, seed=0))                               # Keras' defaults
 
-Every function takes a layer or cell, or a mapping of names to shapes, and returns name -> new array, for ``update``.
-All values are drawn in float64 from ``numpy.random.default_rng(seed)`` in the order of the names, then rounded to the
-layer's dtype: the same seed gives the same values in every dtype, to its precision. rnnkern's layers start as torch's
-do (``pytorch``).
+Every function takes a layer, a cell, or a mapping of names to shapes, and returns new arrays by name, for ``update``.
+All values are drawn in float64 from ``numpy.random.default_rng(seed)``, in the order of the names, and are then rounded
+to the dtype of the layer. So the same seed gives the same values in every dtype, up to rounding. Without these
+functions, a layer has the initial values of torch.nn (``pytorch``).
 """
 
 from __future__ import annotations
@@ -41,37 +41,39 @@ def zeros(generator: np.random.Generator, shape: tuple[int, ...], blocks: int) -
 
 
 def glorot(generator: np.random.Generator, shape: tuple[int, ...], blocks: int) -> Array:
-    """U(-a, a) with a = sqrt(6 / (inputs + outputs)) of each block by itself (Glorot & Bengio 2010)."""
+    """Draw each block from U(-a, a) with a = sqrt(6 / (inputs + outputs)) of the block (Glorot & Bengio 2010)."""
     rows, columns = _matrix(shape)
     bound = math.sqrt(6.0 / (rows // blocks + columns))
     return generator.uniform(-bound, bound, shape)
 
 
 def glorot_joint(generator: np.random.Generator, shape: tuple[int, ...], blocks: int) -> Array:
-    """``glorot`` of all gates as one matrix, as Keras draws its kernel: the bound is smaller, by up to sqrt(G)."""
+    """Draw all gates as one matrix, as Keras draws its kernel. The bound is smaller by up to sqrt(G)."""
     return glorot(generator, shape, 1)
 
 
 def orthogonal(generator: np.random.Generator, shape: tuple[int, ...], blocks: int) -> Array:
-    """Each block by itself uniform among the matrices with orthonormal rows, or columns where those are fewer.
+    """Draw each block uniformly from the matrices with orthonormal rows, or orthonormal columns if those are fewer.
 
-    Saxe, McClelland & Ganguli 2013, arXiv 1312.6120. Q of a normal matrix, its columns' signs made those of R's
-    diagonal: without that Q is not uniform (Mezzadri 2007, arXiv math-ph/0609050).
+    (Saxe, McClelland & Ganguli 2013, arXiv 1312.6120.) This is the Q of a normal matrix, with the signs of the diagonal
+    of R in its columns: without them, Q is not uniform (Mezzadri 2007, arXiv math-ph/0609050).
     """
     rows, columns = _matrix(shape)
     return np.concatenate([_orthonormal(generator, rows // blocks, columns) for _ in range(blocks)])
 
 
 def orthogonal_joint(generator: np.random.Generator, shape: tuple[int, ...], blocks: int) -> Array:
-    """``orthogonal`` of all gates as one matrix [G*H, H], as Keras draws its recurrent kernel: columns orthonormal."""
+    """Draw all gates as one matrix [G*H, H] with orthonormal columns, as Keras draws its recurrent kernel."""
     return orthogonal(generator, shape, 1)
 
 
 def indrnn(steps: int, *, gamma: float = 2.0, low: float = 0.0) -> Rule:
-    """The rule U(low, gamma^(1/steps)) for an IndRNN's ``weight_hh`` [H] (Li et al. 2018, arXiv 1803.04831).
+    """Return the rule U(low, gamma^(1/steps)) for ``weight_hh`` [H] of an IndRNN (Li et al. 2018, arXiv 1803.04831).
 
-    steps: the sequence length of training; see ``indrnn_bound``, which the weights are to be held to in training as
-    well. A low near 1 makes units that only remember, for the last layer. ValueError for numbers that leave no range.
+    steps: the sequence length of training. Keep the weights within ``indrnn_bound`` during training, too.
+    low: the lower bound. With a value near 1, as the paper uses in the last layer, units only remember.
+
+    Raises ValueError if the range is empty.
     """
     high = indrnn_bound(steps, gamma=gamma)
     if not -high <= low < high:
@@ -86,10 +88,12 @@ def indrnn(steps: int, *, gamma: float = 2.0, low: float = 0.0) -> Rule:
 
 
 def indrnn_bound(steps: int, *, gamma: float = 2.0) -> float:
-    """gamma^(1/steps): with |weight_hh| up to this, a gradient through ``steps`` relu steps grows gamma-fold at most.
+    """Return gamma^(1/steps), a bound of |weight_hh| of an IndRNN (Li et al. 2018, arXiv 1803.04831, with gamma 2).
 
-    ``layer.update({name: np.clip(weight, -bound, bound)})`` after a step of the optimiser holds it there. Li et al.
-    2018, arXiv 1803.04831, whose gamma is 2. ValueError for steps < 1 and gamma <= 0.
+    Within this bound, a gradient grows by at most a factor gamma through ``steps`` relu steps. After a step of the
+    optimiser, ``layer.update({name: np.clip(weight, -bound, bound)})`` keeps the weights within it.
+
+    Raises ValueError for steps < 1 or gamma <= 0.
     """
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps!r}")
@@ -122,27 +126,24 @@ def initialise(
     dtype: Any = None,
     hidden_size: int | None = None,
 ) -> dict[str, Array]:
-    """First values of every parameter of ``layer``: name -> array, for ``layer.update``.
+    """Return initial values of every parameter of ``layer`` by name, for ``layer.update``.
 
-    layer: what has ``params`` (a layer or a cell), or a mapping of names to shapes.
-    weight_ih, weight_hh, bias: a name in ``RULES``, "pytorch" (U(-1/sqrt(H), 1/sqrt(H)), as torch.nn.RNNBase), or a
-    rule, ``indrnn(steps)`` or your own. weight_ih's rule also draws weight_hr. Peepholes and layer norm's shifts start
-    at zero and its gains at one: the network starts as one without them.
+    layer: a layer, a cell, or a mapping of names to shapes.
+    weight_ih, weight_hh, bias: a name in ``RULES``, "pytorch" (U(-1/sqrt(H), 1/sqrt(H)), as torch.nn.RNNBase),
+        ``indrnn(steps)``, or a rule of your own. weight_hr is drawn by the rule of weight_ih. Peepholes and the shifts
+        of a layer norm are 0 and its gains are 1, so the network starts as one without them.
+    forget_bias: for LSTM and sLSTM: the sum of the two biases of the forget gate. bias_ih gets this value and bias_hh
+        gets 0. Jozefowicz et al. 2015 recommend 1.0. A coupled LSTM does not use these biases.
+    chrono: for LSTM and GRU: T_max >= 2, about the longest dependency in steps (Tallec & Ollivier 2018, arXiv
+        1804.11188). Each unit draws u from U(1, T_max - 1). In bias_ih, the forget gate gets log(u) and the input gate
+        gets -log(u); in bias_hh, both get 0. In a GRU, h = (1 - z)*n + z*h', so z keeps the state as a forget gate
+        does: a unit forgets in about 1 / (1 - sigmoid(b)) = 1 + exp(b) steps, and b_z = log(u) makes this U(2, T_max).
+        (The sign is opposite for the leaky units of the paper, whose gate is the share of the new value.)
+    dtype: only for a mapping: the dtype of the arrays, float32 by default. A layer has its own.
+    hidden_size: only for a mapping of a layer with heads, in which it is not the width of weight_hh or weight_hr.
 
-    forget_bias (LSTM, sLSTM): the rows of the forget gate are *set* to it in bias_ih, and to zero in bias_hh, so that
-    it is their sum; 1.0 is what Jozefowicz et al. 2015 recommend. A coupled LSTM does not use these rows.
-
-    chrono (LSTM, GRU): T_max >= 2, about the longest dependency in steps, for Tallec & Ollivier 2018, arXiv 1804.11188:
-    with u drawn from U(1, T_max - 1) for each unit, the forget gate's bias is log(u) and the input gate's -log(u), in
-    bias_ih; those rows of bias_hh are zero. A GRU here is h = (1 - z)*n + z*h', so that z keeps, as a forget gate does:
-    a unit forgets in about 1 / (1 - sigmoid(b)) = 1 + exp(b) steps, and b_z = log(u) makes that U(2, T_max). (Where a
-    gate is the share of the new value, as in the paper's leaky units, the sign is the other.)
-
-    dtype and hidden_size: only for a mapping, a layer has its own. dtype: of the arrays, default float32. hidden_size:
-    needed where it is not the width of weight_hh or weight_hr, which is a layer with heads.
-
-    Raises ValueError for names that are not a layer's, rules that do not fit a shape, an option that the cell or a
-    layer without biases cannot have; TypeError for what is no layer and no mapping.
+    Raises ValueError for names that are not those of a layer, for rules that do not fit a shape, and for an option that
+    the cell or a layer without biases cannot have. Raises TypeError for a value that is no layer and no mapping.
     """
     shapes, dtype, hidden = _describe(layer, dtype, hidden_size)
     kinds = {name: _kind(name) for name in shapes}
@@ -180,17 +181,19 @@ def initialise(
 
 
 def pytorch(layer: Any, *, seed: int = 0, dtype: Any = None, hidden_size: int | None = None) -> dict[str, Array]:
-    """What a layer of rnnkern starts with for this seed: torch.nn.RNNBase's U(-1/sqrt(H), 1/sqrt(H)) for everything.
+    """Return the initial values that a layer of rnnkern has for this seed: U(-1/sqrt(H), 1/sqrt(H)), as torch.nn.
 
-    Layer norm, which torch's layers have not, starts as torch.nn.LayerNorm: gains one, shifts zero.
+    A layer norm, which torch.nn's recurrent layers do not have, starts as torch.nn.LayerNorm: gains 1, shifts 0.
     """
     shapes, dtype, hidden = _describe(layer, dtype, hidden_size)
     return initial(dict(shapes), hidden, dtype, seed)
 
 
 def keras(layer: Any, *, seed: int = 0, dtype: Any = None, hidden_size: int | None = None) -> dict[str, Array]:
-    """Keras' defaults: glorot_uniform kernel and orthogonal recurrent kernel, each over all gates at once; biases zero
-    but for an LSTM's forget gate, 1 (``unit_forget_bias``). Its distributions, not its random numbers.
+    """Return initial values with the default distributions of Keras, drawn by NumPy's generator.
+
+    The kernel is glorot_uniform and the recurrent kernel orthogonal, each over all gates at once. Biases are 0, and 1
+    for the forget gate of an LSTM (``unit_forget_bias``).
     """
     shapes, _, hidden = _describe(layer, dtype, hidden_size)
     biased = _gates(shapes, hidden) == 4 and any(_kind(name) == "bias_ih" for name in shapes)

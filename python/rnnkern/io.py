@@ -27,8 +27,10 @@ def save(
 ) -> None:
     """Write the ``state_dict()`` of a layer, cell or structure, or a dict of names to arrays, to one safetensors file.
 
-    Atomic: readers see the old file or the new one, whole, and an error leaves the old one. metadata: text to keep
-    with it (see ``metadata``). TypeError for what is no array or no text, before anything is written.
+    metadata: text to keep in the file; ``metadata`` reads it.
+
+    The write is atomic: a reader sees the whole old file or the whole new one, and an error leaves the old one. Raises
+    TypeError for a value that is no array or no text, before anything is written.
     """
     tensors = layer.state_dict() if isinstance(layer, Savable) else layer
     if not isinstance(tensors, Mapping):
@@ -52,16 +54,16 @@ def save(
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any]]:
-    """Name -> NumPy array (writable, its own memory), as ``save`` wrote them: ``layer.load_state_dict(rk.load(path))``.
+    """Read the arrays of a file by name, as new writable NumPy arrays: ``layer.load_state_dict(rk.load(path))``.
 
-    FileNotFoundError if there is no such file, ValueError if it is not safetensors.
+    Raises FileNotFoundError if there is no such file, and ValueError if it is not a safetensors file.
     """
     with _open(path) as file:
         return {name: np.array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
 def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The text that ``save`` was given as metadata; empty if there was none."""
+    """Read the metadata that was passed to ``save``; an empty dict if there was none."""
     with _open(path) as file:
         return dict(file.metadata() or {})
 

@@ -7,18 +7,18 @@
     layer = ro.from_onnx(model)                                # an rnnkern.RNN, GRU or LSTM with the model's weights
     onnx.save(ro.to_onnx(layer), "model.onnx")                 # T and B stay symbols
 
-``prepare``, ``run_model``, ``run_node``, ``supports_device`` and ``is_compatible`` are those of onnx.backend.base.
-The three operators are taken in every opset version with all attributes and inputs; around them the operators that
-move data and count shapes (``glue.py`` lists them). Anything else is refused by name with NotImplementedError, never
-ignored.
+``prepare``, ``run_model``, ``run_node``, ``supports_device`` and ``is_compatible`` are the functions of
+onnx.backend.base. The backend runs the three operators in every opset version with all attributes and inputs, and the
+operators around them that move data and compute shapes (``glue.py`` lists them). Any other operator raises
+NotImplementedError with its name.
 
-* ``nodes.py``: what a node's attributes and weights mean, as arguments of rnnkern's layers. No computing.
-* ``activations.py``: the eleven functions and in which order they consume alpha and beta.
-* ``glue.py``: the operators around them, in NumPy.
-* ``backend.py``: graphs, and the backend's interface.
-* ``importer.py``, ``exporter.py``: ``from_onnx``, ``to_onnx``.
+* ``nodes.py`` translates the attributes and weights of a node to arguments of rnnkern's layers.
+* ``activations.py`` has the eleven activations and the order in which they take alpha and beta.
+* ``glue.py`` has the operators around the recurrent nodes, in NumPy.
+* ``backend.py`` runs graphs and has the interface of a backend.
+* ``importer.py`` and ``exporter.py`` have ``from_onnx`` and ``to_onnx``.
 
-``docs/onnx.md`` compares attribute by attribute with the specification and with onnxruntime.
+``docs/onnx.md`` compares each attribute with the specification and with onnxruntime.
 """
 
 try:

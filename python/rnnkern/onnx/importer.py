@@ -1,8 +1,9 @@
 """``from_onnx``: the recurrent stack of an ONNX model as one trainable rnnkern layer.
 
-A layer is a stack that gets x, a state and lengths from its caller. Whether a graph is one is found out by running it:
-random arrays go in, recurrent nodes are replaced by ones that answer random arrays, and each must have received
-exactly what a layer of such a stack receives. So any spelling of the glue is understood, and none is guessed at.
+A layer gets x, a state and lengths from its caller. To find out whether a graph computes such a layer, this file runs
+the graph on random arrays and lets each recurrent node return random arrays. Each node must receive exactly the arrays
+that a layer of such a stack would receive. So the importer accepts every way to write the operators between the nodes,
+and it never guesses.
 """
 
 from __future__ import annotations
@@ -26,20 +27,22 @@ def from_onnx(
     *,
     opset: int | None = None,
 ) -> Any:
-    """An ``rnnkern.RNN``, ``GRU`` or ``LSTM`` that computes what the model's recurrent nodes do, with its weights.
+    """Return an ``rnnkern.RNN``, ``GRU`` or ``LSTM`` with the weights of a model's recurrent nodes.
 
-    source: a model whose recurrent nodes form a stack: one node, or nodes of which each reads what torch.nn's next
-    layer would (both directions side by side) of the one before. Or a node alone, with ``weights``: its W, R, B and P
-    under the names of its inputs, a mapping to arrays or a graph's initializers; opset: its version, the newest without
-    it.
+    source: a model with one recurrent node, or with several that form a stack, in which each node reads the outputs of
+        both directions of the node before it, as the next layer of torch.nn does. Or a single node, with ``weights``.
+    weights: only for a single node: W, R, B and P under the names of the node's inputs, as a mapping to arrays or the
+        initializers of a graph.
+    opset: only for a single node: its opset version; None is the newest.
 
-    The layer is batch_first where the node's layout is 1 or the model transposes its input. State and lengths are
-    arguments of the layer's call, as torch's [L*D, B, H] and [B]. What a model does with the results (Squeeze, Slice,
-    ...) is not part of a layer and is left to the caller.
+    The layer has batch_first=True if the layout of the node is 1 or if the model transposes its input. State and
+    lengths are arguments of a call of the layer, [L*D, B, H] and [B] as in torch. Operators on the results, such as
+    Squeeze and Slice, are not part of the layer.
 
-    NotImplementedError, by name: any other operator; nodes that are no stack, such as a decoder that starts from an
-    encoder's state; directions with different activations (the backend runs them, as two layers); constant lengths
-    and constant initial states but zeros. ValueError and TypeError: a node's attributes, shapes, dtypes.
+    Raises NotImplementedError for any other operator; for nodes that form no stack, such as a decoder that starts from
+    the state of an encoder; for directions with different activations, which the backend runs as two layers; and for
+    lengths or initial states that are constants other than zeros. Raises ValueError or TypeError for wrong attributes,
+    shapes or dtypes of a node.
     """
     if isinstance(source, onnx.NodeProto):
         if weights is None:
@@ -81,7 +84,7 @@ def _of_node(node: Recurrent, values: Values) -> Arguments:
 
 
 class _Seen(NamedTuple):
-    """What a recurrent node received (by ONNX's names) and what was answered in its place."""
+    """The arrays that a recurrent node received, by their ONNX names, and the random arrays that it returned."""
 
     node: Recurrent
     given: Values
@@ -89,7 +92,7 @@ class _Seen(NamedTuple):
 
 
 def _look(prepared: Prepared) -> tuple[list[_Seen], Values]:
-    """Run the graph on random arrays. -> what each recurrent node saw, in order; the arrays that went in."""
+    """Run the graph on random arrays. Returns what each recurrent node received, in order, and the graph's inputs."""
     generator = np.random.default_rng(0)
     seen: list[_Seen] = []
 

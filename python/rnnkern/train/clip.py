@@ -1,8 +1,8 @@
-"""Gradient clipping over the gradients of one layer or of many.
+"""Gradient clipping for the gradients of one layer or of several.
 
-``grads`` is what an optimiser's ``step`` takes: name -> array, or layer name -> (name -> array), nested to any depth.
-The answer has the same structure. Arguments are never written to; gradients whose norm is small enough come back as
-they are.
+``grads`` is the argument of an optimiser's ``step``: arrays by name, nested to any depth. The result has the same
+structure. These functions never write to their arguments. If the norm is small enough, the gradients are returned
+unchanged.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from . import _check
 def clip_grad_norm(
     grads: Mapping[str, Any], max_norm: float, norm_type: float = 2.0, *, error_if_nonfinite: bool = False
 ) -> tuple[dict[str, Any], float]:
-    """Scale all gradients by one factor, so that their joint norm is at most max_norm. Returns (grads, norm before
-    clipping).
+    """Scale all gradients by one factor so that their joint norm is at most max_norm.
+
+    Returns (grads, norm before clipping).
 
     The factor is min(1, max_norm / (norm + 1e-6)), as in torch.nn.utils.clip_grad_norm_ (Pascanu, Mikolov, Bengio 2013,
     arXiv 1211.5063, algorithm 1). Sums are in float64, so float32 cannot overflow.

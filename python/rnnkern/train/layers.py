@@ -21,9 +21,9 @@ from . import _check
 
 @dataclass(frozen=True, eq=False)
 class Tape:
-    """What ``forward`` keeps for ``backward``: the layer, its parameters at that moment, and a copy of the input.
+    """The data that ``backward`` needs: the layer, its parameters at the time of ``forward``, and a copy of the input.
 
-    A copy, so that what the caller does with x afterwards cannot make a gradient wrong.
+    Because it is a copy, a later change of x cannot make a gradient wrong.
     """
 
     layer: Layer
@@ -32,7 +32,7 @@ class Tape:
 
 
 class Layer(PerStep):
-    """Parameters by name; replaced as a whole and never written in place, so a running forward sees one state."""
+    """Base of Linear and Embedding. Updates replace parameters and never write in place: a forward sees one state."""
 
     def __init__(self, params: dict[str, np.ndarray]) -> None:
         for value in params.values():
@@ -41,15 +41,15 @@ class Layer(PerStep):
 
     @property
     def params(self) -> Mapping[str, np.ndarray]:
-        """Name -> read-only array: the values now. An ``update`` leaves a mapping taken earlier as it was."""
+        """The current values by name, as read-only arrays. A later ``update`` does not change this mapping."""
         return MappingProxyType(self._params)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Name -> copy of the array, names as in PyTorch."""
+        """Return copies of the parameters by name; the names are those of PyTorch."""
         return {name: value.copy() for name, value in self._params.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, np.ndarray]) -> None:
-        """Replaces every parameter. ValueError for a missing or unknown name or a shape, TypeError for a dtype."""
+        """Replace all parameters. Raises ValueError for a wrong name or shape, and TypeError for a wrong dtype."""
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: expected a mapping of names to arrays, got {type(state_dict).__name__}")
         missing = [name for name in self._params if name not in state_dict]
@@ -58,7 +58,7 @@ class Layer(PerStep):
         self._replace("state_dict", state_dict)
 
     def update(self, params: Mapping[str, np.ndarray]) -> None:
-        """Replaces the parameters named in ``params`` by copies; all or none. Errors as load_state_dict's."""
+        """Replace some parameters by copies, all or none. The errors are those of ``load_state_dict``."""
         if not isinstance(params, Mapping):
             raise TypeError(f"params: expected a mapping of names to arrays, got {type(params).__name__}")
         self._replace("params", params)
@@ -113,14 +113,15 @@ class Linear(Layer):
         return self._apply(self.check_input(x), self._params)
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Tape]:
-        """As calling the layer, and the tape for ``backward``."""
+        """Return what a call returns, and the tape for ``backward``."""
         tape = Tape(self, self._params, np.array(self.check_input(x), order="C", copy=True))
         return self._apply(tape.x, tape.params), tape
 
     def backward(self, tape: Tape, dy: np.ndarray, *, need_x: bool = True) -> Gradients:
         """dy [..., out_features] -> dx = dy W, dW = sum over rows of dy^T x, db = sum over rows of dy.
 
-        The same tape gives the same bits again. ValueError for a foreign or outdated tape or a wrong shape.
+        A second call with the same tape gives the same bits. Raises ValueError for a tape of another layer, for a tape
+        from before an update, and for a wrong shape.
         """
         tape = self._own(tape)
         dy = _check.shaped("dy", dy, (*tape.x.shape[:-1], self.out_features), self.dtype)
@@ -170,21 +171,19 @@ class Embedding(Layer):
         return self._params["weight"][self.check_input(x)]
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, Tape]:
-        """As calling the layer, and the tape for ``backward``."""
+        """Return what a call returns, and the tape for ``backward``."""
         tape = Tape(self, self._params, np.array(self.check_input(x), order="C", copy=True))
         return tape.params["weight"][tape.x], tape
 
     def backward(self, tape: Tape, dy: np.ndarray, *, need_x: bool = True) -> Gradients:
         """dy [..., embedding_dim] -> dweight[v] = sum of dy over the places where x was v, in the order of x.
 
-        ``grads.x`` is None whatever need_x is: integers have no gradient.
-
-        Places are sorted by value and each run is summed at once: np.add.at adds row by row, many times slower.
+        ``grads.x`` is always None, because integers have no gradient.
         """
         tape = self._own(tape)
         dy = _check.shaped("dy", dy, (*tape.x.shape, self.embedding_dim), self.dtype)
         weight = np.zeros_like(tape.params["weight"])
-        codes = tape.x.reshape(-1)
+        codes = tape.x.reshape(-1)  # sorted, to sum each run of equal codes at once: np.add.at is many times slower
         if codes.size:
             order = np.argsort(codes, kind="stable")  # stable: the order of summation, hence the bits, are fixed
             codes = codes[order]

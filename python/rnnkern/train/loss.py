@@ -18,19 +18,21 @@ def softmax_cross_entropy(
     mask: np.ndarray | None = None,
     batch_first: bool = False,
 ) -> tuple[float, np.ndarray]:
-    """Mean over the valid steps of -log softmax(logits)[target], in nats, and its gradient with respect to the logits.
+    """Return the mean of -log softmax(logits)[target] over the valid steps, in nats, and its gradient.
 
-    logits [T, B, V] ([B, T, V] with batch_first; any [..., V] without lengths), float32 or float64; targets the same
-    shape without V, integers in [0, V). Valid steps are those before ``lengths`` (integers [B] in [0, T], an array or a
-    list) or where ``mask`` (bool, the shape of targets) is True; all of them without either. What stands in other steps
-    never matters, NaN and impossible targets included, and the gradient there is zero. With no valid step at all the
-    loss is 0.0.
+    logits: [T, B, V] ([B, T, V] with batch_first; any [..., V] without lengths), float32 or float64.
+    targets: integers in [0, V), in the shape of logits without V.
+    lengths: integers [B] in [0, T]. The steps before the length of a row are valid.
+    mask: bool, in the shape of targets. The steps where it is True are valid. Pass lengths, mask or neither.
 
-    Returns (loss, dlogits): a float summed in float64, and an array like logits:
-    dlogits = (softmax(logits) - onehot(targets)) / number of valid steps.
-    (Bishop, Pattern Recognition and Machine Learning, 2006, eq. 4.108 and 4.109; torch.nn.functional.cross_entropy.)
+    Logits and targets of other steps are never used, so they may be NaN or out of range, and the gradient there is
+    zero. Without any valid step, the loss is 0.0.
 
-    Raises TypeError for a wrong type or dtype, ValueError for a wrong shape, length or target, before any work.
+    Returns (loss, dlogits). The loss is summed in float64, and dlogits = (softmax(logits) - onehot(targets)) / number
+    of valid steps. (Bishop, Pattern Recognition and Machine Learning, 2006, eq. 4.108 and 4.109;
+    torch.nn.functional.cross_entropy.)
+
+    Raises TypeError for a wrong type or dtype, and ValueError for a wrong shape, length or target, before any work.
     """
     logits = _check.float_array("logits", logits)
     if logits.ndim < 1 or logits.shape[-1] == 0:

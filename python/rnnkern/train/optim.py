@@ -1,10 +1,10 @@
-"""Adam and SGD over layers: anything with ``params`` (name -> read-only array) and ``update``.
+"""Adam and SGD for layers, cells and structures: for everything with ``params`` and ``update``.
 
     opt = Adam({"rnn": lstm, "out": linear}, lr=2e-3)      # or Adam(lstm)
     opt.step({"rnn": g.params, "out": h.params})           # or opt.step(g.params); calls layer.update
 
-The updates are torch.optim's, parameter by parameter. A step runs over each parameter in pieces that stay in the cache,
-because a dozen NumPy passes over megabytes would cost as much as a small layer's own work.
+The updates are those of torch.optim. A step processes each parameter in pieces that stay in the cache, because a dozen
+passes of NumPy over megabytes would cost as much as the work of a small layer.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def _key(layer: str, name: str, buffer: str) -> str:
 
 
 class _Slot:
-    """What an optimiser keeps of one parameter: the number of its steps and its buffers, in float32 or float64.
+    """The state of one parameter: the number of its steps and its buffers, in float32 or float64.
 
-    Half-precision parameters keep a float32 master copy: a small step would round away in bfloat16 or float16.
+    A parameter of a half type has a float32 master copy, because bfloat16 and float16 would round a small step away.
     """
 
     def __init__(self, param: np.ndarray, buffers: tuple[str, ...]) -> None:
@@ -45,7 +45,7 @@ class _Slot:
 
 
 class Optimizer:
-    """The part Adam and SGD share: names, checks, state. ``lr`` may be assigned between steps."""
+    """Base of Adam and SGD: names, checks and state. Assign ``lr`` to change the learning rate between steps."""
 
     _buffers: tuple[str, ...] = ()
 
@@ -72,10 +72,13 @@ class Optimizer:
         self._lr = _check.number("lr", value, 0.0)
 
     def step(self, grads: Mapping[str, Any]) -> None:
-        """One step. grads: layer name -> (parameter name -> array), or the inner mapping alone for a single layer.
+        """Take one step.
 
-        What is left out keeps its value and its state. Shapes and dtypes are those of the parameters. ValueError or
-        TypeError, before anything changes, for an unknown name, a shape or a dtype.
+        grads: gradients by the name of the layer and then of the parameter; for a single layer, by the name of the
+            parameter. Shapes and dtypes are those of the parameters.
+
+        A parameter without a gradient keeps its value and its state. Raises ValueError or TypeError for an unknown
+        name, a wrong shape or a wrong dtype, before any change.
         """
         if not isinstance(grads, Mapping):
             raise TypeError(f"grads: expected a mapping, got {type(grads).__name__}")
@@ -86,9 +89,10 @@ class Optimizer:
                 self._layers[layer].update({n: self._stepped(layer, n, params[n], g) for n, g in gradients.items()})
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Flat, for safetensors: "<layer>.<parameter>.<buffer>" ("<parameter>.<buffer>" for a single layer) -> copy.
+        """Return copies of the state as one flat dict, which ``rk.save`` writes.
 
-        Each parameter that took a step has its buffers, ``step`` (int64) and for half types ``master`` (float32).
+        The names are "<layer>.<parameter>.<buffer>", or "<parameter>.<buffer>" for a single layer. A parameter that
+        took a step has its buffers, ``step`` (int64) and, for half types, ``master`` (float32).
         """
         state: dict[str, np.ndarray] = {}
         for (layer, name), slot in self._slots.items():
@@ -100,7 +104,7 @@ class Optimizer:
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, np.ndarray]) -> None:
-        """Takes over what state_dict returned; parameters without an entry start afresh. All or nothing."""
+        """Replace the whole state by a result of ``state_dict``. A parameter without an entry starts anew."""
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: expected a mapping of names to arrays, got {type(state_dict).__name__}")
         fresh, left = self._fresh(), dict(state_dict)
@@ -179,8 +183,9 @@ class Adam(Optimizer):
         m = beta1 m + (1 - beta1) g          v = beta2 v + (1 - beta2) g^2
         p = p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 
-    weight_decay is added to the gradient (L2), or with decoupled_weight_decay=True taken from the parameter as
-    p = p (1 - lr weight_decay) (AdamW: Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2).
+    weight_decay: its product with the parameter is added to the gradient (L2).
+    decoupled_weight_decay: True multiplies the parameter by 1 - lr * weight_decay instead (AdamW: Loshchilov and Hutter
+        2019, arXiv 1711.05101, algorithm 2).
     """
 
     _buffers = ("exp_avg", "exp_avg_sq")
@@ -230,7 +235,7 @@ class SGD(Optimizer):
         g = g + weight_decay p          b = momentum b + g (b = g in the first step)
         p = p - lr b                    (nesterov: p - lr (g + momentum b); Sutskever et al. 2013)
 
-    Only a momentum above 0 keeps b.
+    Without momentum there is no b.
     """
 
     def __init__(
