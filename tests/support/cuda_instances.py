@@ -53,23 +53,25 @@ def short(demangled: str) -> str:
 
 
 _ENTRY = re.compile(
-    r"Compiling entry function '(?P<name>[^']+)'.*\n"
+    r"Compiling entry function '(?P<name>[^']+)' for '(?P<arch>\w+)'\n"
     r"(?:.*\n)??.*Function properties for .*\n"
     r"\s*(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads\n"
     r".*Used (?P<registers>\d+) registers(?P<rest>.*)\n"
 )
 
 
-def parse(file: str, said: str) -> Instances:
-    """What ``nvcc -Xptxas=-v`` said, names demangled, of one file."""
+def parse(file: str, said: str, arch: str) -> Instances:
+    """What ``nvcc -Xptxas=-v`` said of one file for one architecture, names demangled."""
     found: Instances = {}
     for entry in _ENTRY.finditer(said):
+        if entry["arch"] != arch:
+            continue
         shared = re.search(r"(\d+) bytes smem", entry["rest"])
         key = (file, short(entry["name"]))
         assert key not in found, f"two instances by the name {key}"
         spill = int(entry["stores"]) + int(entry["loads"])
         found[key] = Figures(int(entry["registers"]), spill, int(entry["stack"]), int(shared[1]) if shared else 0)
-    assert len(found) == said.count("Compiling entry function"), said
+    assert len(found) == len(re.findall(rf"Compiling entry function .* for '{arch}'", said)), said
     return found
 
 
@@ -113,8 +115,17 @@ def compiled(file: str, arch: str) -> tuple[Instances, float]:
         _, status, used = os.wait4(nvcc.pid, 0)
         nvcc.returncode = os.waitstatus_to_exitcode(status)
     assert nvcc.returncode == 0, f"{shlex.join(command)}: exit status {nvcc.returncode}\n{said}"
-    readable = subprocess.run([tool("c++filt")], input=said, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return parse(file, readable), used.ru_utime + used.ru_stime
+    return parse(file, demangled(said), arch), used.ru_utime + used.ru_stime
+
+
+def demangled(said: str) -> str:
+    return subprocess.run([tool("c++filt")], input=said, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def kept(folder: Path, arch: str) -> Instances:
+    """The instances of a build that kept what ptxas said (.ci/cuda with RNNKERN_NVCC_LOGS)."""
+    files = sorted(path.name for path in (ROOT / "cuda").glob("*.cu"))
+    return {k: v for file in files for k, v in parse(file, demangled((folder / file).read_text()), arch).items()}
 
 
 def measure(architectures: tuple[str, ...]) -> tuple[dict[str, Instances], dict[tuple[str, str], float]]:

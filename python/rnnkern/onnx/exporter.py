@@ -1,7 +1,7 @@
-"""``to_onnx``: an rnnkern layer as an ONNX model, T and B as symbols, in a form that onnxruntime takes.
+"""``to_onnx``: an rnnkern layer as an ONNX model with T and B as symbols, in a form that onnxruntime accepts.
 
-One recurrent node for each layer of the stack; between them the directions are put side by side as torch.nn's exporter
-does it. Batch-first layers get a Transpose instead of ``layout=1``, which onnxruntime refuses.
+The model has one recurrent node for each layer. Between the nodes it concatenates the directions, as the exporter of
+torch.nn does. A batch-first layer gets a Transpose instead of ``layout=1``, which onnxruntime refuses.
 """
 
 from __future__ import annotations
@@ -19,22 +19,25 @@ from ..weights import reorder
 from .activations import Activation, attributes, canonical
 from .nodes import DEFAULT, Array
 
-# Keyword of a layer -> its neutral value. ONNX has no word for these ...
+# Keyword of a layer -> its neutral value, for options that ONNX has no attribute for. (dropout, recurrent_dropout, seed
+# and recompute have no effect in inference, which is what a model describes.)
 _FOREIGN: dict[str, Any] = {"proj_size": 0, "layer_norm": False, "zoneout": 0.0, "heads": 1, "independent": False}
-# ... and these do nothing in inference, which is all that a model says: dropout, recurrent_dropout, seed, recompute.
 
 
 def to_onnx(layer: Layer, *, state: bool = False, lengths: bool = False, opset: int | None = None) -> onnx.ModelProto:
-    """A model of ``layer(x)``: input x [T, B, I]; outputs y [T, B, D*H], h_n and, for LSTM, c_n [L*D, B, H].
+    """Return an ONNX model of ``layer(x)``.
 
-    x and y are [B, T, ...] for a batch_first layer. T and B are symbols. All is in the layer's dtype, c_n too (the
-    layer's own is float32 for half types).
-    state: further inputs h_0 and, for LSTM, c_0 [L*D, B, H]. lengths: a further input lengths, int32 [B].
-    opset: 14 or more; None takes 14, and 22, the first that has it, for bfloat16.
+    Its input is x [T, B, I]. Its outputs are y [T, B, D*H], h_n and, for LSTM, c_n [L*D, B, H]. x and y are [B, T, ...]
+    for a batch_first layer. T and B are symbols. All tensors have the dtype of the layer, c_n included (the layer
+    itself returns c_n in float32 for half types).
 
-    Attributes are floats of 32 bits: clip and the activations' alpha and beta are rounded to that. Dropout of any kind
-    is left out, as in inference. NotImplementedError, by name: proj_size, layer_norm, zoneout, heads, independent, for
-    which ONNX has no attribute. TypeError: no layer.
+    state: True adds the inputs h_0 and, for LSTM, c_0 [L*D, B, H].
+    lengths: True adds the input lengths, int32 [B].
+    opset: 14 or later. None is 14, or 22 for bfloat16, which earlier versions do not have.
+
+    Attributes of ONNX are float32, so clip and the alpha and beta of activations are rounded to float32. The model has
+    no dropout of any kind, as in inference. Raises NotImplementedError for proj_size, layer_norm, zoneout, heads and
+    independent, for which ONNX has no attribute, and TypeError for a value that is no layer.
     """
     if not isinstance(layer, (RNN, GRU, LSTM)):
         raise TypeError(
