@@ -10,6 +10,7 @@
 #include "core/check.h"
 #include "core/device.h"
 #include "core/dropout.h"
+#include "core/pack_header.h"
 #include "core/recompute.h"
 #include "core/stack.h"
 #include "core/team.h"
@@ -17,6 +18,7 @@
 struct rnnk_plan {
   rnnk::Problem problem;
   const rnnk::Kernel* kernel;
+  uint64_t layout;  // of its packs
 };
 
 namespace {
@@ -60,10 +62,16 @@ const Struct& required_struct(const Struct* p, const char* name) {
   return *p;
 }
 
-rnnk_args adopted_args(const rnnk_args* args, const char* name) {
+// A call's arguments after all checks, with ``packed`` as the kernels have it.
+rnnk_args checked_args(const rnnk_plan& plan, const rnnk_args* args, const char* name, Pass pass) {
   rnnk_args a = adopted(args, offsetof(rnnk_args, dweight_hr), name);
   // Without rows a step has no work, and there may be more steps than anybody could walk: an array of them takes no memory.
   if (a.batch == 0 && a.seq_len > 0) a.seq_len = 0;
+  check_args(plan.problem, *plan.kernel, a, pass);
+  if (header_bytes(plan.problem)) {
+    const bool backward = pass == Pass::backward;  // which runs the forward again if the plan recomputes
+    a.packed = open_pack(a.packed, plan.layout, {!backward || plan.problem.recompute, backward});
+  }
   return a;
 }
 
@@ -90,8 +98,7 @@ struct Stack {
     args.reserve(static_cast<size_t>(layers));
     for (int32_t i = 0; i < layers; ++i) {
       required(plans[i], "plans[i]");
-      const rnnk_args& a = args.emplace_back(adopted_args(given[i], "args[i]"));
-      check_args(plans[i]->problem, *plans[i]->kernel, a, pass);
+      const rnnk_args& a = args.emplace_back(checked_args(*plans[i], given[i], "args[i]", pass));
       calls.push_back({plans[i]->problem, *plans[i]->kernel, a});
       if (i == 0) continue;
       const PlanCall &here = calls.back(), &below = calls[calls.size() - 2];
@@ -118,13 +125,16 @@ rnnk_status rnnk_plan_create(const rnnk_problem* problem, const char* kernel, rn
     required(plan, "plan");
     *plan = nullptr;
     const Problem checked = check_problem(problem);
-    *plan = new rnnk_plan{checked, &choose_kernel(checked, kernel)};
+    const Kernel& chosen = choose_kernel(checked, kernel);
+    *plan = new rnnk_plan{checked, &chosen, pack_layout(checked, chosen)};
   });
 }
 
 void rnnk_plan_destroy(rnnk_plan* plan) { delete plan; }
 
 const char* rnnk_plan_kernel(const rnnk_plan* plan) { return plan ? plan->kernel->name : nullptr; }
+
+uint64_t rnnk_plan_pack_layout(const rnnk_plan* plan) { return plan ? plan->layout : 0; }
 
 int64_t rnnk_plan_param_rows(const rnnk_plan* plan) { return plan ? param_rows(plan->problem) : 0; }
 
@@ -134,7 +144,7 @@ rnnk_status rnnk_plan_sizes(const rnnk_plan* plan, int64_t seq_len, int64_t batc
     required_struct(sizes, "sizes");
     check_extent(plan->problem, seq_len, batch);
     const Sizes s = plan_sizes(plan->problem, *plan->kernel, seq_len, batch);
-    sizes->packed = static_cast<size_t>(s.packed);
+    sizes->packed = static_cast<size_t>(header_bytes(plan->problem) + s.packed);
     sizes->reserve = static_cast<size_t>(s.reserve);
     sizes->workspace_forward = static_cast<size_t>(s.workspace_forward);
     sizes->workspace_backward = static_cast<size_t>(s.workspace_backward);
@@ -162,9 +172,9 @@ rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights
     const rnnk_weights w = adopted(weights, offsetof(rnnk_weights, weight_hr), "weights");
     check_weights(plan->problem, w);
     required(static_cast<const char*>(packed), "packed");
-    const Sizes sizes = plan->kernel->sizes(plan->problem, 0, 0);
-    if (packed_size < static_cast<size_t>(sizes.packed)) {
-      fail(RNNK_INVALID_VALUE, "packed_size: expected at least %lld bytes, got %zu", static_cast<long long>(sizes.packed),
+    const int64_t bytes = header_bytes(plan->problem) + plan->kernel->sizes(plan->problem, 0, 0).packed;
+    if (packed_size < static_cast<size_t>(bytes)) {
+      fail(RNNK_INVALID_VALUE, "packed_size: expected at least %lld bytes, got %zu", static_cast<long long>(bytes),
            packed_size);
     }
     if (reinterpret_cast<uintptr_t>(packed) % 64) {
@@ -172,15 +182,14 @@ rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights
     }
     // A recomputing backward runs the forward again.
     const Halves halves{backward != RNNK_PACK_BACKWARD || plan->problem.recompute, backward != RNNK_PACK_FORWARD};
+    if (header_bytes(plan->problem)) packed = begin_pack(packed, plan->layout, halves);
     plan->kernel->pack(plan->problem, w, halves, packed);
   });
 }
 
 rnnk_status rnnk_forward(const rnnk_plan* plan, const rnnk_args* args) {
   return guarded([&] {
-    required(plan, "plan");
-    const rnnk_args a = adopted_args(args, "args");
-    check_args(plan->problem, *plan->kernel, a, Pass::forward);
+    const rnnk_args a = checked_args(required(plan, "plan"), args, "args", Pass::forward);
     plan_forward(plan->problem, *plan->kernel, a);
   });
 }
@@ -190,9 +199,8 @@ rnnk_status rnnk_forward_both(const rnnk_plan* one, const rnnk_args* one_args, c
   return guarded([&] {
     required(one, "one");
     required(other, "other");
-    const rnnk_args first = adopted_args(one_args, "one_args"), second = adopted_args(other_args, "other_args");
-    check_args(one->problem, *one->kernel, first, Pass::forward);
-    check_args(other->problem, *other->kernel, second, Pass::forward);
+    const rnnk_args first = checked_args(*one, one_args, "one_args", Pass::forward);
+    const rnnk_args second = checked_args(*other, other_args, "other_args", Pass::forward);
     forward_both({one->problem, *one->kernel, first}, {other->problem, *other->kernel, second});
   });
 }
@@ -228,9 +236,7 @@ rnnk_status rnnk_backward_stack(const rnnk_plan* const* plans, const rnnk_args* 
 
 rnnk_status rnnk_backward(const rnnk_plan* plan, const rnnk_args* args) {
   return guarded([&] {
-    required(plan, "plan");
-    const rnnk_args a = adopted_args(args, "args");
-    check_args(plan->problem, *plan->kernel, a, Pass::backward);
+    const rnnk_args a = checked_args(required(plan, "plan"), args, "args", Pass::backward);
     plan_backward(plan->problem, *plan->kernel, a);
   });
 }
@@ -240,9 +246,8 @@ rnnk_status rnnk_backward_both(const rnnk_plan* one, const rnnk_args* one_args, 
   return guarded([&] {
     required(one, "one");
     required(other, "other");
-    const rnnk_args first = adopted_args(one_args, "one_args"), second = adopted_args(other_args, "other_args");
-    check_args(one->problem, *one->kernel, first, Pass::backward);
-    check_args(other->problem, *other->kernel, second, Pass::backward);
+    const rnnk_args first = checked_args(*one, one_args, "one_args", Pass::backward);
+    const rnnk_args second = checked_args(*other, other_args, "other_args", Pass::backward);
     check_shared_dx(one->problem, first, other->problem, second);
     backward_both({one->problem, *one->kernel, first}, {other->problem, *other->kernel, second});
   });

@@ -26,7 +26,8 @@ struct Packed {
   Buffer memory;     // of a CPU's plan
   ArrayView on_gpu;  // of a GPU's: the caller's, kept alive
   bool forward, backward;
-  std::shared_ptr<const std::string> layout;  // of which plans: a pack is of use for those that lay weights out alike
+  uint64_t layout;                          // of the plans that can read it
+  std::shared_ptr<const std::string> said;  // the same in words, for an error
   void* data() const { return on_gpu.owner ? on_gpu.tensor.data : memory.data(); }
   size_t size() const { return on_gpu.owner ? static_cast<size_t>(on_gpu.shape[0]) : memory.size(); }
 };
@@ -50,7 +51,7 @@ class Plan {
     gates_ = rnnk_cell_gates(problem_.cell);
     outputs_ = problem_.proj_size ? problem_.proj_size : problem_.hidden_size;
     cell_units_ = (rnnk_cell_states(problem_.cell) - 1) * problem_.hidden_size;
-    layout_ = std::make_shared<const std::string>(layout());
+    said_ = std::make_shared<const std::string>(said());
   }
 
   static rnnk_problem problem(const std::string& cell, const std::string& dtype, int64_t input_size, int64_t hidden_size) {
@@ -109,7 +110,7 @@ class Plan {
   }
 
   const char* kernel() const { return rnnk_plan_kernel(plan_.get()); }
-  std::string layout() const {
+  std::string said() const {
     static const char* const dtypes[] = {"float32", "float64", "bfloat16", "float16"};
     const rnnk_problem& p = problem_;
     return std::string(dtypes[p.dtype]) + " " + rnnk_cell_name(p.cell) + " of " + std::to_string(p.input_size) +
@@ -122,6 +123,7 @@ class Plan {
            (p.flags & RNNK_RESET_BEFORE ? " with the reset before" : "") +
            (p.flags & RNNK_LAYER_NORM ? " with layer norm" : "") + (p.flags & RNNK_INDEPENDENT ? " independent" : "");
   }
+  uint64_t layout() const { return rnnk_plan_pack_layout(plan_.get()); }
   int64_t param_rows() const { return rnnk_plan_param_rows(plan_.get()); }
   int64_t weight_hh_columns() const { return outputs_ / std::max<int64_t>(problem_.heads, 1); }
   double estimate(int64_t seq_len, int64_t batch, bool backward) const {
@@ -153,7 +155,7 @@ class Plan {
     w.params = contiguous(params, "params", {param_rows(), problem_.hidden_size}, false, views);
     const size_t bytes = sizes(0, 0).packed;
     auto packed = std::make_shared<Packed>();
-    packed->forward = forward, packed->backward = backward, packed->layout = layout_;
+    packed->forward = forward, packed->backward = backward, packed->layout = layout(), packed->said = said_;
     if (on_gpu()) {
       reach_cuda();
       packed->on_gpu = gpu_bytes(into, "into", bytes);
@@ -200,8 +202,8 @@ class Plan {
   }
 
   void accept(const Packed& packed, bool forward) const {
-    if (packed.layout != layout_ && *packed.layout != *layout_) {
-      throw py::value_error("packed: expected weights packed for " + *layout_ + ", got " + *packed.layout);
+    if (packed.layout != layout()) {
+      throw py::value_error("packed: expected weights packed for " + *said_ + ", got " + *packed.said);
     }
     if (!(forward ? packed.forward : packed.backward)) {
       throw py::value_error(std::string("packed: expected weights packed with ") + (forward ? "forward" : "backward") +
@@ -233,7 +235,7 @@ class Plan {
   Where where_;
   std::unique_ptr<rnnk_plan, PlanDeleter> plan_;
   int64_t gates_, outputs_, cell_units_;
-  std::shared_ptr<const std::string> layout_;
+  std::shared_ptr<const std::string> said_;
 };
 
 }  // namespace

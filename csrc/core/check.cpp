@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/device.h"
+#include "core/pack_header.h"
 #include "core/recompute.h"
 
 namespace rnnk {
@@ -15,12 +16,16 @@ void check_aligned(const void* p, const char* name) {
     fail(RNNK_INVALID_VALUE, "%s: expected a 64-byte aligned pointer, got %p", name, p);
 }
 
-void check_size(const char* name, const void* p, size_t size, int64_t needed) {
+void check_pointer(const char* name, const void* p, int64_t needed) {
   if (needed > 0 && !p) fail(RNNK_INVALID_VALUE, "%s: expected %lld bytes, got NULL", name, ll{needed});
+  check_aligned(p, name);
+}
+
+void check_size(const char* name, const void* p, size_t size, int64_t needed) {
+  check_pointer(name, p, needed);
   if (size < static_cast<size_t>(needed)) {
     fail(RNNK_INVALID_VALUE, "%s_size: expected at least %lld bytes, got %zu", name, ll{needed}, size);
   }
-  check_aligned(p, name);
 }
 
 // state: c and the gradients of states, which half-type problems may hold in float32 too.
@@ -139,7 +144,7 @@ void check_args(const Problem& problem, const Kernel& kernel, const rnnk_args& a
     check_tensor(problem, a.c_n, "c_n", false, true);
   }
   const Sizes sizes = plan_sizes(problem, kernel, a.seq_len, a.batch);
-  check_size("packed", a.packed, static_cast<size_t>(sizes.packed), sizes.packed);
+  check_pointer("packed", a.packed, header_bytes(problem) + sizes.packed);  // rnnk_pack_weights checked its size
   check_size("workspace", a.workspace, a.workspace_size, backward ? sizes.workspace_backward : sizes.workspace_forward);
   if (backward || a.reserve) check_size("reserve", a.reserve, a.reserve_size, sizes.reserve);
 }

@@ -324,6 +324,40 @@ def test_halves_of_a_pack(lib: Any, layer: Layer) -> None:
     refused(lib, layer.pack(3), INVALID_VALUE, "backward: expected a value of rnnk_pack, got 3")
 
 
+def test_a_pack_of_another_plan_is_refused(lib: Any, layer: Layer) -> None:
+    """The header says whose it is; what changes no layout (reverse, recompute, mask) may differ."""
+    packed = layer.outputs["packed"]
+    packed[:] = 7  # the fixture's pack has both halves
+    assert layer.pack(0) == OK
+    assert layer.call("forward") == OK
+    before = {name: a.copy() for name, a in layer.outputs.items()}
+    refused(lib, layer.call("backward"), INVALID_VALUE, "packed: expected a pack for rnnk_backward, got one without")
+    assert layer.pack(1) == OK
+    whole, layout = packed.copy(), lib.rnnk_plan_pack_layout(layer.plan)
+    packed[:8] = 0
+    refused(lib, layer.call("forward"), INVALID_VALUE, "packed: expected what rnnk_pack_weights wrote, got other bytes")
+    packed[:] = whole
+    packed[8] ^= 1  # of the layout's number
+    for which in ("forward", "backward"):
+        refused(lib, layer.call(which), INVALID_VALUE, "packed: expected weights packed for this plan's kernel, cell")
+    assert [n for n, a in layer.outputs.items() if n != "packed" and a.tobytes() != before[n].tobytes()] == []
+    packed[:] = whole
+    assert layer.call("forward") == layer.call("backward") == OK
+
+    def layout_of(**change: int) -> int:
+        plan, sizes = P(), {"cell": LSTM, "input_size": layer.IN, "hidden_size": layer.H} | change
+        assert lib.rnnk_plan_create(c.byref(new(Problem, **sizes)), None, c.byref(plan)) == OK
+        found = lib.rnnk_plan_pack_layout(plan)
+        lib.rnnk_plan_destroy(plan)
+        return int(found)
+
+    reverse, recompute, masked, peephole = 2, 4, 256, 8
+    assert {layout_of(flags=flags) for flags in (0, reverse, recompute, masked, reverse | recompute)} == {layout}
+    others = [{"flags": 1}, {"flags": peephole}, {"input_size": 99}, {"hidden_size": 99}, {"cell": 4}, {"dtype": 1}]
+    assert len({layout, *(layout_of(**change) for change in others)}) == 1 + len(others)
+    assert lib.rnnk_plan_pack_layout(None) == 0
+
+
 def test_dropout(lib: Any) -> None:
     values, out = np.ones((2, 3, 50), np.float32), np.full((2, 3, 50), 7, np.float32)
     lengths = np.array([2, 1, 0], np.int64)

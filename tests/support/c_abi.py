@@ -104,6 +104,8 @@ def load(path: Path) -> Any:
         "plan_kernel",
     ):
         getattr(lib, f"rnnk_{name}").restype = c.c_char_p
+    lib.rnnk_plan_pack_layout.restype = c.c_uint64
+    lib.rnnk_plan_pack_layout.argtypes = [P]
     lib.rnnk_plan_param_rows.restype = I64
     lib.rnnk_plan_param_rows.argtypes = [P]
     lib.rnnk_plan_estimate.restype = c.c_double

@@ -207,11 +207,18 @@ RNNK_API void rnnk_plan_destroy(rnnk_plan* plan);
 RNNK_API const char* rnnk_plan_kernel(const rnnk_plan* plan);
 /* K of rnnk_weights.params [K, H]; 0 when there are none. */
 RNNK_API int64_t rnnk_plan_param_rows(const rnnk_plan* plan);
+/* Plans with the same number read each other's packs: same kernel, device, cell, sizes, dtype and options that have parameters;
+ * RNNK_REVERSE, RNNK_RECOMPUTE, RNNK_MASKED and the other options may differ. 0 for NULL. */
+RNNK_API uint64_t rnnk_plan_pack_layout(const rnnk_plan* plan);
 RNNK_API rnnk_status rnnk_plan_sizes(const rnnk_plan* plan, int64_t seq_len, int64_t batch, rnnk_sizes* sizes);
 /* Estimated microseconds of a forward (backward != 0: of a backward) call; what decides whether a lock is worth releasing. */
 RNNK_API double rnnk_plan_estimate(const rnnk_plan* plan, int64_t seq_len, int64_t batch, int32_t backward);
 
-/* What a pack will be used for. Half of the work, for half of the use; the size is the same. */
+/* What a pack will be used for. Half of the work, for half of the use; the size is the same.
+ *
+ * On the CPU a pack begins with a header, and a call refuses bytes that are no pack, a pack of a plan with another
+ * rnnk_plan_pack_layout, and a pack without the half that the call needs. Packing the other half into the same bytes completes it.
+ * On a GPU a pack has no header: the caller compares layouts. */
 typedef enum rnnk_pack { RNNK_PACK_FORWARD = 0, RNNK_PACK_BOTH = 1, RNNK_PACK_BACKWARD = 2 } rnnk_pack;
 /* packed: rnnk_sizes.packed bytes, 64-byte aligned. backward: a value of rnnk_pack. */
 RNNK_API rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights, int32_t backward, void* packed,
