@@ -227,11 +227,12 @@ constexpr int64_t chain_of() {
 //   void prepare(row, panel)         fetches what finish() will meet, if that may be far away
 //   void finish(row, panel, const V (&gates)[G])
 //   static constexpr int64_t chain   terms of its chains, where they are not kChain but a part of it
-// k: the first of its terms; last: no pass follows. Out of line, or the registers of the walk around it would be spilled for it.
+// k: the first of its terms; last: no pass follows.
 template <class A, int G, class Fn>
-__attribute__((noinline)) void run_tile(const Fn& fn, typename MicroKernels<A, G>::Function kernel, int64_t row, int rows,
-                                        int64_t panel, int panels, int64_t k, bool last, Tile<A>& tile) {
+void run_tile(const void* self, typename MicroKernels<A, G>::Function kernel, int64_t row, int rows, int64_t panel,
+              int panels, int64_t k, bool last, Tile<A>& tile) {
   using V = typename A::V;
+  const Fn& fn = *static_cast<const Fn*>(self);
   const typename A::Operand* a[MicroKernels<A, G>::kRows];
   for (int r = 0; r < rows; ++r) a[r] = fn.operand(row + r) + k;
   for (int r = 0; last && r < rows; ++r) {
@@ -250,9 +251,20 @@ __attribute__((noinline)) void run_tile(const Fn& fn, typename MicroKernels<A, G
   }
 }
 
+// A product as the walk over its tiles knows it: one walk is compiled for each arithmetic, not one for each product.
+template <class A, int G>
+struct TiledProduct {
+  const void* fn;
+  void (*run)(const void* fn, typename MicroKernels<A, G>::Function kernel, int64_t row, int rows, int64_t panel, int panels,
+              int64_t k, bool last, Tile<A>& tile);  // run_tile
+  Start<A> start;
+  int64_t chain;
+};
+
 // One column of tiles: rows from r0 on, panels from `panel` on.
-template <class A, int G, class Fn>
-void tile_column(const Fn& fn, int64_t r0, int64_t panel, int64_t next_panel, const Walk<A, G>& walk, Tile<A>& tile) {
+template <class A, int G>
+void tile_column(const TiledProduct<A, G>& product, int64_t r0, int64_t panel, int64_t next_panel, const Walk<A, G>& walk,
+                 Tile<A>& tile) {
   using Walk = Walk<A, G>;
   constexpr int64_t width = Walk::width;
   const int panels = walk.panels;
@@ -273,7 +285,7 @@ void tile_column(const Fn& fn, int64_t r0, int64_t panel, int64_t next_panel, co
     for (int64_t i = 0, row = r0; i < walk.tiles; ++i) {
       const int rows = static_cast<int>(walk.base + (i < walk.extra));
       tile.more = k > 0;
-      run_tile<A, G>(fn, i < walk.extra ? walk.tall : walk.low, row, rows, panel, panels, k, last, tile);
+      product.run(product.fn, i < walk.extra ? walk.tall : walk.low, row, rows, panel, panels, k, last, tile);
       row += rows;
       if (walk.block < walk.K) tile.sums += rows * panels * width;  // they wait for the next pass
       tile.next.skip(tile.count / kTerms);
@@ -282,44 +294,46 @@ void tile_column(const Fn& fn, int64_t r0, int64_t panel, int64_t next_panel, co
   tile.sums = sums;
 }
 
-// result[r0..r1) x [p0..p1) panels, of operands with K entries and weights w.
-template <class A, int G, class Fn>
-__attribute__((noinline)) void for_tiles(const Fn& fn, int64_t r0, int64_t r1, int64_t p0, int64_t p1, int64_t K,
-                                         const typename A::Weight* w, int64_t panel_stride) {
-  if (r1 <= r0 || p1 <= p0) return;
-  if constexpr (A::matrix) {
-    A::template walk<G>(fn, r0, r1, p0, p1, K, w, panel_stride);
-  } else {
-    using S = Shape<typename A::V, G>;
-    using T = typename A::T;
-    using Walk = Walk<A, G>;
-    alignas(64) T sums[larger<int64_t>(Walk::kRows * S::panels, S::flat_rows * S::flat_panels) * Walk::width];
-    // Less than this many bytes are still in the second-level cache when the walk is repeated.
-    const bool far = (p1 - p0) * panel_stride * int64_t{sizeof(typename A::Weight)} > near_bytes();
-    Walk walk{K, w, panel_stride, far ? p0 : -1};
-    const bool flat = r1 - r0 <= S::flat_rows;
-    const Start<A> start = fn.start();
-    Tile<A> tile;
-    tile.panel_stride = panel_stride, tile.sums = sums, tile.chain = chain_of<Fn>();
-    for (; r0 < r1; r0 += walk.kRows) {
-      const int64_t rows = smaller(r1 - r0, walk.kRows);
-      int panels = flat ? S::flat_panels : S::panels;  // then narrower columns for what is left over
-      for (int64_t p = p0; p < p1; p += panels) {
-        while (p + panels > p1) panels = MicroKernels<A, G>::narrower(panels);
-        if (panels != walk.panels || p == p0) walk.set_columns(panels, rows, flat ? S::flat_rows : S::rows);
-        tile.w = w + p * panel_stride;
-        tile.more = false, tile.start = start.from ? start.from + p * start.stride : nullptr,
-        tile.start_panel = start.stride;
-        if (walk.tiles == 1 && K <= walk.block) {  // nothing waits, and there is nobody to fetch for
-          tile.count = K, tile.next = Ahead{};
-          run_tile<A, G>(fn, walk.low, r0, static_cast<int>(rows), p, panels, 0, true, tile);
-        } else {
-          const int64_t next = p + panels < p1 ? p + panels : walk.first;  // round again: the next step begins there
-          tile_column<A, G>(fn, r0, p, next, walk, tile);
-        }
+template <class A, int G>
+__attribute__((noinline)) void walk_tiles(const TiledProduct<A, G>& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1,
+                                          int64_t K, const typename A::Weight* w, int64_t panel_stride) {
+  using S = Shape<typename A::V, G>;
+  using T = typename A::T;
+  using Walk = Walk<A, G>;
+  alignas(64) T sums[larger<int64_t>(Walk::kRows * S::panels, S::flat_rows * S::flat_panels) * Walk::width];
+  // Less than this many bytes are still in the second-level cache when the walk is repeated.
+  const bool far = (p1 - p0) * panel_stride * int64_t{sizeof(typename A::Weight)} > near_bytes();
+  Walk walk{K, w, panel_stride, far ? p0 : -1};
+  const bool flat = r1 - r0 <= S::flat_rows;
+  const Start<A> start = product.start;
+  Tile<A> tile;
+  tile.panel_stride = panel_stride, tile.sums = sums, tile.chain = product.chain;
+  for (; r0 < r1; r0 += walk.kRows) {
+    const int64_t rows = smaller(r1 - r0, walk.kRows);
+    int panels = flat ? S::flat_panels : S::panels;  // then narrower columns for what is left over
+    for (int64_t p = p0; p < p1; p += panels) {
+      while (p + panels > p1) panels = MicroKernels<A, G>::narrower(panels);
+      if (panels != walk.panels || p == p0) walk.set_columns(panels, rows, flat ? S::flat_rows : S::rows);
+      tile.w = w + p * panel_stride;
+      tile.more = false, tile.start = start.from ? start.from + p * start.stride : nullptr, tile.start_panel = start.stride;
+      if (walk.tiles == 1 && K <= walk.block) {  // nothing waits, and there is nobody to fetch for
+        tile.count = K, tile.next = Ahead{};
+        product.run(product.fn, walk.low, r0, static_cast<int>(rows), p, panels, 0, true, tile);
+      } else {
+        const int64_t next = p + panels < p1 ? p + panels : walk.first;  // round again: the next step begins there
+        tile_column<A, G>(product, r0, p, next, walk, tile);
       }
     }
   }
+}
+
+// result[r0..r1) x [p0..p1) panels, of operands with K entries and weights w.
+template <class A, int G, class Fn>
+void for_tiles(const Fn& fn, int64_t r0, int64_t r1, int64_t p0, int64_t p1, int64_t K, const typename A::Weight* w,
+               int64_t panel_stride) {
+  if (r1 <= r0 || p1 <= p0) return;
+  if constexpr (A::matrix) A::template walk<G>(fn, r0, r1, p0, p1, K, w, panel_stride);
+  else walk_tiles<A, G>({&fn, run_tile<A, G, Fn>, fn.start(), chain_of<Fn>()}, r0, r1, p0, p1, K, w, panel_stride);
 }
 
 }  // namespace
