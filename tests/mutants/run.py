@@ -62,7 +62,8 @@ class Copy:
         self.tree = folder / "tree"
         must("git", "worktree", "add", "--detach", self.tree, "HEAD", cwd=ROOT)
         self.package = self.tree / "python/rnnkern"
-        (self.package / "bench").symlink_to(self.tree / "bench")
+        for beside in ("bench", "examples"):  # as the wheel has them
+            (self.package / beside).symlink_to(self.tree / beside)
         pybind11 = must(sys.executable, "-m", "pybind11", "--cmakedir", cwd=ROOT).strip()
         options = {
             "RNNKERN_PYTHON": "ON", "RNNKERN_SHARED": "OFF", "RNNKERN_CUDA": "OFF", "RNNKERN_KERNELS": kernels(),
