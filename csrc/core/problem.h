@@ -66,7 +66,7 @@ struct CellInfo {
   unsigned takes;           // bits of Takes
   Activate activations[3];  // Activate::of_cell past the last
 
-  constexpr int activation_count() const {
+  RNNK_HD constexpr int activation_count() const {
     int count = 0;
     while (count < 3 && activations[count] != Activate::of_cell) ++count;
     return count;
