@@ -233,3 +233,31 @@ def test_bad_reserves(wrong: Any, kind: Any, sentence: str) -> None:
     with pytest.raises(kind, match=sentence):
         plan.forward(packed, x, None, None, y, None, None, None, wrong)
     assert (y == 7).all()
+
+
+class OfAnotherLibrary:
+    """An array that comes by DLPack alone."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __dlpack__(self, **keywords: Any) -> Any:
+        return self.array.__dlpack__(**keywords)
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.1.0", reason="NumPy exports read-only arrays from 2.1 on")
+def test_a_read_only_output_of_another_library_is_refused() -> None:
+    """DLPack says of an array whether it may be written to."""
+    plan = _core.Plan("gru", "float32", 3, 4, kernel="cpu_scalar")
+    packed = plan.pack(*(np.ones(s, np.float32) for s in ((12, 3), (12, 4), (12,), (12,))))
+    x, y = np.ones((1, 1, 3), np.float32), np.zeros((1, 1, 4), np.float32)
+    plan.forward(packed, OfAnotherLibrary(x), None, None, OfAnotherLibrary(y), None, None)
+    assert y.any()
+    kept = y.copy()
+    x.flags.writeable = y.flags.writeable = False  # of an input that is fine
+    with pytest.raises(ValueError, match=r"y: .*read-only"):
+        plan.forward(packed, OfAnotherLibrary(x), None, None, OfAnotherLibrary(y), None, None)
+    assert np.array_equal(y, kept)
