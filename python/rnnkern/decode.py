@@ -38,7 +38,7 @@ Step = Callable[[Array, State], tuple[Array, State]]
 
 
 class Prompt(NamedTuple):
-    """What a search starts from: ``generate(*prompt, 100)``. first: int64 [B], the last token of each prompt."""
+    """The start of a search: ``generate(*prompt, 100)``. first: int64 [B], the last token of each prompt."""
 
     step: Step
     state: State

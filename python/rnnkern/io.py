@@ -17,7 +17,7 @@ from .arrays import Array, as_numpy
 
 @runtime_checkable
 class Savable(Protocol):
-    """What has parameters by name."""
+    """An object with parameters by name."""
 
     def state_dict(self) -> dict[str, Array]: ...
 

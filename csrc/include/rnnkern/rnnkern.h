@@ -214,7 +214,7 @@ RNNK_API rnnk_status rnnk_plan_sizes(const rnnk_plan* plan, int64_t seq_len, int
 /* Estimated microseconds of a forward (backward != 0: of a backward) call; what decides whether a lock is worth releasing. */
 RNNK_API double rnnk_plan_estimate(const rnnk_plan* plan, int64_t seq_len, int64_t batch, int32_t backward);
 
-/* What a pack will be used for. Half of the work, for half of the use; the size is the same.
+/* The calls that will read a pack. A pack for one of them takes half of the work; the size is the same.
  *
  * On the CPU a pack begins with a header, and a call refuses bytes that are no pack, a pack of a plan with another
  * rnnk_plan_pack_layout, and a pack without the half that the call needs. Packing the other half into the same bytes completes it.
