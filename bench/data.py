@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from rnnkern._engine.spec import Spec
 from rnnkern.problems import Problem
-from rnnkern.spec import Spec
 
 MODES: Final = ("inference", "training")
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import rnnkern
-from rnnkern import _core, ops
+from rnnkern import _core, _engine
 from rnnkern.problems import Problem
 from rnnkern.tape import MEMORY
 
@@ -55,9 +55,8 @@ class Subject:
         if problem.cell not in _LAYERS:
             return f"{problem.cell} has no layer"
         for width in set(problem.layer_inputs):
-            verdicts = _core.explain(
-                problem.cell, problem.dtype, width, problem.hidden_size, problem.seq_len, problem.batch
-            )
+            sizes, extent = (width, problem.hidden_size), (problem.seq_len, problem.batch)
+            verdicts = _core.explain(problem.cell, problem.dtype, sizes, extent)
             asked = [verdict for verdict in verdicts if self.kernel in (None, verdict["name"])]
             if all(verdict["declined"] for verdict in asked):
                 return "; ".join(f"{verdict['name']}: {verdict['reason']}" for verdict in asked)
@@ -65,14 +64,14 @@ class Subject:
 
     def chosen(self, problem: Problem) -> str:
         """The kernel that runs the problem's first layer."""
-        return str(ops.plans(self._spec(problem))[0].kernel)
+        return str(_engine.plan(self._spec(problem)).kernels[0])
 
     def prepare(self, problem: Problem, data: Data, mode: str) -> Run:
         return self._training(problem, data) if mode == "training" else self._inference(problem, data)
 
-    def _spec(self, problem: Problem) -> ops.Spec:
+    def _spec(self, problem: Problem) -> _engine.Spec:
         with _forced(self.kernel):
-            return ops.Spec(
+            return _engine.Spec(
                 problem.cell,
                 problem.dtype,
                 problem.input_size,
@@ -110,13 +109,13 @@ class Subject:
         params = [data.params[name] for name in spec.param_names]
 
         def step() -> Any:
-            packed = ops.pack(spec, params)
-            reserve = ops.new_reserve(spec, data.x.shape[0], data.x.shape[1], drop=False)
-            y, h_n, c_n, tape = ops.forward(
+            packed = _engine.pack(spec, params)
+            reserve = _engine.new_reserve(spec, data.x.shape[0], data.x.shape[1], drop=False)
+            y, h_n, c_n = _engine.forward(
                 spec, packed, data.x, data.h_0, data.c_0, data.lengths, MEMORY, reserve=reserve, masks=None
             )
-            assert tape is not None
-            grads = ops.backward(
+            tape = _engine.Tape(spec, data.x, y, reserve, data.h_0, data.c_0, data.lengths, None)
+            grads = _engine.backward(
                 spec, packed, tape, data.dy, None, None, MEMORY, need_x=True, need_state=False, need_params=True
             )
             return y, h_n, c_n, grads

@@ -4,21 +4,16 @@
 #include <cstddef>
 #include <cstring>
 #include <new>
-#include <vector>
 
-#include "core/beside.h"
-#include "core/check.h"
 #include "core/device.h"
 #include "core/dropout.h"
-#include "core/pack_header.h"
-#include "core/recompute.h"
-#include "core/stack.h"
 #include "core/team.h"
+#include "network/calls.h"
+#include "network/check.h"
+#include "network/pack_header.h"
 
 struct rnnk_plan {
-  rnnk::Problem problem;
-  const rnnk::Kernel* kernel;
-  uint64_t layout;  // of its packs
+  rnnk::Network network;
 };
 
 namespace {
@@ -53,26 +48,31 @@ const T& required(const T* p, const char* name) {
   return *p;
 }
 
+// Writes a struct of results, as much of it as the caller's has room for.
 template <class Struct>
-const Struct& required_struct(const Struct* p, const char* name) {
-  required(p, name);
-  if (p->struct_size < sizeof(Struct)) {
-    fail(RNNK_INVALID_VALUE, "%s.struct_size: expected at least %zu, got %u", name, sizeof(Struct), p->struct_size);
-  }
-  return *p;
+void give(Struct* to, const char* name, Struct result) {
+  required(to, name);
+  const uint32_t size = to->struct_size;
+  if (size < sizeof size) fail(RNNK_INVALID_VALUE, "%s.struct_size: expected sizeof *%s, got %u", name, name, size);
+  result.struct_size = size;
+  std::memcpy(to, &result, std::min<size_t>(size, sizeof result));
 }
 
 // A call's arguments after all checks, with ``packed`` as the kernels have it.
-rnnk_args checked_args(const rnnk_plan& plan, const rnnk_args* args, const char* name, Pass pass) {
-  rnnk_args a = adopted(args, offsetof(rnnk_args, dweight_hr), name);
+rnnk_args checked_args(const Network& n, const rnnk_args* args, Pass pass) {
+  rnnk_args a = adopted(args, offsetof(rnnk_args, dy), "args");
   // Without rows a step has no work, and there may be more steps than anybody could walk: an array of them takes no memory.
   if (a.batch == 0 && a.seq_len > 0) a.seq_len = 0;
-  check_args(plan.problem, *plan.kernel, a, pass);
-  if (header_bytes(plan.problem)) {
+  check_args(n, a, pass);
+  if (header_bytes(n)) {
     const bool backward = pass == Pass::backward;  // which runs the forward again if the plan recomputes
-    a.packed = open_pack(a.packed, plan.layout, {!backward || plan.problem.recompute, backward});
+    a.packed = open_pack(a.packed, n.layout, {!backward || n.first().recompute, backward});
   }
   return a;
+}
+
+void check_plan_extent(const Network& n, int64_t seq_len, int64_t batch) {
+  for (int l = 0; l < std::min<int64_t>(n.num_layers, 2); ++l) check_extent(n.layers[l][0].plain, seq_len, batch);
 }
 
 const Kernel* kernel_at(int32_t index) {
@@ -82,40 +82,6 @@ const Kernel* kernel_at(int32_t index) {
   return nullptr;
 }
 
-bool same_tensor(const rnnk_tensor& a, const rnnk_tensor& b) {
-  return a.data == b.data && a.dtype == b.dtype && std::equal(a.stride, a.stride + 3, b.stride);
-}
-
-// The calls of a stack, each checked by itself.
-struct Stack {
-  std::vector<rnnk_args> args;
-  std::vector<PlanCall> calls;
-
-  Stack(const rnnk_plan* const* plans, const rnnk_args* const* given, int32_t layers, Pass pass) {
-    required(plans, "plans");
-    required(given, "args");
-    if (layers < 1 || layers > 1024) fail(RNNK_INVALID_VALUE, "layers: expected 1 to 1024, got %d", layers);
-    args.reserve(static_cast<size_t>(layers));
-    for (int32_t i = 0; i < layers; ++i) {
-      required(plans[i], "plans[i]");
-      const rnnk_args& a = args.emplace_back(checked_args(*plans[i], given[i], "args[i]", pass));
-      calls.push_back({plans[i]->problem, *plans[i]->kernel, a});
-      if (i == 0) continue;
-      const PlanCall &here = calls.back(), &below = calls[calls.size() - 2];
-      if (here.problem.device != below.problem.device || here.problem.device_index != below.problem.device_index ||
-          a.cuda_stream != below.args.cuda_stream) {
-        fail(RNNK_INVALID_VALUE, "args[%d].cuda_stream: expected the device and stream of args[%d]", i, i - 1);
-      }
-    }
-  }
-  // Whether layer i is of the steps and rows of the one below, and as wide as that one's outputs.
-  bool fits(size_t i) const {
-    const PlanCall &here = calls[i], &below = calls[i - 1];
-    return here.args.seq_len == below.args.seq_len && here.args.batch == below.args.batch &&
-           here.problem.input_size == below.problem.output_size;
-  }
-};
-
 }  // namespace
 
 extern "C" {
@@ -124,146 +90,93 @@ rnnk_status rnnk_plan_create(const rnnk_problem* problem, const char* kernel, rn
   return guarded([&] {
     required(plan, "plan");
     *plan = nullptr;
-    const Problem checked = check_problem(problem);
-    const Kernel& chosen = choose_kernel(checked, kernel);
-    *plan = new rnnk_plan{checked, &chosen, pack_layout(checked, chosen)};
+    *plan = new rnnk_plan{Network(checked_problem(problem), kernel)};
   });
 }
 
 void rnnk_plan_destroy(rnnk_plan* plan) { delete plan; }
 
-const char* rnnk_plan_kernel(const rnnk_plan* plan) { return plan ? plan->kernel->name : nullptr; }
+const char* rnnk_plan_kernel(const rnnk_plan* plan, int64_t layer) {
+  if (!plan || layer < 0 || layer >= plan->network.num_layers) return nullptr;
+  return plan->network.layer(layer, 0).kernel->name;
+}
 
-uint64_t rnnk_plan_pack_layout(const rnnk_plan* plan) { return plan ? plan->layout : 0; }
+uint64_t rnnk_plan_pack_layout(const rnnk_plan* plan) { return plan ? plan->network.layout : 0; }
 
-int64_t rnnk_plan_param_rows(const rnnk_plan* plan) { return plan ? param_rows(plan->problem) : 0; }
+int64_t rnnk_plan_param_rows(const rnnk_plan* plan) { return plan ? param_rows(plan->network.first()) : 0; }
 
 rnnk_status rnnk_plan_sizes(const rnnk_plan* plan, int64_t seq_len, int64_t batch, rnnk_sizes* sizes) {
   return guarded([&] {
-    required(plan, "plan");
-    required_struct(sizes, "sizes");
-    check_extent(plan->problem, seq_len, batch);
-    const Sizes s = plan_sizes(plan->problem, *plan->kernel, seq_len, batch);
-    sizes->packed = static_cast<size_t>(header_bytes(plan->problem) + s.packed);
-    sizes->reserve = static_cast<size_t>(s.reserve);
-    sizes->workspace_forward = static_cast<size_t>(s.workspace_forward);
-    sizes->workspace_backward = static_cast<size_t>(s.workspace_backward);
+    const Network& n = required(plan, "plan").network;
+    required(sizes, "sizes");
+    check_plan_extent(n, seq_len, batch);
+    const NetworkSizes s = network_sizes(n, {seq_len, batch, false, false, n.num_layers > 1 && n.dropout > 0});
+    rnnk_sizes out{};
+    out.packed = static_cast<size_t>(header_bytes(n) + n.packed_bytes);
+    out.reserve = static_cast<size_t>(s.reserve);
+    out.workspace_forward = static_cast<size_t>(s.forward);
+    out.workspace_forward_least = static_cast<size_t>(s.forward_least);
+    out.workspace_backward = static_cast<size_t>(s.backward);
+    out.workspace_backward_least = static_cast<size_t>(s.backward_least);
+    give(sizes, "sizes", out);
   });
+}
+
+rnnk_status rnnk_plan_reserve_bound(const rnnk_plan* plan, rnnk_reserve_bound* bound) {
+  return guarded([&] { give(bound, "bound", reserve_bound(required(plan, "plan").network)); });
 }
 
 double rnnk_plan_estimate(const rnnk_plan* plan, int64_t seq_len, int64_t batch, int32_t backward) {
   double us = 0;
   guarded([&] {
-    required(plan, "plan");
-    check_extent(plan->problem, seq_len, batch);
-    us = plan->kernel->estimate(plan->problem, seq_len, batch, backward != 0, team_size());
-    if (backward && plan->problem.recompute) us += plan->kernel->estimate(plan->problem, seq_len, batch, false, team_size());
+    const Network& n = required(plan, "plan").network;
+    check_plan_extent(n, seq_len, batch);
+    const int threads = team_size();
+    for (int64_t l = 0; l < std::min<int64_t>(n.num_layers, 2); ++l) {
+      const Layer& layer = n.layer(l, 0);
+      double each = layer.kernel->estimate(layer.plain, seq_len, batch, backward != 0, threads);
+      if (backward && layer.plain.recompute) each += layer.kernel->estimate(layer.plain, seq_len, batch, false, threads);
+      us += each * static_cast<double>(n.directions * (l == 0 ? 1 : n.num_layers - 1));
+    }
   });
   return us;
 }
 
-rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights, int32_t backward, void* packed,
-                              size_t packed_size) {
+rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights, int32_t halves, void* packed,
+                              size_t packed_size, void* cuda_stream) {
   return guarded([&] {
-    required(plan, "plan");
-    if (backward < RNNK_PACK_FORWARD || backward > RNNK_PACK_BACKWARD) {
-      fail(RNNK_INVALID_VALUE, "backward: expected a value of rnnk_pack, got %d", backward);
+    const Network& n = required(plan, "plan").network;
+    if (halves < RNNK_PACK_FORWARD || halves > RNNK_PACK_BOTH) {
+      fail(RNNK_INVALID_VALUE, "halves: expected a value of rnnk_halves, got %d", halves);
     }
-    const rnnk_weights w = adopted(weights, offsetof(rnnk_weights, weight_hr), "weights");
-    check_weights(plan->problem, w);
-    required(static_cast<const char*>(packed), "packed");
-    const int64_t bytes = header_bytes(plan->problem) + plan->kernel->sizes(plan->problem, 0, 0).packed;
-    if (packed_size < static_cast<size_t>(bytes)) {
-      fail(RNNK_INVALID_VALUE, "packed_size: expected at least %lld bytes, got %zu", static_cast<long long>(bytes),
-           packed_size);
-    }
-    if (reinterpret_cast<uintptr_t>(packed) % 64) {
-      fail(RNNK_INVALID_VALUE, "packed: expected a 64-byte aligned pointer, got %p", packed);
-    }
+    required(weights, "weights");
+    check_weights(n, weights, Wanted::all);
+    check_room("packed", packed, packed_size, header_bytes(n) + n.packed_bytes);
     // A recomputing backward runs the forward again.
-    const Halves halves{backward != RNNK_PACK_BACKWARD || plan->problem.recompute, backward != RNNK_PACK_FORWARD};
-    if (header_bytes(plan->problem)) packed = begin_pack(packed, plan->layout, halves);
-    plan->kernel->pack(plan->problem, w, halves, packed);
+    const Halves wanted{(halves & RNNK_PACK_FORWARD) || n.first().recompute, (halves & RNNK_PACK_BACKWARD) != 0};
+    if (header_bytes(n)) packed = begin_pack(packed, n.layout, wanted);
+    for (int64_t index = 0; index < n.count(); ++index) {
+      const int64_t l = index / n.directions, d = index % n.directions;
+      const rnnk_weights w = weights_at(weights, index);
+      const Parameters from{w.weight_ih.data, w.weight_hh.data, w.bias_ih.data, w.bias_hh.data,
+                            w.weight_hr.data, w.params.data,    cuda_stream};
+      const Layer& layer = n.layer(l, d);
+      layer.kernel->pack(layer.plain, from, wanted, static_cast<char*>(packed) + n.packed_at(l, d));
+    }
   });
 }
 
 rnnk_status rnnk_forward(const rnnk_plan* plan, const rnnk_args* args) {
   return guarded([&] {
-    const rnnk_args a = checked_args(required(plan, "plan"), args, "args", Pass::forward);
-    plan_forward(plan->problem, *plan->kernel, a);
-  });
-}
-
-rnnk_status rnnk_forward_both(const rnnk_plan* one, const rnnk_args* one_args, const rnnk_plan* other,
-                              const rnnk_args* other_args) {
-  return guarded([&] {
-    required(one, "one");
-    required(other, "other");
-    const rnnk_args first = checked_args(*one, one_args, "one_args", Pass::forward);
-    const rnnk_args second = checked_args(*other, other_args, "other_args", Pass::forward);
-    forward_both({one->problem, *one->kernel, first}, {other->problem, *other->kernel, second});
-  });
-}
-
-rnnk_status rnnk_forward_stack(const rnnk_plan* const* plans, const rnnk_args* const* args, int32_t layers) {
-  return guarded([&] {
-    const Stack stack(plans, args, layers, Pass::forward);
-    for (size_t i = 1; i < stack.calls.size(); ++i) {
-      if (!same_tensor(stack.calls[i].args.x, stack.calls[i - 1].args.y) || !stack.fits(i)) {
-        fail(RNNK_INVALID_VALUE, "args[%zu].x: expected what is args[%zu].y, of the same steps, rows and units", i, i - 1);
-      }
-    }
-    forward_stack(stack.calls.data(), layers);
-  });
-}
-
-rnnk_status rnnk_backward_stack(const rnnk_plan* const* plans, const rnnk_args* const* args, int32_t layers) {
-  return guarded([&] {
-    const Stack stack(plans, args, layers, Pass::backward);
-    for (size_t i = 1; i < stack.calls.size(); ++i) {
-      const rnnk_args& here = stack.calls[i].args;
-      const bool any = here.seq_len > 0 && here.batch > 0;
-      if ((any && !here.dx.data) || !same_tensor(here.dx, stack.calls[i - 1].args.dy) || !stack.fits(i)) {
-        fail(RNNK_INVALID_VALUE, "args[%zu].dx: expected what is args[%zu].dy, of the same steps, rows and units", i, i - 1);
-      }
-      if (here.flags & RNNK_ACCUMULATE_DX) {
-        fail(RNNK_INVALID_VALUE, "args[%zu].flags: expected no RNNK_ACCUMULATE_DX, since its dx is args[%zu].dy", i, i - 1);
-      }
-    }
-    backward_stack(stack.calls.data(), layers);
+    const Network& n = required(plan, "plan").network;
+    network_forward(n, checked_args(n, args, Pass::forward));
   });
 }
 
 rnnk_status rnnk_backward(const rnnk_plan* plan, const rnnk_args* args) {
   return guarded([&] {
-    const rnnk_args a = checked_args(required(plan, "plan"), args, "args", Pass::backward);
-    plan_backward(plan->problem, *plan->kernel, a);
-  });
-}
-
-rnnk_status rnnk_backward_both(const rnnk_plan* one, const rnnk_args* one_args, const rnnk_plan* other,
-                               const rnnk_args* other_args) {
-  return guarded([&] {
-    required(one, "one");
-    required(other, "other");
-    const rnnk_args first = checked_args(*one, one_args, "one_args", Pass::backward);
-    const rnnk_args second = checked_args(*other, other_args, "other_args", Pass::backward);
-    check_shared_dx(one->problem, first, other->problem, second);
-    backward_both({one->problem, *one->kernel, first}, {other->problem, *other->kernel, second});
-  });
-}
-
-rnnk_status rnnk_backward_both_workspace(const rnnk_plan* one, const rnnk_plan* other, int64_t seq_len, int64_t batch,
-                                         size_t* bytes) {
-  return guarded([&] {
-    required(one, "one");
-    required(other, "other");
-    required(bytes, "bytes");
-    for (const rnnk_plan* plan : {one, other}) check_extent(plan->problem, seq_len, batch);
-    rnnk_args args{};
-    args.seq_len = seq_len, args.batch = batch;
-    *bytes = static_cast<size_t>(
-        backward_both_workspace({one->problem, *one->kernel, args}, {other->problem, *other->kernel, args}));
+    const Network& n = required(plan, "plan").network;
+    network_backward(n, checked_args(n, args, Pass::backward));
   });
 }
 
@@ -306,21 +219,23 @@ const char* rnnk_cell_option(int32_t cell, int32_t index) {
 const char* rnnk_kernel_name(int32_t index) { return kernel_at(index) ? kernel_at(index)->name : nullptr; }
 const char* rnnk_kernel_unavailable(int32_t index) { return kernel_at(index) ? unavailable(*kernel_at(index)) : nullptr; }
 
-rnnk_status rnnk_explain(const rnnk_problem* problem, int64_t seq_len, int64_t batch, int32_t index, rnnk_verdict* verdict) {
+rnnk_status rnnk_explain(const rnnk_problem* problem, int64_t layer, int64_t seq_len, int64_t batch, int32_t index,
+                         rnnk_verdict* verdict) {
   return guarded([&] {
-    const Problem p = check_problem(problem);
-    required_struct(verdict, "verdict");
+    const rnnk_problem whole = checked_problem(problem);
+    check_between("layer", layer, 0, whole.num_layers - 1);
+    required(verdict, "verdict");
     const Kernel* kernel = kernel_at(index);
     if (!kernel) fail(RNNK_INVALID_VALUE, "index: there is no kernel number %d", index);
+    const Problem p = layer_problem(whole, layer);
     check_extent(p, seq_len, batch);
-    verdict->forward_us = verdict->backward_us = 0;
-    verdict->reason[0] = 0;
-    const char* missing = kernel->device != p.device ? other_device(*kernel) : unavailable(*kernel);
-    if (*missing) std::strncat(verdict->reason, missing, sizeof verdict->reason - 1);
-    verdict->declined = *missing || !kernel->accepts(p, verdict->reason, sizeof verdict->reason);
-    if (verdict->declined) return;
-    verdict->forward_us = kernel->estimate(p, seq_len, batch, false, team_size());
-    verdict->backward_us = kernel->estimate(p, seq_len, batch, true, team_size());
+    rnnk_verdict said{};
+    said.declined = !can_run(*kernel, p, said.reason, sizeof said.reason);
+    if (!said.declined) {
+      said.forward_us = kernel->estimate(p, seq_len, batch, false, team_size());
+      said.backward_us = kernel->estimate(p, seq_len, batch, true, team_size());
+    }
+    give(verdict, "verdict", said);
   });
 }
 
@@ -328,11 +243,9 @@ int32_t rnnk_device_count(void) { return device_count(); }
 const char* rnnk_devices_unavailable(void) { return devices_unavailable(); }
 rnnk_status rnnk_get_device_info(int32_t device_index, rnnk_device_info* info) {
   return guarded([&] {
-    required_struct(info, "info");
+    required(info, "info");
     check_device(device_index, "device_index");
-    const uint32_t size = info->struct_size;
-    *info = device_info(device_index);
-    info->struct_size = size;
+    give(info, "info", device_info(device_index));
   });
 }
 rnnk_status rnnk_device_check(int32_t device_index) {

@@ -7,7 +7,7 @@ namespace gpu {
 namespace {
 
 template <class T>
-void add(const Problem& p, const rnnk_args& a, const rnnk_tensor& more) {
+void add(const Problem& p, const LayerCall& a, const rnnk_tensor& more) {
   Walk<T> walk{};
   walk.batch = a.batch, walk.steps = a.seq_len, walk.lengths = a.lengths;
   run_move(StoreInputGradient<T>{a.seq_len * a.batch * p.input_size, walk, static_cast<const T*>(more.data), a.dx, 0,
@@ -18,7 +18,7 @@ void add(const Problem& p, const rnnk_args& a, const rnnk_tensor& more) {
 }  // namespace
 }  // namespace gpu
 
-void device_add(const Problem& p, const rnnk_args& a, const rnnk_tensor& more) {
+void device_add(const Problem& p, const LayerCall& a, const rnnk_tensor& more) {
   if (a.seq_len == 0 || a.batch == 0) return;
   const gpu::OnDevice device(p.device_index);
   if (more.dtype == RNNK_FLOAT64) gpu::add<double>(p, a, more);

@@ -64,16 +64,16 @@ struct ShapeOf {
 };
 inline CellShape shape_of_problem(const Problem& p) { return with_cell<void, ShapeOf>(p); }
 
-inline Sizes sizes_of(const Problem& p, int64_t seq_len, int64_t batch) {
+inline int64_t bytes_of(const Problem& p, Space space, int64_t seq_len, int64_t batch) {
   const CellShape shape = shape_of_problem(p);
   const Layout d(p, shape);
   const bool drops = shape.has_options && p.recurrent_dropout > 0;
-  Sizes s{};
-  s.packed = Packed(d, nullptr).bytes;
-  s.reserve = Reserve(d, seq_len, batch, nullptr).bytes;
-  s.workspace_forward = ForwardSpace(d, drops, seq_len, batch, nullptr).bytes;
-  s.workspace_backward = BackwardSpace(d, drops, seq_len, batch, nullptr).bytes;
-  return s;
+  switch (space) {
+    case Space::packed: return Packed(d, nullptr).bytes;
+    case Space::reserve: return Reserve(d, seq_len, batch, nullptr).bytes;
+    case Space::forward: return ForwardSpace(d, drops, seq_len, batch, nullptr).bytes;
+    default: return BackwardSpace(d, drops, seq_len, batch, nullptr).bytes;
+  }
 }
 
 // What every strategy needs, or "".
@@ -90,7 +90,7 @@ inline double around_steps_us(const Layout& d, int64_t seq_len, int64_t batch, b
 
 struct PackOf {
   template <class A, class Cell>
-  static void run(const Problem& p, const rnnk_weights& w, Halves halves, void* packed) {
+  static void run(const Problem& p, const Parameters& w, Halves halves, void* packed) {
     static constexpr CellShape shape = shape_of<Cell>();
     pack_call<A>(p, shape, w, halves, packed);
   }
@@ -102,9 +102,9 @@ constexpr Kernel common_record(const char* name) {
   Kernel kernel{};
   kernel.name = name;
   kernel.device = RNNK_CUDA;
-  kernel.sizes = sizes_of;
+  kernel.bytes = bytes_of;
   kernel.gradient_steps = [](int64_t seq_len, int64_t batch) { return Layout::block_steps(seq_len, batch); };
-  kernel.pack = [](const Problem& p, const rnnk_weights& w, Halves halves, void* packed) {
+  kernel.pack = [](const Problem& p, const Parameters& w, Halves halves, void* packed) {
     const OnDevice device(p.device_index);
     with_arithmetic<PackOf, every>(p, w, halves, packed);
   };
@@ -119,11 +119,11 @@ constexpr Kernel device_kernel(const char* name, decltype(Kernel::accepts) accep
   kernel.accepts = accepts;
   kernel.estimate = estimate;
   kernel.share = share;
-  kernel.forward = [](const Problem& p, const rnnk_args& a) {
+  kernel.forward = [](const Problem& p, const LayerCall& a) {
     const OnDevice device(p.device_index);
     with_arithmetic<ForwardOf, every>(p, a);
   };
-  kernel.backward = [](const Problem& p, const rnnk_args& a) {
+  kernel.backward = [](const Problem& p, const LayerCall& a) {
     const OnDevice device(p.device_index);
     with_arithmetic<BackwardOf, every>(p, a);
   };

@@ -12,7 +12,7 @@ namespace gpu {
 inline bool may_drop(const Problem& p, const CellShape& shape) { return shape.has_options && p.recurrent_dropout > 0; }
 
 // x as it is, where a product can read it: whole rows beside each other, and nothing in them that must not be read.
-inline bool reads_directly(const rnnk_args& a, const Layout& d) {
+inline bool reads_directly(const LayerCall& a, const Layout& d) {
   const rnnk_tensor& x = a.x;
   return x.stride[2] == 1 && x.stride[1] >= d.I && x.stride[0] == a.batch * x.stride[1] && x.stride[1] % 8 == 0 &&
          d.I == d.I_padded && !a.lengths && !a.mask && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
@@ -23,20 +23,16 @@ template <class A>
 struct Call {
   using T = typename A::T;
   const Problem& problem;
-  const rnnk_args& args;
+  const LayerCall& args;
   Layout d;
   Packed packed;
   Reserve reserve;
   void* stream;
   int64_t T_, B, first, last;  // last: of the steps that this call is to do
 
-  Call(const Problem& p, const rnnk_args& a, const CellShape& shape)
+  Call(const Problem& p, const LayerCall& a, const CellShape& shape)
       : problem(p), args(a), d(p, shape), packed(d, a.packed), reserve(d, a.seq_len, a.batch, a.reserve),
-        stream(a.cuda_stream), T_(a.seq_len), B(a.batch), first(0), last(a.seq_len) {
-    if (!(a.flags & kPart)) return;
-    const auto& part = static_cast<const Part&>(a);
-    first = part.first, last = part.last;
-  }
+        stream(a.cuda_stream), T_(a.seq_len), B(a.batch), first(a.first), last(a.last) {}
 
   static T* values(char* p) { return reinterpret_cast<T*>(p); }
   int64_t time_of(int64_t s) const { return problem.reverse ? T_ - 1 - s : s; }
@@ -72,10 +68,10 @@ struct Forward : Call<A> {
     data.fed_from = fed[s & 1], data.fed_to = fed[(s + 1) & 1];
   }
 
-  Forward(const Problem& p, const rnnk_args& a, const CellShape& shape)
+  Forward(const Problem& p, const LayerCall& a, const CellShape& shape)
       : Base(p, a, shape), space(d, may_drop(p, shape), a.seq_len, a.batch, a.workspace) {
     data = {};
-    const bool drops = may_drop(p, shape) && (a.flags & RNNK_TRAIN);
+    const bool drops = may_drop(p, shape) && a.train;
     data.walk = walk_of<T>(p, a, d, drops ? space.dropped : nullptr);
     data.b_ih = values(packed.b_ih), data.b_hh = values(packed.b_hh), data.params = values(packed.params);
     for (int k = 0; k < kMost; ++k) {
@@ -155,10 +151,10 @@ struct Backward : Call<A> {
   BackwardSpace space;
   BackwardData<T> data;
 
-  Backward(const Problem& p, const rnnk_args& a, const CellShape& shape)
+  Backward(const Problem& p, const LayerCall& a, const CellShape& shape)
       : Base(p, a, shape), space(d, may_drop(p, shape), a.seq_len, a.batch, a.workspace) {
     data = {};
-    const bool drops = may_drop(p, shape) && (a.flags & RNNK_TRAIN);
+    const bool drops = may_drop(p, shape) && a.train;
     data.walk = walk_of<T>(p, a, d, drops ? space.dropped : nullptr);
     data.params = values(packed.params), data.saved = values(reserve.saved);
     for (int i = 0; i < kMostStates; ++i) {
@@ -181,7 +177,7 @@ struct Backward : Call<A> {
   // steps(s, s0, s1): step s of a block [s0, s1); s = -1 after the last: what reaches the initial states.
   template <class Steps>
   void run(const Steps& steps) {
-    if (last == T_ && !(args.flags & kContinueSums)) clear(space.w_ih, static_cast<size_t>(space.sums_bytes), stream);
+    if (last == T_ && args.start_sums) clear(space.w_ih, static_cast<size_t>(space.sums_bytes), stream);
     if (B > 0) {
       if (last == T_) begin();
       for (int64_t s1 = last; s1 > first; s1 -= space.block) {
@@ -197,7 +193,7 @@ struct Backward : Call<A> {
       }
       if (first == 0) end();
     }
-    if (first == 0 && !(args.flags & kKeepSums)) store_sums();
+    if (first == 0 && args.store_sums) store_sums();
   }
 
   void begin() {
@@ -255,9 +251,9 @@ struct Backward : Call<A> {
     if (args.dx.data) {
       product({space.dgx, columns, false}, {packed.w_ih, d.I_padded, false}, rows, d.I, columns, space.dx, d.I_padded,
               false);
-      run_move(StoreInputGradient<T>{rows * d.I, data.walk, values(space.dx), args.dx, data.t0, d.I, d.I_padded,
-                                     (args.flags & RNNK_ACCUMULATE_DX) != 0},
-               stream, "store_input_gradient");
+      run_move(
+          StoreInputGradient<T>{rows * d.I, data.walk, values(space.dx), args.dx, data.t0, d.I, d.I_padded, args.add_to_dx},
+          stream, "store_input_gradient");
     }
     const bool norm = d.norm(0);  // shifts are then behind the normalisation: their sums are of dv
     if (args.dbias_ih && !norm) sum_rows(space.dgx, problem.dtype, rows, columns, space.b_ih);
@@ -328,7 +324,7 @@ struct Backward : Call<A> {
 };
 
 template <class A>
-void pack_call(const Problem& p, const CellShape& shape, const rnnk_weights& w, Halves halves, void* to) {
+void pack_call(const Problem& p, const CellShape& shape, const Parameters& w, Halves halves, void* to) {
   using T = typename A::T;
   using Operand = typename A::Operand;
   const Layout d(p, shape);

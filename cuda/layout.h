@@ -5,6 +5,7 @@
 // his order; time is the caller's too. T is float (double of float64); operands of products have the problem's dtype.
 #pragma once
 #include "cells/shape.h"
+#include "core/call.h"
 #include "core/carver.h"
 #include "core/problem.h"
 #include "core/storage.h"

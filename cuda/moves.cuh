@@ -101,6 +101,19 @@ struct CheckLengths {
   }
 };
 
+// A mark stands before its step, so a reverse walk comes to it from the step after.
+struct ReverseResets {
+  int64_t count;
+  const uint8_t* reset;
+  const int64_t* lengths;
+  int64_t steps, batch;
+  uint8_t* to;
+  RNNK_DEVICE void run(int64_t e) const {
+    const int64_t next = e / batch + 1, end = lengths ? least(lengths[e % batch], steps) : steps;
+    to[e] = next < end ? reset[e + batch] : uint8_t{0};
+  }
+};
+
 template <class T>
 struct DrawDropped {  // the mask of recurrent dropout
   int64_t count;

@@ -86,7 +86,7 @@ void with_instance(const Layout& d, const Fn& fn) {
 
 struct ForwardOf {
   template <class A, class Cell>
-  static void run(const Problem& p, const rnnk_args& a) {
+  static void run(const Problem& p, const LayerCall& a) {
     static constexpr CellShape shape = shape_of<Cell>();
     Forward<A> f(p, a, shape);
     const int64_t rows = rows_of(p, f.B), blocks = blocks_of(p, f.B), bytes = Bytes<A, Cell>(p, rows).forward;
@@ -104,7 +104,7 @@ struct ForwardOf {
 
 struct BackwardOf {
   template <class A, class Cell>
-  static void run(const Problem& p, const rnnk_args& a) {
+  static void run(const Problem& p, const LayerCall& a) {
     static constexpr CellShape shape = shape_of<Cell>();
     Backward<A> b(p, a, shape);
     const int64_t rows = rows_of(p, b.B), blocks = blocks_of(p, b.B), bytes = Bytes<A, Cell>(p, rows).backward;

@@ -76,7 +76,7 @@ struct Walk {
 };
 
 template <class T>
-Walk<T> walk_of(const Problem& p, const rnnk_args& a, const Layout& d, const void* dropped) {
+Walk<T> walk_of(const Problem& p, const LayerCall& a, const Layout& d, const void* dropped) {
   Walk<T> w{};
   w.steps = a.seq_len, w.batch = a.batch;
   w.lengths = a.lengths, w.mask = a.mask, w.reset = a.reset;
@@ -85,7 +85,7 @@ Walk<T> walk_of(const Problem& p, const rnnk_args& a, const Layout& d, const voi
   w.zoneout[0] = p.zoneout[0], w.zoneout[1] = p.zoneout[1], w.recurrent_dropout = p.recurrent_dropout;
   w.seed = a.seed, w.first_step = a.first_step, w.call = a.call, w.stream = a.stream;
   w.dtype = p.dtype, w.own_params = d.own_params;
-  w.reverse = p.reverse, w.train = a.flags & RNNK_TRAIN, w.keep = a.reserve != nullptr;
+  w.reverse = p.reverse, w.train = a.train, w.keep = a.reserve != nullptr;
   w.dropped = static_cast<const T*>(dropped);
   return w;
 }

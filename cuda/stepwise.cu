@@ -11,13 +11,13 @@ namespace {
 
 struct ForwardOf {
   template <class A, class Cell>
-  static void run(const Problem& p, const rnnk_args& a) {
+  static void run(const Problem& p, const LayerCall& a) {
     stepwise_forward<A, Cell>(p, a);
   }
 };
 struct BackwardOf {
   template <class A, class Cell>
-  static void run(const Problem& p, const rnnk_args& a) {
+  static void run(const Problem& p, const LayerCall& a) {
     stepwise_backward<A, Cell>(p, a);
   }
 };

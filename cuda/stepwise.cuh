@@ -74,7 +74,7 @@ void forward_stages(const Forward<A>& f, int64_t s) {
 }
 
 template <class A, class Cell>
-void stepwise_forward(const Problem& p, const rnnk_args& a) {
+void stepwise_forward(const Problem& p, const LayerCall& a) {
   static constexpr CellShape shape = shape_of<Cell>();
   Forward<A> f(p, a, shape);
   f.run([&](int64_t s0, int64_t s1) {
@@ -125,7 +125,7 @@ void backward_stages(const Backward<A>& b, int64_t s, int64_t s1) {
 }
 
 template <class A, class Cell>
-void stepwise_backward(const Problem& p, const rnnk_args& a) {
+void stepwise_backward(const Problem& p, const LayerCall& a) {
   static constexpr CellShape shape = shape_of<Cell>();
   Backward<A> b(p, a, shape);
   b.run([&](int64_t s, int64_t, int64_t s1) { backward_stages<A, Cell>(b, s, s1); });

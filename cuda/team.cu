@@ -77,7 +77,7 @@ void in_passes(const Team& team, int64_t batch, int64_t heads, int64_t at_once, 
 }
 
 template <class A, class Base>
-TeamCall<A> call_of(const Problem& p, const rnnk_args& a, const Base& base, const Team& team, bool backward) {
+TeamCall<A> call_of(const Problem& p, const LayerCall& a, const Base& base, const Team& team, bool backward) {
   TeamCall<A> call{};
   call.team = team, call.batch = a.batch, call.patience = patience(), call.fault = fault_word_on_device(p.device_index);
   call.slots = slots(a.seq_len, a.batch, backward);
@@ -107,7 +107,7 @@ Launch launch_of(const Team& team, int64_t teams, int64_t bytes, void* stream) {
 
 struct ForwardOf {
   template <class A, class Cell>
-  static void run(const Problem& p, const rnnk_args& a, const Team& team, int64_t at_once) {
+  static void run(const Problem& p, const LayerCall& a, const Team& team, int64_t at_once) {
     Forward<A> f(p, a, shape_of<Cell>());
     TeamForwardParams<A> params{
         call_of<A>(p, a, f, team, false), f.data, {f.space.h[0], f.space.h[1]}, {f.fed[0], f.fed[1]}};
@@ -129,7 +129,7 @@ struct ForwardOf {
 
 struct BackwardOf {
   template <class A, class Cell>
-  static void run(const Problem& p, const rnnk_args& a, const Team& team, int64_t at_once) {
+  static void run(const Problem& p, const LayerCall& a, const Team& team, int64_t at_once) {
     Backward<A> b(p, a, shape_of<Cell>());
     TeamBackwardParams<A> params{call_of<A>(p, a, b, team, true), b.data, nullptr};
     params.call.weights = reinterpret_cast<const typename A::Operand*>(b.packed.w_back[0]);
@@ -195,10 +195,10 @@ int64_t clusters_at_once(const Problem& p, const Team& team) {
   return with_arithmetic<Guarded<ClustersOf>, true>(p, team);
 }
 
-void team_forward(const Problem& p, const rnnk_args& a, const Team& team, int64_t at_once) {
+void team_forward(const Problem& p, const LayerCall& a, const Team& team, int64_t at_once) {
   with_arithmetic<Guarded<ForwardOf>, true>(p, a, team, at_once);
 }
-void team_backward(const Problem& p, const rnnk_args& a, const Team& team, int64_t at_once) {
+void team_backward(const Problem& p, const LayerCall& a, const Team& team, int64_t at_once) {
   with_arithmetic<Guarded<BackwardOf>, true>(p, a, team, at_once);
 }
 

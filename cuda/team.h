@@ -39,8 +39,8 @@ int64_t team_mail_bytes(const Problem&, const Team&, int64_t seq_len, int64_t ba
 int64_t clusters_at_once(const Problem&, const Team&);
 
 // A call. at_once: how many teams may be launched together, all of them running (a cooperative launch); 0: any number.
-void team_forward(const Problem&, const rnnk_args&, const Team&, int64_t at_once);
-void team_backward(const Problem&, const rnnk_args&, const Team&, int64_t at_once);
+void team_forward(const Problem&, const LayerCall&, const Team&, int64_t at_once);
+void team_backward(const Problem&, const LayerCall&, const Team&, int64_t at_once);
 
 // How a strategy takes a problem. Pure functions of the problem, the batch and the device's facts.
 struct Choice {

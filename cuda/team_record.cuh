@@ -59,20 +59,19 @@ constexpr Kernel team_kernel(const char* name) {
     const int64_t rows = int64_t{team.row_tiles} * kRows, blocks = (batch + rows - 1) / rows * p.heads * team.blocks;
     return std::min(1.0, static_cast<double>(blocks) / facts(p.device_index).multiprocessors);
   };
-  kernel.sizes = [](const Problem& p, int64_t seq_len, int64_t batch) {
-    Sizes sizes = sizes_of(p, seq_len, batch);
-    sizes.workspace_forward = round_up(sizes.workspace_forward, 256) +
-                              team_mail_bytes(p, Strategy::choose(p, batch, false).team, seq_len, batch, false);
-    sizes.workspace_backward = round_up(sizes.workspace_backward, 256) +
-                               team_mail_bytes(p, Strategy::choose(p, batch, true).team, seq_len, batch, true);
-    return sizes;
+  kernel.bytes = [](const Problem& p, Space space, int64_t seq_len, int64_t batch) {
+    const int64_t bytes = bytes_of(p, space, seq_len, batch);
+    if (space == Space::packed || space == Space::reserve) return bytes;
+    const bool backward = space == Space::backward;
+    const Team team = Strategy::choose(p, batch, backward).team;
+    return round_up(bytes, 256) + team_mail_bytes(p, team, seq_len, batch, backward);
   };
-  kernel.forward = [](const Problem& p, const rnnk_args& a) {
+  kernel.forward = [](const Problem& p, const LayerCall& a) {
     const OnDevice device(p.device_index);
     const Choice c = fitting(Strategy::choose(p, a.batch, false));
     team_forward(p, a, c.team, c.at_once);
   };
-  kernel.backward = [](const Problem& p, const rnnk_args& a) {
+  kernel.backward = [](const Problem& p, const LayerCall& a) {
     const OnDevice device(p.device_index);
     const Choice c = fitting(Strategy::choose(p, a.batch, true));
     team_backward(p, a, c.team, c.at_once);

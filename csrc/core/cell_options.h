@@ -18,7 +18,7 @@ CellOptions<T> cell_options(const Problem& p) {
   o.f = function(0), o.g = function(1), o.h = function(2);
   o.clipped = p.clip > 0;
   o.clip = static_cast<T>(p.clip);
-  o.peephole = p.has(RNNK_PEEPHOLE), o.coupled = p.has(RNNK_COUPLED);
+  o.peephole = p.has(RNNK_PROBLEM_PEEPHOLE), o.coupled = p.has(RNNK_PROBLEM_COUPLED);
   o.keeps_input = o.clipped;
   const Activate kinds[] = {o.f.kind, o.g.kind, o.h.kind};
   for (int i = 0; i < cell.activation_count(); ++i) {

@@ -1,5 +1,6 @@
 // What the rest of the library asks of GPUs. Builds without CUDA have no_device.cpp behind it, others cuda/device.cpp.
 #pragma once
+#include "core/call.h"
 #include "core/problem.h"
 
 namespace rnnk {
@@ -13,10 +14,12 @@ rnnk_device_info device_info(int index);
 void report_faults(int index);
 void set_cublaslt(const char* path);
 void device_dropout(const rnnk_dropout_args& args);
-// dx of `args` plus `more`, [T, B, I] in the type of computation, for every step that is.
-void device_add(const Problem& problem, const rnnk_args& args, const rnnk_tensor& more);
-// How many of the `steps` times from `first` on are before the end of each row of `args`, [B] on the GPU.
-void device_piece_lengths(const Problem& problem, const rnnk_args& args, int64_t first, int64_t steps, int64_t* to);
+// dx of `call` plus `more`, [T, B, I] in the type of computation, for every step that is.
+void device_add(const Problem& problem, const LayerCall& call, const rnnk_tensor& more);
+// How many of the `steps` times from `first` on are before the end of each row of `call`, [B] on the GPU.
+void device_window_lengths(const Problem& problem, const LayerCall& call, int64_t first, int64_t steps, int64_t* to);
+// The resets of `args` as a reverse walk meets them, [T, B] on the GPU: the mark of step t + 1 at step t, if the row has both.
+void device_reverse_resets(int device_index, const rnnk_args& args, uint8_t* to);
 
 constexpr int kMostSides = 7;  // with the stream itself 8, CUDA's default number of hardware queues
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/costs.h"
 #include "core/kernel.h"
 #include "core/random_bits.h"
 #include "core/storage.h"
@@ -56,8 +57,7 @@ RandomBits random_bits() {
 }
 
 void dropout(const rnnk_dropout_args& a) {
-  // Below about 20 us of work (1 ns an element) a second thread does not pay.
-  const bool small = a.seq_len * a.batch * a.hidden_size < 20000;
+  const bool small = a.seq_len * a.batch * a.hidden_size < costs::kSmallDropout;
   const int64_t tasks = std::min<int64_t>(a.seq_len, small ? 1 : team_size());
   team_run(static_cast<int>(std::max<int64_t>(tasks, 1)), 1, task, &a);
 }

@@ -14,10 +14,13 @@ void set_cublaslt(const char*) {}
 void* const* fork_streams(int, void*, int) { fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable()); }
 void order_streams(int, void*, void*) {}
 void join_streams(int, void*, int) {}
-void device_add(const Problem&, const rnnk_args&, const rnnk_tensor&) {
+void device_add(const Problem&, const LayerCall&, const rnnk_tensor&) {
   fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable());
 }
-void device_piece_lengths(const Problem&, const rnnk_args&, int64_t, int64_t, int64_t*) {
+void device_window_lengths(const Problem&, const LayerCall&, int64_t, int64_t, int64_t*) {
+  fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable());
+}
+void device_reverse_resets(int, const rnnk_args&, uint8_t*) {
   fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable());
 }
 void device_dropout(const rnnk_dropout_args&) { fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable()); }

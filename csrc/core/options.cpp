@@ -15,25 +15,22 @@ struct Option {
   const char* name;
 };
 constexpr Option kOptions[] = {{kTakesProjection, 0, "proj_size"},
-                               {kTakesPeephole, RNNK_PEEPHOLE, "peephole"},
-                               {kTakesCoupled, RNNK_COUPLED, "coupled"},
+                               {kTakesPeephole, RNNK_PROBLEM_PEEPHOLE, "peephole"},
+                               {kTakesCoupled, RNNK_PROBLEM_COUPLED, "coupled"},
                                {kTakesClip, 0, "clip"},
-                               {kTakesResetBefore, RNNK_RESET_BEFORE, "reset_before"},
-                               {kTakesLayerNorm, RNNK_LAYER_NORM, "layer_norm"},
+                               {kTakesResetBefore, RNNK_PROBLEM_RESET_BEFORE, "reset_before"},
+                               {kTakesLayerNorm, RNNK_PROBLEM_LAYER_NORM, "layer_norm"},
                                {kTakesCellZoneout, 0, "zoneout of c"},
-                               {kTakesIndependent, RNNK_INDEPENDENT, "independent"}};
+                               {kTakesIndependent, RNNK_PROBLEM_INDEPENDENT, "independent"}};
 
 void not_both(bool one, const char* one_name, bool other, const char* other_name) {
   if (one && other) fail(RNNK_NOT_SUPPORTED, "%s and %s: no kernel does both at once", one_name, other_name);
 }
 
-void check_probability(const char* name, double p) {
-  if (!(p >= 0 && p <= 1)) fail(RNNK_INVALID_VALUE, "%s: expected 0 to 1, got %g", name, p);
-}
-
 int shape_of(const Problem& p) {
-  return (p.has(RNNK_LAYER_NORM) ? kNormShape : 0) | (p.projects ? kProjectedShape : 0) |
-         (p.has(RNNK_RESET_BEFORE) ? kResetBeforeShape : 0) | (p.has(RNNK_INDEPENDENT) ? kIndependentShape : 0);
+  return (p.has(RNNK_PROBLEM_LAYER_NORM) ? kNormShape : 0) | (p.projects ? kProjectedShape : 0) |
+         (p.has(RNNK_PROBLEM_RESET_BEFORE) ? kResetBeforeShape : 0) |
+         (p.has(RNNK_PROBLEM_INDEPENDENT) ? kIndependentShape : 0);
 }
 
 int variant_of(int cell, int shape) {
@@ -57,7 +54,7 @@ const char* cell_option(const CellInfo& cell, int i) {
 
 void take_options(Problem& p, const rnnk_problem& from) {
   const CellInfo& cell = *cell_info(p.cell);
-  p.flags = from.flags & ~uint32_t{RNNK_NO_BIAS | RNNK_REVERSE | RNNK_RECOMPUTE | RNNK_TF32};
+  p.flags = from.flags & ~uint32_t{RNNK_PROBLEM_NO_BIAS | RNNK_PROBLEM_RECOMPUTE | RNNK_PROBLEM_TF32};
   for (const Option& option : kOptions) {
     if (p.has(option.flag) && !(cell.takes & option.takes)) {
       fail(RNNK_INVALID_VALUE, "problem.flags: cell %s has no %s", cell.name, option.name);
@@ -75,12 +72,12 @@ void take_options(Problem& p, const rnnk_problem& from) {
   if (from.heads < 0 || p.hidden_size % p.heads) {
     fail(RNNK_INVALID_VALUE, "heads: expected a divisor of hidden_size %lld, got %lld", ll{p.hidden_size}, ll{from.heads});
   }
-  const bool norm = p.has(RNNK_LAYER_NORM), heads = p.heads > 1;
-  not_both(norm, "layer_norm", p.has(RNNK_RESET_BEFORE), "reset_after=False");
-  not_both(norm, "layer_norm", p.has(RNNK_INDEPENDENT), "independent");
+  const bool norm = p.has(RNNK_PROBLEM_LAYER_NORM), heads = p.heads > 1;
+  not_both(norm, "layer_norm", p.has(RNNK_PROBLEM_RESET_BEFORE), "reset_after=False");
+  not_both(norm, "layer_norm", p.has(RNNK_PROBLEM_INDEPENDENT), "independent");
   not_both(norm, "layer_norm", heads, "heads");
   not_both(p.projects, "proj_size", heads, "heads");
-  not_both(p.has(RNNK_INDEPENDENT), "independent", heads, "heads");
+  not_both(p.has(RNNK_PROBLEM_INDEPENDENT), "independent", heads, "heads");
 
   // In the type that kernels compute in.
   const auto computed = [&](double v) { return p.dtype == RNNK_FLOAT64 ? v : static_cast<double>(static_cast<float>(v)); };
@@ -99,6 +96,7 @@ void take_options(Problem& p, const rnnk_problem& from) {
     if (!std::isfinite(computed(a.alpha)) || !std::isfinite(computed(a.beta))) {
       fail(RNNK_INVALID_VALUE, "activations[%d]: expected finite alpha and beta, got %g and %g", i, a.alpha, a.beta);
     }
+    if (a.reserved) fail(RNNK_INVALID_VALUE, "activations[%d].reserved: expected 0, got %d", i, a.reserved);
     p.activations[i] = a;
   }
   check_probability("zoneout[0]", from.zoneout[0]);
@@ -110,19 +108,22 @@ void take_options(Problem& p, const rnnk_problem& from) {
   }
   for (int i = 0; i < 2; ++i) p.zoneout[i] = from.zoneout[i];
   p.recurrent_dropout = from.recurrent_dropout;
+}
 
-  bool any = cell.has_options || p.flags || p.projects || heads || p.clip > 0 || p.random();
+void choose_variant(Problem& p) {
+  const CellInfo& cell = *cell_info(p.cell);
+  bool any = cell.has_options || p.masked || p.flags || p.projects || p.heads > 1 || p.clip > 0 || p.random();
   for (const rnnk_activation& a : p.activations) any = any || a.kind;
   if (!any) return;
   p.variant = variant_of(p.cell, shape_of(p));
   if (p.variant < 0) fail(RNNK_NOT_SUPPORTED, "no kernel does cell %s with these options", cell.name);
 }
 
-int own_param_rows(const Problem& p) { return p.has(RNNK_INDEPENDENT) ? 2 : p.has(RNNK_PEEPHOLE) ? 3 : 0; }
+int own_param_rows(const Problem& p) { return p.has(RNNK_PROBLEM_INDEPENDENT) ? 2 : p.has(RNNK_PROBLEM_PEEPHOLE) ? 3 : 0; }
 
 int64_t param_rows(const Problem& p) {
   const CellInfo& cell = *cell_info(p.cell);  // with layer_norm c is normalised, too
-  return own_param_rows(p) + (p.has(RNNK_LAYER_NORM) ? 2 * cell.gates + (cell.states > 1 ? 2 : 0) : 0);
+  return own_param_rows(p) + (p.has(RNNK_PROBLEM_LAYER_NORM) ? 2 * cell.gates + (cell.states > 1 ? 2 : 0) : 0);
 }
 
 }  // namespace rnnk

@@ -33,6 +33,16 @@ const CellInfo* cell_info(int cell) {
   }
 }
 
+void check_between(const char* name, int64_t value, int64_t least, int64_t most) {
+  if (value >= least && value <= most) return;
+  fail(RNNK_INVALID_VALUE, "%s: expected %lld to %lld, got %lld", name, static_cast<long long>(least),
+       static_cast<long long>(most), static_cast<long long>(value));
+}
+
+void check_probability(const char* name, double p) {
+  if (!(p >= 0 && p <= 1)) fail(RNNK_INVALID_VALUE, "%s: expected 0 to 1, got %g", name, p);
+}
+
 int64_t dtype_size(int dtype) {
   switch (dtype) {
     case RNNK_FLOAT64: return 8;
@@ -46,8 +56,8 @@ const char* dtype_name(int dtype) {
   return dtype >= 0 && dtype < 4 ? names[dtype] : "unknown";
 }
 
-Problem check_problem(const rnnk_problem* given) {
-  const rnnk_problem whole = adopted(given, offsetof(rnnk_problem, proj_size), "problem"), *const p = &whole;
+rnnk_problem checked_problem(const rnnk_problem* given) {
+  rnnk_problem whole = adopted(given, offsetof(rnnk_problem, num_layers), "problem"), *const p = &whole;
   if (!cell_info(p->cell)) fail(RNNK_INVALID_VALUE, "problem.cell: no cell has the number %d", p->cell);
   if (p->dtype < 0 || p->dtype > RNNK_FLOAT16)
     fail(RNNK_INVALID_TYPE, "problem.dtype: no dtype has the number %d", p->dtype);
@@ -57,35 +67,45 @@ Problem check_problem(const rnnk_problem* given) {
   const bool gpu = p->device == RNNK_CUDA;
   if (!gpu && p->device_index != 0) fail(RNNK_INVALID_VALUE, "problem.device_index: the CPU is 0, got %d", p->device_index);
   if (gpu) check_device(p->device_index, "problem.device_index");
-  constexpr uint32_t known = RNNK_NO_BIAS | RNNK_REVERSE | RNNK_RECOMPUTE | RNNK_PEEPHOLE | RNNK_COUPLED |
-                             RNNK_RESET_BEFORE | RNNK_LAYER_NORM | RNNK_INDEPENDENT | RNNK_MASKED | RNNK_TF32;
+  constexpr uint32_t known = RNNK_PROBLEM_NO_BIAS | RNNK_PROBLEM_RECOMPUTE | RNNK_PROBLEM_TF32 | RNNK_PROBLEM_PEEPHOLE |
+                             RNNK_PROBLEM_COUPLED | RNNK_PROBLEM_RESET_BEFORE | RNNK_PROBLEM_LAYER_NORM |
+                             RNNK_PROBLEM_INDEPENDENT;
   if (p->flags & ~known) {
     fail(RNNK_INVALID_VALUE, "problem.flags: unknown bits in 0x%x", p->flags);
   }
-  if (p->input_size < 1 || p->input_size > kMostUnits) {
-    fail(RNNK_INVALID_VALUE, "input_size: expected 1 to %lld, got %lld", static_cast<long long>(kMostUnits),
-         static_cast<long long>(p->input_size));
+  if (p->num_layers == 0) p->num_layers = 1;
+  check_between("input_size", p->input_size, 1, kMostUnits);
+  check_between("hidden_size", p->hidden_size, 1, kMostUnits);
+  check_between("num_layers", p->num_layers, 1, kMostLayers);
+  check_between("typical_seq_len", p->typical_seq_len, 0, (int64_t{1} << 40) - 1);
+  check_between("typical_batch", p->typical_batch, 0, (int64_t{1} << 31) - 1);
+  if (p->direction < RNNK_FORWARD_ONLY || p->direction > RNNK_BOTH_DIRECTIONS) {
+    fail(RNNK_INVALID_VALUE, "problem.direction: expected a value of rnnk_direction, got %d", p->direction);
   }
-  if (p->hidden_size < 1 || p->hidden_size > kMostUnits) {
-    fail(RNNK_INVALID_VALUE, "hidden_size: expected 1 to %lld, got %lld", static_cast<long long>(kMostUnits),
-         static_cast<long long>(p->hidden_size));
+  check_probability("dropout", p->dropout);
+  if (p->reserved) fail(RNNK_INVALID_VALUE, "problem.reserved: expected 0, got %d", p->reserved);
+  if ((p->flags & RNNK_PROBLEM_TF32) && !(gpu && p->dtype == RNNK_FLOAT32)) {
+    fail(RNNK_INVALID_VALUE, "problem.flags: RNNK_PROBLEM_TF32 is for float32 on RNNK_CUDA, got %s on %s",
+         dtype_name(p->dtype), gpu ? "RNNK_CUDA" : "RNNK_CPU");
   }
-  if ((p->flags & RNNK_TF32) && !(gpu && p->dtype == RNNK_FLOAT32)) {
-    fail(RNNK_INVALID_VALUE, "problem.flags: RNNK_TF32 is for float32 on RNNK_CUDA, got %s on %s", dtype_name(p->dtype),
-         gpu ? "RNNK_CUDA" : "RNNK_CPU");
-  }
+  layer_problem(whole, 0);  // which checks the options
+  return whole;
+}
+
+Problem layer_problem(const rnnk_problem& p, int64_t layer) {
   Problem q;
-  q.cell = p->cell;
-  q.dtype = p->dtype;
-  q.device = p->device;
-  q.device_index = p->device_index;
-  q.tf32 = p->flags & RNNK_TF32;
-  q.bias = !(p->flags & RNNK_NO_BIAS);
-  q.reverse = p->flags & RNNK_REVERSE;
-  q.recompute = p->flags & RNNK_RECOMPUTE;
-  q.input_size = p->input_size;
-  q.hidden_size = q.output_size = p->hidden_size;
-  take_options(q, *p);
+  q.cell = p.cell;
+  q.dtype = p.dtype;
+  q.device = p.device;
+  q.device_index = p.device_index;
+  q.tf32 = p.flags & RNNK_PROBLEM_TF32;
+  q.bias = !(p.flags & RNNK_PROBLEM_NO_BIAS);
+  q.reverse = p.direction == RNNK_REVERSE_ONLY;
+  q.recompute = p.flags & RNNK_PROBLEM_RECOMPUTE;
+  q.hidden_size = q.output_size = p.hidden_size;
+  take_options(q, p);
+  q.input_size = layer == 0 ? p.input_size : (p.direction == RNNK_BOTH_DIRECTIONS ? 2 : 1) * q.output_size;
+  choose_variant(q);
   return q;
 }
 

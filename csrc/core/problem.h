@@ -1,4 +1,4 @@
-// The internal form of a problem, and the failure every check throws (caught in capi.cpp alone).
+// The internal form of a problem, one layer in one direction, and the failure that every check throws (caught in capi.cpp alone).
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -10,6 +10,7 @@
 namespace rnnk {
 
 constexpr int64_t kMostUnits = 1 << 24;  // of input_size and hidden_size: keeps every size in elements far below 2^63
+constexpr int64_t kMostLayers = 1 << 16;
 
 // Options that change the products of a step; a variant of a cell (cells.inc) has one combination of them.
 enum Shape { kPlainShape = 0, kNormShape = 1, kProjectedShape = 2, kResetBeforeShape = 4, kIndependentShape = 8 };
@@ -24,6 +25,7 @@ struct Problem {
   bool bias = true;
   bool reverse = false;
   bool recompute = false;
+  bool masked = false;      // of calls with rnnk_args.mask or reset
   int64_t input_size = 0;   // I
   int64_t hidden_size = 0;  // H
   int64_t output_size = 0;  // P: entries of h; H unless the cell projects
@@ -59,6 +61,9 @@ Struct adopted(const Struct* given, size_t least, const char* name) {
   return whole;
 }
 
+void check_between(const char* name, int64_t value, int64_t least, int64_t most);
+void check_probability(const char* name, double p);
+
 struct CellInfo {
   const char* name;
   int gates, states;
@@ -83,9 +88,12 @@ int own_param_rows(const Problem&);
 int64_t dtype_size(int dtype);
 const char* dtype_name(int dtype);
 
-// Checks every field of a C problem; throws Failure.
-Problem check_problem(const rnnk_problem* problem);
-// The part of it that is options (core/options.cpp).
+// The caller's problem after every check of it; throws Failure.
+rnnk_problem checked_problem(const rnnk_problem* problem);
+// Layer `layer` of a checked problem, in its first direction.
+Problem layer_problem(const rnnk_problem& checked, int64_t layer);
+// The options of a problem, checked (core/options.cpp), and the instance of the cell that they need.
 void take_options(Problem& to, const rnnk_problem& from);
+void choose_variant(Problem& problem);
 
 }  // namespace rnnk

@@ -18,7 +18,7 @@ struct Backward {
   using Step = void (*)(const Backward&, int64_t u, int sub, const Part&);  // a phase of walk step u
 
   const Problem& problem;
-  const rnnk_args& args;
+  const LayerCall& args;
   const Step step;
   Blocks<A> blocks;  // the ring of dgx, dgh, dp and the products over it
   const L& d;
@@ -26,19 +26,15 @@ struct Backward {
   Reserve<A> reserve;
   Rows rows;
   Extras<A> extras;
-  int32_t* order;
-  int64_t* sorted_lengths;
   T* dstate[kMostStates];  // [B][padded]: what reaches the state without a product (h) or at all (the others)
   T* dcarry;               // [B][panel][kCarry][W]
   int64_t bytes;
 
-  Backward(const Problem& p, const CellShape& shape, const rnnk_args& a, const Gradients<T>& g, Step step)
+  Backward(const Problem& p, const CellShape& shape, const LayerCall& a, const Gradients<T>& g, Step step)
       : problem(p), args(a), step(step), blocks(p, shape, a, g), d(blocks.d), weights(d, a.packed),
-        reserve(d, a.seq_len, a.batch, a.reserve), rows{a.seq_len, a.batch, p.reverse, nullptr, nullptr},
+        reserve(d, a.seq_len, a.batch, a.reserve), rows{a.seq_len, a.batch, p.reverse, a.order, a.sorted_lengths},
         extras(p, a, d, rows) {
     Carver c(a.workspace);
-    order = c.take<int32_t>(a.batch);
-    sorted_lengths = c.take<int64_t>(a.batch);
     for (int s = 0; s < shape.states; ++s) dstate[s] = c.take<T>(a.batch * d.state(s).padded());
     dcarry = c.take<T>(a.batch * shape.carry * d.hidden.padded());
     extras.dropped = c.take<T>(extras.may_drop() ? a.batch * d.out.padded() : 0);

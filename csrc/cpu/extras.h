@@ -18,21 +18,27 @@ struct Extras {
   static constexpr int W = V::lanes;
 
   const Problem& problem;
-  const rnnk_args& args;
+  const LayerCall& args;
   const Layout<A>& d;
   const Rows& rows;
   CellOptions<T> o;
   T* dropped = nullptr;  // [B][padded P]: what recurrent dropout multiplies h' by
 
-  Extras(const Problem& p, const rnnk_args& a, const Layout<A>& d, const Rows& rows)
+  Extras(const Problem& p, const LayerCall& a, const Layout<A>& d, const Rows& rows)
       : problem(p), args(a), d(d), rows(rows), o(cell_options<T>(p)) {}
 
   // Space for what recurrent dropout needs; sizes depend on the problem alone.
   bool may_drop() const { return d.shape.has_options && problem.recurrent_dropout > 0; }
-  bool drops() const { return may_drop() && (args.flags & RNNK_TRAIN); }
+  bool drops() const { return may_drop() && args.train; }
 
   bool masked(int64_t t, int64_t sorted) const { return args.mask && !args.mask[t * rows.batch + rows.row(sorted)]; }
-  bool resets(int64_t t, int64_t sorted) const { return args.reset && args.reset[t * rows.batch + rows.row(sorted)]; }
+  // Whether the walk begins anew at time t: the mark stands before a step, so a reverse walk comes to it from the step after.
+  bool resets(int64_t t, int64_t sorted) const {
+    if (!args.reset) return false;
+    if (rows.reverse && args.steps_before + ++t >= whole_length(sorted)) return false;
+    return args.reset[t * rows.batch + rows.row(sorted)];
+  }
+  int64_t whole_length(int64_t sorted) const { return args.whole_lengths ? args.whole_lengths[sorted] : args.whole_steps; }
   // Nothing here changes any step of the call.
   bool quiet() const { return !args.mask && !args.reset && !zones(0) && !zones(1) && !drops(); }
   // Before step s of the walk, if the row takes that step.
@@ -63,7 +69,7 @@ struct Extras {
         : extras_(extras), t_(t), sorted_(sorted), panel_(panel) {}
     Zone<V> of(int state) {
       const double p = extras_.problem.zoneout[state];
-      if (!(extras_.args.flags & RNNK_TRAIN)) return {V::set1(static_cast<T>(p)), false};
+      if (!extras_.args.train) return {V::set1(static_cast<T>(p)), false};
       const Axis<W>& axis = extras_.d.state(state);
       if (drawn_ != axis.units) random_words(extras_.counter(t_, sorted_, axis, panel_), words_);
       drawn_ = axis.units;

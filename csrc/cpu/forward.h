@@ -38,7 +38,7 @@ struct Forward {
   using Step = void (*)(const Forward&, int64_t first, int64_t s, int sub, const Part&);
 
   const Problem& problem;
-  const rnnk_args& args;
+  const LayerCall& args;
   const Step step;
   L d;
   Packed<A> weights;
@@ -50,8 +50,6 @@ struct Forward {
   int64_t block;  // steps per block
 
   // Workspace. h is double-buffered because every unit of a step reads all of h'; the other states are updated in place.
-  int32_t* order;
-  int64_t* sorted_lengths;
   Operand* h[2];               // [B][leading(padded P)]
   Operand* fed[2];             // h as stage 0 multiplies it: h itself but for recurrent dropout
   T* state[kMostStates];       // [B][padded H]; entry 0 unused
@@ -67,16 +65,14 @@ struct Forward {
     return larger<int64_t>(1, smaller(steps, ceil_div(192, larger<int64_t>(batch, 1))));
   }
 
-  Forward(const Problem& p, const CellShape& shape, const rnnk_args& a, Step step)
+  Forward(const Problem& p, const CellShape& shape, const LayerCall& a, Step step)
       : problem(p), args(a), step(step), d(p, shape), weights(d, a.packed), reserve(d, a.seq_len, a.batch, a.reserve),
-        rows{a.seq_len, a.batch, p.reverse, nullptr, nullptr}, extras(p, a, d, rows), keep(a.reserve != nullptr),
+        rows{a.seq_len, a.batch, p.reverse, a.order, a.sorted_lengths}, extras(p, a, d, rows), keep(a.reserve != nullptr),
         convert(a.x.stride[2] != 1 || a.x.dtype != A::storage || !std::is_same_v<Operand, typename A::Stored> ||
                 d.I % A::depth != 0),
         block(block_steps(a.seq_len, a.batch)) {
     Carver c(a.workspace);
     const int64_t B = a.batch;
-    order = c.take<int32_t>(B);
-    sorted_lengths = c.take<int64_t>(B);
     for (int i = 0; i < 2; ++i) {
       h[i] = c.take<Operand>(B * h_leading());
       Operand* const own = c.take<Operand>(extras.may_drop() ? B * h_leading() : 0);

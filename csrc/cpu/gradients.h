@@ -63,7 +63,7 @@ struct InputGradientTile {
   const typename A::Operand* dgx;  // the ring
   int64_t slots, batch, ld;
   const Rows& rows;
-  const rnnk_args& args;
+  const LayerCall& args;
   int64_t I;
   const Entry* list;
   const typename A::Operand* operand(int64_t j) const { return dgx + (list[j].u % slots * batch + list[j].row) * ld; }
@@ -75,7 +75,7 @@ struct InputGradientTile {
   RNNK_HD void finish(int64_t j, int64_t panel, const V (&sum)[1]) const {
     const Row to = row(j);
     const int64_t first = panel * W, n = valid(panel);
-    if (args.flags & RNNK_ACCUMULATE_DX) store_units<A>(to, first, n, load_units<A>(to, first, n) + sum[0]);
+    if (args.add_to_dx) store_units<A>(to, first, n, load_units<A>(to, first, n) + sum[0]);
     else store_units<A>(to, first, n, sum[0]);
   }
 };
@@ -92,7 +92,7 @@ struct Blocks {
   static constexpr int64_t kPanel = (kChunk + A::pair) * W;  // the same between panels
 
   const Problem& problem;
-  const rnnk_args& args;
+  const LayerCall& args;
   Gradients<T> to;
   L d;
   int64_t batch, steps, slots;
@@ -103,7 +103,7 @@ struct Blocks {
   Operand *dgx_t, *dgh_t[kMostStages];  // transposed: [gates * units][kTransposed]
   Weight *x, *operand[kMostStages];     // [panel][kPanel]
 
-  Blocks(const Problem& p, const CellShape& shape, const rnnk_args& a, const Gradients<T>& g)
+  Blocks(const Problem& p, const CellShape& shape, const LayerCall& a, const Gradients<T>& g)
       : problem(p), args(a), to(g), d(p, shape), batch(a.batch), steps(gradient_steps(a.seq_len, a.batch)),
         slots(steps + 1) {}
 
@@ -162,7 +162,7 @@ struct Blocks {
     } else {
       if (to.any()) parameter_gradients(rows, reserve, list, n, part);
       if (args.dx.data) input_gradient(rows, weights, list, n, part);
-      if (args.dx.data && i == 1 && !(args.flags & RNNK_ACCUMULATE_DX)) zero_padding(rows, extras, first, part);
+      if (args.dx.data && i == 1 && !args.add_to_dx) zero_padding(rows, extras, first, part);
     }
   }
 

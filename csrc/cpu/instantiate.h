@@ -77,16 +77,16 @@ constexpr Kernel cpu_kernel(const char* name, uint32_t features) {
       [](const Problem& p, int64_t t, int64_t b, bool back, int threads) {
         return dispatch<List>(p, [&](const auto& cell) { return estimate_of(cell, p, t, b, back, threads); });
       },
-      [](const Problem& p, int64_t t, int64_t b) {
-        return dispatch<List>(p, [&](const auto& cell) { return sizes_of(cell, p, t, b); });
+      [](const Problem& p, Space space, int64_t t, int64_t b) {
+        return dispatch<List>(p, [&](const auto& cell) { return bytes_of(cell, p, space, t, b); });
       },
       gradient_steps,
       nullptr,
-      [](const Problem& p, const rnnk_weights& w, Halves halves, void* to) {
+      [](const Problem& p, const Parameters& w, Halves halves, void* to) {
         dispatch<List>(p, [&](const auto& cell) { pack_weights(cell, p, w, halves, to); });
       },
-      [](const Problem& p, const rnnk_args& a) { dispatch<List>(p, [&](const auto& cell) { run_forward(cell, p, a); }); },
-      [](const Problem& p, const rnnk_args& a) { dispatch<List>(p, [&](const auto& cell) { run_backward(cell, p, a); }); }};
+      [](const Problem& p, const LayerCall& a) { dispatch<List>(p, [&](const auto& cell) { run_forward(cell, p, a); }); },
+      [](const Problem& p, const LayerCall& a) { dispatch<List>(p, [&](const auto& cell) { run_backward(cell, p, a); }); }};
 }
 
 }  // namespace

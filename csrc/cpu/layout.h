@@ -5,6 +5,7 @@
 // pointwise part reads, and what it writes is what the next product multiplies.
 #pragma once
 #include "cells/shape.h"
+#include "core/call.h"
 #include "core/carver.h"
 #include "core/problem.h"
 #include "cpu/arithmetic.h"

@@ -23,17 +23,6 @@ inline Part row_share(const Rows& rows, int i, int n) {
 }
 inline Part unit_share(const Rows& rows, int i, int n) { return {0, rows.batch, i, n}; }
 
-template <class Driver>
-void set_rows(Driver& f, const rnnk_args& args) {
-  if (!args.lengths) return;
-  sort_rows(args.lengths, args.batch, f.order, f.sorted_lengths);
-  for (int64_t r = 0; (args.flags & kPiece) && r < args.batch; ++r) {
-    f.sorted_lengths[r] = larger<int64_t>(0, smaller(f.sorted_lengths[r] - args.lengths[args.batch], args.seq_len));
-  }
-  f.rows.order = f.order;
-  f.rows.lengths = f.sorted_lengths;
-}
-
 // A cell as a driver sees it: its shape and its steps.
 template <class A>
 struct CellCode {
@@ -43,10 +32,9 @@ struct CellCode {
 };
 
 template <class A>
-void run_forward(const CellCode<A>& cell, const Problem& problem, const rnnk_args& args) {
+void run_forward(const CellCode<A>& cell, const Problem& problem, const LayerCall& args) {
   using F = Forward<A>;
   F f(problem, cell.shape, args, cell.forward);
-  set_rows(f, args);
   const Schedule plan = Cost<A>{f.d, false}.choose(args.seq_len, args.batch, team_size());
   if (plan.by_rows) {
     team_run(
@@ -74,7 +62,7 @@ struct BackwardJob {
   using T = typename A::T;
   using F = Backward<A>;
   const Problem& problem;
-  const rnnk_args& args;
+  const LayerCall& args;
   struct Target {
     void* to;
     int64_t count;
@@ -89,7 +77,7 @@ struct BackwardJob {
     g.weight_hr = t[4].sum, g.params = t[5].sum;
     return g;
   }
-  BackwardJob(const CellCode<A>& cell, const Problem& p, const rnnk_args& a)
+  BackwardJob(const CellCode<A>& cell, const Problem& p, const LayerCall& a)
       : problem(p), args(a),
         targets{{a.dweight_ih, cell.shape.gates * p.hidden_size * p.input_size, static_cast<T*>(a.dweight_ih)},
                 {a.dweight_hh, cell.shape.gates * p.hidden_size * p.weight_hh_columns(), static_cast<T*>(a.dweight_hh)},
@@ -109,11 +97,11 @@ struct BackwardJob {
   }
 
   // The targets are the sums: there is nothing to round.
-  bool in_place() const { return problem.dtype == native_dtype<T>() || (args.flags & kContinueSums); }
+  bool in_place() const { return problem.dtype == native_dtype<T>() || !args.store_sums; }
 
   void begin(const Part& part, int task, int tasks) const {
     f.begin(part);
-    if (args.flags & kContinueSums) return;
+    if (!args.start_sums) return;
     const Part share = unit_share(f.rows, task, tasks);
     for (const auto& target : targets) {
       if (!target.sum) continue;
@@ -156,10 +144,9 @@ struct BackwardJob {
 };
 
 template <class A>
-void run_backward(const CellCode<A>& cell, const Problem& problem, const rnnk_args& args) {
+void run_backward(const CellCode<A>& cell, const Problem& problem, const LayerCall& args) {
   using J = BackwardJob<A>;
   J job(cell, problem, args);
-  set_rows(job.f, args);
   const Schedule plan = Cost<A>{job.f.d, true}.choose(args.seq_len, args.batch, team_size());
   if (plan.by_rows) {
     team_run(
@@ -177,17 +164,17 @@ void run_backward(const CellCode<A>& cell, const Problem& problem, const rnnk_ar
 }
 
 template <class A>
-Sizes sizes_of(const CellCode<A>& cell, const Problem& problem, int64_t seq_len, int64_t batch) {
-  rnnk_args args{};
+int64_t bytes_of(const CellCode<A>& cell, const Problem& problem, Space space, int64_t seq_len, int64_t batch) {
+  LayerCall args;
   args.seq_len = seq_len;
   args.batch = batch;
   const Layout<A> d(problem, cell.shape);
-  Sizes out{};
-  out.packed = Packed<A>(d, nullptr).bytes;
-  out.reserve = Reserve<A>(d, seq_len, batch, nullptr).bytes;
-  out.workspace_forward = Forward<A>(problem, cell.shape, args, cell.forward).bytes;
-  out.workspace_backward = BackwardJob<A>(cell, problem, args).bytes;
-  return out;
+  switch (space) {
+    case Space::packed: return Packed<A>(d, nullptr).bytes;
+    case Space::reserve: return Reserve<A>(d, seq_len, batch, nullptr).bytes;
+    case Space::forward: return Forward<A>(problem, cell.shape, args, cell.forward).bytes;
+    default: return BackwardJob<A>(cell, problem, args).bytes;
+  }
 }
 
 template <class A>
@@ -197,18 +184,17 @@ double estimate_of(const CellCode<A>& cell, const Problem& problem, int64_t seq_
 }
 
 template <class A>
-void pack_weights(const CellCode<A>& cell, const Problem& problem, const rnnk_weights& w, Halves halves, void* packed) {
+void pack_weights(const CellCode<A>& cell, const Problem& problem, const Parameters& from, Halves halves, void* packed) {
   struct Job {
     const Problem& problem;
     const CellShape& shape;
-    Parameters from;
+    const Parameters& from;
     Halves halves;
     void* packed;
-  } const job{problem, cell.shape, {w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh, w.weight_hr, w.params}, halves, packed};
-  // Below 64 Ki weights (some 30 us) waking a worker costs more than it saves.
+  } const job{problem, cell.shape, from, halves, packed};
   const int64_t weights = cell.shape.gates * problem.hidden_size * (problem.input_size + problem.output_size);
   team_run(
-      weights < (1 << 16) ? 1 : team_size(), 1,
+      weights < costs::kSmallPack ? 1 : team_size(), 1,
       [](const void* p, int64_t, int task, int tasks) {
         const Job& job = *static_cast<const Job*>(p);
         pack<A>(job.problem, job.shape, job.from, job.halves, job.packed, Part{0, 0, task, tasks});

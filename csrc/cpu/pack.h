@@ -1,16 +1,11 @@
 // From PyTorch's weight layout (any storage type) to panels, forward and transposed.
 #pragma once
+#include "core/call.h"
 #include "cpu/layout.h"
 #include "cpu/tile.h"
 
 namespace rnnk {
 namespace {
-
-// The caller's parameters as the driver sees them.
-struct Parameters {
-  const void *weight_ih, *weight_hh, *bias_ih, *bias_hh;
-  const void *weight_hr, *params;  // [P, H], [rows, H]
-};
 
 // Column c of `gates` gates over `units` units in panel order: which gate and unit, or unit < 0 for padding.
 struct Column {

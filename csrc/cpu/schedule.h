@@ -4,6 +4,7 @@
 // owning panels, with one barrier a step. Rows when there are enough of them; units when the batch is small, or when the
 // weights are so large that reading them once per task costs more than the barriers.
 #pragma once
+#include "core/costs.h"
 #include "core/team.h"
 #include "cpu/layout.h"
 #include "cpu/tile.h"
@@ -11,12 +12,7 @@
 namespace rnnk {
 namespace {
 
-// A model of a core, good to tens of percent; only ratios matter. Cycles at 3 GHz.
-struct Core {
-  static constexpr double cycles_per_us = 3000, barrier_us = 0.6, task_us = 4;
-  static constexpr double near_rate = 40,
-                          far_rate = 10;  // bytes read per cycle within the second-level cache, and beyond it
-};
+using costs::Core;
 
 // Cycles for `rows` rows of a product of K terms and `vectors` vectors of columns. Each tile reads its weights from the
 // second-level cache; the first of a column brings them there, while the others compute (tile.h).

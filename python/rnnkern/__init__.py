@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import _core, convert, init, ops, weights
+from . import _core, convert, init, weights
 from .cells import GRUCell, LSTMCell, RNNCell, sLSTMCell
 from .inspect import check, empty_cache, explain, get_num_threads, info, kernels, set_num_threads
 from .io import load, save
@@ -55,7 +55,6 @@ __all__ = [
     "init",
     "kernels",
     "load",
-    "ops",
     "pad_sequence",
     "sLSTM",
     "sLSTMCell",

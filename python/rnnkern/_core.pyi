@@ -10,7 +10,6 @@ work on ``stream`` (a cudaStream_t, 0: the default one), which the caller has or
 for nothing and allocate nothing: workspace has the bytes of ``sizes``, 64 at least, 64-byte aligned.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 Array = Any
@@ -33,7 +32,7 @@ class Block:
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class Plan:
-    """One layer in one direction, bound to a kernel (rnnk_plan). Immutable, thread-safe.
+    """A network bound to kernels (rnnk_plan). Immutable, thread-safe.
 
     cell: a name from cells(); dtype: "float32", "float64", "bfloat16" or "float16"; kernel: force one by name.
     """
@@ -45,219 +44,51 @@ class Plan:
         input_size: int,
         hidden_size: int,
         *,
-        bias: bool = True,
-        reverse: bool = False,
-        recompute: bool = False,
         kernel: str | None = None,
-        proj_size: int = 0,
-        heads: int = 1,
-        peephole: bool = False,
-        coupled: bool = False,
-        reset_before: bool = False,
-        layer_norm: bool = False,
-        independent: bool = False,
-        masked: bool = False,
-        clip: float = 0.0,
-        activations: Sequence[tuple[int, float, float]] = (),
-        zoneout: tuple[float, float] = (0.0, 0.0),
-        recurrent_dropout: float = 0.0,
-        device: str = "cpu",
-        device_index: int = 0,
-        tf32: bool = False,
+        **options: Any,
     ) -> None:
-        """The options are rnnk_problem's; masked: calls may give mask and reset. activations: (kind, alpha, beta).
+        """options: the fields of rnnk_problem, and its flags as bools.
 
-        device: "cpu" or "cuda". tf32: float32's products on a GPU may round their operands to 10 bits of mantissa.
+        num_layers, direction ("forward", "reverse" or "both"), dropout, bias, recompute, proj_size, heads, peephole,
+        coupled, reset_before, layer_norm, independent, clip, activations ((kind, alpha, beta) each), zoneout (a pair),
+        recurrent_dropout, device ("cpu" or "cuda"), device_index, tf32.
         """
-    kernel: str
+    kernels: tuple[str, ...]  # [L]
     param_rows: int  # K of pack's params
+    reserve_bound: tuple[int, int, int, int, int]  # rnnk_reserve_bound
     def pack(
         self,
-        weight_ih: Array,
-        weight_hh: Array | None,
-        bias_ih: Array | None,
-        bias_hh: Array | None,
-        backward: bool = True,
+        weights: list[Array | None],
         forward: bool = True,
-        weight_hr: Array | None = None,
-        params: Array | None = None,
+        backward: bool = True,
         into: Array | None = None,
         stream: int = 0,
     ) -> Packed:
-        """weight_ih [G*H, I], weight_hh [G*H, P/heads], bias_* [G*H] (None without bias), any strides, the plan's
-        dtype.
+        """weights: six arrays for each layer and direction, in the order of rnnk_weights; None where there is none.
 
-        weight_hr [P, H] with a projection; params [param_rows, H] (rnnk_weights). independent: params hold weight_hh,
-        bias_hh. into: on a GPU, sizes(0, 0)["packed"] bytes that the answer keeps; the parameters are contiguous there.
+        weight_ih [G*H, I or D*P], weight_hh [G*H, P/heads], bias_ih and bias_hh [G*H], weight_hr [P, H], params
+        [param_rows, H]; any strides, the plan's dtype. into: on a GPU, sizes(0, 0)["packed"] bytes that the answer
+        keeps; the parameters are contiguous there.
         """
-    def forward(
-        self,
-        packed: Packed,
-        x: Array,
-        h_0: Array | None,
-        c_0: Array | None,
-        y: Array,
-        h_n: Array | None,
-        c_n: Array | None,
-        lengths: Array | None = None,
-        reserve: Array | None = None,
-        mask: Array | None = None,
-        reset: Array | None = None,
-        random: Random | None = None,
-        workspace: Array | None = None,
-        stream: int = 0,
-        place: tuple[int, int] | None = None,
-    ) -> None:
-        """x [T, B, I] -> writes y [T, B, P], h_n [B, P], c_n [B, C]; c_0, c_n only for cells with a cell state (C
-        is H, of sLSTM 3*H: c n m).
+    def forward(self, packed: Packed, **arguments: Any) -> None:
+        """rnnk_forward. None counts as absent.
 
-        mask, reset: NumPy bool or uint8 [T, B], contiguous. random: (seed, call, stream, first step) draws the cell's
-        masks.
-
-        lengths: contiguous int64 [B] on the host. reserve: NumPy uint8 [sizes(T, B)["reserve"]], 64-byte aligned, takes
-        what backward needs.
-        For bfloat16 and float16, c_0 and c_n may be float32 as well.
-        place: (index, directions) where the arrays are those of a stack of layers, y [T, B, directions * P] and states
-        [L*D, B, P]; the call takes the columns and the row that are its own.
+        x [T, B, I] -> writes y [T, B, D*P], h_n [L*D, B, P], c_n [L*D, B, C]; c_0, c_n only for cells with a cell
+        state (C is H; for sLSTM 3*H: c n m). For bfloat16 and float16, c_0 and c_n may be float32 as well.
+        lengths: contiguous int64 [B]. mask, reset: bool or uint8 [T, B], contiguous. random: (seed, call, first stream,
+        first step) draws random masks. reserve: uint8 [sizes(T, B)["reserve"]], 64-byte aligned, takes what backward
+        needs. workspace, stream: on a GPU.
         """
+    def backward(self, packed: Packed, **arguments: Any) -> None:
+        """rnnk_backward. What is not given is not computed.
 
-    def forward_both(
-        self,
-        other: Plan,
-        packed: Sequence[Packed],
-        x: Array,
-        h_0: Array | None,
-        c_0: Array | None,
-        y: Array,
-        h_n: Array,
-        c_n: Array | None,
-        lengths: Array | None,
-        reserve: Sequence[Array | None],
-        mask: Array | None,
-        reset: Sequence[Array | None],
-        random: Sequence[Random | None],
-        workspace: Array | None,
-        stream: int,
-        index: int,
-    ) -> None:
-        """forward of this plan, and of another as the second direction, on the same x (rnnk_forward_both).
-
-        Arrays are as with ``place``, index that of the first; every sequence has two entries. workspace: of both, the
-        first rounded up to 64 bytes.
+        The arguments of forward but h_n and c_n, with y and reserve as forward left them; dy, dh_n, dc_n; outputs dx,
+        dh_0, dc_0, gradients (as pack's weights), dh (an array [T, B, D*P] for each layer: of every h_t); clip_dh.
         """
-    @staticmethod
-    def forward_stack(
-        plans: Sequence[Plan],
-        packed: Sequence[Packed],
-        x: Array,
-        h_0: Array | None,
-        c_0: Array | None,
-        y: Sequence[Array],
-        h_n: Array,
-        c_n: Array | None,
-        workspace: Array | None,
-        stream: int,
-        lengths: Array | None = None,
-        reserve: Sequence[Array | None] | None = None,
-        mask: Array | None = None,
-        reset: Array | None = None,
-        random: Sequence[Random | None] | None = None,
-    ) -> None:
-        """forward of a stack of layers, each on the y of the one below (rnnk_forward_stack); states [L, B, P].
-
-        workspace: of all, each rounded up to 64 bytes. reserve, random: one for each layer, or none at all.
-        """
-    @staticmethod
-    def backward_stack(
-        plans: Sequence[Plan],
-        packed: Sequence[Packed],
-        reserve: Sequence[Array],
-        x: Sequence[Array],
-        h_0: Array | None,
-        c_0: Array | None,
-        y: Sequence[Array],
-        dy: Array | None,
-        dh_n: Array | None,
-        dc_n: Array | None,
-        dx: Sequence[Array | None],
-        lengths: Array | None,
-        mask: Array | None,
-        reset: Array | None,
-        random: Sequence[Random | None],
-        clip_dh: float,
-        workspace: Array | None,
-        stream: int,
-        first: int,
-        gradients: Sequence[dict[str, Array | None]],
-    ) -> None:
-        """backward of layers `first` and up of a stack (rnnk_backward_stack): dy is the last one's, dx[i] the gradient
-        of x[i], of which the lowest may be None. Sequences have an entry for each layer; the rest is as with backward.
-        """
-    def backward(
-        self,
-        packed: Packed,
-        reserve: Array,
-        x: Array,
-        h_0: Array | None,
-        c_0: Array | None,
-        y: Array,
-        dy: Array | None,
-        dh_n: Array | None,
-        dc_n: Array | None,
-        *,
-        dx: Array | None = None,
-        accumulate_dx: bool = False,
-        lengths: Array | None = None,
-        mask: Array | None = None,
-        reset: Array | None = None,
-        random: Random | None = None,
-        clip_dh: float = 0.0,
-        workspace: Array | None = None,
-        stream: int = 0,
-        place: tuple[int, int] | None = None,
-        **gradients: Array | None,
-    ) -> None:
-        """Writes every output that is not None (of parameters contiguous, overwritten), never the reserve.
-
-        gradients: dh_0, dc_0, dweight_ih, dweight_hh, dbias_ih, dbias_hh, dweight_hr, dparams, and dh [T, B, P]: the
-        gradient of each h_t, where it is alive. clip_dh bounds its elements at every step; 0: no bound.
-        """
-    def backward_both(
-        self,
-        other: Plan,
-        packed: Sequence[Packed],
-        reserve: Sequence[Array],
-        x: Array,
-        h_0: Array | None,
-        c_0: Array | None,
-        y: Array,
-        dy: Array | None,
-        dh_n: Array | None,
-        dc_n: Array | None,
-        dx: Array | None,
-        lengths: Array | None,
-        mask: Array | None,
-        reset: Sequence[Array | None],
-        random: Sequence[Random | None],
-        clip_dh: float,
-        workspace: Array | None,
-        stream: int,
-        index: int,
-        gradients: Sequence[dict[str, Array | None]],
-    ) -> None:
-        """backward of this plan, then of another as the second direction, which adds to the same dx
-        (rnnk_backward_both).
-
-        Arrays are as with ``place``, index that of the first; every sequence has two entries. workspace: of both, the
-        first rounded up to 64 bytes, the second ``workspace_beside`` bytes.
-        """
-    def workspace_beside(self, other: Plan, seq_len: int, batch: int) -> int:
-        """Bytes of workspace of the other plan in ``backward_both``, where there is a dx: more than its own where they
-        are to run at the same time."""
     def estimate(self, seq_len: int, batch: int, backward: bool = False) -> float:
-        """Estimated microseconds."""
+        """Estimated microseconds of a call."""
     def sizes(self, seq_len: int, batch: int) -> dict[str, int]:
-        """Bytes: packed, reserve, workspace_forward, workspace_backward."""
+        """rnnk_sizes: packed, reserve, workspace_forward, workspace_backward, and the least of both."""
 
 class Stepper:
     """One step of a cell in place, for streaming: no allocation, no lookups. Threads may share one."""
@@ -268,6 +99,17 @@ class Stepper:
 
     def try_step(self, x: Any, state: Any) -> bool:
         """``step`` for contiguous NumPy arrays apart from each other; False, and nothing done, for anything else."""
+
+class Inference:
+    """Inference of a network on plain NumPy arrays; threads may share one."""
+
+    def __init__(self, plan: Plan, packed: Packed, batch_first: bool = False) -> None: ...
+    def try_call(self, x: Any, state: Any) -> tuple[Array, Any] | None:
+        """(y, h_n) or (y, (h_n, c_n)) in new arrays, for contiguous NumPy arrays x [T, B, I] (batch_first: [B, T, I])
+        and states [L*D, B, .] in the plan's dtype, or None for zeros.
+
+        None, and nothing done, for anything else.
+        """
 
 def fit(tensors: list[Any], types: tuple[type, ...], dtype: str, shapes: tuple[tuple[int, ...], ...]) -> bool:
     """Whether tensors of a library with DLPack's C table (torch) are of one of the types itself, dense, in host memory,
@@ -291,11 +133,9 @@ def dropout(
     """[T, B, H] -> out: the counter-based mask of rnnk_dropout; its gradient is the same call on dy. x may be out."""
 
 def explain(
-    cell: str, dtype: str, input_size: int, hidden_size: int, seq_len: int, batch: int, **options: Any
+    cell: str, dtype: str, sizes: tuple[int, int], extent: tuple[int, int], layer: int = 0, **options: Any
 ) -> list[dict[str, Any]]:
-    """options: as Plan's. One dict per kernel in list order: name, declined (bool), reason (str), forward_us,
-    backward_us.
-    """
+    """Every kernel's verdict on a layer of a problem (rnnk_explain). sizes: (I, H); extent: (T, B); options: Plan's."""
 
 def as_numpy(array: Array) -> Any:
     """A NumPy view, not a copy, of any CPU array with ``__dlpack__``; read-only if the producer says so."""

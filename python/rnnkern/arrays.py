@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from . import _core
-from .spec import Marks, Memory
+from ._engine.spec import Marks, Memory
 
 Array = Any  # a NumPy array or an array of another library
 Dtypes = tuple[np.dtype[Any], ...]
@@ -65,11 +65,6 @@ def dtype_name(dtype: Any) -> str:
 def empty(shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
     """An uninitialised NumPy array of a named dtype."""
     return np.empty(shape, NUMPY_DTYPES[dtype])
-
-
-def view(block: np.ndarray[Any, Any], shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
-    """Bytes as an array of a named dtype."""
-    return block.view(NUMPY_DTYPES[dtype]).reshape(shape)
 
 
 def as_numpy(array: Array, name: str) -> np.ndarray[Any, Any]:
@@ -250,7 +245,7 @@ def take_marks(mask: Any, reset: Any, shape: tuple[int, int], batched: bool, bat
     return Marks(given["mask"], given["reset"])
 
 
-MEMORY = Memory(empty, view)  # NumPy's, for the scheduler
+MEMORY = Memory(empty)  # of NumPy
 
 
 @dataclass(frozen=True)

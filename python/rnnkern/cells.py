@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import ops
+from . import _engine as engine
 from .arrays import NUMPY, Array, dtype_name
 from .devices import Caller, place
 from .layers import check_nonlinearity
@@ -42,7 +42,7 @@ class Cell(Module):
         check_keywords(type(self).__name__, cell, options, single_step=True)
         where = place(device)
         hidden_size = check_int("hidden_size", hidden_size, 1)
-        spec = ops.Spec(
+        spec = engine.Spec(
             cell,
             dtype_name(dtype),
             check_int("input_size", input_size, 1),
@@ -92,9 +92,9 @@ class Cell(Module):
         tape.check(self, weights)
         batched = len(tape.x_shape) == 2
         caller = tape.library
-        dh, dc = self._take_state("dstate", dstate, tape.inner.x[0].shape[1], batched, caller, gradient=True)
+        dh, dc = self._take_state("dstate", dstate, tape.inner.x.shape[1], batched, caller, gradient=True)
         memory = caller.memory
-        grads = ops.backward(
+        grads = engine.backward(
             self._spec,
             weights.packed(True, memory),
             tape.inner,
@@ -163,14 +163,15 @@ class Cell(Module):
         if keep:
             h, c = (None if part is None else caller.copy(part) for part in (h, c))
         memory = caller.memory
-        reserve = ops.new_reserve(spec, 1, steps.shape[1], False, memory) if keep else None
+        reserve = engine.new_reserve(spec, 1, steps.shape[1], False, memory) if keep else None
         masks = (self._seed, self._next_call()) if train and spec.options.random else None
-        _, h_n, c_n, inner = ops.forward(
+        y, h_n, c_n = engine.forward(
             spec, weights.packed(keep, memory), steps, h, c, None, memory, reserve=reserve, masks=masks
         )
         state = self._give_state(h_n, c_n, batched, caller)
-        if inner is None:
+        if reserve is None:
             return state, None
+        inner = engine.Tape(spec, steps, y, reserve, h, c, None, masks)
         checked = (("x", x, fingerprint(x)),) if caller.on_host else ()
         return state, Tape(self, weights, inner, caller, tuple(x.shape), checked)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import _core, libraries
+from ._engine.spec import Gpu, Marks, Memory
 from .arrays import (
     MEMORY,
     Array,
@@ -27,7 +28,6 @@ from .arrays import (
     take_lengths,
     take_marks,
 )
-from .spec import Gpu, Marks, Memory
 
 
 class Host:
@@ -85,8 +85,8 @@ class OnGpu:
     def memory(self) -> Memory:
         """With the stream that is the library's current one now."""
         library, index = self.library, self.index
-        gpu = Gpu(library.stream(index), lambda host: library.upload(host, index), library.capturing(index))
-        return Memory(lambda shape, dtype: library.empty(shape, dtype, index), library.view, gpu)
+        gpu = Gpu(library.stream(index), library.capturing(index))
+        return Memory(lambda shape, dtype: library.empty(shape, dtype, index), gpu)
 
     def read(self, array: Array, name: str) -> Array:
         return _on_gpu(array, name, self.index, self.library)

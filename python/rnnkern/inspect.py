@@ -6,9 +6,10 @@ import platform
 from dataclasses import dataclass
 from typing import Any
 
-from . import _core, ops
+from . import _core
+from . import _engine as engine
+from ._engine.plans import gpus_used, native
 from .parameters import Module, check_int
-from .plans import gpus_used
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def explain(layer: Any, x: Any) -> Explanation:
     return Explanation(f"{layer!r}, T = {seq_len}, B = {batch}, {spec.dtype}{where}", layers, notes)
 
 
-def _sizes(spec: ops.Spec, is_layer: bool, batch_first: bool, shape: tuple[Any, ...]) -> tuple[int, int]:
+def _sizes(spec: engine.Spec, is_layer: bool, batch_first: bool, shape: tuple[Any, ...]) -> tuple[int, int]:
     ranks = (2, 3) if is_layer else (1, 2)
     if len(shape) not in ranks or shape[-1] != spec.input_size:
         expected = "[T, B, I], [B, T, I] with batch_first or [T, I]" if is_layer else "[B, I] or [I]"
@@ -128,15 +129,11 @@ def _sizes(spec: ops.Spec, is_layer: bool, batch_first: bool, shape: tuple[Any, 
     return (sizes[1], sizes[0]) if batch_first else (sizes[0], sizes[1])
 
 
-def _explain_layer(spec: ops.Spec, layer: int, seq_len: int, batch: int) -> LayerExplanation:
+def _explain_layer(spec: engine.Spec, layer: int, seq_len: int, batch: int) -> LayerExplanation:
     input_size = spec.layer_input_size(layer)
-    kernel = ops.plans(spec)[layer * spec.directions].kernel
-    where: dict[str, Any] = {}
-    if spec.gpu is not None:
-        where = {"device": "cuda", "device_index": spec.gpu, "tf32": spec.allow_tf32}
-    verdicts = _core.explain(
-        spec.cell, spec.dtype, input_size, spec.hidden_size, seq_len, batch, **spec.options.native(), **where
-    )
+    kernel = engine.plan(spec).kernels[layer]
+    sizes = (spec.input_size, spec.hidden_size)
+    verdicts = _core.explain(spec.cell, spec.dtype, sizes, (seq_len, batch), layer, **native(spec))
     best = next((verdict for verdict in verdicts if verdict["name"] == kernel), None)
     candidates = []
     for verdict in verdicts:
@@ -149,7 +146,7 @@ def _explain_layer(spec: ops.Spec, layer: int, seq_len: int, batch: int) -> Laye
     return LayerExplanation(layer, input_size, spec.hidden_size, kernel, tuple(candidates))
 
 
-def _why_not(spec: ops.Spec, kernel: str, verdict: dict[str, Any], best: dict[str, Any] | None) -> str:
+def _why_not(spec: engine.Spec, kernel: str, verdict: dict[str, Any], best: dict[str, Any] | None) -> str:
     if spec.kernel is not None:
         return f"{kernel} is forced"
     if best is None or best["forward_us"] + best["backward_us"] <= 0:

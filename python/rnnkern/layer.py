@@ -1,7 +1,7 @@
 """``Layer``, what all layers on plain arrays share.
 
 This file decides what a user's arguments mean (layouts, states, lengths, whose array the answer is) and hands whole
-arrays to ``rnnkern.ops``, which decides how they are computed.
+arrays to ``rnnkern._engine``, which decides how they are computed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from . import ops
+from . import _engine as engine
 from .arrays import NUMPY, Array, Dtypes, dtype_name
-from .devices import Caller, place
+from .devices import HOST, Caller, place
 from .options import check_keywords, parse
 from .parameters import Module, check_bool, check_int
 from .states import State, apart, joined, split_state, widths
@@ -47,7 +47,7 @@ class Layer(Module):
             raise ValueError(f"dropout: expected a probability in [0, 1], got {dropout!r}")
         where = place(device)
         hidden_size = check_int("hidden_size", hidden_size, 1)
-        spec = ops.Spec(
+        spec = engine.Spec(
             cell,
             dtype_name(dtype),
             check_int("input_size", input_size, 1),
@@ -133,6 +133,11 @@ class Layer(Module):
 
         Raises ValueError (shapes, lengths, devices) and TypeError (dtypes, types of arguments) before any work.
         """
+        if lengths is None and mask is None and reset is None and out is None and self._place is HOST:
+            inference = self._weights.inference or self._weights.new_inference(self._batch_first)
+            answer = inference.try_call(x, state)  # plain arrays are checked and done in one call
+            if answer is not None:
+                return answer
         y, state, _ = self._run(x, state, lengths, mask, reset, out, keep=False, train=False)
         return y, state
 
@@ -190,11 +195,11 @@ class Layer(Module):
         if dy is not None:
             shape = (*tape.x_shape[:-1], spec.directions * spec.outputs)
             dy = self._time_major(caller.take(dy, "dy", shape, *self._said(batched, f"D*{self._letter}")))
-        dh_n, *others = self._take_parts("dstate", dstate, inner.x[0].shape[1], batched, caller, gradient=True)
+        dh_n, *others = self._take_parts("dstate", dstate, inner.x.shape[1], batched, caller, gradient=True)
         if clip_step is not None and not (isinstance(clip_step, (int, float, np.floating)) and clip_step > 0):
             raise ValueError(f"clip_step: expected a bound above 0 or None, got {clip_step!r}")
         memory = caller.memory
-        grads = ops.backward(
+        grads = engine.backward(
             spec, weights.packed(True, memory), inner, dy, dh_n, joined(spec, others, caller), memory, need_x=need_x,
             need_state=True, need_params=True, probe=check_bool("probe", probe), clip_step=float(clip_step or 0.0),
         )  # fmt: skip
@@ -219,7 +224,7 @@ class Layer(Module):
         parts = self._take_parts("state", state, batch, batched, caller)
         h_0, c_0 = parts[0], joined(spec, parts[1:], caller)
         rows = None if lengths is None else caller.take_lengths(lengths, batch, seq_len, batched)
-        marks = ops.NO_MARKS
+        marks = engine.NO_MARKS
         if mask is not None or reset is not None:
             marks = caller.take_marks(mask, reset, (seq_len, batch), batched, self._batch_first)
         y_shape = (*x.shape[:-1], spec.directions * spec.outputs)
@@ -234,15 +239,16 @@ class Layer(Module):
         masks = (self._seed, self._next_call()) if train else None
         reserve = None
         if keep:
-            reserve = ops.new_reserve(spec, seq_len, batch, ops.dropping(spec, masks) is not None, memory)
-        _, h_n, c_n, inner = ops.forward(
+            reserve = engine.new_reserve(spec, seq_len, batch, engine.dropping(spec, masks), memory)
+        _, h_n, c_n = engine.forward(
             spec, weights.packed(keep, memory), x_major, h_0, c_0, rows, memory, reserve=reserve, masks=masks,
             y=self._time_major(y), marks=marks,
         )  # fmt: skip
         state = self._give_state(h_n, c_n, batched, caller)
         answer = out if out is not None else caller.give(y)
-        if inner is None:
+        if reserve is None:
             return answer, state, None
+        inner = engine.Tape(spec, x_major, self._time_major(y), reserve, h_0, c_0, rows, masks, marks)
         checked = []
         if caller.on_host:
             checked.append(("x", x, fingerprint(x)))

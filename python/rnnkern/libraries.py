@@ -34,9 +34,6 @@ class GpuLibrary(Protocol):
     def empty(self, shape: tuple[int, ...], dtype: str, index: int) -> Array:
         """At least 64-byte aligned."""
 
-    def view(self, block: Array, shape: tuple[int, ...], dtype: str) -> Array:
-        """Bytes [n] as an array of another dtype."""
-
     def cast(self, array: Array, dtype: str) -> Array:
         """A contiguous copy."""
 
@@ -85,9 +82,6 @@ class Cupy:
         with self._cupy.cuda.Device(index):
             return self._cupy.empty(shape, self._dtype(dtype))
 
-    def view(self, block: Array, shape: tuple[int, ...], dtype: str) -> Array:
-        return block.view(self._dtype(dtype)).reshape(shape)
-
     def cast(self, array: Array, dtype: str) -> Array:
         with array.device:
             return self._cupy.array(array, dtype=self._dtype(dtype), order="C", copy=True)
@@ -132,9 +126,6 @@ class Torch:
 
     def empty(self, shape: tuple[int, ...], dtype: str, index: int) -> Array:
         return self._torch.empty(shape, dtype=getattr(self._torch, dtype), device=f"cuda:{index}")
-
-    def view(self, block: Array, shape: tuple[int, ...], dtype: str) -> Array:
-        return block.view(getattr(self._torch, dtype)).view(shape)
 
     def cast(self, array: Array, dtype: str) -> Array:
         return array.detach().to(getattr(self._torch, dtype), copy=True).contiguous()

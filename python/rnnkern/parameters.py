@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from . import _core, ops
+from . import _core
+from . import _engine as engine
 from .arrays import NUMPY_DTYPES, Array
 from .devices import HOST, Place, place
 from .options import HasOptions, Options, reads
@@ -46,34 +47,41 @@ class Weights:
     arrays: the layer's own, where it is (``Place.keep``).
     """
 
-    def __init__(self, spec: ops.Spec, arrays: dict[str, Array], where: Place) -> None:
+    def __init__(self, spec: engine.Spec, arrays: dict[str, Array], where: Place) -> None:
         self.spec = spec
         self.arrays: Mapping[str, Array] = MappingProxyType(arrays)
-        self._packed: tuple[_core.Packed, ...] | None = None
-        self._on_streams: dict[int, tuple[_core.Packed, ...]] = {}
-        self._rows = ops.vectors(spec, list(arrays.values()), where.memory) if where is not HOST else None
+        self._packed: _core.Packed | None = None
+        self._on_streams: dict[int, _core.Packed] = {}
+        self._rows = engine.vectors(spec, list(arrays.values()), where.memory) if where is not HOST else None
         self._steppers: dict[int, _core.Stepper] = {}
+        self.inference: _core.Inference | None = None  # of a layer on the host, from its first call on
         self.last: _core.Stepper | None = None  # the stepper used last; most callers need no other
 
-    def packed(self, backward: bool, memory: ops.Memory) -> tuple[_core.Packed, ...]:
-        """[L*D]. Two threads may pack at once; the packs are equal, so the last to be kept is as good as the first."""
+    def packed(self, backward: bool, memory: engine.Memory) -> _core.Packed:
+        """Two threads may pack at once; the packs are equal, so the last to be kept is as good as the first."""
         if memory.gpu is not None:
             return self._packed_on(memory.gpu, backward, memory)
         packed = self._packed
-        if packed is None or (backward and not packed[0].backward):
-            self._packed = packed = ops.pack(self.spec, list(self.arrays.values()), backward)
+        if packed is None or (backward and not packed.backward):
+            self._packed = packed = engine.pack(self.spec, list(self.arrays.values()), backward=backward)
         return packed
 
-    def _packed_on(self, gpu: ops.Gpu, backward: bool, memory: ops.Memory) -> tuple[_core.Packed, ...]:
+    def _packed_on(self, gpu: engine.Gpu, backward: bool, memory: engine.Memory) -> _core.Packed:
         """A stream knows only its own order, so each has its own pack: another's may not be written yet."""
         packed = self._on_streams.get(gpu.stream)
-        if packed is None or (backward and not packed[0].backward):
-            packed = ops.pack(self.spec, list(self.arrays.values()), backward, memory=memory, rows=self._rows)
+        if packed is None or (backward and not packed.backward):
+            packed = engine.pack(
+                self.spec, list(self.arrays.values()), backward=backward, memory=memory, rows=self._rows
+            )
             if not gpu.capturing:  # else it is written at a replay, and not before
                 if len(self._on_streams) >= _STREAMS:
                     self._on_streams.clear()
                 self._on_streams[gpu.stream] = packed
         return packed
+
+    def new_inference(self, batch_first: bool) -> _core.Inference:
+        self.inference = _core.Inference(engine.plan(self.spec), self.packed(False, HOST.memory), batch_first)
+        return self.inference
 
     def stepper(self, batch: int) -> _core.Stepper:
         """The stepper for a batch size. Steppers hold no scratch (a thread has its own), so threads share them."""
@@ -81,7 +89,7 @@ class Weights:
         if stepper is None:
             if len(self._steppers) >= 8:  # a caller that sweeps batch sizes must not leak
                 self._steppers.clear()
-            stepper = _core.Stepper(ops.plans(self.spec)[0], self.packed(False, HOST.memory)[0], batch)
+            stepper = _core.Stepper(engine.plan(self.spec), self.packed(False, HOST.memory), batch)
             self._steppers[batch] = stepper
         self.last = stepper
         return stepper
@@ -92,7 +100,7 @@ class Module(HasOptions):
 
     peephole = reads("peephole")
 
-    def __init__(self, spec: ops.Spec, names: tuple[str, ...], seed: int | None, where: Place) -> None:
+    def __init__(self, spec: engine.Spec, names: tuple[str, ...], seed: int | None, where: Place) -> None:
         # names: the public names of spec.param_names. (No docstring: help() of every layer would inherit it.)
         if seed is None:
             seed = int(np.random.SeedSequence().entropy) & 0xFFFF_FFFF_FFFF_FFFF  # type: ignore[arg-type]
@@ -104,12 +112,12 @@ class Module(HasOptions):
         self._names = names
         self._call = 0
         shapes = dict(zip(names, spec.param_shapes.values(), strict=True))
-        ops.plans(spec)  # a forced kernel that cannot do it is refused here
+        engine.plan(spec)  # a forced kernel that cannot do it is refused here
         self._weights = self._kept(initial(shapes, spec.hidden_size, NUMPY_DTYPES[spec.dtype], self._seed))
 
     @property
-    def spec(self) -> ops.Spec:
-        """The description of this layer for ``rnnkern.ops``."""
+    def spec(self) -> engine.Spec:
+        """The description of this layer for ``rnnkern._engine``."""
         return self._spec
 
     @property

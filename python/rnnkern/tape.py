@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import ops
+from . import _engine as engine
 from .arrays import MEMORY as MEMORY
 from .arrays import Array
 from .devices import Caller
@@ -46,7 +46,7 @@ class Tape:
 
     module: Module
     weights: Weights
-    inner: ops.Tape
+    inner: engine.Tape
     library: Caller
     x_shape: tuple[int, ...]  # as the caller had it
     checked: tuple[tuple[str, np.ndarray[Any, Any], int], ...]  # (name, array, checksum)

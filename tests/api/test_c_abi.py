@@ -1,4 +1,4 @@
-"""The C ABI by ctypes: names, sizes, refusals, and structs of the first version.
+"""The C ABI by ctypes: names, sizes, refusals, and structs of other versions.
 
 Everything here goes through rnnkern.h's functions; the header, the package and programs are build/test_c_package.py's.
 """
@@ -14,21 +14,25 @@ import numpy as np
 import pytest
 
 from c_abi import (
+    BACKWARD,
     BFLOAT16,
+    BOTH,
     FLOAT32,
     FLOAT64,
+    FORWARD,
     INVALID_TYPE,
     INVALID_VALUE,
     LSTM,
     NOT_SUPPORTED,
     OK,
+    Args,
     Dropout,
-    FullArgs,
     Layer,
     P,
     Problem,
     Sizes,
     Verdict,
+    Weights,
     new,
     refused,
     tensor,
@@ -68,8 +72,8 @@ def iter_names(name_of: Any) -> list[bytes]:
     return names
 
 
-PROBLEMS: list[tuple[dict[str, int], int, str]] = [
-    ({"struct_size": 8}, INVALID_VALUE, rf"problem\.struct_size: expected at least {c.sizeof(Problem)}, got 8"),
+PROBLEMS: list[tuple[dict[str, float], int, str]] = [
+    ({"struct_size": 8}, INVALID_VALUE, rf"problem\.struct_size: expected at least {Problem.num_layers.offset}, got 8"),
     ({"cell": 99}, INVALID_VALUE, r"problem\.cell: no cell has the number 99"),
     ({"cell": -1}, INVALID_VALUE, r"problem\.cell: .*-1"),
     ({"dtype": 7}, INVALID_TYPE, r"problem\.dtype: no dtype has the number 7"),
@@ -77,23 +81,33 @@ PROBLEMS: list[tuple[dict[str, int], int, str]] = [
     ({"device": 1, "device_index": 99}, NOT_SUPPORTED, r"problem\.device_index: "),
     ({"device_index": 2}, INVALID_VALUE, r"problem\.device_index: .*got 2"),
     ({"flags": 1024}, INVALID_VALUE, r"problem\.flags: unknown bits in 0x400"),
-    ({"flags": 512}, INVALID_VALUE, r"problem\.flags: RNNK_TF32 is for float32 on RNNK_CUDA, got float32 on RNNK_CPU"),
+    (
+        {"flags": 4},
+        INVALID_VALUE,
+        r"problem\.flags: RNNK_PROBLEM_TF32 is for float32 on RNNK_CUDA, got float32",
+    ),
     ({"flags": 32}, INVALID_VALUE, "cell lstm has no reset_before"),
     ({"input_size": 0}, INVALID_VALUE, r"input_size: expected 1 to \d+, got 0"),
     ({"hidden_size": -5}, INVALID_VALUE, r"hidden_size: expected 1 to \d+, got -5"),
     ({"hidden_size": 1 << 40}, INVALID_VALUE, rf"hidden_size: .*got {1 << 40}"),
+    ({"num_layers": -1}, INVALID_VALUE, r"num_layers: expected 1 to \d+, got -1"),
+    ({"direction": 3}, INVALID_VALUE, r"problem\.direction: expected a value of rnnk_direction, got 3"),
+    ({"dropout": 1.5}, INVALID_VALUE, r"dropout: expected 0 to 1, got 1\.5"),
+    ({"dropout": float("nan")}, INVALID_VALUE, r"dropout: expected 0 to 1, got -?nan"),
+    ({"reserved": 1}, INVALID_VALUE, r"problem\.reserved: expected 0, got 1"),
+    ({"typical_batch": -1}, INVALID_VALUE, r"typical_batch: expected 0 to \d+, got -1"),
 ]
 
 
 @pytest.mark.parametrize("change, code, sentence", PROBLEMS, ids=[sentence for *_, sentence in PROBLEMS])
-def test_bad_problem(lib: Any, change: dict[str, int], code: int, sentence: str) -> None:
+def test_bad_problem(lib: Any, change: dict[str, float], code: int, sentence: str) -> None:
     problem, plan = new(Problem, cell=LSTM, input_size=3, hidden_size=4), P(1)
     for name, value in change.items():
         setattr(problem, name, value)
     refused(lib, lib.rnnk_plan_create(c.byref(problem), None, c.byref(plan)), code, sentence)
     assert plan.value is None
     verdict = new(Verdict, declined=7)
-    refused(lib, lib.rnnk_explain(c.byref(problem), 1, 1, 0, c.byref(verdict)), code, sentence)
+    refused(lib, lib.rnnk_explain(c.byref(problem), 0, 1, 1, 0, c.byref(verdict)), code, sentence)
     assert verdict.declined == 7
 
 
@@ -111,10 +125,10 @@ def test_null_plan_and_kernel_names(lib: Any, monkeypatch: pytest.MonkeyPatch) -
             dtypes = [FLOAT32, BFLOAT16]  # some kernels are for bfloat16 alone
             problems = [new(Problem, cell=LSTM, dtype=dtype, input_size=3, hidden_size=4) for dtype in dtypes]
             status = [create(c.byref(p), kernel, c.byref(plan)) for p in problems]
-            assert status in ([OK, OK], [NOT_SUPPORTED, OK]) and lib.rnnk_plan_kernel(plan) == kernel
+            assert status in ([OK, OK], [NOT_SUPPORTED, OK]) and lib.rnnk_plan_kernel(plan, 0) == kernel
             lib.rnnk_plan_destroy(plan)
     lib.rnnk_plan_destroy(None)
-    assert lib.rnnk_plan_kernel(None) is None
+    assert lib.rnnk_plan_kernel(None, 0) is None
     assert lib.rnnk_plan_estimate(None, 1, 1, 0) == 0
 
 
@@ -127,19 +141,27 @@ def test_sizes_and_explain(lib: Any, layer: Layer) -> None:
         (layer.plan, 1 << 39, 1 << 30, r"seq_len, batch: expected at most 2\^50 numbers in a tensor, got"),
     ]:
         refused(lib, lib.rnnk_plan_sizes(plan, t, b, c.byref(sizes)), INVALID_VALUE, sentence)
-    sizes.struct_size = 4
-    short = rf"sizes\.struct_size: expected at least {c.sizeof(Sizes)}, got 4"
+    sizes.struct_size = 3
+    short = r"sizes\.struct_size: expected sizeof \*sizes, got 3"
     refused(lib, lib.rnnk_plan_sizes(layer.plan, 1, 1, c.byref(sizes)), INVALID_VALUE, short)
     refused(lib, lib.rnnk_plan_sizes(layer.plan, 1, 1, None), INVALID_VALUE, "sizes: expected a pointer, got NULL")
     assert sizes.packed == 7
+    sizes.struct_size = Sizes.reserve.offset  # of a caller that knows the first result alone
+    sizes.reserve = 7
+    assert lib.rnnk_plan_sizes(layer.plan, 4, 3, c.byref(sizes)) == OK
+    assert (sizes.packed, sizes.reserve) == (layer.sizes.packed, 7), "more was written than the caller's struct has"
+    assert lib.rnnk_plan_kernel(layer.plan, 0) and lib.rnnk_plan_kernel(layer.plan, 1) is None
     assert lib.rnnk_plan_estimate(layer.plan, 100, 4, 1) > lib.rnnk_plan_estimate(layer.plan, 10, 4, 1) > 0
 
     verdict, problem = new(Verdict), c.byref(layer.problem)
-    refused(lib, lib.rnnk_explain(problem, 1, 1, 99, c.byref(verdict)), INVALID_VALUE, "index: .*99")
-    refused(lib, lib.rnnk_explain(problem, 1, 1, 0, None), INVALID_VALUE, "verdict: expected a pointer, got NULL")
-    refused(lib, lib.rnnk_explain(problem, -1, 1, 0, c.byref(verdict)), INVALID_VALUE, "seq_len: .*got -1")
+    refused(lib, lib.rnnk_explain(problem, 0, 1, 1, 99, c.byref(verdict)), INVALID_VALUE, "index: .*99")
+    refused(lib, lib.rnnk_explain(problem, 0, 1, 1, 0, None), INVALID_VALUE, "verdict: expected a pointer, got NULL")
+    refused(lib, lib.rnnk_explain(problem, 0, -1, 1, 0, c.byref(verdict)), INVALID_VALUE, "seq_len: .*got -1")
+    refused(
+        lib, lib.rnnk_explain(problem, 1, 1, 1, 0, c.byref(verdict)), INVALID_VALUE, "layer: expected 0 to 0, got 1"
+    )
     for index in range(len(iter_names(lib.rnnk_kernel_name))):
-        assert lib.rnnk_explain(problem, 10, 4, index, c.byref(verdict)) == OK
+        assert lib.rnnk_explain(problem, 0, 10, 4, index, c.byref(verdict)) == OK
         reason = lib.rnnk_kernel_unavailable(index)
         assert verdict.reason in ((reason,) if reason else (b"", b"it computes bfloat16 alone"))
         assert bool(verdict.declined) == bool(verdict.reason)
@@ -147,40 +169,49 @@ def test_sizes_and_explain(lib: Any, layer: Layer) -> None:
 
 
 def test_bigger_structs_of_a_later_header_are_taken(lib: Any, layer: Layer) -> None:
-    """What a later header appends is not read; structs of the first one, which other tests use, are completed."""
-    later = c.sizeof(FullArgs) + 64
-    buffer = c.create_string_buffer(b"\0" * c.sizeof(FullArgs) + b"\xff" * 64, later)
+    """What a later header appends is not read, in arrays of structs either."""
+    later = c.sizeof(Args) + 64
+    buffer = c.create_string_buffer(b"\0" * c.sizeof(Args) + b"\xff" * 64, later)
+    own = c.sizeof(Weights) + 64
+    weights = c.create_string_buffer(b"\xff" * own, own)
+    c.memmove(weights, c.byref(layer.gradients), c.sizeof(Weights))
+    c.memmove(weights, c.byref(c.c_uint32(own)), 4)
+    layer.args.dweights = c.cast(weights, P)
     c.memmove(buffer, c.byref(layer.args), c.sizeof(layer.args))
     c.memmove(buffer, c.byref(c.c_uint32(later)), 4)
     assert lib.rnnk_forward(layer.plan, buffer) == OK and lib.rnnk_backward(layer.plan, buffer) == OK
 
 
-def full_args(layer: Layer, **values: Any) -> Any:
-    """The layer's arguments in today's struct."""
-    args = FullArgs()
-    c.memmove(c.byref(args), c.byref(layer.args), c.sizeof(layer.args))
-    args.struct_size = c.sizeof(args)
-    for name, value in values.items():
-        setattr(args, name, value)
-    return args
+def test_smaller_structs_of_an_earlier_header_are_completed(lib: Any, layer: Layer) -> None:
+    """rnnk_args of a program that only infers; what it lacks is zero. Weights without the last two fields."""
+    layer.args.struct_size = Args.dy.offset
+    assert layer.call("forward") == OK
+    layer.args.struct_size = c.sizeof(Args)
+    short = c.create_string_buffer(b"\xff" * c.sizeof(Weights), c.sizeof(Weights))
+    c.memmove(short, c.byref(layer.weights), Weights.weight_hr.offset)
+    c.memmove(short, c.byref(c.c_uint32(Weights.weight_hr.offset)), 4)
+    kept = layer.outputs["packed"].copy()
+    assert lib.rnnk_pack_weights(layer.plan, short, BOTH, layer.args.packed, layer.args.packed_size, None) == OK
+    assert np.array_equal(kept, layer.outputs["packed"])
 
 
 def test_gradients_of_parameters_that_are_not_there_are_refused(lib: Any, layer: Layer) -> None:
     assert layer.call("forward") == OK
-    room = np.full(64, 7, np.float32)
-    for name in ("dweight_hr", "dparams"):
-        args = full_args(layer, **{name: room.ctypes.data})
-        sentence = f"{name}: expected NULL, this problem has no such parameter"
-        refused(lib, lib.rnnk_backward(layer.plan, c.byref(args)), INVALID_VALUE, sentence)
+    room = np.full((8, 8), 7, np.float32)
+    for name in ("weight_hr", "params"):
+        setattr(layer.gradients[0], name, tensor(room))
+        sentence = rf"dweights\[0\]\.{name}: expected NULL for this problem, got a tensor"
+        refused(lib, layer.call("backward"), INVALID_VALUE, sentence)
+        getattr(layer.gradients[0], name).data = None
     assert (room == 7).all()
 
 
 def test_an_absent_tensor_may_have_strides(lib: Any, layer: Layer) -> None:
     """clip_dh looks at every step's gradient; where dh is absent it is stored nowhere."""
     assert layer.call("forward") == OK
-    args = full_args(layer, clip_dh=1.0)
-    args.dh.stride[:] = [layer.B * layer.H, layer.H, 1]
-    assert lib.rnnk_backward(layer.plan, c.byref(args)) == OK
+    layer.args.clip_dh = 1.0
+    layer.args.dx.data = None
+    assert layer.call("backward") == OK
 
 
 Change = Callable[[Layer], Any]
@@ -192,6 +223,10 @@ def put(name: str, value: Any) -> Change:
 
 def put_dtype(name: str, dtype: int) -> Change:
     return lambda layer: setattr(getattr(layer.args, name), "dtype", dtype)
+
+
+def put_reserved(name: str) -> Change:
+    return lambda layer: setattr(getattr(layer.args, name), "reserved", 1)
 
 
 def add(name: str, value: int) -> Change:
@@ -206,51 +241,72 @@ def absent(name: str) -> Change:
     return lambda layer: setattr(getattr(layer.args, name), "data", None)
 
 
-BOTH, FORWARD, BACKWARD = ("forward", "backward"), ("forward",), ("backward",)
+IN_BOTH, IN_FORWARD, IN_BACKWARD = ("forward", "backward"), ("forward",), ("backward",)
 CALLS: list[tuple[str, Change, tuple[str, ...], int, str]] = [
-    ("short struct", put("struct_size", 16), BOTH, INVALID_VALUE, r"args\.struct_size: expected at least \d+, got 16"),
-    ("flags", put("flags", 0x80), BOTH, INVALID_VALUE, "flags: unknown bits in 0x80"),
-    ("negative T", put("seq_len", -3), BOTH, INVALID_VALUE, "seq_len: expected 0 to .*got -3"),
-    ("negative B", put("batch", -1), BOTH, INVALID_VALUE, "batch: expected 0 to .*got -1"),
-    ("length below", length(1, -1), BOTH, INVALID_VALUE, r"lengths\[1\]: expected 0 to 4 \(seq_len\), got -1"),
-    ("length above", length(2, 5), BOTH, INVALID_VALUE, r"lengths\[2\]: expected 0 to 4 \(seq_len\), got 5"),
-    ("no x", absent("x"), BOTH, INVALID_VALUE, "x: expected a tensor, got NULL"),
-    ("no y", absent("y"), BOTH, INVALID_VALUE, "y: expected a tensor, got NULL"),
-    ("x dtype", put_dtype("x", FLOAT64), BOTH, INVALID_TYPE, "x: expected dtype float32, got float64"),
-    ("y dtype", put_dtype("y", BFLOAT16), BOTH, INVALID_TYPE, "y: expected dtype float32, got bfloat16"),
-    ("h_0 dtype", put_dtype("h_0", 9), BOTH, INVALID_TYPE, "h_0: expected dtype float32, got unknown"),
-    ("c_0 dtype", put_dtype("c_0", FLOAT64), BOTH, INVALID_TYPE, "c_0: expected dtype float32, got float64"),
-    ("h_n dtype", put_dtype("h_n", FLOAT64), FORWARD, INVALID_TYPE, "h_n: expected dtype float32, got float64"),
-    ("c_n dtype", put_dtype("c_n", FLOAT64), FORWARD, INVALID_TYPE, "c_n: expected dtype float32, got float64"),
-    ("dy dtype", put_dtype("dy", FLOAT64), BACKWARD, INVALID_TYPE, "dy: expected dtype float32, got float64"),
-    ("dx dtype", put_dtype("dx", FLOAT64), BACKWARD, INVALID_TYPE, "dx: expected dtype float32, got float64"),
-    ("dh_0 dtype", put_dtype("dh_0", FLOAT64), BACKWARD, INVALID_TYPE, "dh_0: expected dtype float32, got float64"),
-    ("no packed", put("packed", None), BOTH, INVALID_VALUE, r"packed: expected \d+ bytes, got NULL"),
-    ("packed off", add("packed", 4), BOTH, INVALID_VALUE, "packed: expected a 64-byte aligned pointer, got 0x"),
-    ("no workspace", put("workspace", None), BOTH, INVALID_VALUE, r"workspace: expected \d+ bytes, got NULL"),
+    (
+        "short struct",
+        put("struct_size", 16),
+        IN_BOTH,
+        INVALID_VALUE,
+        r"args\.struct_size: expected at least \d+, got 16",
+    ),
+    ("flags", put("flags", 0x80), IN_BOTH, INVALID_VALUE, "flags: unknown bits in 0x80"),
+    ("clip_dh below 0", put("clip_dh", -1.0), IN_BOTH, INVALID_VALUE, "clip_dh: expected a bound above 0"),
+    (
+        "reserved",
+        put_reserved("x"),
+        IN_BOTH,
+        INVALID_VALUE,
+        "x.reserved: expected 0, got 1",
+    ),
+    (
+        "packed small",
+        add("packed_size", -1),
+        IN_BOTH,
+        INVALID_VALUE,
+        r"packed_size: expected at least \d+ bytes, got \d+",
+    ),
+    ("negative T", put("seq_len", -3), IN_BOTH, INVALID_VALUE, "seq_len: expected 0 to .*got -3"),
+    ("negative B", put("batch", -1), IN_BOTH, INVALID_VALUE, "batch: expected 0 to .*got -1"),
+    ("length below", length(1, -1), IN_BOTH, INVALID_VALUE, r"lengths\[1\]: expected 0 to 4 \(seq_len\), got -1"),
+    ("length above", length(2, 5), IN_BOTH, INVALID_VALUE, r"lengths\[2\]: expected 0 to 4 \(seq_len\), got 5"),
+    ("no x", absent("x"), IN_BOTH, INVALID_VALUE, "x: expected a tensor, got NULL"),
+    ("no y", absent("y"), IN_BOTH, INVALID_VALUE, "y: expected a tensor, got NULL"),
+    ("x dtype", put_dtype("x", FLOAT64), IN_BOTH, INVALID_TYPE, "x: expected dtype float32, got float64"),
+    ("y dtype", put_dtype("y", BFLOAT16), IN_BOTH, INVALID_TYPE, "y: expected dtype float32, got bfloat16"),
+    ("h_0 dtype", put_dtype("h_0", 9), IN_BOTH, INVALID_TYPE, "h_0: expected dtype float32, got unknown"),
+    ("c_0 dtype", put_dtype("c_0", FLOAT64), IN_BOTH, INVALID_TYPE, "c_0: expected dtype float32, got float64"),
+    ("h_n dtype", put_dtype("h_n", FLOAT64), IN_FORWARD, INVALID_TYPE, "h_n: expected dtype float32, got float64"),
+    ("c_n dtype", put_dtype("c_n", FLOAT64), IN_FORWARD, INVALID_TYPE, "c_n: expected dtype float32, got float64"),
+    ("dy dtype", put_dtype("dy", FLOAT64), IN_BACKWARD, INVALID_TYPE, "dy: expected dtype float32, got float64"),
+    ("dx dtype", put_dtype("dx", FLOAT64), IN_BACKWARD, INVALID_TYPE, "dx: expected dtype float32, got float64"),
+    ("dh_0 dtype", put_dtype("dh_0", FLOAT64), IN_BACKWARD, INVALID_TYPE, "dh_0: expected dtype float32, got float64"),
+    ("no packed", put("packed", None), IN_BOTH, INVALID_VALUE, r"packed: expected \d+ bytes, got NULL"),
+    ("packed off", add("packed", 4), IN_BOTH, INVALID_VALUE, "packed: expected a 64-byte aligned pointer, got 0x"),
+    ("no workspace", put("workspace", None), IN_BOTH, INVALID_VALUE, r"workspace: expected \d+ bytes, got NULL"),
     (
         "workspace off",
         add("workspace", 8),
-        BOTH,
+        IN_BOTH,
         INVALID_VALUE,
         "workspace: expected a 64-byte aligned pointer, got 0x",
     ),
     (
         "workspace small",
         put("workspace_size", 64),
-        BOTH,
+        IN_BOTH,
         INVALID_VALUE,
         r"workspace_size: .*at least \d+ bytes, got 64",
     ),
-    ("reserve off", add("reserve", 32), BOTH, INVALID_VALUE, "reserve: expected a 64-byte aligned pointer, got 0x"),
+    ("reserve off", add("reserve", 32), IN_BOTH, INVALID_VALUE, "reserve: expected a 64-byte aligned pointer, got 0x"),
     (
         "reserve small",
         add("reserve_size", -1),
-        BOTH,
+        IN_BOTH,
         INVALID_VALUE,
         r"reserve_size: expected at least \d+ bytes, got \d+",
     ),
-    ("no reserve", put("reserve", None), BACKWARD, INVALID_VALUE, r"reserve: expected \d+ bytes, got NULL"),
+    ("no reserve", put("reserve", None), IN_BACKWARD, INVALID_VALUE, r"reserve: expected \d+ bytes, got NULL"),
 ]
 
 
@@ -284,28 +340,41 @@ def test_bad_weights(lib: Any, layer: Layer) -> None:
     size, packed, plan = layer.sizes.packed, layer.args.packed, layer.plan
     kept = layer.outputs["packed"].copy()
 
-    def pack(sentence: str, to: Any = packed, nbytes: int = size, weights: Any = layer.weights) -> None:
+    def pack(
+        sentence: str, to: Any = packed, nbytes: int = size, weights: Any = layer.weights, halves: int = 3
+    ) -> None:
         given = None if weights is None else c.byref(weights)
-        refused(lib, lib.rnnk_pack_weights(plan, given, 1, to, nbytes), INVALID_VALUE, sentence)
+        status = lib.rnnk_pack_weights(plan, given, halves, to, nbytes, None)
+        code = INVALID_TYPE if "dtype" in sentence else INVALID_VALUE
+        refused(lib, status, code, sentence)
 
     pack("weights: expected a pointer, got NULL", weights=None)
-    pack("packed: expected a pointer, got NULL", to=None)
+    pack(r"packed: expected \d+ bytes, got NULL", to=None)
     pack("packed: expected a 64-byte aligned pointer, got 0x", to=packed + 4)
     pack(rf"packed_size: expected at least {size} bytes, got {size - 1}", nbytes=size - 1)
+    for wrong in (0, 4):
+        pack(f"halves: expected a value of rnnk_halves, got {wrong}", halves=wrong)
+    own = layer.weights[0]
     for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-        pointer = getattr(layer.weights, name)
-        setattr(layer.weights, name, None)
-        pack(rf"weights\.{name}: expected a pointer, got NULL")
-        setattr(layer.weights, name, pointer)
-    layer.weights.struct_size = 12
+        given = getattr(own, name)
+        pointer, given.data = given.data, None
+        pack(rf"weights\[0\]\.{name}: expected a tensor, got NULL")
+        given.data = pointer
+        given.dtype = FLOAT64
+        pack(rf"weights\[0\]\.{name}: expected dtype float32, got float64")
+        given.dtype = FLOAT32
+        given.stride[0] += 1
+        pack(rf"weights\[0\]\.{name}: expected a contiguous tensor, got strides")
+        given.stride[0] -= 1
+    own.struct_size = 12
     pack(r"weights\.struct_size: expected at least \d+, got 12")
+    own.struct_size = c.sizeof(own)
     assert np.array_equal(kept, layer.outputs["packed"])
 
     problem, bare = new(Problem, cell=LSTM, flags=1, input_size=layer.IN, hidden_size=layer.H), P()
     assert lib.rnnk_plan_create(c.byref(problem), None, c.byref(bare)) == OK
-    layer.weights.struct_size = c.sizeof(layer.weights)
-    status = lib.rnnk_pack_weights(bare, c.byref(layer.weights), 1, packed, size)
-    refused(lib, status, INVALID_VALUE, r"weights\.bias_ih: expected NULL with RNNK_NO_BIAS, got a pointer")
+    status = lib.rnnk_pack_weights(bare, c.byref(layer.weights), BOTH, packed, size, None)
+    refused(lib, status, INVALID_VALUE, r"weights\[0\]\.bias_ih: expected NULL with RNNK_PROBLEM_NO_BIAS, got a tensor")
     lib.rnnk_plan_destroy(bare)
 
 
@@ -313,26 +382,25 @@ def test_halves_of_a_pack(lib: Any, layer: Layer) -> None:
     """Forward's half and backward's, in either order, are the whole."""
     packed = layer.outputs["packed"]
     packed[:] = 7
-    assert layer.pack(1) == OK
+    assert layer.pack(BOTH) == OK
     whole = packed.copy()
-    for first, second in ((0, 2), (2, 0)):
+    for first, second in ((FORWARD, BACKWARD), (BACKWARD, FORWARD)):
         packed[:] = 7
         assert layer.pack(first) == OK
         assert not np.array_equal(packed, whole)
         assert layer.pack(second) == OK
         assert np.array_equal(packed, whole)
-    refused(lib, layer.pack(3), INVALID_VALUE, "backward: expected a value of rnnk_pack, got 3")
 
 
 def test_a_pack_of_another_plan_is_refused(lib: Any, layer: Layer) -> None:
-    """The header says whose it is; what changes no layout (reverse, recompute, mask) may differ."""
+    """The header says whose it is; what changes no layout (which single direction, dropout, hints) may differ."""
     packed = layer.outputs["packed"]
     packed[:] = 7  # the fixture's pack has both halves
-    assert layer.pack(0) == OK
+    assert layer.pack(FORWARD) == OK
     assert layer.call("forward") == OK
     before = {name: a.copy() for name, a in layer.outputs.items()}
     refused(lib, layer.call("backward"), INVALID_VALUE, "packed: expected a pack for rnnk_backward, got one without")
-    assert layer.pack(1) == OK
+    assert layer.pack(BOTH) == OK
     whole, layout = packed.copy(), lib.rnnk_plan_pack_layout(layer.plan)
     packed[:8] = 0
     refused(lib, layer.call("forward"), INVALID_VALUE, "packed: expected what rnnk_pack_weights wrote, got other bytes")
@@ -344,16 +412,23 @@ def test_a_pack_of_another_plan_is_refused(lib: Any, layer: Layer) -> None:
     packed[:] = whole
     assert layer.call("forward") == layer.call("backward") == OK
 
-    def layout_of(**change: int) -> int:
+    def layout_of(**change: float) -> int:
         plan, sizes = P(), {"cell": LSTM, "input_size": layer.IN, "hidden_size": layer.H} | change
         assert lib.rnnk_plan_create(c.byref(new(Problem, **sizes)), None, c.byref(plan)) == OK
         found = lib.rnnk_plan_pack_layout(plan)
         lib.rnnk_plan_destroy(plan)
         return int(found)
 
-    reverse, recompute, masked, peephole = 2, 4, 256, 8
-    assert {layout_of(flags=flags) for flags in (0, reverse, recompute, masked, reverse | recompute)} == {layout}
-    others = [{"flags": 1}, {"flags": peephole}, {"input_size": 99}, {"hidden_size": 99}, {"cell": 4}, {"dtype": 1}]
+    recompute, peephole = 2, 8
+    same: list[dict[str, float]] = [
+        {"num_layers": 1}, {"flags": recompute}, {"direction": 1}, {"dropout": 0.5}, {"clip": 2.0},
+        {"typical_batch": 9}, {"recurrent_dropout": 0.5},
+    ]  # fmt: skip
+    assert {layout_of(**change) for change in same} == {layout}
+    others: list[dict[str, float]] = [
+        {"flags": 1}, {"flags": peephole}, {"input_size": 99}, {"hidden_size": 99}, {"cell": 4}, {"dtype": 1},
+        {"num_layers": 2}, {"direction": 2},
+    ]  # fmt: skip
     assert len({layout, *(layout_of(**change) for change in others)}) == 1 + len(others)
     assert lib.rnnk_plan_pack_layout(None) == 0
 
@@ -402,4 +477,4 @@ def test_empty_calls(lib: Any, layer: Layer) -> None:
     assert np.array_equal(layer.outputs["h_n"], layer.inputs["h_0"])
     layer.args.seq_len, layer.args.batch = 4, 0
     assert layer.call("forward") == OK and layer.call("backward") == OK, lib.rnnk_last_error()
-    assert not layer.outputs["dweight_ih"].any()
+    assert not layer.outputs["dweight_ih_0"].any()

@@ -14,28 +14,23 @@ import rnnkern
 FRAMEWORKS = ("torch", "jax", "tensorflow", "keras", "onnx", "onnxruntime", "openvino", "cupy", "mlx")
 PACKAGE = Path(rnnkern.__file__).parent
 # Inside the package, every module but these may be imported only from the right of its arrow:
-#   framework modules, cli, train -> layers, cells -> parameters -> ops -> _core      (ARCHITECTURE.md)
+#   framework modules, cli, train -> layers, cells -> parameters -> _engine -> _core      (ARCHITECTURE.md)
 MAY_IMPORT: dict[str, set[str]] = {
     "weights": set(),
     "option_types": set(),
     "option_values": set(),
     "options": {"option_values"},
-    "spec": {"_core", "options"},
+    "_engine": {"_core", "_cuda_libs", "options"},
     "_cuda_libs": set(),
-    "plans": {"_core", "_cuda_libs", "options", "spec"},
-    "reserve": {"_core", "plans", "spec"},
-    "rooms": {"_core", "spec"},
-    "targets": {"options", "spec"},
-    "ops": {"_core", "plans", "reserve", "rooms", "spec", "targets"},
-    "arrays": {"_core", "spec"},
+    "arrays": {"_core", "_engine"},
     "libraries": {"arrays"},
-    "devices": {"_core", "arrays", "libraries", "spec"},
-    "tape": {"ops", "arrays", "devices"},
-    "parameters": {"_core", "ops", "arrays", "devices", "options", "weights"},
-    "states": {"arrays", "devices", "parameters", "spec"},
-    "layer": {"ops", "arrays", "devices", "options", "parameters", "states", "tape"},
+    "devices": {"_core", "_engine", "arrays", "libraries"},
+    "tape": {"_engine", "arrays", "devices"},
+    "parameters": {"_core", "_engine", "arrays", "devices", "options", "weights"},
+    "states": {"_engine", "arrays", "devices", "parameters"},
+    "layer": {"_engine", "arrays", "devices", "options", "parameters", "states", "tape"},
     "layers": {"layer", "option_types", "options"},
-    "cells": {"ops", "arrays", "devices", "option_types", "options", "parameters", "states", "tape", "layers"},
+    "cells": {"_engine", "arrays", "devices", "option_types", "options", "parameters", "states", "tape", "layers"},
     "keras_versions": {"arrays"},
     "layouts": {"keras_versions", "weights"},
     "blocks": {"layouts"},
@@ -43,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "init": {"weights"},
     "decode": {"parameters", "structure", "train"},
     "padding": {"arrays"},
-    "inspect": {"_core", "ops", "parameters", "plans"},
+    "inspect": {"_core", "_engine", "parameters"},
     "io": {"arrays"},
 }
 
@@ -84,13 +79,10 @@ def test_a_missing_framework_says_what_to_install(name: str, use: str) -> None:
 
 
 def test_lazy_modules_and_unknown_names() -> None:
-    assert (
-        python("import sys, rnnkern as rk; rk.torch.LSTM; rk.train.Adam; rk.ops.Spec; print('torch' in sys.modules)")
-        == "True"
-    )
+    assert python("import sys, rnnkern as rk; rk.torch.LSTM; rk.train.Adam; print('torch' in sys.modules)") == "True"
     with pytest.raises(AttributeError, match="module 'rnnkern' has no attribute 'tourch'"):
         _ = rnnkern.tourch
-    assert {"LSTM", "torch", "train", "ops", "explain"} <= set(dir(rnnkern))
+    assert {"LSTM", "torch", "train", "explain"} <= set(dir(rnnkern))
     for name in rnnkern.__all__:
         assert getattr(rnnkern, name) is not None
 
@@ -125,7 +117,8 @@ def sources() -> list[Path]:
 
 def test_modules_import_only_what_lies_below_them() -> None:
     for name, allowed in MAY_IMPORT.items():
-        inside = {found[1:] for found in imports(PACKAGE / f"{name}.py") if found.startswith(".")}
+        files = sorted((PACKAGE / name).glob("*.py")) or [PACKAGE / f"{name}.py"]
+        inside = {found[1:] for path in files for found in imports(path) if found.startswith(".")} - {name}
         assert inside <= allowed, f"{name} imports {sorted(inside - allowed)}"
 
 

@@ -17,7 +17,7 @@ import torch
 
 import rnnkern as rk
 from layer_cases import IN, KINDS, LENGTHS, B, H, T, problem, step
-from rnnkern import ops, parameters
+from rnnkern import _engine, parameters
 from rnnkern.tape import MEMORY
 
 
@@ -103,18 +103,18 @@ def test_backward_computes_what_is_needed_and_no_less(needs: tuple[bool, bool], 
     """The scheduler's flags: what is asked for has the bits of a full backward, the rest is None."""
     layer = rk.LSTM(IN, H, 3, bidirectional=True, dropout=0.5, seed=0)
     spec, x = layer.spec, problem(layer, 0)[0]
-    packed = ops.pack(spec, list(layer.params.values()))
+    packed = _engine.pack(spec, list(layer.params.values()))
     memory = MEMORY._replace(empty=lambda shape, dtype: np.full(shape, np.nan, dtype))  # what is not written shows
-    reserve = ops.new_reserve(spec, T, B, drop=True)
+    reserve = _engine.new_reserve(spec, T, B, drop=True)
     reserve[:] = 0xFF
-    y, _, _, tape = ops.forward(spec, packed, x, None, None, LENGTHS, memory, reserve=reserve, masks=(1, 2))
-    assert tape is not None
+    y, _, _ = _engine.forward(spec, packed, x, None, None, LENGTHS, memory, reserve=reserve, masks=(1, 2))
+    tape = _engine.Tape(spec, x, y, reserve, None, None, LENGTHS, (1, 2))
     dy = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
-    full = ops.backward(spec, packed, tape, dy, None, None, memory, need_x=True, need_state=True, need_params=True)
+    full = _engine.backward(spec, packed, tape, dy, None, None, memory, need_x=True, need_state=True, need_params=True)
     flags = [
         {"none": False, "all": True, "top": "_l2" in n, "hh": "weight_hh_l1" in n}[wanted] for n in spec.param_names
     ]
-    part = ops.backward(
+    part = _engine.backward(
         spec, packed, tape, dy, None, None, memory, need_x=needs[0], need_state=needs[1], need_params=flags
     )
     assert (part.x is None, part.h is None, part.c is None) == (not needs[0], not needs[1], not needs[1])
@@ -124,11 +124,11 @@ def test_backward_computes_what_is_needed_and_no_less(needs: tuple[bool, bool], 
     ):
         assert got is None or np.array_equal(got, all_of_it)
     assert not any(np.isnan(g).any() for g in [full.x, full.h, full.c, *full.params])
-    again = ops.tape_of(spec, packed, x, y, reserve, None, None, LENGTHS, (1, 2), memory)
-    same = ops.backward(spec, packed, again, dy, None, None, memory, need_x=True, need_state=True, need_params=True)
+    same = _engine.backward(spec, packed, tape, dy, None, None, memory, need_x=True, need_state=True, need_params=True)
     assert np.array_equal(same.x, full.x) and all(map(np.array_equal, same.params, full.params))
-    with pytest.raises(ValueError, match=r"reserve: expected at least \d+ bytes, got 64"):
-        ops.tape_of(spec, packed, x, y, reserve[:64], None, None, LENGTHS, (1, 2), memory)
+    short = tape._replace(reserve=reserve[:64])
+    with pytest.raises(ValueError, match=r"reserve_size: expected at least \d+ bytes, got 64"):
+        _engine.backward(spec, packed, short, dy, None, None, memory, need_x=True, need_state=True, need_params=True)
 
 
 def test_need_x_false_and_absent_gradients() -> None:
@@ -298,7 +298,7 @@ def test_forced_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises((ValueError, NotImplementedError), match="no_such_kernel"):
         rk.LSTM(IN, H)
     monkeypatch.delenv("RNNKERN_KERNEL")
-    assert ops.plans(forced.spec)[0].kernel == "cpu_scalar"
+    assert _engine.plan(forced.spec).kernels[0] == "cpu_scalar"
     assert (forced.spec.kernel, free.spec.kernel) == ("cpu_scalar", None)
 
 

@@ -21,7 +21,7 @@ import pytest
 import fake_cuda
 import rnnkern as rk
 from fake_cuda import FakeArray, to_gpu, to_host
-from rnnkern import _core, libraries
+from rnnkern import _core, _engine, libraries
 
 T, B, IN, H = 5, 3, 4, 6
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -414,15 +414,16 @@ def test_devices_do_not_mix() -> None:
     tape = gpu.forward(to_gpu(X))[2]
     with pytest.raises(ValueError, match=r"dy: .* got one in host memory"):
         gpu.backward(tape, np.zeros((T, B, H), np.float32))
-    plan, host = rk.ops.plans(gpu.spec)[0], rk.ops.plans(cpu.spec)[0]
+    plan, host = _engine.plan(gpu.spec), _engine.plan(cpu.spec)
+    there, here = ([*map(f, cpu.params.values()), None, None] for f in (to_gpu, lambda array: array))
     with pytest.raises(ValueError, match=r"into: expected .* bytes on the GPU, got None"):
-        plan.pack(*map(to_gpu, cpu.params.values()))
+        plan.pack(there)
     with pytest.raises(ValueError, match=r"weight_ih: expected an array on cuda:0, got one in CPU memory"):
-        plan.pack(*cpu.params.values(), into=fake_cuda.LIBRARY.empty((10**6,), "uint8", 0))
+        plan.pack(here, into=fake_cuda.LIBRARY.empty((10**6,), "uint8", 0))
     with pytest.raises(ValueError, match=r"into: expected at least .* bytes, got 8"):
-        plan.pack(*map(to_gpu, cpu.params.values()), into=fake_cuda.LIBRARY.empty((8,), "uint8", 0))
+        plan.pack(there, into=fake_cuda.LIBRARY.empty((8,), "uint8", 0))
     with pytest.raises(ValueError, match=r"weight_ih: expected an array in CPU memory, got one on cuda:0"):
-        host.pack(*map(to_gpu, cpu.params.values()))
+        host.pack(there)
     with pytest.raises(ValueError, match=r"packed: expected weights packed for .* on cuda:0"):
         plan.forward(host.pack(*cpu.params.values()), to_gpu(X), None, None, to_gpu(X), None, None)
     with pytest.raises(ValueError, match=r"workspace: expected .* bytes on the GPU, got None"):

@@ -8,6 +8,7 @@ import ctypes as c
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -16,7 +17,6 @@ from device_plan import DevicePlan, device_problem, simt_library, verdicts
 from judging import allowed, close, draws, inactive_is_zero, judge, truth
 from kernel_tests import (  # noqa: F401  (collected here, with the fixture of this module)
     test_absent_inputs_are_zeros,
-    test_accumulate_dx,
     test_any_subset_of_gradients,
     test_half_states_of_either_dtype,
     test_linear_is_exact,
@@ -28,8 +28,8 @@ from option_cases import CASES, Case, make_case
 from option_runs import compare
 from option_runs import plan_of as plan_with_options
 from option_runs import run as run_options
-from problems import DTYPES, QUICK, Problem, expand, make, np_dtype
-from runner import DEVICE_KERNELS, Output, backward, forward, pack, plan_of, run, same_bits
+from problems import DTYPES, QUICK, Problem, eps, expand, make, np_dtype, state_dtype
+from runner import DEVICE_KERNELS, Output, backward, forward, gradients_of, pack, plan_of, run, same_bits
 
 pytestmark = pytest.mark.executor
 
@@ -210,85 +210,121 @@ def test_a_bad_length_is_clamped_and_reported_once(kernel: str, bad: int) -> Non
 # --- directions ------------------------------------------------------------
 
 
+class BothDirections:
+    """An LSTM layer of both directions on the executor, and each direction alone."""
+
+    def __init__(self, text: str, dtype: str, kernel: str) -> None:
+        (problem,) = expand([text], cells=["lstm"], dtypes=[dtype])
+        self.problem, self.data = problem, make(problem)
+        sizes = ("lstm", np_dtype(problem).name, problem.input_size, problem.hidden_size)
+        self.plan = DevicePlan(simt_library(), *sizes, kernel=kernel, direction=2)
+        self.alone = [DevicePlan(simt_library(), *sizes, kernel=kernel, reverse=back) for back in (False, True)]
+        p = self.data.params
+        own = [p["weight_ih_l0"], p["weight_hh_l0"], p["bias_ih_l0"], p["bias_hh_l0"], None, None]
+        self.packed = self.plan.pack_all(own + own)
+
+    def twice(self, name: str) -> Any:
+        """A state of the data for each direction."""
+        one = self.data.first(name)
+        return None if one is None else np.stack([one, one])
+
+    def forward(self) -> tuple[dict[str, Any], Any]:
+        T, B, H = self.problem.seq_len, self.problem.batch, self.problem.hidden_size
+        kind = np_dtype(self.problem)
+        reserve = c_abi.aligned(self.plan.sizes(T, B)["reserve"])
+        out = {"y": np.zeros((T, B, 2 * H), kind), "h_n": np.zeros((2, B, H), kind)}
+        out["c_n"] = np.zeros((2, B, H), state_dtype(self.problem))
+        states = {name: self.twice(name) for name in ("h_0", "c_0")}
+        self.plan.run(
+            "forward", self.packed, x=self.data.x, lengths=self.data.lengths, reserve=reserve, **states, **out
+        )
+        return out, reserve
+
+    def backward(self, y: Any, reserve: Any, workspace: str) -> dict[str, Any]:
+        p, data = self.problem, self.data
+        state = state_dtype(p)
+        shapes = gradients_of(p)
+        grads = [[np.zeros(shape, np_dtype(p)) for shape in shapes.values()] for _ in range(2)]
+        out = {"dx": np.full(data.x.shape, 7, data.x.dtype)}
+        out |= {name: np.zeros((2, p.batch, p.hidden_size), state) for name in ("dh_0", "dc_0")}
+        given = {name: self.twice(name) for name in ("h_0", "c_0", "dh_n", "dc_n")}
+        dy = np.concatenate([data.dy, data.dy], axis=-1)
+        size = self.plan.sizes(p.seq_len, p.batch)[workspace]
+        self.plan.run(
+            "backward", self.packed, workspace=size, x=data.x, lengths=data.lengths, y=y, dy=dy, reserve=reserve,
+            gradients=[*grads[0], None, None, *grads[1], None, None], **given, **out,
+        )  # fmt: skip
+        named = {f"{name} {d}": grads[d][i] for d in range(2) for i, name in enumerate(shapes)}
+        return out | named
+
+
 def test_two_directions_go_on_two_streams() -> None:
     """The same bits as one after the other; short calls are not worth the events."""
     library = simt_library()
     for text, forks in (("t40b3i5h33 state", 1), ("t1b1i2h3 state", 0)):
-        (problem,) = expand([text], cells=["lstm"], dtypes=["bf16"])
-        data = make(problem)
-        there, back = (
-            DevicePlan(
-                library,
-                "lstm",
-                "bfloat16",
-                problem.input_size,
-                problem.hidden_size,
-                kernel="cuda_cluster",
-                reverse=reverse,
-            )
-            for reverse in (False, True)
-        )
-        alone, calls = [], []
-        for plan in (there, back):
-            packed = pack(plan, data)
-            alone.append(forward(problem, plan, packed, data, keep=False)[0])
-            outputs = {name: np.zeros_like(value) for name, value in alone[-1].items()}
-            tensors = {"x": data.x, "h_0": data.first("h_0"), "c_0": data.first("c_0"), **outputs}
-            calls.append({"packed": packed, "tensors": tensors})
+        both = BothDirections(text, "bf16", "cuda_cluster")
         before = library.rnnk_simt_forks()
-        wanted = [dict(call["tensors"]) for call in calls]
-        there.forward_both(back, *calls)
+        got, _ = both.forward()
         assert library.rnnk_simt_forks() - before == forks, text
-        for tensors, result in zip(wanted, alone, strict=True):
-            same_bits({name: tensors[name] for name in result}, result, text)
+        for d, plan in enumerate(both.alone):
+            wanted, _ = forward(both.problem, plan, pack(plan, both.data), both.data, keep=False)
+            H = both.problem.hidden_size
+            mine = {"y": got["y"][..., d * H : (d + 1) * H], "h_n": got["h_n"][d], "c_n": got["c_n"][d]}
+            same_bits({name: mine[name] for name in wanted}, wanted, text)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "f32", "f64"])
 def test_bptt_of_two_directions_goes_on_two_streams(dtype: str) -> None:
-    """The same bits as one after the other, also where they add to one dx, if there is room for a second."""
+    """The same bits as one after the other, if there is room for a second dx; and those of each direction alone."""
     library = simt_library()
-    (problem,) = expand(["t40b3i5h33 state lengths"], cells=["lstm"], dtypes=[dtype])
-    data = make(problem)
     kernel = "cuda_cluster" if dtype in ("bf16", "f16") else "cuda_stepwise"
-    alone: list[dict[str, Any]] = []
-    calls: list[list[dict[str, Any]]] = [[], []]  # with room for a second dx, and without
-    plans = []
-    dx: list[Any] = [np.full(data.x.shape, 7, data.x.dtype) for _ in range(3)]
-    for reverse in (False, True):
-        name = np_dtype(problem).name
-        plan = DevicePlan(
-            library, "lstm", name, problem.input_size, problem.hidden_size, kernel=kernel, reverse=reverse
-        )
-        plans.append(plan)
-        packed = pack(plan, data)
-        given, reserve = forward(problem, plan, packed, data)
-        wanted = backward(problem, plan, packed, data, given["y"], reserve)
-        shapes = {key: value for key, value in wanted.items() if key != "dx"}
-        tensors = {"x": data.x, "h_0": data.first("h_0"), "c_0": data.first("c_0"), "y": given["y"], "dy": data.dy}
-        tensors |= {"dh_n": data.first("dh_n"), "dc_n": data.first("dc_n")}
-        states = [key for key in shapes if not key.startswith(("dw", "db"))]
-        more: dict[str, Any] = {"lengths": data.lengths, "reserve": reserve}
-        plan.backward(packed, **tensors, dx=dx[2], accumulate_dx=reverse, **more)
-        alone.append(shapes)
-        for at, call in enumerate(calls):
-            out = {key: np.zeros_like(value) for key, value in shapes.items()}
-            call.append(
-                {
-                    "packed": packed,
-                    "tensors": tensors | {key: out[key] for key in states} | {"dx": dx[at]},
-                    "pointers": {key: out[key] for key in shapes if key not in states},
-                    "accumulate_dx": reverse,
-                    **more,
-                }
-            )
-    for at, (call, room) in enumerate(zip(calls, (True, False), strict=True)):
-        outputs = [each["tensors"] | each["pointers"] for each in call]
+    both = BothDirections("t40b3i5h33 state lengths", dtype, kernel)
+    out, reserve = both.forward()
+    results = []
+    for workspace in ("workspace_backward", "workspace_backward_least"):
         before = library.rnnk_simt_forks()
-        plans[0].backward_both(plans[1], *call, room=room)
-        assert library.rnnk_simt_forks() - before == room
-        for output, result in zip(outputs, alone, strict=True):
-            same_bits({key: output[key] for key in result}, result, f"room {room}")
-        same_bits({"dx": dx[at]}, {"dx": dx[2]}, f"room {room}")
+        results.append(both.backward(out["y"], reserve, workspace))
+        assert library.rnnk_simt_forks() - before == (workspace == "workspace_backward")
+    same_bits(results[0], results[1], "at the same time, and in turn")
+    total = 0
+    for d, plan in enumerate(both.alone):
+        packed = pack(plan, both.data)
+        given, kept = forward(both.problem, plan, packed, both.data)
+        wanted = backward(both.problem, plan, packed, both.data, given["y"], kept)
+        mine = {name: results[0][f"{name} {d}"] for name in wanted if name.startswith(("dw", "db"))}
+        mine |= {name: results[0][name][d] for name in ("dh_0", "dc_0")}
+        same_bits(mine, {name: wanted[name] for name in mine}, f"direction {d}")
+        total = total + wanted["dx"].astype(np.float64)
+    error = np.abs(results[0]["dx"].astype(np.float64) - total).max() / np.abs(total).max()
+    assert error <= 4 * eps(both.problem)
+
+
+@pytest.mark.parametrize("kernel", DEVICE_KERNELS)
+def test_resets_of_a_reverse_walk_are_made_on_the_device(kernel: str) -> None:
+    """A reverse walk has the bits of a forward one over the rows turned round, marks turned and moved by a step."""
+    rng = np.random.default_rng(5)
+    T, B, inputs, H = 9, 3, 4, 8
+    plans = [
+        DevicePlan(simt_library(), "gru", "bfloat16", inputs, H, kernel=kernel, reverse=back) for back in (True, False)
+    ]
+
+    def draw(*shape: int) -> Any:
+        return rng.standard_normal(shape).astype(ml_dtypes.bfloat16)
+
+    weights = [draw(3 * H, inputs), draw(3 * H, H), draw(3 * H), draw(3 * H)]
+    x, reset, lengths = draw(T, B, inputs), rng.random((T, B)) < 0.4, np.array([9, 5, 0])
+    turned_x, turned = np.zeros_like(x), np.zeros_like(reset)
+    for b, end in enumerate(lengths):
+        turned_x[:end, b] = x[:end, b][::-1]
+        turned[1:end, b] = reset[1:end, b][::-1]
+    results = []
+    for plan, given, marks in zip(plans, (x, turned_x), (reset, turned), strict=True):
+        y, h_n = np.zeros((T, B, H), x.dtype), np.zeros((B, H), x.dtype)
+        plan.forward(plan.pack(*weights), given, None, None, y, h_n, None, lengths=lengths, reset=marks)
+        results.append((y, h_n))
+    for b, end in enumerate(lengths):
+        assert results[0][0][:end, b].tobytes() == results[1][0][:end, b][::-1].tobytes()
+    assert results[0][1].tobytes() == results[1][1].tobytes()
 
 
 # --- dropout between layers ------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Every kernel x cell x dtype x problem, straight on ``_core.Plan``, against the judge; the linear cell for equality.
+"""Every kernel x cell x dtype x problem, straight on a plan, against the judge; the linear cell for equality.
 
 Bounds are those of judging.py. The scalar kernel, which is slow, gets the QUICK list, the others FULL.
 """
@@ -17,7 +17,6 @@ import pytest
 from judging import allowed, close, draws, inactive_is_zero, judge, truth
 from kernel_tests import (  # noqa: F401  (collected here, with the fixture `kernel` of CPU kernels)
     test_absent_inputs_are_zeros,
-    test_accumulate_dx,
     test_any_subset_of_gradients,
     test_half_states_of_either_dtype,
     test_linear_is_exact,
@@ -25,6 +24,7 @@ from kernel_tests import (  # noqa: F401  (collected here, with the fixture `ker
     test_padding_never_matters,
     test_sums_are_at_least_float32,
 )
+from one_layer import HostPlan
 from problems import CELLS, DTYPES, FULL, QUICK, Problem, expand, lay_out, make
 from rnnkern import _core, reference
 from runner import KERNELS, UNAVAILABLE, Kept, dtype_of, gradients_of, plan_of, run, same_bits
@@ -70,7 +70,7 @@ def test_an_infinite_state_leaves_padding_units_out_of_the_gradients(kernel: str
     rng = np.random.default_rng(5)
     steps, rows, inputs, units = 2, 3, 4, 17
     dtype = DTYPES[dtype_of(kernel)]
-    plan = _core.Plan("lstm", dtype_of(kernel), inputs, units, kernel=kernel)
+    plan = HostPlan("lstm", dtype_of(kernel), inputs, units, kernel=kernel)
     weights = [
         (rng.uniform(0.1, 0.2, shape)).astype(dtype)
         for shape in ((4 * units, inputs), (4 * units, units), (4 * units,), (4 * units,))
@@ -137,7 +137,7 @@ def test_scalar_kernel_declines_nothing() -> None:
         for dtype in DTYPES:
             for bias in (True, False):
                 for reverse in (True, False):
-                    plan = _core.Plan(cell, dtype, 5, 7, bias=bias, reverse=reverse, kernel="cpu_scalar")
+                    plan = HostPlan(cell, dtype, 5, 7, bias=bias, reverse=reverse, kernel="cpu_scalar")
                     assert plan.kernel == "cpu_scalar"
 
 
@@ -145,9 +145,9 @@ def test_free_choice_is_the_smallest_estimate() -> None:
     """Without a name the kernel that runs does not decline, and explain() estimates none faster both ways."""
     if os.environ.get("RNNKERN_KERNEL"):
         pytest.skip("RNNKERN_KERNEL is set: there is no free choice")
-    plan = _core.Plan("lstm", "float32", 64, 64)
+    plan = HostPlan("lstm", "float32", 64, 64)
     assert plan.kernel in KERNELS and not UNAVAILABLE[plan.kernel]
-    verdicts = {v["name"]: v for v in _core.explain("lstm", "float32", 64, 64, 100, 16)}
+    verdicts = {v["name"]: v for v in _core.explain("lstm", "float32", (64, 64), (100, 16))}
     assert list(verdicts) == [name for name, _ in _core.kernels()]
     chosen = verdicts[plan.kernel]
     assert not chosen["declined"]
@@ -161,7 +161,7 @@ def test_free_choice_is_the_smallest_estimate() -> None:
 
 
 def test_environment_forces_a_kernel(kernel: str) -> None:
-    code = f"from rnnkern import _core; print(_core.Plan('gru', '{dtype_of(kernel)}', 3, 4).kernel)"
+    code = f"from rnnkern import _core; print(*_core.Plan('gru', '{dtype_of(kernel)}', 3, 4).kernels)"
     env = os.environ | {"RNNKERN_KERNEL": kernel}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == kernel
@@ -169,7 +169,7 @@ def test_environment_forces_a_kernel(kernel: str) -> None:
 
 def test_forced_kernel_is_never_replaced() -> None:
     with pytest.raises(ValueError, match="no_such_kernel"):
-        _core.Plan("gru", "float32", 3, 4, kernel="no_such_kernel")
+        HostPlan("gru", "float32", 3, 4, kernel="no_such_kernel")
     code = "from rnnkern import _core; _core.Plan('gru', 'float32', 3, 4)"
     env = os.environ | {"RNNKERN_KERNEL": "no_such_kernel"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
@@ -189,19 +189,19 @@ def test_lay_out_is_what_it_says() -> None:
 
 def test_a_pack_of_another_layout_is_refused() -> None:
     zeros = [np.zeros(s, np.float32) for s in ((12, 3), (12, 4), (12,), (12,))]
-    packed = _core.Plan("gru", "float32", 3, 4, kernel="cpu_scalar").pack(*zeros)
-    other = _core.Plan("gru", "float32", 4, 4, kernel="cpu_scalar")
+    packed = HostPlan("gru", "float32", 3, 4, kernel="cpu_scalar").pack(*zeros)
+    other = HostPlan("gru", "float32", 4, 4, kernel="cpu_scalar")
     x, y = np.zeros((1, 1, 4), np.float32), np.zeros((1, 1, 4), np.float32)
     with pytest.raises(
         ValueError, match=r"packed: expected weights packed for float32 gru of 4 inputs .* got .* 3 inputs"
     ):
         other.forward(packed, x, None, None, y, None, None)
     with pytest.raises(ValueError, match="packed: expected weights packed for"):
-        _core.Stepper(other, packed, 1)
+        _core.Stepper(other.plan, packed, 1)
 
 
 def test_half_a_pack_is_refused_where_it_is_of_no_use() -> None:
-    plan = _core.Plan("gru", "float32", 3, 4, kernel="cpu_scalar")
+    plan = HostPlan("gru", "float32", 3, 4, kernel="cpu_scalar")
     zeros = [np.zeros(s, np.float32) for s in ((12, 3), (12, 4), (12,), (12,))]
     x, y = np.zeros((1, 1, 3), np.float32), np.zeros((1, 1, 4), np.float32)
     reserve = Kept(plan.sizes(1, 1)["reserve"]).array
@@ -210,7 +210,7 @@ def test_half_a_pack_is_refused_where_it_is_of_no_use() -> None:
     with pytest.raises(ValueError, match="packed: expected weights packed with forward=True"):
         plan.forward(backward, x, None, None, y, None, None)
     with pytest.raises(ValueError, match="packed: expected weights packed with forward=True"):
-        _core.Stepper(plan, backward, 1)
+        _core.Stepper(plan.plan, backward, 1)
     with pytest.raises(ValueError, match="packed: expected weights packed with backward=True"):
         plan.backward(forward, reserve, x, None, None, y, y, None, None)
     with pytest.raises(ValueError, match="forward, backward: expected at least one"):
@@ -227,7 +227,7 @@ def test_half_a_pack_is_refused_where_it_is_of_no_use() -> None:
     ],
 )
 def test_bad_reserves(wrong: Any, kind: Any, sentence: str) -> None:
-    plan = _core.Plan("gru", "float32", 3, 4, kernel="cpu_scalar")
+    plan = HostPlan("gru", "float32", 3, 4, kernel="cpu_scalar")
     packed = plan.pack(*(np.zeros(s, np.float32) for s in ((12, 3), (12, 4), (12,), (12,))))
     x, y = np.zeros((1, 1, 3), np.float32), np.full((1, 1, 4), 7, np.float32)
     with pytest.raises(kind, match=sentence):
@@ -251,7 +251,7 @@ class OfAnotherLibrary:
 @pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.1.0", reason="NumPy exports read-only arrays from 2.1 on")
 def test_a_read_only_output_of_another_library_is_refused() -> None:
     """DLPack says of an array whether it may be written to."""
-    plan = _core.Plan("gru", "float32", 3, 4, kernel="cpu_scalar")
+    plan = HostPlan("gru", "float32", 3, 4, kernel="cpu_scalar")
     packed = plan.pack(*(np.ones(s, np.float32) for s in ((12, 3), (12, 4), (12,), (12,))))
     x, y = np.ones((1, 1, 3), np.float32), np.zeros((1, 1, 4), np.float32)
     plan.forward(packed, OfAnotherLibrary(x), None, None, OfAnotherLibrary(y), None, None)

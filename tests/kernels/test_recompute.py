@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import rnnkern as rk
+from one_layer import HostPlan
 from problems import Problem, expand, make
-from rnnkern import _core
 from runner import KERNELS, plan_of, run, same_bits
 
 pytestmark = pytest.mark.whole
@@ -44,7 +44,7 @@ def test_same_bits_of_the_other_dtypes(problem: Problem) -> None:
 
 
 def _plan(problem: Problem, kernel: str) -> Any:
-    return _core.Plan(
+    return HostPlan(
         problem.cell, problem.dtype, problem.input_size, problem.hidden_size,
         bias=not problem.has("nobias"), reverse=problem.has("reverse"), recompute=True, kernel=kernel,
     )  # fmt: skip
@@ -53,7 +53,7 @@ def _plan(problem: Problem, kernel: str) -> Any:
 def _reserve(steps: int, recompute: bool) -> int:
     """Bytes of a tape beside x and y."""
     H, B = 64, 512  # a segment may end after any step
-    plan = _core.Plan("lstm", "float32", 8, H, recompute=recompute)
+    plan = HostPlan("lstm", "float32", 8, H, recompute=recompute)
     return int(plan.sizes(steps, B)["reserve"])
 
 

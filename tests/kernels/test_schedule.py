@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from one_layer import HostPlan
 from rnnkern import _core
 
 KERNELS = [name for name, reason in _core.kernels() if not reason]
@@ -19,7 +20,7 @@ def estimate(request: pytest.FixtureRequest) -> Iterator[Estimate]:
 
     def of(steps: int, batch: int, hidden: int, threads: int, backward: bool = False) -> float:
         _core.set_num_threads(threads)
-        plan = _core.Plan("lstm", "bfloat16", hidden, hidden, kernel=request.param)
+        plan = HostPlan("lstm", "bfloat16", hidden, hidden, kernel=request.param)
         return float(plan.estimate(steps, batch, backward))
 
     yield of

@@ -31,9 +31,8 @@ KERNELS = {1: b"lanes_1", 4: b"lanes_4"}
 DTYPES = ("float32", "float64")  # in the order of rnnk_dtype
 TEAM, ASCENDING, DESCENDING = range(3)  # Split.order of splits.cpp
 ALONE = (1, True, TEAM)  # tasks, by rows, order
-NO_BIAS, REVERSE, RECOMPUTE, RESET_BEFORE, MASKED = 1, 2, 4, 32, 256  # rnnk_problem.flags
+NO_BIAS, RECOMPUTE, RESET_BEFORE = 1, 2, 32  # rnnk_problem.flags
 FLAGS = {"peephole": 8, "coupled": 16, "layer_norm": 64, "independent": 128}
-TRAIN = 2  # rnnk_args.flags
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +51,7 @@ def library() -> Any:
         flags = ["-O1", "-fno-math-errno", "-fno-exceptions", "-Wno-psabi", "-c"]
         shell(*command, *flags, ROOT / "tests/kernels/splits/splits.cpp", "-o", build / "splits.o")
         sources = [ROOT / "csrc/capi.cpp", *(ROOT / "csrc/core").glob("*.cpp")]
+        sources += (ROOT / "csrc/network").glob("*.cpp")
         shell(*command, "-shared", *sources, build / "splits.o", "-o", build / "libsplits.so")
 
     return c_abi.load(once("splits", make, ROOT / "tests/kernels/splits") / "libsplits.so")
@@ -70,10 +70,9 @@ def problem_of(case: Case, recompute: bool) -> Any:
     kind, options = case.kind, case.kind.options
     cell = list(reference.CELLS).index(kind.cell)  # it has the order of cells.inc
     flags = sum(flag for name, flag in FLAGS.items() if getattr(options, name))
-    flags |= (not options.reset_after) * RESET_BEFORE | kind.marks * MASKED | case.bare * NO_BIAS
-    flags |= case.reverse * REVERSE | recompute * RECOMPUTE
+    flags |= (not options.reset_after) * RESET_BEFORE | case.bare * NO_BIAS | recompute * RECOMPUTE
     return c_abi.new(
-        c_abi.FullProblem, cell=cell, dtype=DTYPES.index(case.dtype), flags=flags,
+        c_abi.Problem, cell=cell, dtype=DTYPES.index(case.dtype), flags=flags, direction=int(case.reverse),
         input_size=case.features, hidden_size=case.H, proj_size=case.P if kind.projects else 0, heads=options.heads,
         zoneout=options.zoneout, recurrent_dropout=options.recurrent_dropout,
     )  # fmt: skip
@@ -123,15 +122,24 @@ def run(
         "workspace": aligned(max(sizes.workspace_forward, sizes.workspace_backward)),
         **({"reserve": aligned(sizes.reserve)} if wanted else {}),
     }
-    args = c_abi.new(c_abi.FullArgs, seq_len=case.T, batch=case.B, flags=case.kind.train * TRAIN, **RANDOM)
+    gradients = c_abi.new(c_abi.Weights)
+    args = c_abi.new(
+        c_abi.Args, seq_len=case.T, batch=case.B, flags=case.kind.train * c_abi.TRAIN,
+        dweights=ctypes.addressof(gradients), **RANDOM,
+    )  # fmt: skip
     for name, array in (data.tensors | results | marks | buffers).items():
+        if name.startswith("d") and name[1:] in params:
+            setattr(gradients, name[1:], c_abi.tensor(array, problem.dtype))
+            continue
         is_tensor = isinstance(getattr(args, name), c_abi.Tensor)
-        setattr(args, name, c_abi.tensor(array, problem.dtype) if is_tensor else array.ctypes.data)
-    for name in buffers.keys() - {"packed"}:
-        setattr(args, f"{name}_size", buffers[name].size)
+        one = array[None] if is_tensor and array.ndim == 2 else array  # a state, of one layer
+        setattr(args, name, c_abi.tensor(one, problem.dtype) if is_tensor else array.ctypes.data)
+    for name, buffer in buffers.items():
+        setattr(args, f"{name}_size", buffer.size)
 
-    given = c_abi.new(c_abi.FullWeights, **{name: value.ctypes.data for name, value in params.items()})
-    check(library.rnnk_pack_weights(plan, ctypes.byref(given), 1, args.packed, sizes.packed))
+    given = c_abi.new(c_abi.Weights, **{name: c_abi.tensor(value, problem.dtype) for name, value in params.items()})
+    halves = c_abi.BOTH
+    check(library.rnnk_pack_weights(plan, ctypes.byref(given), halves, args.packed, args.packed_size, None))
     check(library.rnnk_forward(plan, ctypes.byref(args)))
     if wanted:
         buffers["workspace"][:] = 0xFF

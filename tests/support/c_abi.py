@@ -12,7 +12,8 @@ import numpy as np
 I32, I64, U32, U64, P = c.c_int32, c.c_int64, c.c_uint32, c.c_uint64, c.c_void_p
 OK, INVALID_VALUE, INVALID_TYPE, NOT_SUPPORTED = range(4)
 FLOAT32, FLOAT64, BFLOAT16 = 0, 1, 2
-ACCUMULATE_DX = 1
+TRAIN = 1
+FORWARD, BACKWARD, BOTH = 1, 2, 3  # rnnk_halves
 LSTM = 3
 
 
@@ -24,52 +25,55 @@ def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
     return [(name, kind) for name in names.split()]
 
 
+Activation = _struct("Activation", *_fields(I32, "kind reserved"), *_fields(c.c_double, "alpha beta"))
 Problem = _struct(
     "Problem",
     ("struct_size", U32),
     *_fields(I32, "cell dtype device device_index"),
     ("flags", U32),
-    *_fields(I64, "input_size hidden_size"),
+    *_fields(I64, "input_size hidden_size num_layers"),
+    *_fields(I32, "direction reserved"),
+    ("dropout", c.c_double),
+    *_fields(I64, "proj_size heads"),
+    ("clip", c.c_double),
+    ("activations", Activation * 3),
+    ("zoneout", c.c_double * 2),
+    ("recurrent_dropout", c.c_double),
+    *_fields(I64, "typical_seq_len typical_batch"),
 )
 Sizes = _struct(
-    "Sizes", ("struct_size", U32), *_fields(c.c_size_t, "packed reserve workspace_forward workspace_backward")
+    "Sizes",
+    ("struct_size", U32),
+    *_fields(
+        c.c_size_t,
+        "packed reserve workspace_forward workspace_forward_least workspace_backward workspace_backward_least",
+    ),
 )
-Tensor = _struct("Tensor", ("data", P), ("stride", I64 * 3), ("dtype", I32))
-Weights = _struct("Weights", ("struct_size", U32), *_fields(P, "weight_ih weight_hh bias_ih bias_hh"))
+ReserveBound = _struct(
+    "ReserveBound", ("struct_size", U32), *_fields(I64, "constant per_row per_row_dropped border_row border")
+)
+Tensor = _struct("Tensor", ("data", P), ("stride", I64 * 3), *_fields(I32, "dtype reserved"))
+Weights = _struct(
+    "Weights", ("struct_size", U32), *_fields(Tensor, "weight_ih weight_hh bias_ih bias_hh weight_hr params")
+)
 Args = _struct(
     "Args",
-    ("struct_size", U32),
-    ("flags", U32),
+    *_fields(U32, "struct_size flags"),
     *_fields(I64, "seq_len batch"),
-    *_fields(P, "lengths packed"),
+    *_fields(P, "lengths mask reset packed"),
+    ("packed_size", c.c_size_t),
     *_fields(Tensor, "x h_0 c_0 y h_n c_n"),
     ("reserve", P),
     ("reserve_size", c.c_size_t),
     ("workspace", P),
     ("workspace_size", c.c_size_t),
-    *_fields(Tensor, "dy dh_n dc_n dx dh_0 dc_0"),
-    *_fields(P, "dweight_ih dweight_hh dbias_ih dbias_hh"),
-)
-# The same with what was appended since: the options of a step.
-FullProblem = _struct(
-    "FullProblem",
-    *_fields(I64, "proj_size heads"),
-    ("clip", c.c_double),
-    ("activations", _struct("Activation", ("kind", I32), *_fields(c.c_double, "alpha beta")) * 3),
-    ("zoneout", c.c_double * 2),
-    ("recurrent_dropout", c.c_double),
-    base=Problem,
-)
-FullWeights = _struct("FullWeights", *_fields(P, "weight_hr params"), base=Weights)
-FullArgs = _struct(
-    "FullArgs",
-    *_fields(P, "dweight_hr dparams mask reset"),
-    ("dh", Tensor),
-    ("clip_dh", c.c_double),
+    ("cuda_stream", P),
     ("seed", U64),
     *_fields(U32, "call stream"),
     ("first_step", I64),
-    base=Args,
+    *_fields(Tensor, "dy dh_n dc_n dx dh_0 dc_0"),
+    *_fields(P, "dweights dh"),
+    ("clip_dh", c.c_double),
 )
 Dropout = _struct(
     "Dropout",
@@ -111,13 +115,12 @@ def load(path: Path) -> Any:
     lib.rnnk_plan_estimate.restype = c.c_double
     lib.rnnk_plan_estimate.argtypes = [P, I64, I64, I32]
     lib.rnnk_plan_sizes.argtypes = [P, I64, I64, P]
-    lib.rnnk_pack_weights.argtypes = [P, P, I32, P, c.c_size_t]
+    lib.rnnk_plan_reserve_bound.argtypes = [P, P]
+    lib.rnnk_pack_weights.argtypes = [P, P, I32, P, c.c_size_t, P]
     lib.rnnk_forward.argtypes = lib.rnnk_backward.argtypes = [P, P]
-    lib.rnnk_forward_stack.argtypes = lib.rnnk_backward_stack.argtypes = [P, P, I32]
-    lib.rnnk_backward_both.argtypes = [P, P, P, P]
-    lib.rnnk_backward_both_workspace.argtypes = [P, P, I64, I64, P]
-    lib.rnnk_explain.argtypes = [P, I64, I64, I32, P]
-    lib.rnnk_plan_destroy.argtypes = lib.rnnk_plan_kernel.argtypes = [P]
+    lib.rnnk_explain.argtypes = [P, I64, I64, I64, I32, P]
+    lib.rnnk_plan_kernel.argtypes = [P, I64]
+    lib.rnnk_plan_destroy.argtypes = [P]
     lib.rnnk_plan_destroy.restype = None
     return lib
 
@@ -134,20 +137,23 @@ def aligned(nbytes: int) -> Any:
 
 
 def tensor(array: Any, dtype: int = FLOAT32) -> Any:
-    strides = [s // array.itemsize for s in array.strides] + [1]
-    return Tensor(array.ctypes.data, (I64 * 3)(*strides[:3]), dtype)
+    strides = [s // array.itemsize for s in array.strides] + [1, 1]
+    return Tensor(array.ctypes.data, (I64 * 3)(*strides[:3]), dtype, 0)
 
 
 class Layer:
-    """An LSTM layer's plan, buffers and valid Args. Every buffer the library may write is in ``outputs``."""
+    """An LSTM's plan, buffers and valid Args: of one layer, or more. Every buffer the library may write is in
+    ``outputs``; gradients of parameters are views of them in ``gradients``, [L*D] structs."""
 
     T, B, IN, H, G = 4, 3, 5, 6, 4
 
-    def __init__(self, lib: Any, cell: int) -> None:
+    def __init__(self, lib: Any, cell: int, **problem: Any) -> None:
         T, B, IN, H, G = self.T, self.B, self.IN, self.H, self.G
         self.lib, self.plan = lib, P()
-        self.problem = new(Problem, cell=cell, dtype=FLOAT32, input_size=IN, hidden_size=H)
-        assert lib.rnnk_plan_create(c.byref(self.problem), None, c.byref(self.plan)) == OK
+        self.problem = new(Problem, **{"cell": cell, "dtype": FLOAT32, "input_size": IN, "hidden_size": H} | problem)
+        assert lib.rnnk_plan_create(c.byref(self.problem), None, c.byref(self.plan)) == OK, lib.rnnk_last_error()
+        D = 2 if self.problem.direction == 2 else 1
+        count, out = (self.problem.num_layers or 1) * D, D * H
         self.sizes = new(Sizes)
         assert lib.rnnk_plan_sizes(self.plan, T, B, c.byref(self.sizes)) == OK
         rng = np.random.default_rng(1)
@@ -155,39 +161,41 @@ class Layer:
         def given(*shape: int) -> Any:
             return rng.standard_normal(shape).astype(np.float32)
 
-        self.inputs = {"x": given(T, B, IN), "h_0": given(B, H), "c_0": given(B, H), "dy": given(T, B, H)}
+        states = (count, B, H)
+        self.inputs = {"x": given(T, B, IN), "h_0": given(*states), "c_0": given(*states), "dy": given(T, B, out)}
         self.outputs: dict[str, Any] = {
-            "y": given(T, B, H), "h_n": given(B, H), "c_n": given(B, H),
-            "dx": given(T, B, IN), "dh_0": given(B, H), "dc_0": given(B, H),
-            "dweight_ih": given(G * H, IN), "dweight_hh": given(G * H, H),
-            "dbias_ih": given(G * H), "dbias_hh": given(G * H),
+            "y": given(T, B, out), "h_n": given(*states), "c_n": given(*states),
+            "dx": given(T, B, IN), "dh_0": given(*states), "dc_0": given(*states),
             "packed": aligned(self.sizes.packed), "reserve": aligned(self.sizes.reserve),
         }  # fmt: skip
         self.workspace = aligned(max(self.sizes.workspace_forward, self.sizes.workspace_backward))
         self.lengths = np.array([T, 0, 2], np.int64)
-        self.arrays = {
-            name: given(*shape)
-            for name, shape in {
-                "weight_ih": (G * H, IN),
-                "weight_hh": (G * H, H),
-                "bias_ih": (G * H,),
+        self.arrays: list[dict[str, Any]] = []
+        self.weights, self.gradients = (Weights * count)(), (Weights * count)()
+        for index in range(count):
+            shapes = {
+                "weight_ih": (G * H, IN if index < D else out), "weight_hh": (G * H, H), "bias_ih": (G * H,),
                 "bias_hh": (G * H,),
-            }.items()
-        }
-        self.weights = new(Weights, **{name: a.ctypes.data for name, a in self.arrays.items()})
+            }  # fmt: skip
+            self.arrays.append({name: given(*shape) for name, shape in shapes.items()})
+            grads = {name: given(*shape) for name, shape in shapes.items()}
+            self.outputs |= {f"d{name}_{index}": grad for name, grad in grads.items()}
+            for structs, arrays in ((self.weights, self.arrays[-1]), (self.gradients, grads)):
+                structs[index] = new(Weights, **{name: tensor(array) for name, array in arrays.items()})
         self.args = new(
             Args, seq_len=T, batch=B, lengths=self.lengths.ctypes.data,
-            packed=self.outputs["packed"].ctypes.data,
+            packed=self.outputs["packed"].ctypes.data, packed_size=self.sizes.packed,
             reserve=self.outputs["reserve"].ctypes.data, reserve_size=self.sizes.reserve,
             workspace=self.workspace.ctypes.data, workspace_size=self.workspace.size,
+            dweights=c.cast(self.gradients, P),
         )  # fmt: skip
         for name, array in (self.inputs | self.outputs).items():
             if name in dict(Args._fields_) and name not in ("packed", "reserve"):
-                setattr(self.args, name, array.ctypes.data if "weight" in name or "bias" in name else tensor(array))
+                setattr(self.args, name, tensor(array))
 
-    def pack(self, backward: int = 1) -> int:
-        size = self.sizes.packed
-        return int(self.lib.rnnk_pack_weights(self.plan, c.byref(self.weights), backward, self.args.packed, size))
+    def pack(self, halves: int = BOTH) -> int:
+        given = (self.plan, c.byref(self.weights), halves, self.args.packed, self.args.packed_size, None)
+        return int(self.lib.rnnk_pack_weights(*given))
 
     def call(self, which: str) -> int:
         return int(getattr(self.lib, f"rnnk_{which}")(self.plan, c.byref(self.args)))

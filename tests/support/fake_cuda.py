@@ -122,9 +122,6 @@ class FakeLibrary:
         log.append("empty")
         return FakeArray(_aligned(shape, self._dtype(dtype)), index)
 
-    def view(self, block: FakeArray, shape: tuple[int, ...], dtype: str) -> FakeArray:
-        return FakeArray(block.hidden.view(self._dtype(dtype)).reshape(shape), block.gpu)
-
     def cast(self, array: FakeArray, dtype: str) -> FakeArray:
         log.append("cast")
         new = _aligned(array.shape, self._dtype(dtype))

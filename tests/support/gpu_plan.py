@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import fake_cuda
+from one_layer import OneLayer, keywords_of
 from problems import Array
 from rnnkern import _core
 
@@ -44,12 +45,12 @@ class _Copy:
             self.whole.reshape(-1).view(np.uint8)[...] = self.block.cpu().numpy()
 
 
-class GpuPlan:
+class GpuPlan(OneLayer):
     """The calls that tests make of a plan."""
 
     def __init__(self, cell: str, dtype: str, input_size: int, hidden_size: int, **options: Any) -> None:
-        self.plan = _core.Plan(cell, dtype, input_size, hidden_size, device="cuda", **options)
-        self.kernel, self.param_rows = self.plan.kernel, self.plan.param_rows
+        self.plan = _core.Plan(cell, dtype, input_size, hidden_size, device="cuda", **keywords_of(options))
+        (self.kernel,), self.param_rows = self.plan.kernels, self.plan.param_rows
 
     def sizes(self, seq_len: int, batch: int) -> dict[str, int]:
         return self.plan.sizes(seq_len, batch)
@@ -61,29 +62,23 @@ class GpuPlan:
 
         return torch.full((max(count, 1),), 0xFF, dtype=torch.uint8, device="cuda")
 
-    def pack(self, *args: Any, backward: bool = True, **keywords: Any) -> Any:
-        given = [None if a is None else _Copy(np.ascontiguousarray(a)).view for a in args]
-        more = {name: None if a is None else _Copy(np.ascontiguousarray(a)).view for name, a in keywords.items()}
-        return self.plan.pack(*given, backward=backward, into=self._bytes(self.sizes(0, 0)["packed"]), **more)
+    def _pack(self, weights: list[Array | None], forward: bool, backward: bool) -> Any:
+        given = [None if a is None else _Copy(np.ascontiguousarray(a)).view for a in weights]
+        return self.plan.pack(given, forward, backward, into=self._bytes(self.sizes(0, 0)["packed"]))
 
-    def forward(self, packed: Any, *args: Any, **keywords: Any) -> None:
-        self._call("forward", packed, args, keywords)
-
-    def backward(self, packed: Any, *args: Any, **keywords: Any) -> None:
-        self._call("backward", packed, args, keywords)
-
-    def _call(self, which: str, packed: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    def _run(self, which: str, packed: Any, arguments: dict[str, Any]) -> None:
         copies: list[_Copy] = []
 
         def there(value: Any) -> Any:
+            if isinstance(value, list):
+                return [there(each) for each in value]
             if not isinstance(value, np.ndarray):
                 return value
             copies.append(_Copy(value))
             return copies[-1].view
 
-        x = args[1] if which == "backward" else args[0]  # reserve comes first in backward
-        workspace = self._bytes(self.sizes(*x.shape[:2])[f"workspace_{which}"])
-        more = {name: there(value) for name, value in keywords.items()}
-        getattr(self.plan, which)(packed, *[there(a) for a in args], workspace=workspace, **more)
+        workspace = self._bytes(self.sizes(*arguments["x"].shape[:2])[f"workspace_{which}"])
+        given = {name: there(value) for name, value in arguments.items()}
+        getattr(self.plan, which)(packed, workspace=workspace, **given)
         for copy in copies:
             copy.back()

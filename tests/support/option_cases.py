@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from one_layer import marks_of_walk
 from problems import DTYPES, HALF, KINK, Array, smooth_slstm
 from rnnkern import reference
 
@@ -250,7 +251,7 @@ def _layer(case: Case, data: CaseData) -> Any:
         case["reverse"],
         options=data.options,
         mask=data.mask,
-        reset=data.reset,
+        reset=marks_of_walk(data.reset, data.lengths, case["reverse"]),
         random=data.random,
     )
 

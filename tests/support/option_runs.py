@@ -38,7 +38,7 @@ def bind(case: Case, dtype: str, kernel: str) -> Any:
         kernel, case.cell, dtype, case.features, case.H, bias=case["bias"], reverse=case["reverse"],
         recompute=case["recompute"], proj_size=case["proj_size"], heads=o.heads,
         peephole=o.peephole, coupled=o.coupled, reset_before=not o.reset_after, layer_norm=o.layer_norm,
-        independent=o.independent, masked=True, clip=o.clip or 0.0, activations=activations, zoneout=o.zoneout,
+        independent=o.independent, clip=o.clip or 0.0, activations=activations, zoneout=o.zoneout,
         recurrent_dropout=o.recurrent_dropout,
     )  # fmt: skip
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import fake_cuda
-from rnnkern import _core, ops, plans, reserve
+from rnnkern import _core
+from rnnkern._engine import gradients, plans
 from rnnkern.torch import gpu, kernels
 
 
@@ -32,9 +33,6 @@ class Library:
         if block.numel():
             block.view(torch.uint8).fill_(0xFF)
         return block.view(shape)
-
-    def view(self, block: Tensor, shape: tuple[int, ...], dtype: str) -> Tensor:
-        return block.view(getattr(torch, dtype)).view(shape)
 
     def cast(self, array: Tensor, dtype: str) -> Tensor:
         return array.to(getattr(torch, dtype), copy=True).contiguous()
@@ -96,17 +94,9 @@ class _Plan:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._plan, name)
-        if name not in ("pack", "forward", "forward_both", "backward", "backward_both"):
+        if name not in ("pack", "forward", "backward"):
             return found
         return lambda *args, **keywords: found(*_seen(args), **_seen(keywords))
-
-    @staticmethod
-    def forward_stack(*args: Any, **keywords: Any) -> None:
-        _core.Plan.forward_stack(*_seen(args), **_seen(keywords))
-
-    @staticmethod
-    def backward_stack(*args: Any, **keywords: Any) -> None:
-        _core.Plan.backward_stack(*_seen(args), **_seen(keywords))
 
 
 class _Core:
@@ -119,7 +109,7 @@ class _Core:
         _core.dropout(*_seen(args), **keywords)
 
 
-CACHES = (plans._plan, plans.plans, kernels._spec, reserve._shelf, reserve._reserve_rows)
+CACHES = (plans.plan, plans.places_of, plans._bound, gradients._rows_of_block, kernels._spec)
 
 
 def pose(patch: pytest.MonkeyPatch) -> Generator:
@@ -131,7 +121,6 @@ def pose(patch: pytest.MonkeyPatch) -> Generator:
     patch.setattr(torch.backends.cudnn, "allow_tf32", False)  # torch's default is True, which is not compared here
     patch.setattr(torch.cuda, "default_generators", (generator,))
     patch.setattr(plans, "_core", _Core())
-    patch.setattr(ops, "_core", _Core())
     return generator
 
 

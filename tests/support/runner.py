@@ -1,4 +1,4 @@
-"""Runs one layer in one direction straight on ``_core.Plan``, into outputs that betray what a kernel must not do.
+"""Runs one layer in one direction on a plan (one_layer.py), into outputs that betray what a kernel must not do.
 
 Every output starts as NaN, so an element that is not written shows; it lies between guards and, where its layout has
 gaps, among them, so a write past its end or into a gap shows too. Inputs are read-only (problems.make).
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from device_plan import DevicePlan, simt_library
+from one_layer import HostPlan
 from problems import CELLS, Array, Data, Problem, np_dtype, state_dtype
 from rnnkern import _core
 
@@ -53,7 +54,7 @@ def bind(problem: Problem, kernel: str) -> Any:
 def new_plan(kernel: str, *args: Any, **options: Any) -> Any:
     if kernel in DEVICE_KERNELS:
         return DevicePlan(simt_library(), *args, kernel=kernel, **options)
-    return _core.Plan(*args, kernel=kernel, **options)
+    return HostPlan(*args, kernel=kernel, **options)
 
 
 def dtype_of(kernel: str) -> str:
@@ -61,7 +62,7 @@ def dtype_of(kernel: str) -> str:
     if UNAVAILABLE[kernel]:
         pytest.skip(f"{kernel}: {UNAVAILABLE[kernel]}")
     try:
-        _core.Plan("lstm", "float32", 1, 1, kernel=kernel)
+        HostPlan("lstm", "float32", 1, 1, kernel=kernel)
     except NotImplementedError:
         return "bfloat16"
     return "float32"

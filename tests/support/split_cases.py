@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from numeric import EPS
+from one_layer import marks_of_walk
 from problems import smooth_slstm
 from rnnkern import reference
 from rnnkern.reference.cells import normalise
@@ -159,7 +160,8 @@ def judged(case: Case) -> tuple[dict[str, Array], float]:
         data.lengths,
         case.reverse,
         options=kind.options,
-        **data.marks,
+        mask=data.marks.get("mask"),
+        reset=marks_of_walk(data.marks.get("reset"), data.lengths, case.reverse),
         random=tuple(RANDOM.values()) if kind.train else None,  # type: ignore[arg-type]
     )
     grads = reference.layer_backward(saved, given["dy"], given.get("dh_n"), given.get("dc_n"))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import rnnkern.torch as rt
-from rnnkern.spec import NO_MARKS, Marks
+from rnnkern._engine.spec import NO_MARKS, Marks
 from torch_cases import Answer, flat
 
 T, B, IN, H = 5, 3, 2, 4

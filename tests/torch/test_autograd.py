@@ -12,7 +12,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import rnnkern.torch as rt
-from rnnkern import _core, ops
+from rnnkern import _core, _engine
 
 # torch scripts its own decompositions at the first use of forward mode.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
@@ -45,13 +45,13 @@ def alive(tapes: list[Any]) -> int:
 @pytest.fixture
 def backward_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
-    backward = ops.backward
+    backward = _engine.backward
 
     def spy(*args: Any, **kwargs: Any) -> Any:
         calls.append(kwargs)
         return backward(*args, **kwargs)
 
-    monkeypatch.setattr(ops, "backward", spy)
+    monkeypatch.setattr(_engine, "backward", spy)
     return calls
 
 

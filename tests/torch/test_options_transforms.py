@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 
 import rnnkern.torch as rt
+from rnnkern._engine.spec import NO_MARKS, Marks
 from rnnkern.option_values import ACTIVATIONS
-from rnnkern.spec import NO_MARKS, Marks
 from rnnkern.torch import composed, operators
 from torch_cases import Answer, Seen, flat, near
 from torch_option_cases import CALLS, CASES, F64, IN, MARKED, RANDOM, B, H, T, arguments, call, given, make

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel
 
 import rnnkern.torch as rt
-from rnnkern import _core, ops
+from rnnkern import _core, _engine
 
 T, B, IN, H = 5, 2, 3, 4
 NAMES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
@@ -260,7 +260,7 @@ def test_freeze_packs_once_and_gives_the_same_bits(name: str, monkeypatch: pytes
             raise AssertionError("packed again")
 
         with monkeypatch.context() as patch:
-            patch.setattr(ops, "pack", refuse)
+            patch.setattr(_engine, "pack", refuse)
             assert torch.equal(run(module), wanted)
         assert module.unfreeze() is module
         assert "frozen" not in repr(module)

@@ -16,7 +16,7 @@ from build import ROOT
 from targets import Target
 
 _TORCH = ("tests/kernels/test_plain.py", "tests/kernels/test_same_bits.py")  # tests that need torch
-_NUMPY = ("tests/kernels/test_options.py", "tests/kernels/test_beside.py", "tests/api/test_decode.py")
+_NUMPY = ("tests/kernels/test_options.py", "tests/kernels/test_networks.py", "tests/api/test_decode.py")
 
 
 def policy(wheel: Path, expected: str | None) -> str:

@@ -1,27 +1,29 @@
-/* rnnkern's C ABI: fused recurrent kernels, forward and back-propagation through time.
+/* rnnkern's C ABI: fused recurrent networks, forward and back-propagation through time.
  *
- * A *problem* says what: one layer in one direction. A *plan* is a problem bound to a kernel: it knows sizes and
- * packed layouts and owns neither weights nor buffers. The caller allocates everything (64-byte aligned where it says so).
- * Sequence length, batch and row lengths come with each call.
- *
- * On a GPU (problem.device = RNNK_CUDA) every pointer to an array, `lengths`, `mask` and `reset` included, is to memory of that
- * device, and every function that takes `cuda_stream` only puts work on that stream: it waits for nothing and allocates nothing,
- * so it may be captured in a CUDA graph (after the first call of that shape on the device, which prepares products over time). What a kernel finds wrong with device memory (a length outside [0, T]) it clamps, and
- * the next call on that device, or rnnk_device_check(), reports it.
+ * A *problem* describes a network: a cell with its options, layers, directions, dropout between layers, sizes, dtype, device.
+ * A *plan* is a problem bound to one kernel for each layer. It knows sizes and packed layouts, and owns neither weights nor
+ * buffers. The caller allocates everything (64-byte aligned where it says so). Sequence length, batch and row lengths come with
+ * each call.
  *
  *     rnnk_plan_create -> rnnk_plan_sizes -> rnnk_pack_weights -> rnnk_forward -> rnnk_backward -> rnnk_plan_destroy
  *
- * Shapes stand in brackets: T seq_len, B batch, I input_size, H hidden_size, P entries of h (H without a projection),
- * G gates (RNN 1, GRU 3, LSTM and sLSTM 4),
- * C entries of the states behind h: H for c of LSTM, 3*H for c n m of sLSTM, which stand side by side in a row. Of its states
- * n is at least 0, and where it is 0 nothing is stored: c is to be 0 there too, and m counts for nothing. sLSTM has no clip,
- * activations, RNNK_LAYER_NORM or zoneout[1].
- * Gate order is PyTorch's: LSTM i f g o, GRU r z n; sLSTM i f z o. Strides are in elements. Every function that can fail returns an
- * rnnk_status; rnnk_last_error() has the sentence. Nothing prints, aborts or exits. All functions are thread-safe; a plan
- * is immutable and may be used by many threads at once.
+ * Shapes stand in brackets: T seq_len, B batch, I input_size, H hidden_size, P entries of h (H without a projection), L num_layers,
+ * D directions, G gates (RNN 1, GRU 3, LSTM and sLSTM 4), C entries of the states after h: H for c of LSTM, 3*H for c n m of sLSTM,
+ * side by side in a row. sLSTM requires n >= 0; where n == 0, c must be 0 and m is ignored. sLSTM has no clip, activations,
+ * RNNK_PROBLEM_LAYER_NORM or zoneout[1]. Arrays with L*D entries are indexed by layer * D + direction, as in PyTorch.
+ * Gate order is PyTorch's: LSTM i f g o, GRU r z n; sLSTM i f z o. Strides are in elements.
  *
- * Compatibility: structs begin with struct_size (set it to sizeof); fields and enum values are only ever appended, and what a
- * caller's older struct lacks counts as zero.
+ * On a GPU (problem.device = RNNK_CUDA) every pointer to an array, `lengths`, `mask` and `reset` included, is to memory of that
+ * device, and every function that takes `cuda_stream` only puts work on that stream: it waits for nothing and allocates nothing,
+ * so it may be captured in a CUDA graph (after the first call of that shape on the device, which prepares products over time). A
+ * kernel clamps a length outside [0, T], and the next call on that device, or rnnk_device_check(), reports it.
+ *
+ * Every function that can fail returns an rnnk_status; rnnk_last_error() has the sentence. Nothing prints, aborts or exits. All
+ * functions are thread-safe; a plan is immutable and may be used by many threads at once.
+ *
+ * Compatibility: every struct that is passed by a pointer begins with struct_size (set it to sizeof). Fields and enum values are only
+ * ever appended. What a caller's older struct lacks counts as zero, and no more than its size is written. An array of structs is
+ * walked by the struct_size of its first element. rnnk_tensor and rnnk_activation never change; their reserved fields must be zero.
  */
 #ifndef RNNKERN_RNNKERN_H
 #define RNNKERN_RNNKERN_H
@@ -71,22 +73,24 @@ typedef enum rnnk_cell {
   RNNK_CELL_FORCE_INT = 0x7fffffff
 } rnnk_cell;
 
+/* Flags of rnnk_problem. */
 enum {
-  RNNK_NO_BIAS = 1,   /* problem flag: b_ih and b_hh are absent (zero) */
-  RNNK_REVERSE = 2,   /* problem flag: walk each row from its last valid step to step 0 */
-  RNNK_RECOMPUTE = 4, /* problem flag: the reserve keeps the states of some steps alone and grows with sqrt(T); rnnk_backward
-                        runs the forward again, with the same results to the bit (on a GPU, whose segments are of 4096 rows and more,
-                        but for what cuBLASLt makes of another number of rows). It does not read y then. */
-  /* Options of the step, as problem flags (ARCHITECTURE.md, "Options"): */
-  RNNK_PEEPHOLE = 8,      /* LSTM: i, f see c', o the new c */
-  RNNK_COUPLED = 16,      /* LSTM: f = 1 - i; the rows of f stand in the weights and are not used */
-  RNNK_RESET_BEFORE = 32, /* GRU: the reset gate before the product (arXiv 1406.1078v3) */
-  RNNK_LAYER_NORM = 64,   /* gx and gh are normalised over a row before their biases, and the c of an LSTM's output */
-  RNNK_INDEPENDENT = 128, /* Elman: h = f(gx + u * h' + b_hh) with a vector u (IndRNN, arXiv 1803.04831) */
-  RNNK_MASKED = 256,      /* rnnk_args.mask and .reset may be given */
-  RNNK_TF32 =
-      512 /* RNNK_CUDA, float32: products may round their operands to 10 bits of mantissa; states and sums are float32 */
+  RNNK_PROBLEM_NO_BIAS = 1, /* b_ih and b_hh are absent (zero) */
+  /* The reserve keeps the states of some steps only and grows with sqrt(T); rnnk_backward runs the forward again. The results have
+   * the same bits (on a GPU, whose segments have 4096 rows and more, except for the order in which cuBLASLt adds up another number
+   * of rows). */
+  RNNK_PROBLEM_RECOMPUTE = 2,
+  RNNK_PROBLEM_TF32 = 4, /* RNNK_CUDA, float32: products may round their operands to 10 bits of mantissa */
+  /* Options of the step (ARCHITECTURE.md, "Options"): */
+  RNNK_PROBLEM_PEEPHOLE = 8,      /* LSTM: i and f see c', o sees the new c */
+  RNNK_PROBLEM_COUPLED = 16,      /* LSTM: f = 1 - i; the weights have rows for f, which are not used */
+  RNNK_PROBLEM_RESET_BEFORE = 32, /* GRU: the reset gate before the product (arXiv 1406.1078v3) */
+  RNNK_PROBLEM_LAYER_NORM = 64,  /* gx and gh are normalised over a row before their biases, and the c of an LSTM's output */
+  RNNK_PROBLEM_INDEPENDENT = 128 /* Elman: h = f(gx + u * h' + b_hh) with a vector u (IndRNN, arXiv 1803.04831) */
 };
+
+/* reverse: a single direction that walks each row from its last valid step to step 0. */
+typedef enum rnnk_direction { RNNK_FORWARD_ONLY = 0, RNNK_REVERSE_ONLY = 1, RNNK_BOTH_DIRECTIONS = 2 } rnnk_direction;
 
 /* ONNX's activations (onnx/defs/rnn): alpha and beta are read where the formula has them. */
 typedef enum rnnk_activation_kind {
@@ -105,148 +109,151 @@ typedef enum rnnk_activation_kind {
 } rnnk_activation_kind;
 typedef struct rnnk_activation {
   int32_t kind; /* rnnk_activation_kind */
+  int32_t reserved;
   double alpha, beta;
 } rnnk_activation;
 
-/* What is computed: one layer, one direction. */
 typedef struct rnnk_problem {
   uint32_t struct_size;
   int32_t cell;         /* rnnk_cell */
   int32_t dtype;        /* rnnk_dtype of x, y, h and the weights */
   int32_t device;       /* rnnk_device */
   int32_t device_index; /* 0 for the CPU, CUDA's number of a GPU */
-  uint32_t flags;       /* RNNK_NO_BIAS | RNNK_REVERSE | ... above */
+  uint32_t flags;       /* RNNK_PROBLEM_... */
   int64_t input_size;   /* I >= 1 */
   int64_t hidden_size;  /* H >= 1 */
+  int64_t num_layers;   /* L; 0 counts as 1 */
+  int32_t direction;    /* rnnk_direction of every layer */
+  int32_t reserved;
+  double dropout; /* in [0, 1]: with RNNK_CALL_TRAIN, on the output of every layer but the last (rnnk_dropout's masks) */
   /* Options of the step; 0 is neutral for each. */
-  int64_t proj_size;              /* P: h = W_hr (o * h(c)) has P entries; LSTM alone. 0: h has H, and P = H below */
-  int64_t heads;                  /* weight_hh is block-diagonal, of so many blocks: [G*H, H/heads] */
+  int64_t proj_size;              /* P: h = W_hr (o * h(c)) has P entries; LSTM only. 0: no projection */
+  int64_t heads;                  /* weight_hh is block-diagonal, with so many blocks: [G*H, H/heads] */
   double clip;                    /* > 0: the inputs of gates and candidate are bounded to [-clip, clip] */
   rnnk_activation activations[3]; /* LSTM: of i f o, of g, of c in the output; GRU: of r z, of n; Elman: one */
-  double zoneout[2];        /* in [0, 1]: h, and c, keep their old value: at random with RNNK_TRAIN, else this share of it */
-  double recurrent_dropout; /* in [0, 1]: with RNNK_TRAIN one mask a row on what the recurrent product multiplies */
+  double zoneout[2]; /* in [0, 1]: h, and c, keep their old value: at random with RNNK_CALL_TRAIN, else this share of it */
+  double recurrent_dropout; /* in [0, 1]: with RNNK_CALL_TRAIN one mask a row on what the recurrent product multiplies */
+  /* Hint: a typical call, by which the kernels are chosen. 0: T = 32, B = 16. A hint may change the kernel, and so the bits. */
+  int64_t typical_seq_len, typical_batch;
 } rnnk_problem;
 
-/* Bytes the caller provides. */
+/* Bytes the caller provides. A workspace of any size from the least on works, with the same bits: a larger one, up to the one
+ * without _least, lets layers and directions run at the same time. */
 typedef struct rnnk_sizes {
   uint32_t struct_size;
-  size_t packed;             /* packed weights, for forward and backward; depends on the problem alone */
-  size_t reserve;            /* what a training forward keeps for BPTT; grows with T*B */
-  size_t workspace_forward;  /* scratch of rnnk_forward; bounded in T */
-  size_t workspace_backward; /* scratch of rnnk_backward; bounded in T, with RNNK_RECOMPUTE in sqrt(T) */
+  size_t packed;            /* packed weights; depends on the problem alone */
+  size_t reserve;           /* what a training forward keeps for BPTT; grows with T*B */
+  size_t workspace_forward; /* one direction: bounded in T. Two directions and L > 1: up to two [T, B, 2*P] more */
+  size_t workspace_forward_least;
+  size_t workspace_backward; /* L > 1: up to two [T, B, D*P] (on a GPU L - 1) beside what is bounded in T */
+  size_t workspace_backward_least;
 } rnnk_sizes;
+
+/* rnnk_sizes.reserve is at most constant + per_row * T*B + s(T) * (border_row * B + border), s(T) = ceil(1.6 sqrt(T)), for every T and
+ * B: a compiler that knows T and B as symbols can write it down. */
+typedef struct rnnk_reserve_bound {
+  uint32_t struct_size;
+  int64_t constant;
+  int64_t per_row;         /* without dropout between layers */
+  int64_t per_row_dropped; /* with it: RNNK_CALL_TRAIN and problem.dropout > 0 */
+  int64_t border_row, border;
+} rnnk_reserve_bound;
 
 /* A strided view. data == NULL means absent. Inputs are never written to. */
 typedef struct rnnk_tensor {
   void* data;
-  int64_t stride[3]; /* elements; [B,H] tensors use the first two */
+  int64_t stride[3]; /* elements; a tensor with fewer axes uses the first ones */
   int32_t dtype; /* rnnk_dtype; c and every gradient of a state may be float32 where the problem's dtype is a half type */
+  int32_t reserved;
 } rnnk_tensor;
 
-/* One layer's parameters, contiguous, in the problem's dtype, PyTorch's layout. */
+/* The parameters of one layer in one direction in PyTorch's layout, or their gradients: contiguous, in the problem's dtype. */
 typedef struct rnnk_weights {
   uint32_t struct_size;
-  const void* weight_ih; /* [G*H, I] */
-  const void* weight_hh; /* [G*H, P], with heads [G*H, H/heads] */
-  const void* bias_ih;   /* [G*H], NULL with RNNK_NO_BIAS */
-  const void* bias_hh;   /* [G*H], NULL with RNNK_NO_BIAS */
-  const void* weight_hr; /* [P, H] with a projection */
-  /* [K, H], K = rnnk_plan_param_rows: peepholes of i f o (3); u and b_hh of RNNK_INDEPENDENT (2, b_hh zero without bias; weight_hh
-   * and bias_hh are NULL then); with RNNK_LAYER_NORM the factors of gx (G) and gh (G), and of LSTM's c its factor and
-   * shift (2). NULL where K is 0. */
-  const void* params;
-  void* cuda_stream; /* cudaStream_t of RNNK_CUDA; NULL: the default stream */
+  rnnk_tensor weight_ih; /* [G*H, input size of the layer]: I, and D*P above the first */
+  rnnk_tensor weight_hh; /* [G*H, P], with heads [G*H, H/heads] */
+  rnnk_tensor bias_ih;   /* [G*H], absent with RNNK_PROBLEM_NO_BIAS */
+  rnnk_tensor bias_hh;   /* [G*H], absent with RNNK_PROBLEM_NO_BIAS */
+  rnnk_tensor weight_hr; /* [P, H] with a projection */
+  /* [K, H], K = rnnk_plan_param_rows: peepholes of i f o (3); u and b_hh of RNNK_PROBLEM_INDEPENDENT (2, b_hh zero without bias;
+   * weight_hh and bias_hh are absent then); with RNNK_PROBLEM_LAYER_NORM the factors of gx (G) and gh (G), and of LSTM's c its
+   * factor and shift (2). Absent where K is 0. */
+  rnnk_tensor params;
 } rnnk_weights;
 
-/* The tensors of one call. Absent h_0, c_0, dy, dh_n, dc_n count as zero; absent outputs are not computed. */
+/* Flag of rnnk_args. */
+enum {
+  RNNK_CALL_TRAIN =
+      1 /* dropout, zoneout and recurrent dropout draw their masks; the same in rnnk_backward as in rnnk_forward */
+};
+
+/* The tensors of one call. Absent h_0, c_0, dy, dh_n, dc_n count as zero; absent outputs and gradients are not computed, and
+ * rnnk_backward does not visit layers below the lowest one that a wanted gradient needs. */
 typedef struct rnnk_args {
   uint32_t struct_size;
-  uint32_t flags;         /* RNNK_ACCUMULATE_DX */
+  uint32_t flags;         /* RNNK_CALL_TRAIN */
   int64_t seq_len;        /* T >= 0 */
   int64_t batch;          /* B >= 0 */
   const int64_t* lengths; /* [B] each in [0, T], any order, or NULL for T everywhere */
-  const void* packed;     /* from rnnk_pack_weights; 64-byte aligned */
-  rnnk_tensor x;          /* [T, B, I] */
-  rnnk_tensor h_0, c_0;   /* [B, P], [B, C]; c_0 only where the cell has a cell state */
-  rnnk_tensor y;          /* [T, B, P]; written by forward (zero past each row's length), read by backward */
-  rnnk_tensor h_n, c_n;   /* [B, P], [B, C] out */
-  void* reserve;          /* forward: NULL for inference; backward: as forward left it, not written; 64-byte aligned */
+  const uint8_t* mask;    /* [T, B] contiguous, or NULL: 0 holds the state in that step; y is 0, x is not read */
+  const uint8_t*
+      reset; /* [T, B] contiguous, or NULL: not 0 cuts between steps t - 1 and t: nothing passes, in either direction */
+  const void* packed; /* from rnnk_pack_weights; 64-byte aligned */
+  size_t packed_size;
+  rnnk_tensor x;        /* [T, B, I] */
+  rnnk_tensor h_0, c_0; /* [L*D, B, P], [L*D, B, C]; c_0 only where the cell has a cell state */
+  rnnk_tensor y;        /* [T, B, D*P]; written by forward (zero past each row's length), read by backward */
+  rnnk_tensor h_n, c_n; /* [L*D, B, P], [L*D, B, C] out */
+  void* reserve;        /* forward: NULL for inference; backward: as forward left it, not written; 64-byte aligned */
   size_t reserve_size;
   void* workspace; /* scratch, contents irrelevant; 64-byte aligned */
   size_t workspace_size;
+  void* cuda_stream; /* cudaStream_t of RNNK_CUDA; NULL: the default stream */
+  /* Random masks, with RNNK_CALL_TRAIN: Philox4x32-10, key seed, counter (call, stream + layer * D + direction, first_step + t,
+   * row * units + unit); word 0: dropout between layers, 1: zoneout of h, 2: of c; 3, at step 0: recurrent dropout. */
+  uint64_t seed;
+  uint32_t call, stream;
+  int64_t first_step;
   /* rnnk_backward only */
-  rnnk_tensor dy;                /* [T, B, P] */
-  rnnk_tensor dh_n, dc_n;        /* [B, P], [B, C] */
-  rnnk_tensor dx;                /* [T, B, I] out; zero past each row's length */
-  rnnk_tensor dh_0, dc_0;        /* [B, P], [B, C] out */
-  void *dweight_ih, *dweight_hh; /* out, contiguous, shapes and dtype of the weights; overwritten */
-  void *dbias_ih, *dbias_hh;     /* out */
-  /* Options */
-  void *dweight_hr, *dparams; /* out of rnnk_backward: of weight_hr and params */
-  const uint8_t* mask;   /* [T, B] contiguous, with RNNK_MASKED: 0 holds the state in that step; y is 0, x is not read */
-  const uint8_t* reset;  /* [T, B] contiguous, with RNNK_MASKED: not 0: the state is zero before that step */
-  rnnk_tensor dh;        /* [T, B, P] out of rnnk_backward: the gradient of each step's h, through all that follows; not
-                                 written past a row's length */
+  rnnk_tensor dy;               /* [T, B, D*P] */
+  rnnk_tensor dh_n, dc_n;       /* [L*D, B, P], [L*D, B, C] */
+  rnnk_tensor dx;               /* [T, B, I] out; zero past each row's length */
+  rnnk_tensor dh_0, dc_0;       /* [L*D, B, P], [L*D, B, C] out */
+  const rnnk_weights* dweights; /* [L*D] out, or NULL: gradients of parameters, overwritten */
+  const rnnk_tensor* dh; /* [L] out, or NULL: [T, B, D*P] each, the gradient of each step's h through all that follows; not
+                                   written past a row's length */
   double clip_dh;        /* > 0: rnnk_backward bounds that gradient to [-clip_dh, clip_dh] at every step */
-  uint64_t seed;         /* of random masks, with RNNK_TRAIN: Philox4x32-10, key seed, counter (call, stream, */
-  uint32_t call, stream; /* first_step + t, row * units + unit); word 1: zoneout of h, 2: of c; 3, at step 0: recurrent */
-  int64_t first_step;    /* dropout */
-  void* cuda_stream;     /* cudaStream_t of RNNK_CUDA; NULL: the default stream */
 } rnnk_args;
-
-enum {
-  RNNK_ACCUMULATE_DX = 1, /* dx += instead of dx = : the second direction of a layer */
-  RNNK_TRAIN = 2          /* zoneout and recurrent dropout draw their masks; the same in rnnk_backward as in rnnk_forward */
-};
 
 typedef struct rnnk_plan rnnk_plan;
 
-/* kernel: a name from rnnk_kernel_name to force one, or NULL: RNNKERN_KERNEL if set, else the smallest estimate. */
+/* kernel: a name from rnnk_kernel_name to force one, or NULL: RNNKERN_KERNEL if set, else for each layer the smallest estimate of a
+ * forward and a backward call. */
 RNNK_API rnnk_status rnnk_plan_create(const rnnk_problem* problem, const char* kernel, rnnk_plan** plan);
 RNNK_API void rnnk_plan_destroy(rnnk_plan* plan);
-RNNK_API const char* rnnk_plan_kernel(const rnnk_plan* plan);
+/* The kernel of layer `layer`; NULL where there is no such layer. */
+RNNK_API const char* rnnk_plan_kernel(const rnnk_plan* plan, int64_t layer);
 /* K of rnnk_weights.params [K, H]; 0 when there are none. */
 RNNK_API int64_t rnnk_plan_param_rows(const rnnk_plan* plan);
-/* Plans with the same number read each other's packs: same kernel, device, cell, sizes, dtype and options that have parameters;
- * RNNK_REVERSE, RNNK_RECOMPUTE, RNNK_MASKED and the other options may differ. 0 for NULL. */
+/* Plans with the same number read each other's packs: same kernels, device, cell, layers, sizes, dtype and options that have
+ * parameters; a single direction may be the other one, and recompute, dropout, hints and the other options may differ. 0 for NULL. */
 RNNK_API uint64_t rnnk_plan_pack_layout(const rnnk_plan* plan);
 RNNK_API rnnk_status rnnk_plan_sizes(const rnnk_plan* plan, int64_t seq_len, int64_t batch, rnnk_sizes* sizes);
-/* Estimated microseconds of a forward (backward != 0: of a backward) call; what decides whether a lock is worth releasing. */
+RNNK_API rnnk_status rnnk_plan_reserve_bound(const rnnk_plan* plan, rnnk_reserve_bound* bound);
+/* Estimated microseconds of a forward (backward != 0: of a backward) call; a host decides by it whether a lock is worth releasing. */
 RNNK_API double rnnk_plan_estimate(const rnnk_plan* plan, int64_t seq_len, int64_t batch, int32_t backward);
 
-/* The calls that will read a pack. A pack for one of them takes half of the work; the size is the same.
+/* The calls that will read a pack. Packing for one of them is half of the work; the size is the same.
  *
- * On the CPU a pack begins with a header, and a call refuses bytes that are no pack, a pack of a plan with another
+ * On the CPU a pack begins with a 64-byte header. A call refuses bytes that are no pack, a pack of a plan with another
  * rnnk_plan_pack_layout, and a pack without the half that the call needs. Packing the other half into the same bytes completes it.
  * On a GPU a pack has no header: the caller compares layouts. */
-typedef enum rnnk_pack { RNNK_PACK_FORWARD = 0, RNNK_PACK_BOTH = 1, RNNK_PACK_BACKWARD = 2 } rnnk_pack;
-/* packed: rnnk_sizes.packed bytes, 64-byte aligned. backward: a value of rnnk_pack. */
-RNNK_API rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights, int32_t backward, void* packed,
-                                       size_t packed_size);
+typedef enum rnnk_halves { RNNK_PACK_FORWARD = 1, RNNK_PACK_BACKWARD = 2, RNNK_PACK_BOTH = 3 } rnnk_halves;
+/* weights: [L*D]. halves: a value of rnnk_halves. packed: rnnk_sizes.packed bytes, 64-byte aligned. */
+RNNK_API rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights, int32_t halves, void* packed,
+                                       size_t packed_size, void* cuda_stream);
 RNNK_API rnnk_status rnnk_forward(const rnnk_plan* plan, const rnnk_args* args);
 RNNK_API rnnk_status rnnk_backward(const rnnk_plan* plan, const rnnk_args* args);
-/* Two rnnk_forward calls that need nothing of each other, such as the directions of a layer: the same results, and where it is
- * faster, at the same time. They must not share outputs, reserves or workspaces. */
-RNNK_API rnnk_status rnnk_forward_both(const rnnk_plan* one, const rnnk_args* one_args, const rnnk_plan* other,
-                                       const rnnk_args* other_args);
-/* Two rnnk_backward calls, one after the other: the same results, and where it is faster, at the same time. They may share dx,
- * which the second then adds to (RNNK_ACCUMULATE_DX); they must not share other outputs, reserves or workspaces. Two calls that
- * share dx need room for a second one to run at the same time: give other_args.workspace rnnk_backward_both_workspace bytes. That
- * is rnnk_sizes.workspace_backward, which is always enough, or at most 8 MiB more (on a GPU 128 MiB). */
-RNNK_API rnnk_status rnnk_backward_both(const rnnk_plan* one, const rnnk_args* one_args, const rnnk_plan* other,
-                                        const rnnk_args* other_args);
-RNNK_API rnnk_status rnnk_backward_both_workspace(const rnnk_plan* one, const rnnk_plan* other, int64_t seq_len,
-                                                  int64_t batch, size_t* bytes);
-/* rnnk_forward of a stack of layers, the x of each being the y of the one below: the same results, and where it is faster, as a
- * wavefront (each layer some steps behind the one below it, at the same time). On a CPU that needs h_n, and c_n where there is
- * one in float32 (float64), of every layer, no lengths, no reserve and no RNNK_REVERSE; on a GPU, where each layer is on a stream
- * that follows cuda_stream and that it follows in turn, all layers walking the same way, and not RNNK_RECOMPUTE in training.
- * Other stacks go layer by layer. They must not share workspaces. A GPU's wavefront forms products over time of fewer rows at a
- * time, which cuBLASLt may add up in another order. */
-RNNK_API rnnk_status rnnk_forward_stack(const rnnk_plan* const* plans, const rnnk_args* const* args, int32_t layers);
-/* rnnk_backward of a stack of layers, from the last down, the dx of each being the dy of the one below: as above. A CPU goes layer
- * by layer. A GPU's wavefront adds gradients of weights up by its own blocks of steps. */
-RNNK_API rnnk_status rnnk_backward_stack(const rnnk_plan* const* plans, const rnnk_args* const* args, int32_t layers);
 
 /* out = keep ? in / (1 - p) : 0 with the counter-based mask of ARCHITECTURE.md: Philox4x32-10, key seed,
  * counter (call, stream, t, row * H + unit). in, out: [T, B, H], may be the same; its gradient is the same call on dy.
@@ -279,7 +286,7 @@ RNNK_API const char* rnnk_cell_option(int32_t cell, int32_t index);
 RNNK_API const char* rnnk_kernel_name(int32_t index);
 RNNK_API const char* rnnk_kernel_unavailable(int32_t index);
 
-/* What kernel `index` says of a problem at this size. */
+/* What kernel `index` says of one direction of layer `layer` of a problem at this size. */
 typedef struct rnnk_verdict {
   uint32_t struct_size;
   int32_t declined;  /* 1: reason says why, with the numbers */
@@ -287,7 +294,7 @@ typedef struct rnnk_verdict {
   double backward_us;
   char reason[240];
 } rnnk_verdict;
-RNNK_API rnnk_status rnnk_explain(const rnnk_problem* problem, int64_t seq_len, int64_t batch, int32_t index,
+RNNK_API rnnk_status rnnk_explain(const rnnk_problem* problem, int64_t layer, int64_t seq_len, int64_t batch, int32_t index,
                                   rnnk_verdict* verdict);
 
 /* GPUs this library can use: 0 where it was built without CUDA, or there is no driver (rnnk_devices_unavailable says which; it

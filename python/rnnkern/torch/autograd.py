@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from .. import ops
-from ..spec import NO_MARKS, Marks
+from .. import _engine as engine
+from .._engine.spec import NO_MARKS, Marks
 from . import composed, functional, gpu, kernels, operators
 from .kernels import Options, masks_of
 
@@ -28,11 +28,11 @@ class Call(NamedTuple):
     """What a call is, apart from the tensors that have gradients."""
 
     options: Options
-    spec: ops.Spec
+    spec: engine.Spec
     lengths: Any  # int64 [B]: a NumPy array, checked, or a tensor that is not to be looked at; or None
     masks: Tensor | None  # int64 [2]
     keep: bool  # a gradient will be asked for
-    packed: tuple[Any, ...] | None = None  # frozen weights; only without keep
+    packed: Any = None  # frozen weights, or None; only without keep
     marks: Marks = NO_MARKS  # bool [T, B]: NumPy arrays, checked, or tensors that are not to be looked at
 
     @property

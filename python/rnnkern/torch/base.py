@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter, init
 
-from .. import _core, ops
-from ..spec import NO_MARKS, Marks
+from .. import _core
+from .. import _engine as engine
+from .._engine.spec import NO_MARKS, Marks
 from . import gpu
 from .autograd import Call, by_operator, records_gradient, recurrence
 from .checks import check_tensor, same_device
@@ -29,9 +30,9 @@ class Frozen(NamedTuple):
     blocks: on a GPU the memory it lies in, which other streams than its own may be reading when it is let go of.
     """
 
-    spec: ops.Spec
+    spec: engine.Spec
     weights: tuple[Tensor, ...]
-    packed: tuple[Any, ...]
+    packed: Any
     blocks: tuple[Tensor, ...]
 
 
@@ -52,7 +53,7 @@ class Recurrent(StepOptions, Module):
     reverse: bool = False
     recompute: bool = False  # set it on a module: backward runs the forward again instead of keeping its gates
     _frozen: Frozen | None = None
-    _known: tuple[Any, ops.Spec] | None = None
+    _known: tuple[Any, engine.Spec] | None = None
     _is_layer: bool = False
     _cells: int = 1  # states behind h, where there are any
 
@@ -81,7 +82,7 @@ class Recurrent(StepOptions, Module):
             else:
                 init.uniform_(weight, -bound, bound)
 
-    def _settle(self, cell: str, options: Mapping[str, Any], device: Any, dtype: Any) -> ops.Spec:
+    def _settle(self, cell: str, options: Mapping[str, Any], device: Any, dtype: Any) -> engine.Spec:
         """Keep the step's options, given by the constructor's keywords, and make the parameters. -> the spec.
 
         Options that no kernel does together are refused here, not at the first call.
@@ -93,7 +94,7 @@ class Recurrent(StepOptions, Module):
         if self._step_text:
             first = next(iter(made.values()))
             on_gpu = first.is_cuda and not gpu.unavailable() and first.dtype in DTYPES
-            ops.plans(self._spec(first.dtype, said, gpu.name_of(first)) if on_gpu else spec)
+            engine.plan(self._spec(first.dtype, said, gpu.name_of(first)) if on_gpu else spec)
         for name, value in made.items():
             name = name if self._is_layer else name.removesuffix("_l0")
             self.register_parameter(name, Parameter(value))
@@ -136,7 +137,7 @@ class Recurrent(StepOptions, Module):
                 return blocks[-1]
 
             memory = memory._replace(empty=kept)
-        packed = ops.pack(spec, given, backward=False, memory=memory)
+        packed = engine.pack(spec, given, backward=False, memory=memory)
         if spec.gpu is not None:
             gpu.library().synchronize(spec.gpu)
         self._frozen = Frozen(spec, tuple(weights), packed, tuple(blocks))
@@ -148,7 +149,7 @@ class Recurrent(StepOptions, Module):
             self.__dict__.pop(name, None)
         return self
 
-    def _frozen_pack(self, spec: ops.Spec, weights: Sequence[Tensor], keep: bool) -> tuple[Any, ...] | None:
+    def _frozen_pack(self, spec: engine.Spec, weights: Sequence[Tensor], keep: bool) -> Any:
         frozen = self._frozen
         if frozen is None or (frozen.spec is not spec and frozen.spec != spec):
             return None
@@ -187,10 +188,10 @@ class Recurrent(StepOptions, Module):
             self.reverse, self._step_text,
         )  # fmt: skip
 
-    def _spec(self, dtype: torch.dtype, options: Options, device: str = "cpu") -> ops.Spec:
+    def _spec(self, dtype: torch.dtype, options: Options, device: str = "cpu") -> engine.Spec:
         return spec_of(options, dtype, self.input_size, self.hidden_size, self.bias, device)
 
-    def _explained(self) -> tuple[ops.Spec, bool, tuple[str, ...]]:
+    def _explained(self) -> tuple[engine.Spec, bool, tuple[str, ...]]:
         """For ``rnnkern.explain``: the spec, whether this is a layer, what transforms do."""
         spec = self._check_weights(self._weights(), self._options())[1]
         assert spec is not None
@@ -267,7 +268,7 @@ class Recurrent(StepOptions, Module):
         """Whether a state may have another dtype than the weights': one behind h, the wider one of sums and cells."""
         return place > 0 and given == torch.promote_types(dtype, torch.float32)
 
-    def _check_weights(self, weights: list[Tensor], options: Options) -> tuple[torch.dtype, ops.Spec | None]:
+    def _check_weights(self, weights: list[Tensor], options: Options) -> tuple[torch.dtype, engine.Spec | None]:
         """The weights' common dtype, and the spec; RuntimeError (as torch.nn raises) where they do not fit together.
 
         In a graph that is being captured there is no spec: the operator makes it, and has shapes and dtypes checked.

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._engine.spec import Marks
 from ..arrays import take_marks as take_arrays
 from ..options import check_keywords
-from ..spec import Marks
 from . import gpu
 
 

@@ -1,7 +1,7 @@
 """The cells as compositions of torch's own operations: what runs where a transform has no fused kernel.
 
-Steps are those of ``steps.py``, structure that of ``ops.py`` (layers, directions, lengths, marks, dropout with the same
-masks), for any tensor torch can transform: second derivatives, forward mode, ``vmap`` inside of it. Tens of times
+Steps are those of ``steps.py``, structure that of csrc/network (layers, directions, lengths, marks, dropout with the
+same masks), for any tensor torch can transform: second derivatives, forward mode, ``vmap`` inside of it. Tens of times
 slower than a kernel.
 """
 
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from .. import _core
+from .._engine.spec import NO_MARKS, Marks
 from ..options import Options as StepOptions
 from ..options import layer_shapes
-from ..spec import NO_MARKS, Marks
 from .checks import take_lengths
 from .kernels import Options, cell_dtype, unwrapped
 from .options import options_of, random_of

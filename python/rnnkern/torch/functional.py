@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..spec import NO_MARKS, Marks
+from .._engine.spec import NO_MARKS, Marks
 from . import composed, operators
 from .kernels import Options, masks_of
 

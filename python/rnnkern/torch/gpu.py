@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import _core, libraries, ops
-from ..spec import Gpu
+from .. import _core, libraries
+from .. import _engine as engine
+from .._engine.spec import Gpu
 
 
 def index_of(tensor: Any) -> int | None:
@@ -39,11 +40,11 @@ def library() -> libraries.GpuLibrary:
     return libraries.Torch()
 
 
-def memory(index: int) -> ops.Memory:
+def memory(index: int) -> engine.Memory:
     """Of one call: with torch's stream of now."""
     torch_library = library()
-    gpu = Gpu(torch_library.stream(index), lambda host: upload(host, index, "lengths"), torch_library.capturing(index))
-    return ops.Memory(lambda shape, dtype: torch_library.empty(shape, dtype, index), torch_library.view, gpu)
+    gpu = Gpu(torch_library.stream(index), torch_library.capturing(index))
+    return engine.Memory(lambda shape, dtype: torch_library.empty(shape, dtype, index), gpu)
 
 
 def upload(host: np.ndarray[Any, Any], index: int, name: str) -> Any:
@@ -125,7 +126,7 @@ def lengths_of(lengths: Any, batch: int, index: int) -> Tensor:
     return lengths.to(torch.int64).contiguous()
 
 
-def marks_of(marks: ops.Marks, index: int) -> ops.Marks:
+def marks_of(marks: engine.Marks, index: int) -> engine.Marks:
     """bool [T, B] on the GPU, contiguous, of host arrays or tensors."""
     given: list[Any] = []
     for name, value in marks._asdict().items():
@@ -137,4 +138,4 @@ def marks_of(marks: ops.Marks, index: int) -> ops.Marks:
             given.append(value.contiguous())
         else:
             given.append(upload(np.ascontiguousarray(value), index, name))
-    return ops.Marks(*given)
+    return engine.Marks(*given)

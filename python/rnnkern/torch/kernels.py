@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import _core, ops
-from ..spec import NO_MARKS, Marks, forced_kernel
+from .. import _core
+from .. import _engine as engine
+from .._engine.spec import NO_MARKS, Marks, forced_kernel
 from . import gpu
 from .options import NEUTRAL, options_of
 
@@ -25,7 +26,6 @@ DTYPES = {
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
 }
-_TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 # ``new_empty`` of a tensor takes two thirds of what ``torch.empty`` does with a dtype and a device.
 _LIKE = {name: torch.empty(0, dtype=dtype, device="cpu") for dtype, name in DTYPES.items()}
 
@@ -56,8 +56,8 @@ def _spec(
     bias: bool,
     device: str,
     allow_tf32: bool,
-) -> ops.Spec:
-    return ops.Spec(
+) -> engine.Spec:
+    return engine.Spec(
         options.cell,
         DTYPES[dtype],
         input_size,
@@ -81,7 +81,7 @@ def kernel_is_forced() -> bool:
 
 def spec_of(
     options: Options, dtype: torch.dtype, input_size: int, hidden_size: int, bias: bool, device: str = "cpu"
-) -> ops.Spec:
+) -> engine.Spec:
     """From a cache: it is looked up at each call. What the environment and torch's switches say is part of the key."""
     if device == "cpu":
         kernel = forced_kernel(device) if kernel_is_forced() else None
@@ -90,7 +90,7 @@ def spec_of(
     return _spec(forced_kernel(device), options, dtype, input_size, hidden_size, bias, device, tf32)
 
 
-def spec_for(options: Options, x: Tensor, params: Sequence[Tensor]) -> ops.Spec:
+def spec_for(options: Options, x: Tensor, params: Sequence[Tensor]) -> engine.Spec:
     """The spec of an operator's arguments; RuntimeError where x and params do not fit together."""
     if x.dtype not in DTYPES:
         raise NotImplementedError(f"rnnkern: expected one of {', '.join(DTYPES.values())}, got {x.dtype}")
@@ -154,8 +154,8 @@ def readable(tensor: Any) -> Any:
     return tensor.detach() if _DETACHED else tensor
 
 
-def _packable(spec: ops.Spec, params: Sequence[Tensor]) -> list[Tensor]:
-    """Parameters for ``ops.pack``; it reads those of options with NumPy, which takes none that require grad."""
+def _packable(spec: engine.Spec, params: Sequence[Tensor]) -> list[Tensor]:
+    """Parameters for ``engine.pack``; it reads those of options with NumPy, which takes none that require grad."""
     strange = [param for param in params if _DETACHED or param.is_neg() or param._is_zerotensor()]
     tensors = [readable(param) for param in params] if strange else list(params)
     if spec.gpu is not None:
@@ -167,14 +167,10 @@ def _empty(shape: tuple[int, ...], dtype: str) -> Tensor:
     return _LIKE[dtype].new_empty(shape)
 
 
-def _view(block: ops.Bytes, shape: tuple[int, ...], dtype: str) -> Tensor:
-    return torch.from_numpy(block).view(_TORCH_DTYPES[dtype]).view(shape)
+MEMORY = engine.Memory(_empty)
 
 
-MEMORY = ops.Memory(_empty, _view)
-
-
-def memory_of(spec: ops.Spec) -> ops.Memory:
+def memory_of(spec: engine.Spec) -> engine.Memory:
     return MEMORY if spec.gpu is None else gpu.memory(spec.gpu)
 
 
@@ -182,12 +178,12 @@ def _block(nbytes: int) -> Tensor:
     return torch.frombuffer(_core.Block(nbytes), dtype=torch.uint8, count=nbytes)
 
 
-def _bytes_of(spec: ops.Spec, reserve: Tensor) -> ops.Bytes:
-    """As the scheduler slices it: in host memory, for what that costs, NumPy's."""
+def _bytes_of(spec: engine.Spec, reserve: Tensor) -> engine.Bytes:
+    """As the binding takes it: in host memory a NumPy array."""
     return reserve.numpy() if spec.gpu is None else reserve
 
 
-def _placed(spec: ops.Spec, lengths: Any, marks: Marks, masks: Any, batch: int) -> tuple[Any, Marks]:
+def _placed(spec: engine.Spec, lengths: Any, marks: Marks, masks: Any, batch: int) -> tuple[Any, Marks]:
     """Lengths and marks where the kernels of a GPU read them."""
     assert spec.gpu is not None
     if masks is not None:
@@ -196,7 +192,7 @@ def _placed(spec: ops.Spec, lengths: Any, marks: Marks, masks: Any, batch: int) 
     return lengths, marks if marks is NO_MARKS else gpu.marks_of(marks, spec.gpu)
 
 
-def output_like(spec: ops.Spec, batch_first: bool, x: Tensor) -> Tensor:
+def output_like(spec: engine.Spec, batch_first: bool, x: Tensor) -> Tensor:
     """y [T, B, D*P], not filled; the strides are the same for a fake x."""
     seq_len, batch, _ = x.shape
     width = spec.directions * spec.outputs
@@ -216,7 +212,7 @@ def cell_dtype(states: int, dtype: torch.dtype, c_0: Tensor | None = None) -> to
 
 
 def forward(
-    spec: ops.Spec,
+    spec: engine.Spec,
     batch_first: bool,
     x: Tensor,
     h_0: Tensor | None,
@@ -225,26 +221,26 @@ def forward(
     lengths: Any,
     masks: tuple[int, int] | None,
     keep: bool,
-    packed: tuple[Any, ...] | None = None,
+    packed: Any = None,
     marks: Marks = NO_MARKS,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """-> y, h_n, c_n (None without a cell state), and with ``keep`` the reserve, uint8 [n]. All but c_n
     (``cell_dtype``) have x's dtype.
 
-    lengths, marks: NumPy arrays, checked, as ``ops.forward`` takes them; of a GPU tensors on it, too.
+    lengths, marks: NumPy arrays, checked, as ``engine.forward`` takes them; of a GPU tensors on it, too.
     """
     memory = MEMORY
     if spec.gpu is not None:
         memory = gpu.memory(spec.gpu)
         lengths, marks = _placed(spec, lengths, marks, masks, x.shape[1])
     if packed is None:
-        packed = ops.pack(spec, _packable(spec, params), backward=False, memory=memory)
+        packed = engine.pack(spec, _packable(spec, params), backward=False, memory=memory)
     y = output_like(spec, batch_first, x)
     reserve = None
     if keep:
-        nbytes = ops.reserve_bytes(spec, x.shape[0], x.shape[1], ops.dropping(spec, masks) is not None)
+        nbytes = engine.reserve_bytes(spec, x.shape[0], x.shape[1], engine.dropping(spec, masks))
         reserve = _block(nbytes) if spec.gpu is None else memory.block(nbytes)
-    _, h_n, c_n, _ = ops.forward(
+    _, h_n, c_n = engine.forward(
         spec,
         packed,
         readable(x),
@@ -263,7 +259,7 @@ def forward(
 
 
 def backward(
-    spec: ops.Spec,
+    spec: engine.Spec,
     dy: Tensor | None,
     dh_n: Tensor | None,
     dc_n: Tensor | None,
@@ -283,25 +279,15 @@ def backward(
     if spec.gpu is not None:
         memory = gpu.memory(spec.gpu)
         lengths, marks = _placed(spec, lengths, marks, masks, x.shape[1])
-    packed = ops.pack(spec, _packable(spec, params), backward=True, forward=False, memory=memory)
+    packed = engine.pack(spec, _packable(spec, params), backward=True, forward=False, memory=memory)
     if reserve.data_ptr() % 64:  # a saved-tensor hook brought back a copy
         nbytes = reserve.numel()
         reserve = (_block(nbytes) if spec.gpu is None else memory.block(nbytes)).copy_(reserve)
-    tape = ops.tape_of(
-        spec,
-        packed,
-        readable(x),
-        readable(y),
-        _bytes_of(spec, reserve),
-        readable(h_0),
-        readable(c_0),
-        lengths,
-        masks,
-        memory,
-        marks,
+    tape = engine.Tape(
+        spec, readable(x), readable(y), _bytes_of(spec, reserve), readable(h_0), readable(c_0), lengths, masks, marks
     )
     need_x, need_h, need_c, *need_params = needs
-    grads = ops.backward(
+    grads = engine.backward(
         spec,
         packed,
         tape,

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .. import ops
-from ..spec import NO_MARKS, Marks
+from .. import _engine as engine
+from .._engine.spec import NO_MARKS, Marks
 from . import composed, gpu, kernels
 from .checks import take_lengths, take_marks
 from .kernels import Options, cell_dtype, masks_of, output_like, spec_for
@@ -160,8 +160,8 @@ def _fake(keep: bool, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
     answer = (y, x.new_empty((*rows, spec.outputs)), c_n)
     if not keep:
         return answer
-    drop = ops.dropping(spec, None if masks is None else (0, 0)) is not None
-    nbytes = ops.reserve_bytes(spec, x.shape[0], x.shape[1], drop)
+    drop = engine.dropping(spec, None if masks is None else (0, 0))
+    nbytes = engine.reserve_bytes(spec, x.shape[0], x.shape[1], drop)
     return (*answer, x.new_empty(nbytes, dtype=torch.uint8))
 
 

@@ -23,8 +23,7 @@ void run_tasks(int64_t phases, TaskFn fn, const void* job) {
 }
 
 template <class A>
-void split_pack(const CellCode<A>& cell, const Problem& problem, const rnnk_weights& w, Halves halves, void* packed) {
-  const Parameters from{w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh, w.weight_hr, w.params};
+void split_pack(const CellCode<A>& cell, const Problem& problem, const Parameters& from, Halves halves, void* packed) {
   const auto share = [&](int task, int tasks) {
     pack<A>(problem, cell.shape, from, halves, packed, Part{0, 0, task, tasks});
   };
@@ -33,10 +32,9 @@ void split_pack(const CellCode<A>& cell, const Problem& problem, const rnnk_weig
 }
 
 template <class A>
-void split_forward(const CellCode<A>& cell, const Problem& problem, const rnnk_args& args) {
+void split_forward(const CellCode<A>& cell, const Problem& problem, const LayerCall& args) {
   using F = Forward<A>;
   F f(problem, cell.shape, args, cell.forward);
-  set_rows(f, args);
   const TaskFn by_rows = [](const void* job, int64_t, int task, int tasks) {
     const F& f = *static_cast<const F*>(job);
     for (int64_t n = 0; n < f.phases(); ++n) f.phase(n, row_share(f.rows, task, tasks));
@@ -49,10 +47,9 @@ void split_forward(const CellCode<A>& cell, const Problem& problem, const rnnk_a
 }
 
 template <class A>
-void split_backward(const CellCode<A>& cell, const Problem& problem, const rnnk_args& args) {
+void split_backward(const CellCode<A>& cell, const Problem& problem, const LayerCall& args) {
   using J = BackwardJob<A>;
   J job(cell, problem, args);
-  set_rows(job.f, args);
   const TaskFn phase = [](const void* j, int64_t phase, int task, int tasks) {
     static_cast<const J*>(j)->phase(phase, split.by_rows, task, tasks);
   };
@@ -67,16 +64,16 @@ constexpr Kernel split_kernel(const char* name) {
       0,
       [](const Problem& p, char*, int64_t) { return p.dtype <= RNNK_FLOAT64; },
       [](const Problem&, int64_t, int64_t, bool, int) { return 0.0; },
-      [](const Problem& p, int64_t t, int64_t b) {
-        return dispatch<List>(p, [&](const auto& cell) { return sizes_of(cell, p, t, b); });
+      [](const Problem& p, Space space, int64_t t, int64_t b) {
+        return dispatch<List>(p, [&](const auto& cell) { return bytes_of(cell, p, space, t, b); });
       },
       gradient_steps,
       nullptr,
-      [](const Problem& p, const rnnk_weights& w, Halves halves, void* to) {
+      [](const Problem& p, const Parameters& w, Halves halves, void* to) {
         dispatch<List>(p, [&](const auto& cell) { split_pack(cell, p, w, halves, to); });
       },
-      [](const Problem& p, const rnnk_args& a) { dispatch<List>(p, [&](const auto& cell) { split_forward(cell, p, a); }); },
-      [](const Problem& p, const rnnk_args& a) {
+      [](const Problem& p, const LayerCall& a) { dispatch<List>(p, [&](const auto& cell) { split_forward(cell, p, a); }); },
+      [](const Problem& p, const LayerCall& a) {
         dispatch<List>(p, [&](const auto& cell) { split_backward(cell, p, a); });
       }};
 }

@@ -2,10 +2,11 @@
  *
  *     selftest [KERNEL...]        default: every kernel this machine can run
  *
- * The judge of a case is cpu_scalar in float64 on the same data (values that bfloat16 can hold). Cells without transcendental
- * functions get small integers and must be exact. Each run also checks that outputs do not depend on threads, on the
- * reserve being kept, on recomputation or on a concurrent caller, and that nothing is written outside the outputs or into
- * the reserve.
+ * The judge of a case of one layer is cpu_scalar in float64 on the same data (values that bfloat16 can hold). Cells without
+ * transcendental functions get small integers and must be exact. A case of several layers or both directions must have the bits
+ * of the same network composed by hand, of plans of one layer and one direction each and of rnnk_dropout. Each run also checks
+ * that outputs do not depend on threads, on the reserve being kept, on recomputation, on a concurrent caller or on the size of the
+ * workspace, and that nothing is written outside the outputs and the workspace or into the reserve.
  * The sequences' padding, and steps that are masked out, hold NaN throughout; scratch and outputs begin as NaN.
  */
 #include <float.h>
@@ -25,11 +26,13 @@
 #endif
 
 enum { W_IH, W_HH, B_IH, B_HH, W_HR, PARAMS, X, H_0, C_0, DY, DH_N, DC_N, INPUTS };
-enum { Y, H_N, C_N, DX, DH_0, DC_0, DW_IH, DW_HH, DB_IH, DB_HH, DW_HR, DPARAMS, OUTPUTS };
-static const char* const output_names[OUTPUTS] = {
-    "y", "h_n", "c_n", "dx", "dh_0", "dc_0", "dweight_ih", "dweight_hh", "dbias_ih", "dbias_hh", "dweight_hr", "dparams"};
+enum { Y, H_N, C_N, DX, DH_0, DC_0, DW_IH, DW_HH, DB_IH, DB_HH, DW_HR, DPARAMS, DH, OUTPUTS };
+static const char* const output_names[OUTPUTS] = {"y",          "h_n",        "c_n",        "dx",       "dh_0",
+                                                  "dc_0",       "dweight_ih", "dweight_hh", "dbias_ih", "dbias_hh",
+                                                  "dweight_hr", "dparams",    "dh"};
 
-enum { LENGTHS = 64 }; /* beside the problem flags RNNK_NO_BIAS and RNNK_REVERSE */
+/* Of a shape, beside the problem flag RNNK_PROBLEM_NO_BIAS. */
+enum { NO_BIAS = RNNK_PROBLEM_NO_BIAS, LENGTHS = 1 << 16, REVERSE = 1 << 17, BOTH = 1 << 18 };
 typedef struct shape {
   int64_t T, B, I, H;
   uint32_t flags;
@@ -40,21 +43,21 @@ static const shape shapes[] = {
     {1, 1, 1, 1, 0},
     {2, 1, 2, 2, 0},
     {3, 2, 1, 3, LENGTHS},
-    {2, 2, 3, 4, RNNK_REVERSE},
-    {5, 5, 3, 5, LENGTHS | RNNK_REVERSE},
-    {3, 6, 1, 7, RNNK_NO_BIAS},
+    {2, 2, 3, 4, REVERSE},
+    {5, 5, 3, 5, LENGTHS | REVERSE},
+    {3, 6, 1, 7, NO_BIAS},
     {7, 3, 5, 8, LENGTHS},
-    {5, 7, 4, 9, LENGTHS | RNNK_REVERSE},
+    {5, 7, 4, 9, LENGTHS | REVERSE},
     {3, 1, 16, 15, 0},
-    {2, 7, 9, 16, RNNK_NO_BIAS | RNNK_REVERSE},
+    {2, 7, 9, 16, NO_BIAS | REVERSE},
     {3, 2, 4, 17, LENGTHS},
     {3, 9, 31, 32, 0},
-    {4, 13, 17, 33, LENGTHS | RNNK_NO_BIAS},
-    {70, 3, 4, 9, LENGTHS | RNNK_REVERSE},   /* several blocks of time */
-    {2, 70, 17, 65, LENGTHS},                /* several tiles each way */
-    {12, 24, 33, 64, 0},                     /* large enough to be split over threads: by rows */
-    {19, 130, 7, 9, LENGTHS | RNNK_REVERSE}, /* several segments of recomputation */
-    {12, 1, 64, 130, RNNK_REVERSE},          /* and by units */
+    {4, 13, 17, 33, LENGTHS | NO_BIAS},
+    {70, 3, 4, 9, LENGTHS | REVERSE},   /* several blocks of time */
+    {2, 70, 17, 65, LENGTHS},           /* several tiles each way */
+    {12, 24, 33, 64, 0},                /* large enough to be split over threads: by rows */
+    {19, 130, 7, 9, LENGTHS | REVERSE}, /* several segments of recomputation */
+    {12, 1, 64, 130, REVERSE},          /* and by units */
     {0, 2, 3, 4, 0},
     {3, 0, 3, 4, 0},
 };
@@ -69,25 +72,51 @@ typedef struct option_set {
   double zoneout, recurrent_dropout;
 } option_set;
 static const option_set options[] = {
-    {"any", "lstm", RNNK_PEEPHOLE | RNNK_COUPLED, 0, 0, 3, 0, 0, 0.3, 0.3},
+    {"any", "lstm", RNNK_PROBLEM_PEEPHOLE | RNNK_PROBLEM_COUPLED, 0, 0, 3, 0, 0, 0.3, 0.3},
     {"projection", "lstm", 0, 5, 0, 0, 0, RNNK_SOFTSIGN, 0.2, 0.2},
-    {"norm", "lstm", RNNK_LAYER_NORM, 0, 0, 10, 0, 0, 0, 0},
-    {"norm, projection", "lstm", RNNK_LAYER_NORM | RNNK_PEEPHOLE, 4, 0, 13, 0, 0, 0, 0.2},
+    {"norm", "lstm", RNNK_PROBLEM_LAYER_NORM, 0, 0, 10, 0, 0, 0, 0},
+    {"norm, projection", "lstm", RNNK_PROBLEM_LAYER_NORM | RNNK_PROBLEM_PEEPHOLE, 4, 0, 13, 0, 0, 0, 0.2},
     {"heads", "lstm", 0, 0, 3, 0, 0, 0, 0, 0.2},
     {"any", "gru", 0, 0, 3, 0, 0, RNNK_SOFTPLUS, 0.3, 0.2},
-    {"reset before", "gru", RNNK_RESET_BEFORE, 0, 3, 0, 0, 0, 0, 0.3},
-    {"norm", "gru", RNNK_LAYER_NORM, 0, 0, 6, 0, 0, 0.2, 0},
+    {"reset before", "gru", RNNK_PROBLEM_RESET_BEFORE, 0, 3, 0, 0, 0, 0, 0.3},
+    {"norm", "gru", RNNK_PROBLEM_LAYER_NORM, 0, 0, 6, 0, 0, 0.2, 0},
     {"any", "rnn_tanh", 0, 0, 3, 0, 0, RNNK_SCALED_TANH, 0.2, 0.2},
-    {"norm", "rnn_tanh", RNNK_LAYER_NORM, 0, 0, 2, 0, RNNK_ELU, 0, 0},
-    {"independent", "rnn_tanh", RNNK_INDEPENDENT, 0, 0, 2, 0, 0, 0.2, 0.2},
+    {"norm", "rnn_tanh", RNNK_PROBLEM_LAYER_NORM, 0, 0, 2, 0, RNNK_ELU, 0, 0},
+    {"independent", "rnn_tanh", RNNK_PROBLEM_INDEPENDENT, 0, 0, 2, 0, 0, 0.2, 0.2},
 };
 static const shape option_shapes[] = {
-    {5, 7, 4, 9, LENGTHS | RNNK_REVERSE}, {23, 3, 5, 33, LENGTHS}, {3, 37, 3, 18, RNNK_NO_BIAS},
-    {12, 1, 40, 132, RNNK_REVERSE},       {0, 2, 3, 6, 0},
+    {5, 7, 4, 9, LENGTHS | REVERSE}, {23, 3, 5, 33, LENGTHS}, {3, 37, 3, 18, NO_BIAS},
+    {12, 1, 40, 132, REVERSE},       {0, 2, 3, 6, 0},
 };
+
+/* Networks of several layers or both directions. */
+typedef struct network {
+  shape s;
+  int64_t L;
+  double dropout;
+} network;
+static const network networks[] = {
+    {{5, 7, 4, 9, LENGTHS | BOTH}, 2, 0.3},
+    {{23, 3, 5, 17, LENGTHS | BOTH}, 3, 0},
+    {{33, 3, 4, 9, LENGTHS | REVERSE}, 3, 0},
+    {{40, 1, 4, 36, 0}, 3, 0},                 /* several blocks of a wavefront: layers at the same time */
+    {{80, 2, 4, 34, LENGTHS | REVERSE}, 3, 0}, /* the same */
+    {{20, 2, 3, 17, 0}, 2, 0.5},
+    {{20, 1, 6, 48, BOTH}, 2, 0}, /* directions at the same time */
+    {{19, 130, 3, 5, LENGTHS | BOTH}, 2, 0.2},
+    {{3, 1, 16, 15, NO_BIAS | BOTH}, 1, 0},
+    {{0, 2, 3, 4, BOTH}, 2, 0.3},
+};
+static const network option_networks[] = {
+    {{9, 5, 4, 18, LENGTHS | BOTH}, 2, 0.3},
+    {{40, 1, 4, 36, REVERSE}, 3, 0}, /* a wavefront */
+};
+enum { MOST = 6 }; /* layers times directions */
 
 typedef struct test_case {
   shape s;
+  int64_t L, D;
+  double dropout;
   const option_set* o; /* NULL: none */
   const uint8_t *mask, *reset;
   int32_t cell;
@@ -117,30 +146,41 @@ static void need(rnnk_status status, const char* what) {
 static int64_t cells_of(const test_case* c) { return (rnnk_cell_states(c->cell) - 1) * c->s.H; }
 static int64_t outputs_of(const test_case* c) { return c->o && c->o->P ? c->o->P : c->s.H; }
 
-static int64_t input_count(const test_case* c, int which) {
+/* An input is a block of parts: weights and states have one for each direction of each layer, x and dy are one. */
+static int64_t parts(const test_case* c, int which) { return which == X || which == DY ? 1 : c->L * c->D; }
+
+static int64_t part_count(const test_case* c, int which, int64_t index) {
   const shape* s = &c->s;
   const int64_t gates = rnnk_cell_gates(c->cell), P = outputs_of(c), heads = c->o && c->o->heads ? c->o->heads : 1;
   switch (which) {
-    case W_IH: return gates * s->H * s->I;
+    case W_IH: return gates * s->H * (index < c->D ? s->I : c->D * P);
     case W_HH: return gates * s->H * (P / heads);
     case B_IH:
     case B_HH: return gates * s->H;
     case W_HR: return P * s->H;
     case PARAMS: return c->o ? c->o->param_rows * s->H : 0;
     case X: return s->T * s->B * s->I;
-    case DY: return s->T * s->B * P;
+    case DY: return s->T * s->B * c->D * P;
     case H_0:
     case DH_N: return s->B * P;
     default: return s->B * cells_of(c);
   }
 }
 
+/* Elements before a part; before part parts(c, which): all. */
+static int64_t part_at(const test_case* c, int which, int64_t index) {
+  int64_t at = 0;
+  for (int64_t i = 0; i < index; ++i) at += part_count(c, which, i);
+  return at;
+}
+static int64_t input_count(const test_case* c, int which) { return part_at(c, which, parts(c, which)); }
+
 static int has_input(const test_case* c, int which) {
-  const int independent = c->o && (c->o->flags & RNNK_INDEPENDENT);
+  const int independent = c->o && (c->o->flags & RNNK_PROBLEM_INDEPENDENT);
   switch (which) {
     case W_HH: return !independent;
-    case B_IH: return !(c->s.flags & RNNK_NO_BIAS);
-    case B_HH: return !(c->s.flags & RNNK_NO_BIAS) && !independent;
+    case B_IH: return !(c->s.flags & NO_BIAS);
+    case B_HH: return !(c->s.flags & NO_BIAS) && !independent;
     case W_HR: return c->o && c->o->P;
     case PARAMS: return c->o && c->o->param_rows;
     case C_0:
@@ -149,9 +189,9 @@ static int has_input(const test_case* c, int which) {
   }
 }
 
-/* The input that has the shape of an output. */
-static const int twin[OUTPUTS] = {DY, H_0, C_0, X, H_0, C_0, W_IH, W_HH, B_IH, B_HH, W_HR, PARAMS};
-static int64_t output_count(const test_case* c, int which) { return input_count(c, twin[which]); }
+/* The input that has the shape of an output; of dh, that of one layer. */
+static const int twin[OUTPUTS] = {DY, H_0, C_0, X, H_0, C_0, W_IH, W_HH, B_IH, B_HH, W_HR, PARAMS, DY};
+static int64_t output_count(const test_case* c, int which) { return input_count(c, twin[which]) * (which == DH ? c->L : 1); }
 
 /* --- data ----------------------------------------------------------------------------------------------------------------- */
 
@@ -166,18 +206,20 @@ static double from_bf16(uint16_t half) {
   memcpy(&value, &bits, sizeof value);
   return value;
 }
-static uint16_t to_bf16(double x) { /* of a value that it can hold, or NaN */
+static uint16_t to_bf16(double x) { /* rounded half to even; NaN stays one */
   const float value = (float)x;
   uint32_t bits;
   memcpy(&bits, &value, sizeof bits);
-  return (uint16_t)(bits >> 16);
+  if (value != value) return 0x7fc0;
+  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 static double uniform(double scale) { return from_bf16(to_bf16(scale * (random_bits() / 2147483648.0 - 1))); }
 static double sparse(void) { return (double)(random_bits() % 4 == 0) - (double)(random_bits() % 4 == 0); }
 
-/* Weights of exact cases have one +-1 in a row, those of W_hh in distinct columns: nothing grows faster than T. */
-static void fill(double* v, const test_case* c, int which, int64_t count) {
-  const int64_t row = which == W_IH ? c->s.I : which == W_HH ? c->s.H : 0;
+/* Weights of exact cases have one +-1 in a row, those of W_hh in distinct columns: nothing grows faster than T in one layer. */
+static void fill(double* v, const test_case* c, int which, int64_t index) {
+  const int64_t count = part_count(c, which, index), inputs = index < c->D ? c->s.I : c->D * outputs_of(c);
+  const int64_t row = which == W_IH ? inputs : which == W_HH ? c->s.H : 0;
   for (int64_t i = 0; i < count; ++i) {
     if (!c->exact) v[i] = which == PARAMS ? 0.5 + uniform(0.5) : uniform(which <= W_HR ? 1 / sqrt((double)c->s.H) : 1.5);
     else if (!row) v[i] = sparse();
@@ -192,7 +234,7 @@ static void fill(double* v, const test_case* c, int which, int64_t count) {
     }
   }
   if (which == X || which == DY) {
-    const int64_t width = which == X ? c->s.I : outputs_of(c);
+    const int64_t width = which == X ? c->s.I : c->D * outputs_of(c);
     for (int64_t t = 0; t < c->s.T; ++t) {
       for (int64_t b = 0; b < c->s.B; ++b) {
         const int hidden = (c->lengths && t >= c->lengths[b]) || (c->mask && !c->mask[t * c->s.B + b]);
@@ -202,11 +244,15 @@ static void fill(double* v, const test_case* c, int which, int64_t count) {
   }
 }
 
-static test_case make_case(const shape* s, const option_set* o, int32_t cell, uint64_t seed) {
+static test_case make_case(const network* n, const option_set* o, int32_t cell, uint64_t seed) {
+  const shape* s = &n->s;
   test_case c;
   const char* name = rnnk_cell_name(cell);
   memset(&c, 0, sizeof c);
   c.s = *s;
+  c.L = n->L;
+  c.D = s->flags & BOTH ? 2 : 1;
+  c.dropout = n->dropout;
   c.o = o;
   c.cell = cell;
   c.exact = !strcmp(name, "linear") || !strcmp(name, "rnn_relu");
@@ -224,11 +270,10 @@ static test_case make_case(const shape* s, const option_set* o, int32_t cell, ui
     c.reset = reset;
   }
   for (int i = 0; i < INPUTS; ++i) {
-    const int64_t count = input_count(&c, i);
     double* v;
     if (!has_input(&c, i)) continue;
-    v = allocate((size_t)count * sizeof *v);
-    fill(v, &c, i, count);
+    v = allocate((size_t)input_count(&c, i) * sizeof *v);
+    for (int64_t k = 0; k < parts(&c, i); ++k) fill(v + part_at(&c, i, k), &c, i, k);
     c.inputs[i] = v;
   }
   return c;
@@ -254,7 +299,8 @@ typedef struct run {
   const test_case* c;
   const char* kernel;
   int dtype;
-  uint32_t flags; /* RNNK_RECOMPUTE */
+  uint32_t flags; /* RNNK_PROBLEM_RECOMPUTE */
+  int least;      /* of how much workspace: 0 all that is of use, 1 the least, 2 something between */
   unsigned char* outputs[OUTPUTS];
   size_t bytes[OUTPUTS];
 } run;
@@ -264,45 +310,78 @@ static const char* dtype_name(int dtype) { return dtype == RNNK_FLOAT64 ? "f64" 
 
 static void complain(const run* r, const char* what, const char* detail) {
   const shape* s = &r->c->s;
-  printf("FAILED %s %s %s %s t%lldb%lldi%lldh%lld flags %u: %s %s\n", r->kernel, rnnk_cell_name(r->c->cell),
+  printf("FAILED %s %s %s %s t%lldb%lldi%lldh%lldl%lld flags 0x%x: %s %s\n", r->kernel, rnnk_cell_name(r->c->cell),
          r->c->o ? r->c->o->name : "", dtype_name(r->dtype), (long long)s->T, (long long)s->B, (long long)s->I,
-         (long long)s->H, (unsigned)s->flags, what, detail);
+         (long long)s->H, (long long)r->c->L, (unsigned)s->flags, what, detail);
   ++failures;
 }
 
-static rnnk_tensor view(void* data, int64_t width, int64_t batch, int dtype, int dims) {
+static double load(const void* data, int dtype, int64_t i) {
+  if (dtype == RNNK_FLOAT64) return ((const double*)data)[i];
+  if (dtype == RNNK_FLOAT32) return ((const float*)data)[i];
+  return from_bf16(((const uint16_t*)data)[i]);
+}
+static void store(void* data, int dtype, int64_t i, double value) {
+  if (dtype == RNNK_FLOAT64) ((double*)data)[i] = value;
+  else if (dtype == RNNK_FLOAT32) ((float*)data)[i] = (float)value;
+  else ((uint16_t*)data)[i] = to_bf16(value);
+}
+
+/* A dense [., rows, columns]. */
+static rnnk_tensor view(void* data, int64_t rows, int64_t columns, int dtype) {
   rnnk_tensor t;
   memset(&t, 0, sizeof t);
   t.data = data;
   t.dtype = dtype;
-  t.stride[0] = dims == 3 ? batch * width : width;
-  t.stride[1] = dims == 3 ? width : 1;
+  t.stride[0] = rows * columns;
+  t.stride[1] = columns;
   t.stride[2] = 1;
   return t;
 }
+/* Part i of the first axis alone; what has no data stays absent. */
+static rnnk_tensor part(rnnk_tensor t, int64_t i) {
+  if (t.data) t.data = (char*)t.data + (size_t)(i * t.stride[0]) * item(t.dtype);
+  t.stride[0] = t.stride[1];
+  t.stride[1] = t.stride[2];
+  return t;
+}
+/* The `width` columns of direction d of a [., ., D*width]. */
+static rnnk_tensor columns(rnnk_tensor t, int64_t d, int64_t width) {
+  if (t.data) t.data = (char*)t.data + (size_t)(d * width) * item(t.dtype);
+  return t;
+}
 
-/* Forward for inference, forward for training, backward; outputs are left in r->outputs. */
-static void execute(run* r) {
+/* W_IH ... PARAMS, or their gradients, of one direction of one layer. */
+static rnnk_weights weights_of(const test_case* c, void* const* blocks, int dtype, int64_t index) {
+  const int64_t inputs = index < c->D ? c->s.I : c->D * outputs_of(c);
+  const int64_t widths[] = {inputs, outputs_of(c) / (c->o && c->o->heads ? c->o->heads : 1), 1, 1, c->s.H, c->s.H};
+  rnnk_weights w;
+  rnnk_tensor* const tensors[] = {&w.weight_ih, &w.weight_hh, &w.bias_ih, &w.bias_hh, &w.weight_hr, &w.params};
+  memset(&w, 0, sizeof w);
+  w.struct_size = sizeof w;
+  for (int i = W_IH; i <= PARAMS; ++i) {
+    if (!blocks[i]) continue;
+    *tensors[i] = part(view((char*)blocks[i] + (size_t)part_at(c, i, index) * item(dtype), 1, widths[i], dtype), 0);
+  }
+  return w;
+}
+
+static rnnk_plan* make_plan(const run* r, int64_t layers, int32_t direction, int64_t input_size) {
   const test_case* c = r->c;
-  const shape* s = &c->s;
-  const int64_t B = s->B, H = s->H, P = outputs_of(c), C = cells_of(c);
-  const int dtype = r->dtype;
-  void* in[INPUTS];
   rnnk_problem problem;
   rnnk_plan* plan;
-  rnnk_sizes sizes;
-  rnnk_weights weights;
-  rnnk_args a;
-
   memset(&problem, 0, sizeof problem);
   problem.struct_size = sizeof problem;
   problem.cell = c->cell;
-  problem.dtype = dtype;
-  problem.flags = (s->flags & (RNNK_NO_BIAS | RNNK_REVERSE)) | r->flags;
-  problem.input_size = s->I;
-  problem.hidden_size = H;
+  problem.dtype = r->dtype;
+  problem.flags = (c->s.flags & NO_BIAS) | r->flags;
+  problem.input_size = input_size;
+  problem.hidden_size = c->s.H;
+  problem.num_layers = layers;
+  problem.direction = direction;
+  problem.dropout = c->dropout;
   if (c->o) {
-    problem.flags |= c->o->flags | RNNK_MASKED;
+    problem.flags |= c->o->flags;
     problem.proj_size = c->o->P;
     problem.heads = c->o->heads;
     problem.clip = c->o->clip;
@@ -313,86 +392,93 @@ static void execute(run* r) {
     problem.recurrent_dropout = c->o->recurrent_dropout;
   }
   need(rnnk_plan_create(&problem, r->kernel, &plan), "rnnk_plan_create");
+  return plan;
+}
+
+static rnnk_sizes sizes_of(const rnnk_plan* plan, const test_case* c) {
+  rnnk_sizes sizes;
   memset(&sizes, 0, sizeof sizes);
   sizes.struct_size = sizeof sizes;
-  need(rnnk_plan_sizes(plan, s->T, B, &sizes), "rnnk_plan_sizes");
+  need(rnnk_plan_sizes(plan, c->s.T, c->s.B, &sizes), "rnnk_plan_sizes");
+  return sizes;
+}
 
-  for (int i = 0; i < INPUTS; ++i) {
-    const int64_t count = input_count(c, i);
-    in[i] = c->inputs[i] ? malloc((size_t)count * item(dtype) + 1) : NULL; /* + 1: never an empty block */
-    for (int64_t k = 0; in[i] && k < count; ++k) {
-      if (dtype == RNNK_FLOAT64) ((double*)in[i])[k] = c->inputs[i][k];
-      else if (dtype == RNNK_FLOAT32) ((float*)in[i])[k] = (float)c->inputs[i][k];
-      else ((uint16_t*)in[i])[k] = to_bf16(c->inputs[i][k]);
-    }
-  }
-  for (int i = 0; i < OUTPUTS; ++i) {
-    const int absent = !c->inputs[twin[i]];
-    r->bytes[i] = absent ? 0 : (size_t)output_count(c, i) * item(dtype);
-    r->outputs[i] = absent ? NULL : malloc(r->bytes[i] + GUARD + (GUARD == 0 && r->bytes[i] == 0));
-    if (!absent) memset(r->outputs[i], 0xff, r->bytes[i] + GUARD);
-  }
+static void check_bound(const run* r, const rnnk_plan* plan, size_t reserve) {
+  const double T = (double)r->c->s.T, rows = T * (double)r->c->s.B;
+  rnnk_reserve_bound b;
+  memset(&b, 0, sizeof b);
+  b.struct_size = sizeof b;
+  need(rnnk_plan_reserve_bound(plan, &b), "rnnk_plan_reserve_bound");
+  const double per_row = (double)(r->c->dropout > 0 ? b.per_row_dropped : b.per_row);
+  const double borders = ceil(1.6 * sqrt(T)) * ((double)b.border_row * (double)r->c->s.B + (double)b.border);
+  if ((double)reserve > (double)b.constant + per_row * rows + borders) complain(r, "reserve", "is larger than its bound");
+}
 
-  memset(&weights, 0, sizeof weights);
-  weights.struct_size = sizeof weights;
-  weights.weight_ih = in[W_IH];
-  weights.weight_hh = in[W_HH];
-  weights.bias_ih = in[B_IH];
-  weights.bias_hh = in[B_HH];
-  weights.weight_hr = in[W_HR];
-  weights.params = in[PARAMS];
-  void *packed = allocate(sizes.packed), *reserve = allocate(sizes.reserve), *kept = allocate(sizes.reserve);
-  void *forward_scratch = allocate(sizes.workspace_forward), *backward_scratch = allocate(sizes.workspace_backward);
-  memset(packed, 0xff, sizes.packed);
-  memset(reserve, 0xff, sizes.reserve);
-  memset(forward_scratch, 0xff, sizes.workspace_forward);
-  memset(backward_scratch, 0xff, sizes.workspace_backward);
-  need(rnnk_pack_weights(plan, &weights, 1, packed, sizes.packed), "rnnk_pack_weights");
-
+/* Everything but what is a matter of the plan: packed, reserve, workspace. */
+static rnnk_args args_of(const run* r, void* const* in) {
+  const test_case* c = r->c;
+  const int64_t T = c->s.T, B = c->s.B, P = outputs_of(c), C = cells_of(c);
+  const int dtype = r->dtype;
+  rnnk_args a;
   memset(&a, 0, sizeof a);
   a.struct_size = sizeof a;
-  a.seq_len = s->T;
+  a.flags = c->o || c->dropout > 0 ? RNNK_CALL_TRAIN : 0;
+  a.seq_len = T;
   a.batch = B;
   a.lengths = c->lengths;
   a.mask = c->mask;
   a.reset = c->reset;
-  a.flags = c->o ? RNNK_TRAIN : 0;
   a.seed = 12345678901234567u;
   a.call = 3;
-  a.packed = packed;
-  a.x = view(in[X], s->I, B, dtype, 3);
-  a.y = view(r->outputs[Y], P, B, dtype, 3);
-  a.h_0 = view(in[H_0], P, B, dtype, 2);
-  a.c_0 = view(in[C_0], C, B, dtype, 2);
-  a.h_n = view(r->outputs[H_N], P, B, dtype, 2);
-  a.c_n = view(r->outputs[C_N], C, B, dtype, 2);
-  a.workspace = forward_scratch;
-  a.workspace_size = sizes.workspace_forward;
-  need(rnnk_forward(plan, &a), "rnnk_forward for inference");
-  unsigned char* inferred = malloc(r->bytes[Y] + 1);
-  memcpy(inferred, r->outputs[Y], r->bytes[Y]);
-  a.reserve = reserve;
-  a.reserve_size = sizes.reserve;
-  need(rnnk_forward(plan, &a), "rnnk_forward");
-  if (memcmp(inferred, r->outputs[Y], r->bytes[Y])) complain(r, "y", "depends on the reserve being kept");
-  memcpy(kept, reserve, sizes.reserve);
+  a.stream = 5;
+  a.x = view(in[X], B, c->s.I, dtype);
+  a.y = view(r->outputs[Y], B, c->D * P, dtype);
+  a.h_0 = view(in[H_0], B, P, dtype);
+  a.c_0 = view(in[C_0], B, C, dtype);
+  a.h_n = view(r->outputs[H_N], B, P, dtype);
+  a.c_n = view(r->outputs[C_N], B, C, dtype);
+  a.dy = view(in[DY], B, c->D * P, dtype);
+  a.dh_n = view(in[DH_N], B, P, dtype);
+  a.dc_n = view(in[DC_N], B, C, dtype);
+  a.dx = view(r->outputs[DX], B, c->s.I, dtype);
+  a.dh_0 = view(r->outputs[DH_0], B, P, dtype);
+  a.dc_0 = view(r->outputs[DC_0], B, C, dtype);
+  return a;
+}
 
-  a.workspace = backward_scratch;
-  a.workspace_size = sizes.workspace_backward;
-  a.dy = view(in[DY], P, B, dtype, 3);
-  a.dh_n = view(in[DH_N], P, B, dtype, 2);
-  a.dc_n = view(in[DC_N], C, B, dtype, 2);
-  a.dx = view(r->outputs[DX], s->I, B, dtype, 3);
-  a.dh_0 = view(r->outputs[DH_0], P, B, dtype, 2);
-  a.dc_0 = view(r->outputs[DC_0], C, B, dtype, 2);
-  a.dweight_ih = r->outputs[DW_IH];
-  a.dweight_hh = r->outputs[DW_HH];
-  a.dbias_ih = r->outputs[DB_IH];
-  a.dbias_hh = r->outputs[DB_HH];
-  a.dweight_hr = r->outputs[DW_HR];
-  a.dparams = r->outputs[DPARAMS];
-  need(rnnk_backward(plan, &a), "rnnk_backward");
-  if (memcmp(kept, reserve, sizes.reserve)) complain(r, "reserve", "was written by backward");
+/* dh of a layer. */
+static rnnk_tensor gradients_of_h(const run* r, int64_t layer) {
+  const int64_t width = r->c->D * outputs_of(r->c), count = r->c->s.T * r->c->s.B * width;
+  return view(r->outputs[DH] + (size_t)(layer * count) * item(r->dtype), r->c->s.B, width, r->dtype);
+}
+
+static void begin_run(run* r, void** in) {
+  const test_case* c = r->c;
+  for (int i = 0; i < INPUTS; ++i) {
+    const int64_t count = input_count(c, i);
+    in[i] = c->inputs[i] ? malloc((size_t)count * item(r->dtype) + 1) : NULL; /* + 1: never an empty block */
+    for (int64_t k = 0; in[i] && k < count; ++k) store(in[i], r->dtype, k, c->inputs[i][k]);
+  }
+  for (int i = 0; i < OUTPUTS; ++i) {
+    const int absent = !c->inputs[twin[i]];
+    r->bytes[i] = absent ? 0 : (size_t)output_count(c, i) * item(r->dtype);
+    r->outputs[i] = absent ? NULL : malloc(r->bytes[i] + GUARD + (GUARD == 0 && r->bytes[i] == 0));
+    if (absent) continue;
+    memset(r->outputs[i], 0xff, r->bytes[i] + GUARD);
+    if (i == DH) memset(r->outputs[i], 0, r->bytes[i]); /* it is not written past a row's length */
+  }
+}
+
+static void* scratch(size_t bytes) { return memset(allocate(bytes + GUARD), 0xff, bytes + GUARD); }
+static void end_scratch(const run* r, unsigned char* bytes, size_t size, const char* name) {
+  for (int k = 0; k < GUARD; ++k) {
+    if (bytes[size + (size_t)k] == 0xff) continue;
+    complain(r, name, "was written past its end");
+    break;
+  }
+  free(bytes);
+}
+static void end_run(const run* r, void** in) {
   for (int i = 0; i < OUTPUTS; ++i) {
     for (int k = 0; r->outputs[i] && k < GUARD; ++k) {
       if (r->outputs[i][r->bytes[i] + (size_t)k] != 0xff) {
@@ -402,23 +488,190 @@ static void execute(run* r) {
     }
   }
   for (int i = 0; i < INPUTS; ++i) free(in[i]);
-  free(inferred);
-  free(packed);
-  free(reserve);
+}
+
+static size_t room(const run* r, size_t least, size_t all) {
+  if (all < least) complain(r, "workspace", "is smaller than the least");
+  return r->least == 0 ? all : r->least == 1 ? least : least + (all - least) / 2;
+}
+
+/* Forward for inference, forward for training, backward; outputs are left in r->outputs. */
+static void execute(run* r) {
+  const test_case* c = r->c;
+  void* in[INPUTS];
+  rnnk_weights weights[MOST], gradients[MOST];
+  rnnk_tensor dh[MOST];
+  unsigned char* inferred[C_N + 1];
+  rnnk_plan* plan = make_plan(r, c->L,
+                              c->D == 2              ? RNNK_BOTH_DIRECTIONS
+                              : c->s.flags & REVERSE ? RNNK_REVERSE_ONLY
+                                                     : RNNK_FORWARD_ONLY,
+                              c->s.I);
+  const rnnk_sizes sizes = sizes_of(plan, c);
+  const size_t forward_bytes = room(r, sizes.workspace_forward_least, sizes.workspace_forward);
+  const size_t backward_bytes = room(r, sizes.workspace_backward_least, sizes.workspace_backward);
+  check_bound(r, plan, sizes.reserve);
+  begin_run(r, in);
+  for (int64_t i = 0; i < c->L * c->D; ++i) {
+    weights[i] = weights_of(c, in + W_IH, r->dtype, i);
+    gradients[i] = weights_of(c, (void* const*)(r->outputs + DW_IH), r->dtype, i);
+  }
+  for (int64_t l = 0; l < c->L; ++l) dh[l] = gradients_of_h(r, l);
+  void *packed = scratch(sizes.packed), *reserve = scratch(sizes.reserve), *kept = allocate(sizes.reserve);
+  void *forward_scratch = scratch(forward_bytes), *backward_scratch = scratch(backward_bytes);
+  need(rnnk_pack_weights(plan, weights, RNNK_PACK_BOTH, packed, sizes.packed, NULL), "rnnk_pack_weights");
+
+  rnnk_args a = args_of(r, in);
+  a.packed = packed;
+  a.packed_size = sizes.packed;
+  a.workspace = forward_scratch;
+  a.workspace_size = forward_bytes;
+  need(rnnk_forward(plan, &a), "rnnk_forward for inference");
+  for (int i = Y; i <= C_N; ++i) {
+    inferred[i] = malloc(r->bytes[i] + 1);
+    if (r->bytes[i]) memcpy(inferred[i], r->outputs[i], r->bytes[i]);
+  }
+  a.reserve = reserve;
+  a.reserve_size = sizes.reserve;
+  need(rnnk_forward(plan, &a), "rnnk_forward");
+  for (int i = Y; i <= C_N; ++i) {
+    if (r->bytes[i] && memcmp(inferred[i], r->outputs[i], r->bytes[i])) {
+      complain(r, output_names[i], "depends on the reserve being kept");
+    }
+    free(inferred[i]);
+  }
+  memcpy(kept, reserve, sizes.reserve);
+
+  a.workspace = backward_scratch;
+  a.workspace_size = backward_bytes;
+  a.dweights = gradients;
+  a.dh = dh;
+  need(rnnk_backward(plan, &a), "rnnk_backward");
+  if (memcmp(kept, reserve, sizes.reserve)) complain(r, "reserve", "was written by backward");
+  end_run(r, in);
+  end_scratch(r, packed, sizes.packed, "packed");
+  end_scratch(r, reserve, sizes.reserve, "reserve");
+  end_scratch(r, forward_scratch, forward_bytes, "workspace of forward");
+  end_scratch(r, backward_scratch, backward_bytes, "workspace of backward");
   free(kept);
-  free(forward_scratch);
-  free(backward_scratch);
   rnnk_plan_destroy(plan);
+}
+
+/* Dropout between layers, of both directions. */
+static void drop(const run* r, const rnnk_args* a, int64_t layer, rnnk_tensor from, rnnk_tensor to) {
+  const test_case* c = r->c;
+  const int64_t P = outputs_of(c);
+  rnnk_dropout_args d;
+  memset(&d, 0, sizeof d);
+  d.struct_size = sizeof d;
+  d.p = c->dropout;
+  d.seed = a->seed;
+  d.call = a->call;
+  d.seq_len = c->s.T;
+  d.batch = c->s.B;
+  d.hidden_size = P;
+  d.lengths = c->lengths;
+  for (int64_t i = 0; i < c->D; ++i) {
+    d.stream = a->stream + (uint32_t)(layer * c->D + i);
+    d.in = columns(from, i, P);
+    d.out = columns(to, i, P);
+    need(rnnk_dropout(&d), "rnnk_dropout");
+  }
+}
+
+/* The same results as execute()'s, from plans of one layer and one direction each. */
+static void compose(run* r) {
+  const test_case* c = r->c;
+  const int64_t T = c->s.T, B = c->s.B, D = c->D, P = outputs_of(c), count = T * B * D * P;
+  const size_t wide = (size_t)count * item(r->dtype);
+  void *in[INPUTS], *packed[MOST], *reserve[MOST], *outputs[MOST], *dropped[MOST];
+  rnnk_plan* plans[MOST];
+  rnnk_args calls[MOST];
+  begin_run(r, in);
+  const rnnk_args whole = args_of(r, in);
+  rnnk_tensor x = whole.x;
+  for (int64_t l = 0; l < c->L; ++l) {
+    outputs[l] = scratch(wide);
+    dropped[l] = scratch(wide);
+    const rnnk_tensor y = l + 1 == c->L ? whole.y : view(outputs[l], B, D * P, r->dtype);
+    for (int64_t d = 0; d < D; ++d) {
+      const int64_t i = l * D + d;
+      const int reverse = D == 2 ? d == 1 : (c->s.flags & REVERSE) != 0;
+      const rnnk_weights w = weights_of(c, in + W_IH, r->dtype, i);
+      rnnk_args* a = &calls[i];
+      plans[i] = make_plan(r, 1, reverse ? RNNK_REVERSE_ONLY : RNNK_FORWARD_ONLY, l ? D * P : c->s.I);
+      const rnnk_sizes sizes = sizes_of(plans[i], c);
+      packed[i] = scratch(sizes.packed);
+      reserve[i] = scratch(sizes.reserve);
+      need(rnnk_pack_weights(plans[i], &w, RNNK_PACK_BOTH, packed[i], sizes.packed, NULL), "rnnk_pack_weights");
+      *a = whole;
+      a->packed = packed[i];
+      a->packed_size = sizes.packed;
+      a->reserve = reserve[i];
+      a->reserve_size = sizes.reserve;
+      a->stream = whole.stream + (uint32_t)i;
+      a->x = x;
+      a->y = columns(y, d, P);
+      /* A view [1, B, .] begins where its part does. */
+      a->h_0.data = part(whole.h_0, i).data;
+      a->c_0.data = part(whole.c_0, i).data;
+      a->h_n.data = part(whole.h_n, i).data;
+      a->c_n.data = part(whole.c_n, i).data;
+      a->workspace_size = sizes.workspace_forward;
+      a->workspace = scratch(a->workspace_size);
+      need(rnnk_forward(plans[i], a), "rnnk_forward by hand");
+      end_scratch(r, a->workspace, a->workspace_size, "workspace of forward");
+      a->workspace_size = sizes.workspace_backward;
+    }
+    x = y;
+    if (l + 1 < c->L && c->dropout > 0) {
+      x = view(dropped[l], B, D * P, r->dtype);
+      drop(r, &whole, l, y, x);
+    }
+  }
+  rnnk_tensor dy = whole.dy;
+  for (int64_t l = c->L - 1; l >= 0; --l) {
+    const int64_t width = l ? D * P : c->s.I;
+    const rnnk_tensor dx = l ? view(scratch((size_t)(T * B * width) * item(r->dtype)), B, width, r->dtype) : whole.dx;
+    void* const second = scratch((size_t)(T * B * width) * item(r->dtype));
+    for (int64_t d = 0; d < D; ++d) {
+      const int64_t i = l * D + d;
+      const rnnk_weights w = weights_of(c, (void* const*)(r->outputs + DW_IH), r->dtype, i);
+      const rnnk_tensor dh = columns(gradients_of_h(r, l), d, P);
+      rnnk_args* a = &calls[i];
+      a->dy = columns(dy, d, P);
+      a->dx = d ? view(second, B, width, r->dtype) : dx;
+      a->dh_n.data = part(whole.dh_n, i).data;
+      a->dc_n.data = part(whole.dc_n, i).data;
+      a->dh_0.data = part(whole.dh_0, i).data;
+      a->dc_0.data = part(whole.dc_0, i).data;
+      a->dweights = &w;
+      a->dh = &dh;
+      a->workspace = scratch(a->workspace_size);
+      need(rnnk_backward(plans[i], a), "rnnk_backward by hand");
+      end_scratch(r, a->workspace, a->workspace_size, "workspace of backward");
+      free(packed[i]);
+      free(reserve[i]);
+      rnnk_plan_destroy(plans[i]);
+    }
+    /* In double: the sum of two floats is rounded to the same float as float arithmetic rounds it. */
+    for (int64_t k = 0; D == 2 && k < T * B * width; ++k) {
+      store(dx.data, r->dtype, k, load(dx.data, r->dtype, k) + load(second, r->dtype, k));
+    }
+    free(second);
+    if (l + 1 < c->L) free(dy.data);
+    if (l && c->dropout > 0) drop(r, &whole, l - 1, dx, dx);
+    dy = dx;
+  }
+  for (int64_t l = 0; l < c->L; ++l) {
+    free(outputs[l]);
+    free(dropped[l]);
+  }
+  end_run(r, in);
 }
 
 static void free_run(run* r) {
   for (int i = 0; i < OUTPUTS; ++i) free(r->outputs[i]);
-}
-
-static double get(const run* r, int output, int64_t i) {
-  if (r->dtype == RNNK_FLOAT64) return ((const double*)r->outputs[output])[i];
-  if (r->dtype == RNNK_FLOAT32) return ((const float*)r->outputs[output])[i];
-  return from_bf16(((const uint16_t*)r->outputs[output])[i]);
 }
 
 /* --- the comparison ------------------------------------------------------------------------------------------------------- */
@@ -434,14 +687,14 @@ static void compare(const run* got, const run* judge) {
   const double eps = got->dtype == RNNK_FLOAT64 ? DBL_EPSILON : half ? 0x1p-7 : FLT_EPSILON;
   const double terms = half ? 1 : sqrt((double)(s->I + s->H + 2));
   /* A layer norm passes an error on 1 / std times as large, which is some ten times here. */
-  const double magnified = got->c->o && (got->c->o->flags & RNNK_LAYER_NORM) ? 10 : 1;
+  const double magnified = got->c->o && (got->c->o->flags & RNNK_PROBLEM_LAYER_NORM) ? 10 : 1;
   const double bound = got->c->exact && !half ? 0 : 8 * eps * terms * magnified * sqrt((double)s->T + 1);
   for (int i = 0; i < OUTPUTS; ++i) {
     double scale = got->c->o ? 1 : DBL_MIN, error = 0; /* 1: the size of terms that cancel where little is left of a mask */
     char detail[120];
     const int64_t count = (int64_t)(got->bytes[i] / item(got->dtype));
     for (int64_t k = 0; k < count; ++k) {
-      const double want = get(judge, i, k), off = fabs(get(got, i, k) - want);
+      const double want = load(judge->outputs[i], judge->dtype, k), off = fabs(load(got->outputs[i], got->dtype, k) - want);
       scale = fmax(scale, fabs(want));
       error = off <= error ? error : off; /* NaN stays */
     }
@@ -482,10 +735,10 @@ static int takes(const char* kernel, int dtype, const test_case* c) {
 
 static void test_kernel(const test_case* c, const char* kernel, const run* judge) {
   for (int dtype = RNNK_FLOAT32; dtype <= RNNK_BFLOAT16; ++dtype) {
-    run alone = {c, kernel, dtype, 0, {NULL}, {0}}, team = alone, beside = alone, again = alone;
+    run alone = {c, kernel, dtype, 0, 0, {NULL}, {0}}, team = alone, beside = alone, again = alone;
     pthread_t other;
     if (!takes(kernel, dtype, c)) continue;
-    again.flags = RNNK_RECOMPUTE;
+    again.flags = RNNK_PROBLEM_RECOMPUTE;
     need(rnnk_set_num_threads(1), "rnnk_set_num_threads");
     execute(&alone);
     compare(&alone, judge);
@@ -505,11 +758,47 @@ static void test_kernel(const test_case* c, const char* kernel, const run* judge
 }
 
 static void judge_and_test(const shape* s, const option_set* o, int32_t cell, uint64_t seed, const char* kernel) {
-  test_case c = make_case(s, o, cell, seed);
-  run judge = {&c, "cpu_scalar", RNNK_FLOAT64, 0, {NULL}, {0}};
+  const network layer = {*s, 1, 0};
+  test_case c = make_case(&layer, o, cell, seed);
+  run judge = {&c, "cpu_scalar", RNNK_FLOAT64, 0, 0, {NULL}, {0}};
   execute(&judge);
   test_kernel(&c, kernel, &judge);
   free_run(&judge);
+  free_case(&c);
+}
+
+static void test_network(const network* n, const option_set* o, int32_t cell, uint64_t seed, const char* kernel) {
+  static const struct {
+    int threads, least;
+    uint32_t flags;
+    const char* what;
+  } ways[] = {
+      {3, 0, 0, "depends on the number of threads"},
+      {3, 1, 0, "depends on the workspace being the least"},
+      {3, 2, 0, "depends on the size of the workspace"},
+      {3, 0, RNNK_PROBLEM_RECOMPUTE, "depends on recomputation"},
+      {1, 1, RNNK_PROBLEM_RECOMPUTE, "depends on recomputation in the least workspace"},
+  };
+  test_case c = make_case(n, o, cell, seed);
+  for (int dtype = RNNK_FLOAT32; dtype <= RNNK_BFLOAT16; ++dtype) {
+    run by_hand = {&c, kernel, dtype, 0, 0, {NULL}, {0}}, alone = by_hand;
+    if (!takes(kernel, dtype, &c)) continue;
+    need(rnnk_set_num_threads(1), "rnnk_set_num_threads");
+    compose(&by_hand);
+    execute(&alone);
+    /* A network adds the second direction's dx before it is rounded to bfloat16. */
+    if (dtype == RNNK_BFLOAT16 && c.D == 2) compare(&alone, &by_hand);
+    else same_bits(&by_hand, &alone, "is not that of layers composed by hand");
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; ++i) {
+      run again = {&c, kernel, dtype, ways[i].flags, ways[i].least, {NULL}, {0}};
+      need(rnnk_set_num_threads(ways[i].threads), "rnnk_set_num_threads");
+      execute(&again);
+      same_bits(&alone, &again, ways[i].what);
+      free_run(&again);
+    }
+    free_run(&by_hand);
+    free_run(&alone);
+  }
   free_case(&c);
 }
 
@@ -536,11 +825,16 @@ int main(int argc, char** argv) {
       for (size_t i = 0; i < sizeof shapes / sizeof *shapes; ++i, ++cases) {
         judge_and_test(&shapes[i], NULL, cell, 1000 * (uint64_t)cell + i, kernel);
       }
+      for (size_t i = 0; i < sizeof networks / sizeof *networks; ++i, ++cases) {
+        test_network(&networks[i], NULL, cell, 2000 + 1000 * (uint64_t)cell + i, kernel);
+      }
       for (size_t k = 0; k < sizeof options / sizeof *options; ++k) {
-        for (size_t i = 0;
-             !strcmp(options[k].cell, rnnk_cell_name(cell)) && i < sizeof option_shapes / sizeof *option_shapes; ++i) {
+        if (strcmp(options[k].cell, rnnk_cell_name(cell))) continue;
+        for (size_t i = 0; i < sizeof option_shapes / sizeof *option_shapes; ++i, ++cases) {
           judge_and_test(&option_shapes[i], &options[k], cell, 100 * (uint64_t)k + i, kernel);
-          ++cases;
+        }
+        for (size_t i = 0; i < sizeof option_networks / sizeof *option_networks; ++i, ++cases) {
+          test_network(&option_networks[i], &options[k], cell, 100 * (uint64_t)k + 50 + i, kernel);
         }
       }
     }

@@ -14,7 +14,7 @@
 typedef rnnk_status (*rnnk_set_num_threads_t)(int32_t);
 typedef rnnk_status (*rnnk_plan_create_t)(const rnnk_problem*, const char*, rnnk_plan**);
 typedef rnnk_status (*rnnk_plan_sizes_t)(const rnnk_plan*, int64_t, int64_t, rnnk_sizes*);
-typedef rnnk_status (*rnnk_pack_weights_t)(const rnnk_plan*, const rnnk_weights*, int32_t, void*, size_t);
+typedef rnnk_status (*rnnk_pack_weights_t)(const rnnk_plan*, const rnnk_weights*, int32_t, void*, size_t, void*);
 typedef rnnk_status (*rnnk_forward_t)(const rnnk_plan*, const rnnk_args*);
 typedef void (*rnnk_plan_destroy_t)(rnnk_plan*);
 
@@ -45,17 +45,18 @@ int main(int argc, char** argv) {
   rnnk_plan* plan = NULL;
   if (rnnk_set_num_threads_p(2) || rnnk_plan_create_p(&problem, NULL, &plan) || rnnk_plan_sizes_p(plan, T, B, &sizes))
     return 3;
-  rnnk_weights w = {.struct_size = sizeof w,
-                    .weight_ih = zeros(4L * 3 * H * I),
-                    .weight_hh = zeros(4L * 3 * H * H),
-                    .bias_ih = zeros(4L * 3 * H),
-                    .bias_hh = zeros(4L * 3 * H)};
+  const rnnk_weights w = {.struct_size = sizeof w,
+                          .weight_ih = {.data = zeros(4L * 3 * H * I), .stride = {I, 1}},
+                          .weight_hh = {.data = zeros(4L * 3 * H * H), .stride = {H, 1}},
+                          .bias_ih = {.data = zeros(4L * 3 * H), .stride = {1}},
+                          .bias_hh = {.data = zeros(4L * 3 * H), .stride = {1}}};
   void* packed = zeros(sizes.packed);
-  if (rnnk_pack_weights_p(plan, &w, RNNK_PACK_FORWARD, packed, sizes.packed)) return 4;
+  if (rnnk_pack_weights_p(plan, &w, RNNK_PACK_FORWARD, packed, sizes.packed, NULL)) return 4;
   rnnk_args args = {.struct_size = sizeof args,
                     .seq_len = T,
                     .batch = B,
                     .packed = packed,
+                    .packed_size = sizes.packed,
                     .workspace = zeros(sizes.workspace_forward),
                     .workspace_size = sizes.workspace_forward};
   const rnnk_tensor x = {.data = zeros(4L * T * B * I), .stride = {(int64_t)B * I, I, 1}, .dtype = RNNK_FLOAT32};

@@ -1,0 +1,27 @@
+// The first bytes of packed weights in host memory: they say which plans may read the pack, and which halves it has.
+#pragma once
+#include "network/network.h"
+
+namespace rnnk {
+
+struct PackHeader {
+  char magic[8];
+  uint64_t layout;
+  uint32_t halves;  // 1: forward; 2: backward
+  uint32_t zero[11];
+};
+static_assert(sizeof(PackHeader) == 64, "what follows has the alignment of the pack");
+
+// Plans with the same number lay weights out alike: same kernels, cell, layers, directions, sizes, dtype and options that have
+// parameters. Masks, which direction a single one is, recompute and dropout do not matter.
+uint64_t pack_layout(const Network&);
+
+// Bytes before the kernel's own. Packs on a GPU have none: nothing on the host could read them before the call.
+inline int64_t header_bytes(const Network& n) { return n.on_cpu() ? int64_t{sizeof(PackHeader)} : 0; }
+
+// Writes the header and returns where the kernels' own bytes go. Halves of the same layout add up.
+void* begin_pack(void* packed, uint64_t layout, Halves halves);
+// Where the kernels' own bytes are. Throws Failure for bytes that are no pack, a pack of another layout, and a missing half.
+const void* open_pack(const void* packed, uint64_t layout, Halves needed);
+
+}  // namespace rnnk

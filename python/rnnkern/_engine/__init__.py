@@ -1,0 +1,26 @@
+"""The middle between Python's faces and the native library: specs, plans, packed weights and calls."""
+
+from .call import backward, drawing, dropping, forward
+from .plans import new_reserve, pack, plan, reserve_bytes, vectors
+from .spec import NO_MARKS, Array, Bytes, Gpu, Gradients, Marks, Memory, Spec, Tape
+
+__all__ = [
+    "NO_MARKS",
+    "Array",
+    "Bytes",
+    "Gpu",
+    "Gradients",
+    "Marks",
+    "Memory",
+    "Spec",
+    "Tape",
+    "backward",
+    "drawing",
+    "dropping",
+    "forward",
+    "new_reserve",
+    "pack",
+    "plan",
+    "reserve_bytes",
+    "vectors",
+]
