@@ -111,13 +111,10 @@ class Subject:
         def step() -> Any:
             packed = _engine.pack(spec, params)
             reserve = _engine.new_reserve(spec, data.x.shape[0], data.x.shape[1], drop=False)
-            y, h_n, c_n = _engine.forward(
-                spec, packed, data.x, data.h_0, data.c_0, data.lengths, MEMORY, reserve=reserve, masks=None
-            )
-            tape = _engine.Tape(spec, data.x, y, reserve, data.h_0, data.c_0, data.lengths, None)
-            grads = _engine.backward(
-                spec, packed, tape, data.dy, None, None, MEMORY, need_x=True, need_state=False, need_params=True
-            )
+            inputs = _engine.Inputs(data.x, data.h_0, data.c_0, data.lengths)
+            y, h_n, c_n = _engine.forward(spec, packed, inputs, MEMORY, reserve=reserve)
+            tape, above = _engine.Tape(spec, inputs, y, reserve), _engine.OutputGradients(data.dy)
+            grads = _engine.backward(packed, tape, above, MEMORY, _engine.Wanted(state=False))
             return y, h_n, c_n, grads
 
         def outputs(result: Any) -> dict[str, Array]:

@@ -92,20 +92,9 @@ class Cell(Module):
         tape.check(self, weights)
         batched = len(tape.x_shape) == 2
         caller = tape.library
-        dh, dc = self._take_state("dstate", dstate, tape.inner.x.shape[1], batched, caller, gradient=True)
+        dh, dc = self._take_state("dstate", dstate, tape.inner.inputs.x.shape[1], batched, caller, gradient=True)
         memory = caller.memory
-        grads = engine.backward(
-            self._spec,
-            weights.packed(True, memory),
-            tape.inner,
-            None,
-            dh,
-            dc,
-            memory,
-            need_x=True,
-            need_state=True,
-            need_params=True,
-        )
+        grads = engine.backward(weights.packed(True, memory), tape.inner, engine.OutputGradients(None, dh, dc), memory)
         give = caller.give
         params = {name: give(grad) for name, grad in zip(self._names, grads.params, strict=True)}
         dx = None if grads.x is None else give(grads.x.reshape(tape.x_shape))
@@ -165,13 +154,12 @@ class Cell(Module):
         memory = caller.memory
         reserve = engine.new_reserve(spec, 1, steps.shape[1], False, memory) if keep else None
         masks = (self._seed, self._next_call()) if train and spec.options.random else None
-        y, h_n, c_n = engine.forward(
-            spec, weights.packed(keep, memory), steps, h, c, None, memory, reserve=reserve, masks=masks
-        )
+        inputs = engine.Inputs(steps, h, c, None, masks)
+        y, h_n, c_n = engine.forward(spec, weights.packed(keep, memory), inputs, memory, reserve=reserve)
         state = self._give_state(h_n, c_n, batched, caller)
         if reserve is None:
             return state, None
-        inner = engine.Tape(spec, steps, y, reserve, h, c, None, masks)
+        inner = engine.Tape(spec, inputs, y, reserve)
         checked = (("x", x, fingerprint(x)),) if caller.on_host else ()
         return state, Tape(self, weights, inner, caller, tuple(x.shape), checked)
 

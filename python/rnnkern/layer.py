@@ -195,14 +195,13 @@ class Layer(Module):
         if dy is not None:
             shape = (*tape.x_shape[:-1], spec.directions * spec.outputs)
             dy = self._time_major(caller.take(dy, "dy", shape, *self._said(batched, f"D*{self._letter}")))
-        dh_n, *others = self._take_parts("dstate", dstate, inner.x.shape[1], batched, caller, gradient=True)
+        dh_n, *others = self._take_parts("dstate", dstate, inner.inputs.x.shape[1], batched, caller, gradient=True)
         if clip_step is not None and not (isinstance(clip_step, (int, float, np.floating)) and clip_step > 0):
             raise ValueError(f"clip_step: expected a bound above 0 or None, got {clip_step!r}")
         memory = caller.memory
-        grads = engine.backward(
-            spec, weights.packed(True, memory), inner, dy, dh_n, joined(spec, others, caller), memory, need_x=need_x,
-            need_state=True, need_params=True, probe=check_bool("probe", probe), clip_step=float(clip_step or 0.0),
-        )  # fmt: skip
+        above = engine.OutputGradients(dy, dh_n, joined(spec, others, caller))
+        wanted = engine.Wanted(need_x, steps=check_bool("probe", probe), clip_step=float(clip_step or 0.0))
+        grads = engine.backward(weights.packed(True, memory), inner, above, memory, wanted)
         give = caller.give
         dx = give(self._time_major(grads.x, back=True, batched=batched)) if grads.x is not None else None
         params = {name: give(grad) for name, grad in zip(self._names, grads.params, strict=True)}
@@ -232,23 +231,23 @@ class Layer(Module):
         if out is None:
             y = memory.empty(y_shape, spec.dtype)
         else:
-            inputs = {"x": x} | dict(zip(("state", "state[1]", "state[2]", "state[3]"), parts, strict=False))
-            y = caller.take_output(out, "out", y_shape, *self._said(batched, f"D*{self._letter}"), inputs)
+            read = {"x": x} | dict(zip(("state", "state[1]", "state[2]", "state[3]"), parts, strict=False))
+            y = caller.take_output(out, "out", y_shape, *self._said(batched, f"D*{self._letter}"), read)
         if keep:  # x and y are referred to, the small state is copied: the caller may go on with it
             h_0, c_0 = (None if s is None else caller.copy(s) for s in (h_0, c_0))
         masks = (self._seed, self._next_call()) if train else None
         reserve = None
         if keep:
             reserve = engine.new_reserve(spec, seq_len, batch, engine.dropping(spec, masks), memory)
-        _, h_n, c_n = engine.forward(
-            spec, weights.packed(keep, memory), x_major, h_0, c_0, rows, memory, reserve=reserve, masks=masks,
-            y=self._time_major(y), marks=marks,
-        )  # fmt: skip
+        inputs = engine.Inputs(x_major, h_0, c_0, rows, masks, marks)
+        y_major = self._time_major(y)
+        packed = weights.packed(keep, memory)
+        _, h_n, c_n = engine.forward(spec, packed, inputs, memory, reserve=reserve, y=y_major)
         state = self._give_state(h_n, c_n, batched, caller)
         answer = out if out is not None else caller.give(y)
         if reserve is None:
             return answer, state, None
-        inner = engine.Tape(spec, x_major, self._time_major(y), reserve, h_0, c_0, rows, masks, marks)
+        inner = engine.Tape(spec, inputs, y_major, reserve)
         checked = []
         if caller.on_host:
             checked.append(("x", x, fingerprint(x)))

@@ -107,16 +107,16 @@ def test_backward_computes_what_is_needed_and_no_less(needs: tuple[bool, bool], 
     memory = MEMORY._replace(empty=lambda shape, dtype: np.full(shape, np.nan, dtype))  # what is not written shows
     reserve = _engine.new_reserve(spec, T, B, drop=True)
     reserve[:] = 0xFF
-    y, _, _ = _engine.forward(spec, packed, x, None, None, LENGTHS, memory, reserve=reserve, masks=(1, 2))
-    tape = _engine.Tape(spec, x, y, reserve, None, None, LENGTHS, (1, 2))
+    inputs = _engine.Inputs(x, lengths=LENGTHS, masks=(1, 2))
+    y, _, _ = _engine.forward(spec, packed, inputs, memory, reserve=reserve)
+    tape = _engine.Tape(spec, inputs, y, reserve)
     dy = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
-    full = _engine.backward(spec, packed, tape, dy, None, None, memory, need_x=True, need_state=True, need_params=True)
+    above = _engine.OutputGradients(dy)
+    full = _engine.backward(packed, tape, above, memory)
     flags = [
         {"none": False, "all": True, "top": "_l2" in n, "hh": "weight_hh_l1" in n}[wanted] for n in spec.param_names
     ]
-    part = _engine.backward(
-        spec, packed, tape, dy, None, None, memory, need_x=needs[0], need_state=needs[1], need_params=flags
-    )
+    part = _engine.backward(packed, tape, above, memory, _engine.Wanted(*needs, flags))
     assert (part.x is None, part.h is None, part.c is None) == (not needs[0], not needs[1], not needs[1])
     assert [p is not None for p in part.params] == flags
     for got, all_of_it in zip(
@@ -124,11 +124,11 @@ def test_backward_computes_what_is_needed_and_no_less(needs: tuple[bool, bool], 
     ):
         assert got is None or np.array_equal(got, all_of_it)
     assert not any(np.isnan(g).any() for g in [full.x, full.h, full.c, *full.params])
-    same = _engine.backward(spec, packed, tape, dy, None, None, memory, need_x=True, need_state=True, need_params=True)
+    same = _engine.backward(packed, tape, above, memory)
     assert np.array_equal(same.x, full.x) and all(map(np.array_equal, same.params, full.params))
     short = tape._replace(reserve=reserve[:64])
     with pytest.raises(ValueError, match=r"reserve_size: expected at least \d+ bytes, got 64"):
-        _engine.backward(spec, packed, short, dy, None, None, memory, need_x=True, need_state=True, need_params=True)
+        _engine.backward(packed, short, above, memory)
 
 
 def test_need_x_false_and_absent_gradients() -> None:

@@ -67,14 +67,10 @@ class Bidirectional:
         spec = self.spec
         packed = _engine.pack(spec, self.params)
         reserve = _engine.new_reserve(spec, self.T, self.B, False)
-        y, h_n, c_n = _engine.forward(
-            spec, packed, self.x, self.h_0, self.c_0, self.lengths, MEMORY, reserve=reserve, masks=None,
-            marks=self.marks,
-        )  # fmt: skip
-        tape = _engine.Tape(spec, self.x, y, reserve, self.h_0, self.c_0, self.lengths, None, self.marks)
-        grads = _engine.backward(
-            spec, packed, tape, self.dy, self.dh_n, self.dc_n, MEMORY, need_x=True, need_state=True, need_params=True
-        )
+        inputs = _engine.Inputs(self.x, self.h_0, self.c_0, self.lengths, None, self.marks)
+        y, h_n, c_n = _engine.forward(spec, packed, inputs, MEMORY, reserve=reserve)
+        above = _engine.OutputGradients(self.dy, self.dh_n, self.dc_n)
+        grads = _engine.backward(packed, _engine.Tape(spec, inputs, y, reserve), above, MEMORY)
         named = {f"d{name}": value for name, value in zip(spec.param_names, grads.params, strict=True)}
         return {"y": y, "h_n": h_n, "c_n": c_n, "dx": grads.x, "dh_0": grads.h, "dc_0": grads.c} | named
 

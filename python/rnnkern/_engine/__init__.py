@@ -2,7 +2,20 @@
 
 from .call import backward, drawing, dropping, forward
 from .plans import new_reserve, pack, plan, reserve_bytes, vectors
-from .spec import NO_MARKS, Array, Bytes, Gpu, Gradients, Marks, Memory, Spec, Tape
+from .spec import (
+    NO_MARKS,
+    Array,
+    Bytes,
+    Gpu,
+    Gradients,
+    Inputs,
+    Marks,
+    Memory,
+    OutputGradients,
+    Spec,
+    Tape,
+    Wanted,
+)
 
 __all__ = [
     "NO_MARKS",
@@ -10,10 +23,13 @@ __all__ = [
     "Bytes",
     "Gpu",
     "Gradients",
+    "Inputs",
     "Marks",
     "Memory",
+    "OutputGradients",
     "Spec",
     "Tape",
+    "Wanted",
     "backward",
     "drawing",
     "dropping",

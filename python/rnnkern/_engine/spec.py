@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -192,18 +192,49 @@ class Marks(NamedTuple):
 NO_MARKS = Marks()
 
 
+class Inputs(NamedTuple):
+    """What a forward reads, the weights excepted. Every array is checked by the caller."""
+
+    x: Array  # [T, B, I], any strides
+    h_0: Array | None = None  # [L*D, B, P]; None: zeros
+    c_0: Array | None = None  # [L*D, B, C] (``Spec.cell_units``); None: zeros
+    lengths: Any = (
+        None  # contiguous int64 [B]: a NumPy array, or on a GPU an array there, which kernels clamp to [0, T]
+    )
+    masks: tuple[int, int] | None = (
+        None  # (seed, call): dropout and the cell's random masks are drawn; None: they are not
+    )
+    marks: Marks = NO_MARKS
+
+
 class Tape(NamedTuple):
     """What a training forward keeps for ``backward``. Holds references, not copies; read, never written to."""
 
     spec: Spec
-    x: Array  # [T, B, I]
+    inputs: Inputs
     y: Array  # [T, B, D*P]
     reserve: Bytes
-    h_0: Array | None  # [L*D, B, P]
-    c_0: Array | None  # [L*D, B, C]
-    lengths: Any  # int64 [B], NumPy's or on the GPU, or None
-    masks: tuple[int, int] | None  # (seed, call), or None: no random masks
-    marks: Marks = NO_MARKS
+
+
+class OutputGradients(NamedTuple):
+    """What reaches a network from above; None counts as zeros."""
+
+    y: Array | None = None  # [T, B, D*P]
+    h_n: Array | None = None  # [L*D, B, P]
+    c_n: Array | None = None  # [L*D, B, C]
+
+
+class Wanted(NamedTuple):
+    """Which gradients ``backward`` computes; nothing is computed for the others."""
+
+    x: bool = True
+    state: bool = True
+    params: Sequence[bool] | bool = True  # one flag for all, or one for each of ``Spec.param_names``
+    steps: bool = False  # also of every h_t (``Gradients.steps``)
+    clip_step: float = 0.0  # bound of the elements of that gradient, at each step; 0: none
+
+
+EVERYTHING = Wanted()
 
 
 class Gradients(NamedTuple):

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from .. import _engine as engine
-from .._engine.spec import NO_MARKS, Marks
+from .._engine.spec import NO_MARKS, Inputs, Marks
 from . import composed, functional, gpu, kernels, operators
 from .kernels import Options, masks_of
 
@@ -63,10 +63,8 @@ def recurrence(
         return by_operator(call.options, x, h_0, c_0, params, _as_tensor(call.lengths, x), call.masks, marks)
     if call.keep:
         return Recurrence.apply(call, x, h_0, c_0, *params)  # type: ignore[no-any-return,no-untyped-call]
-    return kernels.forward(
-        call.spec, call.options.batch_first, x, h_0, c_0, params, call.lengths, masks_of(call.masks), False,
-        call.packed, call.marks,
-    )[:3]  # fmt: skip
+    inputs = Inputs(x, h_0, c_0, call.lengths, masks_of(call.masks), call.marks)
+    return kernels.forward(call.spec, call.options.batch_first, inputs, params, False, call.packed)[:3]
 
 
 def by_operator(
@@ -155,10 +153,8 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Call, x: Tensor, h_0: Any, c_0: Any, *params: Tensor) -> Any:
-        y, h_n, c_n, reserve = kernels.forward(
-            call.spec, call.options.batch_first, x, h_0, c_0, params, call.lengths, masks_of(call.masks), True,
-            None, call.marks,
-        )  # fmt: skip
+        inputs = Inputs(x, h_0, c_0, call.lengths, masks_of(call.masks), call.marks)
+        y, h_n, c_n, reserve = kernels.forward(call.spec, call.options.batch_first, inputs, params, True)
         ctx.call = call
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, h_0, c_0, y, reserve, *params)
@@ -175,10 +171,9 @@ class Recurrence(torch.autograd.Function):
             return (None, *_where(needs, _composed_gradient(ctx.call, grads, saved, needs)))
         if watched((*grads, *saved)):
             return (None, *_watched_gradient(ctx.call, needs, grads, saved))
-        arguments = (ctx.call, needs, *grads, *saved)
         if torch.is_grad_enabled():  # create_graph
-            return (None, *RecurrenceGradient.apply(*arguments))  # type: ignore[no-untyped-call]
-        return (None, *_gradient(*arguments))
+            return (None, *RecurrenceGradient.apply(ctx.call, needs, *grads, *saved))  # type: ignore[no-untyped-call]
+        return (None, *_gradient(ctx.call, needs, grads, saved))
 
 
 def _saved(ctx: Any) -> Sequence[Any]:
@@ -222,18 +217,14 @@ def _composed_gradient(
     return composed.pullback(grads, primals, lengths, masks_of(call.masks), call.options, marks, needs)
 
 
-def _gradient(
-    call: Call, needs: Sequence[bool], dy: Any, dh_n: Any, dc_n: Any, x: Tensor, h_0: Any, c_0: Any, y: Tensor,
-    reserve: Tensor, *params: Tensor,
-) -> list[Tensor | None]:  # fmt: skip
-    masks = masks_of(call.masks)
-    return kernels.backward(
-        call.spec, dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, call.lengths, masks, needs, call.marks
-    )
+def _gradient(call: Call, needs: Sequence[bool], grads: Sequence[Any], saved: Sequence[Any]) -> list[Tensor | None]:
+    x, h_0, c_0, y, reserve, *params = saved
+    inputs = Inputs(x, h_0, c_0, call.lengths, masks_of(call.masks), call.marks)
+    return kernels.backward(call.spec, grads, inputs, params, (y, reserve), needs)
 
 
 class RecurrenceGradient(torch.autograd.Function):
-    """The arguments of ``_gradient`` -> gradients of (x, h_0, c_0, *params), None: not needed."""
+    """(call, needs, dy, dh_n, dc_n, *saved tensors) -> gradients of (x, h_0, c_0, *params), None: not needed."""
 
     @staticmethod
     def forward(ctx: Any, call: Call, needs: Sequence[bool], *tensors: Any) -> Any:
@@ -241,7 +232,7 @@ class RecurrenceGradient(torch.autograd.Function):
         dy, dh_n, dc_n, x, h_0, c_0, _, _, *params = tensors
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(dy, dh_n, dc_n, x, h_0, c_0, *params)
-        return tuple(_gradient(call, needs, *tensors))
+        return tuple(_gradient(call, needs, tensors[:3], tensors[3:]))
 
     @staticmethod
     def backward(ctx: Any, *seeds: Any) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import _core
 from .. import _engine as engine
-from .._engine.spec import NO_MARKS, Marks, forced_kernel
+from .._engine.spec import NO_MARKS, Inputs, forced_kernel
 from . import gpu
 from .options import NEUTRAL, options_of
 
@@ -183,13 +183,17 @@ def _bytes_of(spec: engine.Spec, reserve: Tensor) -> engine.Bytes:
     return reserve.numpy() if spec.gpu is None else reserve
 
 
-def _placed(spec: engine.Spec, lengths: Any, marks: Marks, masks: Any, batch: int) -> tuple[Any, Marks]:
-    """Lengths and marks where the kernels of a GPU read them."""
-    assert spec.gpu is not None
-    if masks is not None:
-        gpu.refuse_capture(spec.gpu)
-    lengths = None if lengths is None else gpu.lengths_of(lengths, batch, spec.gpu)
-    return lengths, marks if marks is NO_MARKS else gpu.marks_of(marks, spec.gpu)
+def _placed(spec: engine.Spec, inputs: Inputs) -> tuple[engine.Memory, Inputs]:
+    """The memory of a call, and its inputs as the binding reads them: lengths and marks of a GPU are there."""
+    x, h_0, c_0, lengths, masks, marks = inputs
+    memory = MEMORY
+    if spec.gpu is not None:
+        memory = gpu.memory(spec.gpu)
+        if masks is not None:
+            gpu.refuse_capture(spec.gpu)
+        lengths = None if lengths is None else gpu.lengths_of(lengths, x.shape[1], spec.gpu)
+        marks = marks if marks is NO_MARKS else gpu.marks_of(marks, spec.gpu)
+    return memory, Inputs(readable(x), readable(h_0), readable(c_0), lengths, masks, marks)
 
 
 def output_like(spec: engine.Spec, batch_first: bool, x: Tensor) -> Tensor:
@@ -212,47 +216,24 @@ def cell_dtype(states: int, dtype: torch.dtype, c_0: Tensor | None = None) -> to
 
 
 def forward(
-    spec: engine.Spec,
-    batch_first: bool,
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    params: Sequence[Tensor],
-    lengths: Any,
-    masks: tuple[int, int] | None,
-    keep: bool,
-    packed: Any = None,
-    marks: Marks = NO_MARKS,
+    spec: engine.Spec, batch_first: bool, inputs: Inputs, params: Sequence[Tensor], keep: bool, packed: Any = None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """-> y, h_n, c_n (None without a cell state), and with ``keep`` the reserve, uint8 [n]. All but c_n
     (``cell_dtype``) have x's dtype.
 
-    lengths, marks: NumPy arrays, checked, as ``engine.forward`` takes them; of a GPU tensors on it, too.
+    inputs: tensors; lengths and marks are checked NumPy arrays, on a GPU also tensors there. packed: frozen weights.
     """
-    memory = MEMORY
-    if spec.gpu is not None:
-        memory = gpu.memory(spec.gpu)
-        lengths, marks = _placed(spec, lengths, marks, masks, x.shape[1])
+    x, c_0 = inputs.x, inputs.c_0
+    memory, inputs = _placed(spec, inputs)
     if packed is None:
         packed = engine.pack(spec, _packable(spec, params), backward=False, memory=memory)
     y = output_like(spec, batch_first, x)
     reserve = None
     if keep:
-        nbytes = engine.reserve_bytes(spec, x.shape[0], x.shape[1], engine.dropping(spec, masks))
+        nbytes = engine.reserve_bytes(spec, x.shape[0], x.shape[1], engine.dropping(spec, inputs.masks))
         reserve = _block(nbytes) if spec.gpu is None else memory.block(nbytes)
-    _, h_n, c_n = engine.forward(
-        spec,
-        packed,
-        readable(x),
-        readable(h_0),
-        readable(c_0),
-        lengths,
-        memory,
-        reserve=None if reserve is None else _bytes_of(spec, reserve),
-        masks=masks,
-        y=y,
-        marks=marks,
-    )
+    kept = None if reserve is None else _bytes_of(spec, reserve)
+    _, h_n, c_n = engine.forward(spec, packed, inputs, memory, reserve=kept, y=y)
     if c_n is not None and c_n.dtype is not x.dtype:
         c_n = c_n.to(cell_dtype(spec.states, x.dtype, c_0))
     return y, h_n, c_n, reserve
@@ -260,48 +241,30 @@ def forward(
 
 def backward(
     spec: engine.Spec,
-    dy: Tensor | None,
-    dh_n: Tensor | None,
-    dc_n: Tensor | None,
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
+    grads: Sequence[Tensor | None],
+    inputs: Inputs,
     params: Sequence[Tensor],
-    y: Tensor,
-    reserve: Tensor,
-    lengths: Any,
-    masks: tuple[int, int] | None,
+    outputs: tuple[Tensor, Tensor],
     needs: Sequence[bool],
-    marks: Marks = NO_MARKS,
 ) -> list[Tensor | None]:
-    """Gradients of (x, h_0, c_0, *params), None where ``needs`` says so. Packs its half of the weights."""
-    memory = MEMORY
-    if spec.gpu is not None:
-        memory = gpu.memory(spec.gpu)
-        lengths, marks = _placed(spec, lengths, marks, masks, x.shape[1])
+    """Gradients of (x, h_0, c_0, *params), None where ``needs`` says so. Packs its half of the weights.
+
+    grads: of y, h_n, c_n. outputs: y and the reserve as ``forward`` gave them.
+    """
+    x, c_0 = inputs.x, inputs.c_0
+    memory, inputs = _placed(spec, inputs)
     packed = engine.pack(spec, _packable(spec, params), backward=True, forward=False, memory=memory)
+    y, reserve = outputs
     if reserve.data_ptr() % 64:  # a saved-tensor hook brought back a copy
         nbytes = reserve.numel()
         reserve = (_block(nbytes) if spec.gpu is None else memory.block(nbytes)).copy_(reserve)
-    tape = engine.Tape(
-        spec, readable(x), readable(y), _bytes_of(spec, reserve), readable(h_0), readable(c_0), lengths, masks, marks
-    )
+    tape = engine.Tape(spec, inputs, readable(y), _bytes_of(spec, reserve))
     need_x, need_h, need_c, *need_params = needs
-    grads = engine.backward(
-        spec,
-        packed,
-        tape,
-        readable(dy),
-        readable(dh_n),
-        readable(dc_n),
-        memory,
-        need_x=need_x,
-        need_state=need_h or need_c,
-        need_params=need_params,
-    )
-    dh_0 = None if grads.h is None else grads.h.to(x.dtype)
-    dc_0 = None if grads.c is None else grads.c.to(x.dtype if c_0 is None else c_0.dtype)
-    of_params = grads.params
+    wanted = engine.Wanted(need_x, need_h or need_c, need_params)
+    found = engine.backward(packed, tape, engine.OutputGradients(*map(readable, grads)), memory, wanted)
+    dh_0 = None if found.h is None else found.h.to(x.dtype)
+    dc_0 = None if found.c is None else found.c.to(x.dtype if c_0 is None else c_0.dtype)
+    of_params = found.params
     if spec.options is not NEUTRAL:  # the kernel's rows of one matrix: no answer may be a view of another's memory
         of_params = [g if g is None or g.untyped_storage().nbytes() == g.nbytes else g.clone() for g in of_params]
-    return [grads.x, dh_0 if need_h else None, dc_0 if need_c else None, *of_params]
+    return [found.x, dh_0 if need_h else None, dc_0 if need_c else None, *of_params]

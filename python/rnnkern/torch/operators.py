@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .. import _engine as engine
-from .._engine.spec import NO_MARKS, Marks
+from .._engine.spec import NO_MARKS, Inputs, Marks
 from . import composed, gpu, kernels
 from .checks import take_lengths, take_marks
 from .kernels import Options, cell_dtype, masks_of, output_like, spec_for
@@ -94,9 +94,8 @@ def _run(keep: bool, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
     options, marks = _split(rest)
     spec = spec_for(options, x, params)
     rows = _rows(lengths, x)
-    y, h_n, c_n, reserve = kernels.forward(
-        spec, options.batch_first, x, h_0, c_0, params, rows, masks_of(masks), keep, None, _marks(marks, x)
-    )
+    inputs = Inputs(x, h_0, c_0, rows, masks_of(masks), _marks(marks, x))
+    y, h_n, c_n, reserve = kernels.forward(spec, options.batch_first, inputs, params, keep)
     c_n = x.new_empty(0) if c_n is None else c_n
     return (y, h_n, c_n) if reserve is None else (y, h_n, c_n, reserve)
 
@@ -129,9 +128,8 @@ def _layer_backward(
     rows = _rows(lengths, x)
     if spec.states == 1:
         dc_n = None
-    grads = kernels.backward(
-        spec, dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, rows, masks_of(masks), needs, _marks(marks, x)
-    )
+    inputs = Inputs(x, h_0, c_0, rows, masks_of(masks), _marks(marks, x))
+    grads = kernels.backward(spec, (dy, dh_n, dc_n), inputs, params, (y, reserve), needs)
     return [x.new_empty(0) if grad is None else grad for grad in grads]
 
 
