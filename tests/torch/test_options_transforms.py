@@ -19,7 +19,7 @@ from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 import rnnkern.torch as rt
 from rnnkern._engine.spec import NO_MARKS, Marks
 from rnnkern.option_values import ACTIVATIONS
-from rnnkern.torch import composed, operators
+from rnnkern.torch import composed, kernels, operators
 from torch_cases import Answer, Seen, flat, near
 from torch_option_cases import CALLS, CASES, F64, IN, MARKED, RANDOM, B, H, T, arguments, call, given, make
 
@@ -172,7 +172,7 @@ def test_composed_form_draws_the_kernels_masks(name: str, marked: dict[str, Any]
 
 def composed_form(module: Any, marks: Marks, masks: tuple[int, int] | None) -> list[Tensor]:
     x, h_0, c_0, params, lengths, *_ = arguments(module, True, marks)
-    answer = composed.layer(x, h_0, c_0, params, lengths, masks, module._options(), marks)
+    answer = composed.layer(x, h_0, c_0, params, module._options(), kernels.Around(lengths, masks, marks))
     return [a for a in answer if a is not None]
 
 
@@ -181,11 +181,11 @@ def hold_composed(module: Any, marks: Marks, masks: tuple[int, int] | None = Non
     told, drawn = module._options(), None if masks is None else torch.tensor(masks)
     wanted = operators.layer(x, h_0, c_0, params, lengths, drawn, *told, *marks)
     wanted = [a for a in wanted if a.numel()]
-    got = [a for a in composed.layer(x, h_0, c_0, params, lengths, masks, told, marks) if a is not None]
+    got = [a for a in composed.layer(x, h_0, c_0, params, told, kernels.Around(lengths, masks, marks)) if a is not None]
     near(got, wanted)
     primals = [t for t in (x, h_0, c_0, *params) if t is not None]
     seeds = [torch.randn_like(a) for a in wanted]
-    back = composed.pullback(seeds, (x, h_0, c_0, *params), lengths, masks, told, marks)
+    back = composed.pullback(seeds, (x, h_0, c_0, *params), told, kernels.Around(lengths, masks, marks))
     near([g for g in back if g is not None], torch.autograd.grad(wanted, primals, seeds), 512)
 
 

@@ -42,7 +42,8 @@ def way(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.mark.parametrize("name", LAYERS)
 def test_composed_form_is_the_kernels(name: str, lengths: Tensor | None) -> None:
     x, h_0, c_0, params, _, masks, *rest = arguments(name, lengths, False)
-    got = composed.layer(x, h_0, c_0, params, lengths, kernels.masks_of(masks), kernels.Options(*rest))
+    around = kernels.Around(lengths, kernels.masks_of(masks))
+    got = composed.layer(x, h_0, c_0, params, kernels.Options(*rest), around)
     wanted = operators.layer(x, h_0, c_0, params, lengths, masks, *rest)
     near([a for a in got if a is not None], [a for a in wanted if a.numel()])
 

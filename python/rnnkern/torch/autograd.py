@@ -21,7 +21,7 @@ from torch.nn import Parameter
 from .. import _engine as engine
 from .._engine.spec import NO_MARKS, Inputs, Marks
 from . import composed, functional, gpu, kernels, operators
-from .kernels import Options, masks_of
+from .kernels import Around, Options, masks_of
 
 
 class Call(NamedTuple):
@@ -59,8 +59,7 @@ def recurrence(
     """
     plain = call.lengths is None and call.marks is NO_MARKS
     if (not plain and call.hidden) or watched((x, h_0, c_0, *params)):
-        marks = _marks_as_tensors(call.marks, x)
-        return by_operator(call.options, x, h_0, c_0, params, _as_tensor(call.lengths, x), call.masks, marks)
+        return by_operator(call.options, x, h_0, c_0, params, _around(call, x))
     if call.keep:
         return Recurrence.apply(call, x, h_0, c_0, *params)  # type: ignore[no-any-return,no-untyped-call]
     inputs = Inputs(x, h_0, c_0, call.lengths, masks_of(call.masks), call.marks)
@@ -73,12 +72,11 @@ def by_operator(
     h_0: Tensor | None,
     c_0: Tensor | None,
     params: Sequence[Tensor],
-    lengths: Tensor | None,
-    masks: Tensor | None,
-    marks: Marks = NO_MARKS,
+    around: Around,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """``recurrence`` with lengths and marks as tensors."""
+    """``recurrence`` with lengths, masks and marks as tensors."""
     operators.refuse_onnx()
+    lengths, masks, marks = around
     if torch.compiler.is_compiling():
         if (
             torch._C._are_functorch_transforms_active()
@@ -88,13 +86,13 @@ def by_operator(
                     "rnnkern.torch: torch.func inside of a graph cannot draw the masks of dropout, zoneout and "
                     "recurrent_dropout; compile inside of the transform, or after eval()"
                 )
-            return composed.layer(x, h_0, c_0, params, lengths, None, options, marks)
+            return composed.layer(x, h_0, c_0, params, options, around)
         y, h_n, c_n = operators.layer(x, h_0, c_0, params, lengths, masks, *options, *marks)
     elif needs_tangent((x, h_0, c_0, *params)):
         layer = composed.layer if masks is None else _untraced_layer
-        return layer(x, h_0, c_0, params, lengths, masks_of(masks), options, marks)
+        return layer(x, h_0, c_0, params, options, around._replace(masks=masks_of(masks)))
     elif functional.differentiates():
-        y, h_n, c_n = functional.layer(x, h_0, c_0, params, lengths, masks, options, marks)
+        y, h_n, c_n = functional.layer(x, h_0, c_0, params, options, around)
     else:
         y, h_n, c_n = operators.layer(x, h_0, c_0, params, lengths, masks, *options, *marks)
     return y, h_n, c_n if composed.CELLS[options.cell].states > 1 else None
@@ -108,8 +106,10 @@ def _as_tensor(values: Any, x: Tensor) -> Tensor | None:
     return torch.from_numpy(values) if index is None else gpu.upload(values, index, "lengths, mask, reset")
 
 
-def _marks_as_tensors(marks: Marks, x: Tensor) -> Marks:
-    return marks if marks is NO_MARKS else Marks(*(_as_tensor(each, x) for each in marks))
+def _around(call: Call, x: Tensor) -> Around:
+    """Of tensors on x's device."""
+    marks = call.marks if call.marks is NO_MARKS else Marks(*(_as_tensor(each, x) for each in call.marks))
+    return Around(_as_tensor(call.lengths, x), call.masks, marks)
 
 
 # Masks are drawn by NumPy, which Dynamo must not trace where it goes on after a break of its graph.
@@ -197,7 +197,7 @@ def _watched_gradient(call: Call, needs: Sequence[bool], grads: Sequence[Any], s
     if needs_tangent((dy, dh_n, dc_n, x, h_0, c_0, *params)):
         answer = _composed_gradient(call, grads, saved)
     else:
-        lengths, marks = _as_tensor(call.lengths, x), _marks_as_tensors(call.marks, x)
+        lengths, _, marks = _around(call, x)
         answer = operators.layer_backward(
             dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, lengths, call.masks, *call.options, list(needs), *marks
         )
@@ -212,9 +212,8 @@ def _composed_gradient(
     call: Call, grads: Sequence[Any], saved: Sequence[Any], needs: Sequence[bool] | None = None
 ) -> list[Any]:
     x, h_0, c_0, _, _, *params = saved
-    lengths, marks = _as_tensor(call.lengths, x), _marks_as_tensors(call.marks, x)
-    primals = (x, h_0, c_0, *params)
-    return composed.pullback(grads, primals, lengths, masks_of(call.masks), call.options, marks, needs)
+    around = _around(call, x)._replace(masks=masks_of(call.masks))
+    return composed.pullback(grads, (x, h_0, c_0, *params), call.options, around, needs)
 
 
 def _gradient(call: Call, needs: Sequence[bool], grads: Sequence[Any], saved: Sequence[Any]) -> list[Tensor | None]:
@@ -240,9 +239,8 @@ class RecurrenceGradient(torch.autograd.Function):
         dy, dh_n, dc_n, x, h_0, c_0, *params = saved
         call = ctx.call
         _, _, *needs = ctx.needs_input_grad
-        lengths = _as_tensor(call.lengths, x)
-        grads = composed.gradients(
-            (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(call.masks), call.options, seeds,
-            _marks_as_tensors(call.marks, x), None if watched((*seeds, *saved)) else [*needs[:6], *needs[8:]],
-        )  # fmt: skip
+        around = _around(call, x)._replace(masks=masks_of(call.masks))
+        wanted = None if watched((*seeds, *saved)) else [*needs[:6], *needs[8:]]
+        primals = (x, h_0, c_0, *params)
+        grads = composed.gradients((dy, dh_n, dc_n), primals, call.options, around, seeds, wanted)
         return (None, None, *grads[:6], None, None, *grads[6:])

@@ -20,7 +20,7 @@ from .._engine.spec import NO_MARKS, Marks
 from . import gpu
 from .autograd import Call, by_operator, records_gradient, recurrence
 from .checks import check_tensor, same_device
-from .kernels import DTYPES, Options, cell_dtype, draw_masks, kernel_is_forced, memory_of, spec_of
+from .kernels import DTYPES, Around, Options, cell_dtype, draw_masks, kernel_is_forced, memory_of, spec_of
 from .options import StepOptions, parse
 
 
@@ -241,7 +241,7 @@ class Recurrent(StepOptions, Module):
         drops = self.training and (self._random or (self.dropout > 0.0 and self.num_layers > 1))
         masks = draw_masks(x) if drops else None
         if spec is None:
-            y, h_n, c_n = by_operator(options, x, h_0, c_0, weights, lengths, masks, marks)
+            y, h_n, c_n = by_operator(options, x, h_0, c_0, weights, Around(lengths, masks, marks))
         else:
             keep = records_gradient([x, h_0, c_0, *weights])
             packed = None if self._frozen is None else self._frozen_pack(spec, weights, keep)

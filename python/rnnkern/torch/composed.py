@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._engine.spec import NO_MARKS, Marks
+from .._engine.spec import Marks
 from ..options import Options as StepOptions
 from ..options import layer_shapes
 from .checks import take_lengths
-from .kernels import Options, cell_dtype, unwrapped
+from .kernels import Around, Options, cell_dtype, unwrapped
 from .options import options_of, random_of
 from .random import draw
 from .steps import CELLS, Params, State, stepper
 
+NOTHING = Around()
 _Run = Callable[..., tuple[Tensor, ...]]
 _Grads = Sequence[Tensor | None]
 
@@ -33,15 +34,14 @@ def layer(
     h_0: Tensor | None,
     c_0: Tensor | None,
     params: Sequence[Tensor],
-    lengths: Tensor | None,
-    masks: tuple[int, int] | None,
     options: Options,
-    marks: Marks = NO_MARKS,
+    around: Around = NOTHING,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """x [T, B, I], h_0 [L*D, B, P], c_0 [L*D, B, C] or None -> y [T, B, D*P], h_n, c_n as the states (or None).
 
-    lengths: int64 [B]. marks: of tensors, bool [T, B].
+    around: of tensors, with masks as a pair.
     """
+    lengths, masks, marks = around
     step_options, own_names, outputs, hidden, cells = _layout(params, options)
     random = random_of(options.cell, hidden, options.step)
     states, directions = 2 if cells else 1, 2 if options.bidirectional else 1
@@ -136,17 +136,15 @@ def _mask(x: Tensor, index: int, width: int, directions: int, dropout: float, ma
 def pullback(
     grads: _Grads,
     primals: _Grads,
-    lengths: Tensor | None,
-    masks: tuple[int, int] | None,
     options: Options,
-    marks: Marks = NO_MARKS,
+    around: Around,
     needs: Sequence[bool] | None = None,
 ) -> list[Tensor | None]:
     """BPTT composed: gradients of (x, h_0, c_0, *params), which are ``primals``, None for what is not there.
 
     grads: of (y, h_n, c_n), None for zeros. needs: as of ``gradients``.
     """
-    run, values, cotangents, given = _problem(grads, primals, lengths, masks, options, marks)
+    run, values, cotangents, given = _problem(grads, primals, options, around)
     if needs is None:
         back: Any = torch.func.vjp(run, *values)[1]
         found: _Grads = back(cotangents)
@@ -164,11 +162,9 @@ def pullback(
 def gradients(
     grads: _Grads,
     primals: _Grads,
-    lengths: Tensor | None,
-    masks: tuple[int, int] | None,
     options: Options,
+    around: Around,
     seeds: _Grads,
-    marks: Marks = NO_MARKS,
     needs: Sequence[bool] | None = None,
 ) -> list[Tensor | None]:
     """The derivative of ``pullback``: gradients of sum(seed * gradient) for (*grads, *primals).
@@ -177,7 +173,7 @@ def gradients(
     nothing but autograd looks on, which of the answers are wanted; then autograd alone differentiates, which takes less
     than levels of torch.func. None: all of them, by levels.
     """
-    run, values, cotangents, given = _problem(grads, primals, lengths, masks, options, marks)
+    run, values, cotangents, given = _problem(grads, primals, options, around)
     own = [seeds[i] for i in given]
     if needs is None:
         of_cotangents, of_values = _by_levels(run, values, cotangents, own)
@@ -246,10 +242,8 @@ def _apart(tensor: Tensor, further: bool, differentiable: bool) -> Tensor:
 def _problem(
     grads: _Grads,
     primals: _Grads,
-    lengths: Tensor | None,
-    masks: tuple[int, int] | None,
     options: Options,
-    marks: Marks,
+    around: Around,
 ) -> tuple[_Run, tuple[Tensor, ...], tuple[Tensor, ...], list[int]]:
     """The layer as a function of the primals that are there, these, cotangents for its answers, the primals' places."""
     given = [i for i, primal in enumerate(primals) if primal is not None]
@@ -259,7 +253,7 @@ def _problem(
         for i, value in zip(given, values, strict=True):
             full[i] = value
         x, h_0, c_0, *params = full
-        return tuple(a for a in layer(x, h_0, c_0, params, lengths, masks, options, marks) if a is not None)
+        return tuple(a for a in layer(x, h_0, c_0, params, options, around) if a is not None)
 
     values = tuple(primal for primal in primals if primal is not None)
     x: Any = primals[0]

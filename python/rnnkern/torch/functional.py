@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._engine.spec import NO_MARKS, Marks
+from .._engine.spec import Marks
 from . import composed, operators
-from .kernels import Options, masks_of
+from .kernels import Around, Options, masks_of
 
 _functorch = torch._C._functorch
 
@@ -36,12 +36,11 @@ def layer(
     h_0: Tensor | None,
     c_0: Tensor | None,
     params: Sequence[Tensor],
-    lengths: Tensor | None,
-    masks: Tensor | None,
     options: Options,
-    marks: Marks = NO_MARKS,
+    around: Around,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The results of ``operators.layer``."""
+    lengths, masks, marks = around
     return _Layer.apply(options, x, h_0, c_0, lengths, masks, *marks, *params)[:3]  # type: ignore[no-any-return,no-untyped-call]
 
 
@@ -115,9 +114,8 @@ class _Gradient(torch.autograd.Function):
     def backward(ctx: Any, *seeds: Any) -> Any:
         dy, dh_n, dc_n, x, h_0, c_0, lengths, masks, mask, reset, *params = ctx.saved_tensors
         seeds = tuple(seed if need else None for seed, need in zip(seeds, ctx.needs, strict=True))
-        grads = composed.gradients(
-            (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(masks), ctx.options, seeds, Marks(mask, reset)
-        )
+        around = Around(lengths, masks_of(masks), Marks(mask, reset))
+        grads = composed.gradients((dy, dh_n, dc_n), (x, h_0, c_0, *params), ctx.options, around, seeds)
         return (None, *grads[:3], None, None, *grads[3:6], None, None, None, None, *grads[6:])
 
     @staticmethod

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import _core
 from .. import _engine as engine
-from .._engine.spec import NO_MARKS, Inputs, forced_kernel
+from .._engine.spec import NO_MARKS, Inputs, Marks, forced_kernel
 from . import gpu
 from .options import NEUTRAL, options_of
 
@@ -41,6 +41,14 @@ class Options(NamedTuple):
     recompute: bool
     reverse: bool = False
     step: str = ""  # the cell's own options, as options.py writes them
+
+
+class Around(NamedTuple):
+    """What a call has besides x, states and weights. Lengths and marks are tensors, or checked NumPy arrays."""
+
+    lengths: Any = None  # int64 [B]
+    masks: Any = None  # int64 [2], or the pair (seed, call)
+    marks: Marks = NO_MARKS  # bool [T, B]
 
 
 _GATES = {name: gates for name, gates, *_ in _core.cells()}

@@ -23,7 +23,7 @@ from .. import _engine as engine
 from .._engine.spec import NO_MARKS, Inputs, Marks
 from . import composed, gpu, kernels
 from .checks import take_lengths, take_marks
-from .kernels import Options, cell_dtype, masks_of, output_like, spec_for
+from .kernels import Around, Options, cell_dtype, masks_of, output_like, spec_for
 
 _INPUTS = "Tensor x, Tensor? h_0, Tensor? c_0, Tensor[] params"
 _OPTIONS = (
@@ -216,10 +216,9 @@ def _differentiate(ctx: Any, dy: Any, dh_n: Any, dc_n: Any, _: Any) -> tuple[Any
         return (None, None, None, [None] * len(params), *(None for _ in others))
     batched = maps_batches()
     if batched or _has_tangent((dy, dh_n, dc_n, x, h_0, c_0, *params)):  # from above: an operator would lose a tangent
-        grads = composed.pullback(
-            (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(masks), ctx.options, Marks(mask, reset),
-            needs if batched else None,
-        )  # fmt: skip
+        around = Around(lengths, masks_of(masks), Marks(mask, reset))
+        primals = (x, h_0, c_0, *params)
+        grads = composed.pullback((dy, dh_n, dc_n), primals, ctx.options, around, needs if batched else None)
     else:
         grads = layer_backward(
             dy, dh_n, dc_n, x, h_0, c_0, params, y, reserve, lengths, masks, *ctx.options, needs, mask, reset
@@ -237,10 +236,9 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> N
 def _differentiate_backward(ctx: Any, seeds: Sequence[Any]) -> tuple[Any, ...]:
     dy, dh_n, dc_n, x, h_0, c_0, lengths, masks, mask, reset, *params = ctx.saved_tensors
     seeds = [seed if need else None for seed, need in zip(seeds, ctx.needs, strict=True)]
-    grads = composed.gradients(
-        (dy, dh_n, dc_n), (x, h_0, c_0, *params), lengths, masks_of(masks), ctx.options, seeds, Marks(mask, reset),
-        [*ctx.needs_input_grad[:6], *ctx.needs_input_grad[6]] if maps_batches() else None,
-    )  # fmt: skip
+    around = Around(lengths, masks_of(masks), Marks(mask, reset))
+    wanted = [*ctx.needs_input_grad[:6], *ctx.needs_input_grad[6]] if maps_batches() else None
+    grads = composed.gradients((dy, dh_n, dc_n), (x, h_0, c_0, *params), ctx.options, around, seeds, wanted)
     return (*grads[:6], grads[6:], *(None for _ in ctx.needs_input_grad[7:]))
 
 
