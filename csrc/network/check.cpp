@@ -67,8 +67,14 @@ void check_room(const char* name, const void* data, size_t size, int64_t needed)
 
 namespace {
 
-void check_parameter(const Problem& p, const char* name, const rnnk_tensor& t, int64_t rows, int64_t columns, bool exists,
-                     Wanted wanted) {
+// What a parameter is to be: [rows, columns], a bias with columns = 0; absent where the problem has none.
+struct Parameter {
+  int64_t rows, columns;
+  bool exists;
+};
+
+void check_parameter(const Problem& p, const char* name, const rnnk_tensor& t, const Parameter& is, Wanted wanted) {
+  const auto [rows, columns, exists] = is;
   if (!t.data) {
     if (exists && wanted == Wanted::all) fail(RNNK_INVALID_VALUE, "%s: expected a tensor, got NULL", name);
     return;
@@ -104,17 +110,17 @@ void check_weights(const Network& n, const rnnk_weights* weights, Wanted wanted)
     const int64_t gates = cell_info(p.cell)->gates * p.hidden_size, K = param_rows(p);
     const bool matrix = !p.has(RNNK_PROBLEM_INDEPENDENT);
     const char* const array = wanted == Wanted::all ? "weights" : "dweights";
-    const auto check = [&](const char* name, const rnnk_tensor& t, int64_t rows, int64_t columns, bool exists) {
+    const auto check = [&](const char* name, const rnnk_tensor& t, const Parameter& is) {
       char full[64];
       std::snprintf(full, sizeof full, "%s[%lld].%s", array, ll{index}, name);
-      check_parameter(p, full, t, rows, columns, exists, wanted);
+      check_parameter(p, full, t, is, wanted);
     };
-    check("weight_ih", w.weight_ih, gates, p.input_size, true);
-    check("weight_hh", w.weight_hh, gates, p.weight_hh_columns(), matrix);
-    check("bias_ih", w.bias_ih, gates, 0, p.bias);
-    check("bias_hh", w.bias_hh, gates, 0, p.bias && matrix);
-    check("weight_hr", w.weight_hr, p.output_size, p.hidden_size, p.projects);
-    check("params", w.params, K, p.hidden_size, K > 0);
+    check("weight_ih", w.weight_ih, {gates, p.input_size, true});
+    check("weight_hh", w.weight_hh, {gates, p.weight_hh_columns(), matrix});
+    check("bias_ih", w.bias_ih, {gates, 0, p.bias});
+    check("bias_hh", w.bias_hh, {gates, 0, p.bias && matrix});
+    check("weight_hr", w.weight_hr, {p.output_size, p.hidden_size, p.projects});
+    check("params", w.params, {K, p.hidden_size, K > 0});
   }
 }
 

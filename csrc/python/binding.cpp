@@ -7,25 +7,19 @@
 namespace rnnk_py {
 namespace {
 
-void dropout(const py::object& x, const py::object& out, double p, uint64_t seed, uint32_t call, uint32_t stream,
-             const py::object& lengths, const std::string& device, int32_t device_index, uintptr_t cuda_stream) {
-  const Where where{Plan::device_from_name(device), device_index};
-  const bool gpu = where.device != RNNK_CPU;
-  if (gpu) reach_cuda();
-  const ArrayView from = view(x, "x", where, {-1, -1, -1}, false);
-  const ArrayView to = view(out, "out", where, {from.shape[0], from.shape[1], from.shape[2]}, true);
+// key: (seed, call, stream) of the mask's counters.
+void dropout(const py::object& x, const py::object& out, double p, const std::tuple<uint64_t, uint32_t, uint32_t>& key,
+             const py::object& lengths) {
+  const ArrayView from = view(x, "x", {}, {-1, -1, -1}, false);
+  const ArrayView to = view(out, "out", {}, {from.shape[0], from.shape[1], from.shape[2]}, true);
   rnnk_dropout_args a{};
   a.struct_size = sizeof a;
-  a.call = call, a.stream = stream, a.p = p, a.seed = seed;
+  a.p = p;
+  std::tie(a.seed, a.call, a.stream) = key;
   a.seq_len = from.shape[0], a.batch = from.shape[1], a.hidden_size = from.shape[2];
   a.in = from.tensor, a.out = to.tensor;
-  a.device = where.device, a.device_index = where.index, a.cuda_stream = reinterpret_cast<void*>(cuda_stream);
   py::array_t<int64_t, py::array::c_style> held;
-  ArrayView rows;
-  if (gpu && !lengths.is_none()) {
-    rows = gpu_items(lengths, "lengths", where, Items::int64, {a.batch}, false);
-    a.lengths = static_cast<const int64_t*>(rows.tensor.data);
-  } else if (!lengths.is_none()) {
+  if (!lengths.is_none()) {
     held = py::cast<py::array_t<int64_t, py::array::c_style>>(lengths);
     if (held.ndim() != 1 || held.shape(0) != a.batch) throw py::value_error("lengths: expected shape [batch]");
     a.lengths = held.data();
@@ -125,8 +119,7 @@ PYBIND11_MODULE(_core_of_main_interpreter, m) {
       .def(py::init<std::shared_ptr<Plan>, std::shared_ptr<Packed>, bool>(), py::arg("plan"), py::arg("packed"),
            py::arg("batch_first") = false)
       .def("try_call", &Inference::try_call, py::arg("x"), py::arg("state"));
-  m.def("dropout", &dropout, py::arg("x"), py::arg("out"), py::arg("p"), py::arg("seed"), py::arg("call"), py::arg("stream"),
-        py::arg("lengths") = none, py::arg("device") = "cpu", py::arg("device_index") = 0, py::arg("cuda_stream") = 0);
+  m.def("dropout", &dropout, py::arg("x"), py::arg("out"), py::arg("p"), py::arg("key"), py::arg("lengths") = none);
   m.def("explain", &explain, py::arg("cell"), py::arg("dtype"), py::arg("sizes"), py::arg("extent"), py::arg("layer") = 0);
   m.def("device_count", &device_count);
   m.def("devices_unavailable", [] { return device_count() > 0 ? "" : rnnk_devices_unavailable(); });

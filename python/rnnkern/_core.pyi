@@ -118,19 +118,11 @@ def fit(tensors: list[Any], types: tuple[type, ...], dtype: str, shapes: tuple[t
     False does not say why, and is the answer for every other array.
     """
 
-def dropout(
-    x: Array,
-    out: Array,
-    p: float,
-    seed: int,
-    call: int,
-    stream: int,
-    lengths: Array | None = None,
-    device: str = "cpu",
-    device_index: int = 0,
-    cuda_stream: int = 0,
-) -> None:
-    """[T, B, H] -> out: the counter-based mask of rnnk_dropout; its gradient is the same call on dy. x may be out."""
+def dropout(x: Array, out: Array, p: float, key: tuple[int, int, int], lengths: Array | None = None) -> None:
+    """[T, B, H] -> out: the counter-based mask of rnnk_dropout; its gradient is the same call on dy. x may be out.
+
+    key: (seed, call, stream).
+    """
 
 def explain(
     cell: str, dtype: str, sizes: tuple[int, int], extent: tuple[int, int], layer: int = 0, **options: Any

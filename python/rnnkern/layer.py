@@ -138,7 +138,7 @@ class Layer(Module):
             answer = inference.try_call(x, state)  # plain arrays are checked and done in one call
             if answer is not None:
                 return answer
-        y, state, _ = self._run(x, state, lengths, mask, reset, out, keep=False, train=False)
+        y, state, _ = self._run(x, state, (lengths, mask, reset), out, keep=False, train=False)
         return y, state
 
     def forward(
@@ -160,7 +160,7 @@ class Layer(Module):
         unless it was passed as ``out``. On a GPU rnnkern does not check for changes, because it would have to wait for
         the arrays.
         """
-        y, state, tape = self._run(x, state, lengths, mask, reset, out, keep=True, train=check_bool("train", train))
+        y, state, tape = self._run(x, state, (lengths, mask, reset), out, keep=True, train=check_bool("train", train))
         return y, state, cast(Tape, tape)
 
     def backward(
@@ -209,8 +209,10 @@ class Layer(Module):
         return Gradients(dx, self._give_state(grads.h, grads.c, batched, caller), params, steps)
 
     def _run(
-        self, x: Array, state: State, lengths: Any, mask: Any, reset: Any, out: Array | None, keep: bool, train: bool
+        self, x: Array, state: State, steps: tuple[Any, Any, Any], out: Array | None, keep: bool, train: bool
     ) -> tuple[Array, State, Tape | None]:
+        """steps: lengths, mask and reset."""
+        lengths, mask, reset = steps
         spec, weights = self._spec, self._weights
         x, caller = self._place.open(x, "x")
         if x.ndim not in (2, 3):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -189,3 +191,57 @@ def test_cells_compile_for_cuda(tmp_path: Path) -> None:
     source.write_text(_VALUE + text)
     run(tool("nvcc"), "-std=c++20", "-arch=sm_90", "-Werror", "all-warnings", *INCLUDES, "-c", source,
         "-o", tmp_path / "cells.o")  # fmt: skip
+
+
+# --- functions that a reader can call -----------------------------------------
+
+MOST = 6  # parameters; with more, a struct (CONTRIBUTING.md)
+# Users call these: their arguments are torch.nn's, or each is an option of its own.
+PUBLIC = {
+    "cli/bench.py": {"bench"}, "convert.py": {"to_system", "from_system"}, "init.py": {"initialise"},
+    "decode.py": {"generate", "beam_search", "continuations"}, "layer.py": {"forward"}, "options.py": {"option"},
+    "structure/pieces.py": {"truncated"}, "train/probe.py": {"gradient_norms"},
+    # Operators that are registered with torch, and autograd Functions, take tensors one by one.
+    "torch/operators.py": {"_layer_backward"}, "torch/functional.py": {"forward"},
+}  # fmt: skip
+
+
+def test_python_functions_have_few_parameters() -> None:
+    many = []
+    package = ROOT / "python/rnnkern"
+    for path in package.rglob("*.py"):
+        name = path.relative_to(package).as_posix()
+        if name.startswith(("bench/", "examples/", "reference/")):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef) or node.name == "__init__" or node.name in PUBLIC.get(name, ()):
+                continue
+            args = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            if len(args) - (args[:1] in (["self"], ["cls"])) > MOST:
+                many.append(f"{name}: {node.name}")
+    assert not many
+
+
+def parameters(text: str) -> Iterator[tuple[str, int]]:
+    """(name, how many parameters) of each function that a C++ text defines."""
+    text = re.sub(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"', "", text, flags=re.DOTALL)
+    for match in re.finditer(r"\b(\w+)\s*\(", text):
+        at, depth, angle, commas = match.end(), 1, 0, 0
+        start = at
+        while at < len(text) and depth:
+            c = text[at]
+            depth += (c in "([{") - (c in ")]}")
+            angle += (c == "<") - (c == ">" and angle > 0 and text[at - 1] != "-")
+            commas += c == "," and depth == 1 and not angle
+            at += 1
+        if re.match(r"\s*(?:const|noexcept|override)?\s*(?:\{|->|:\s*\w+[({])", text[at : at + 60]):
+            yield match[1], commas + 1 if text[start : at - 1].strip() else 0
+
+
+def test_functions_of_the_core_have_few_parameters() -> None:
+    """The drivers of CPUs and GPUs may have more, where fewer would cost registers."""
+    assert dict(parameters("void f(int a, std::map<int, int> b) {}\nint g() const { h(1, 2); }")) == {"f": 2, "g": 0}
+    files = [*CSRC.glob("*.cpp"), *(p for d in ("core", "network", "python") for p in (CSRC / d).iterdir())]
+    many = {f"{p.name}: {name}" for p in files for name, count in parameters(p.read_text()) if count > MOST}
+    # The functions of the C ABI are what they are.
+    assert {name for name in many if ": rnnk_" not in name} == set()

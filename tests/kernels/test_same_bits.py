@@ -193,7 +193,7 @@ def test_dropout_is_the_reference_mask(problem: Problem, set_threads: SetThreads
         for threads in (1, 2, 3, 4, 7):
             set_threads(threads)
             out = Output(x.shape, x.dtype, layout)
-            _core.dropout(x, out.array, p, seed, call, stream, lengths=data.lengths)
+            _core.dropout(x, out.array, p, (seed, call, stream), lengths=data.lengths)
             out.check("out")
             bits = bits or {"out": out.array}
             same_bits({"out": out.array}, bits, f"p={p}, {threads} threads")
@@ -204,7 +204,7 @@ def test_dropout_is_the_reference_mask(problem: Problem, set_threads: SetThreads
         assert (np.abs(got - wanted) <= 1.5 * eps(problem) * np.abs(wanted)).all()
         place = Output(x.shape, x.dtype, layout)
         place.array[...] = x
-        _core.dropout(place.array, place.array, p, seed, call, stream, lengths=data.lengths)
+        _core.dropout(place.array, place.array, p, (seed, call, stream), lengths=data.lengths)
         place.check("in place")
         same_bits({"out": place.array}, bits, f"p={p}, in place")
 
@@ -212,9 +212,9 @@ def test_dropout_is_the_reference_mask(problem: Problem, set_threads: SetThreads
 def test_dropout_of_nothing_and_everything() -> None:
     x = np.array([[[1.0, -2.0, np.nan]]], np.float32)
     out = np.full_like(x, 7)
-    _core.dropout(x, out, 0.0, 1, 2, 3)
+    _core.dropout(x, out, 0.0, (1, 2, 3))
     assert out.tobytes() == x.tobytes()
-    _core.dropout(x, out, 1.0, 1, 2, 3)
+    _core.dropout(x, out, 1.0, (1, 2, 3))
     assert not out.any(), "a dropped NaN is 0: masks select"
 
 

@@ -105,9 +105,6 @@ class _Core:
     def __getattr__(self, name: str) -> Any:
         return getattr(_core, name)
 
-    def dropout(self, *args: Any, **keywords: Any) -> None:
-        _core.dropout(*_seen(args), **keywords)
-
 
 CACHES = (plans.plan, plans.places_of, plans._bound, gradients._rows_of_block, kernels._spec)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,7 @@ from ._needs import needs
 
 if TYPE_CHECKING:
     from rnnkern.bench.driver import Outcome, Settings
+    from rnnkern.bench.timing import Plan
     from rnnkern.problems import Problem
 
 _WIDTH = 150  # of the table where the output is not a terminal
@@ -49,8 +50,16 @@ def bench(
     for path in (json, plot):
         if path is not None and not path.absolute().parent.is_dir():
             raise typer.BadParameter(f"{path}: expected a file in a directory that exists")
+    from rnnkern import problems as known
+    from rnnkern.bench.timing import Plan
+
     try:
-        settings = _settings(problems, kernels, peers, modes, threads, quick, blocks, block_ms, pause_ms)
+        chosen = _problems(problems) if problems else known.BENCH_QUICK if quick else known.BENCH
+        plan = Plan(
+            blocks=blocks or (3 if quick else 7), block=(block_ms or (15 if quick else 50)) / 1e3, pause=pause_ms / 1e3
+        )
+        names = {"kernels": kernels, "peers": peers, "modes": modes}
+        settings = _settings(chosen, names, plan, threads=threads, probe=0.03 if quick else 0.1)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     outcome = _run(settings)
@@ -67,38 +76,23 @@ def bench(
         raise typer.Exit(1)
 
 
-def _settings(
-    problems: list[str] | None,
-    kernels: str,
-    peers: str,
-    modes: str,
-    threads: int,
-    quick: bool,
-    blocks: int,
-    block_ms: float,
-    pause_ms: float,
-) -> Settings:
+def _settings(chosen: Sequence[Problem], names: dict[str, str], plan: Plan, threads: int, probe: float) -> Settings:
+    """names: what the user wrote for kernels, peers and modes."""
     import rnnkern as rk
-    from rnnkern import problems as known
     from rnnkern.bench.driver import Settings
     from rnnkern.bench.subject import Subject
-    from rnnkern.bench.timing import Plan
 
-    chosen = _problems(problems) if problems else known.BENCH_QUICK if quick else known.BENCH
-    forced = _words(kernels)
+    forced = _words(names["kernels"])
     if forced == ["all"]:
         forced = [kernel.name for kernel in rk.kernels() if not kernel.unavailable]
     for kernel in forced:
         Subject(kernel)  # an unknown one is refused here, before any work
-    plan = Plan(
-        blocks=blocks or (3 if quick else 7), block=(block_ms or (15 if quick else 50)) / 1e3, pause=pause_ms / 1e3
-    )
     options: dict[str, list[str]] = {}
-    if peers:
-        options["peers"] = [] if peers == "none" else _words(peers)
-    if modes:
-        options["modes"] = _words(modes)
-    return Settings(chosen, threads=threads, kernels=tuple(forced), plan=plan, probe=0.03 if quick else 0.1, **options)
+    if names["peers"]:
+        options["peers"] = [] if names["peers"] == "none" else _words(names["peers"])
+    if names["modes"]:
+        options["modes"] = _words(names["modes"])
+    return Settings(chosen, threads=threads, kernels=tuple(forced), plan=plan, probe=probe, **options)
 
 
 def _words(text: str) -> list[str]:

@@ -55,24 +55,22 @@ def truncated(
     ValueError, at the call, for a layer that looks ahead, or a chunk that a Pyramid's pairs do not fit in (a multiple
     of 2^halvings); what else forward and backward raise comes with the piece.
     """
-    part = check_part("layer", layer, codes=True)
+    part: Any = check_part("layer", layer, codes=True)
     chunk = check_int("chunk", chunk, 1)
     check_looks_back("layer", part)
     if chunk % 2 ** halvings(part):
         raise ValueError(f"chunk: expected a multiple of {2 ** halvings(part)} (pairs of steps), got {chunk}")
     rows = take_lengths(lengths, check_input(part, x).shape[1], x.shape[0])
-    return _pieces(part, x, loss, chunk, state, rows, need_x)
 
+    def pieces(state: State) -> Iterator[Piece]:
+        for start in range(0, x.shape[0], chunk):
+            steps = slice(start, min(start + chunk, x.shape[0]))
+            own = None if rows is None else (rows - start).clip(0, steps.stop - start)
+            y, state, tape = part.forward(x[steps], state, lengths=own)
+            value, dy = loss(y, steps)
+            yield Piece(steps, value, part.backward(tape, dy, need_x=need_x), state)
 
-def _pieces(
-    part: Any, x: Array, loss: Any, chunk: int, state: State, lengths: Array | None, need_x: bool
-) -> Iterator[Piece]:
-    for start in range(0, x.shape[0], chunk):
-        steps = slice(start, min(start + chunk, x.shape[0]))
-        own = None if lengths is None else (lengths - start).clip(0, steps.stop - start)
-        y, state, tape = part.forward(x[steps], state, lengths=own)
-        value, dy = loss(y, steps)
-        yield Piece(steps, value, part.backward(tape, dy, need_x=need_x), state)
+    return pieces(state)  # the checks above are made now
 
 
 def check_looks_back(name: str, part: Part) -> None:

@@ -167,7 +167,7 @@ class Stack(Structure):
         if call is None or k == len(self._parts) - 1:
             return array
         thinned = np.empty(array.shape, array.dtype)
-        _core.dropout(array, thinned, self._dropout, self._seed, call, k, lengths)
+        _core.dropout(array, thinned, self._dropout, (self._seed, call, k), lengths)
         return thinned
 
     def __repr__(self) -> str:

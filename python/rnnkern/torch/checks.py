@@ -133,25 +133,23 @@ def check_batch_sizes(batch_sizes: Tensor, rows: int) -> np.ndarray[Any, Any]:
     return sizes
 
 
-def check_options(
-    input_size: Any, hidden_size: Any, num_layers: Any, bias: Any, batch_first: Any, dropout: Any, proj_size: Any
-) -> None:
-    """torch.nn's own checks, in its order and words."""
+def check_options(sizes: Mapping[str, Any], flags: Mapping[str, Any], dropout: Any, proj_size: Any) -> None:
+    """torch.nn's own checks, in its order and words. sizes: input_size, hidden_size, num_layers."""
     if not isinstance(dropout, (int, float, np.number)) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
         raise ValueError(
             "dropout should be a number in range [0, 1] representing the probability of an element being zeroed"
         )
-    for name, flag in (("bias", bias), ("batch_first", batch_first)):
+    for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise TypeError(f"{name} should be of type bool, got: {type(flag).__name__}")
-    for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
+    for name, size in sizes.items():
         if not isinstance(size, int):
             raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
         if size <= 0:
             raise ValueError(f"{name} must be greater than zero")
     if proj_size < 0:
         raise ValueError("proj_size should be a positive integer or zero to disable projections")
-    if proj_size >= hidden_size:
+    if proj_size >= sizes["hidden_size"]:
         raise ValueError("proj_size has to be smaller than hidden_size")
 
 

@@ -129,7 +129,7 @@ def _mask(x: Tensor, index: int, width: int, directions: int, dropout: float, ma
     mask = np.ones((x.shape[0], x.shape[1], directions * width))  # no tensor: torch.func would wrap it
     for direction in range(directions):
         half = mask[..., direction * width : (direction + 1) * width]
-        _core.dropout(half, half, dropout, *masks, index * directions + direction)
+        _core.dropout(half, half, dropout, (*masks, index * directions + direction))
     return torch.from_numpy(mask).to(x.dtype).to(x.device)
 
 

@@ -56,15 +56,10 @@ _GATES = {name: gates for name, gates, *_ in _core.cells()}
 
 @lru_cache(maxsize=128)
 def _spec(
-    kernel: str | None,
-    options: Options,
-    dtype: torch.dtype,
-    input_size: int,
-    hidden_size: int,
-    bias: bool,
-    device: str,
-    allow_tf32: bool,
+    options: Options, dtype: torch.dtype, sizes: tuple[int, int], bias: bool, place: tuple[str, str | None, bool]
 ) -> engine.Spec:
+    input_size, hidden_size = sizes
+    device, kernel, allow_tf32 = place
     return engine.Spec(
         options.cell,
         DTYPES[dtype],
@@ -93,9 +88,9 @@ def spec_of(
     """From a cache: it is looked up at each call. What the environment and torch's switches say is part of the key."""
     if device == "cpu":
         kernel = forced_kernel(device) if kernel_is_forced() else None
-        return _spec(kernel, options, dtype, input_size, hidden_size, bias, device, False)
-    tf32 = gpu.allows_tf32(dtype)
-    return _spec(forced_kernel(device), options, dtype, input_size, hidden_size, bias, device, tf32)
+        return _spec(options, dtype, (input_size, hidden_size), bias, (device, kernel, False))
+    place = (device, forced_kernel(device), gpu.allows_tf32(dtype))
+    return _spec(options, dtype, (input_size, hidden_size), bias, place)
 
 
 def spec_for(options: Options, x: Tensor, params: Sequence[Tensor]) -> engine.Spec:

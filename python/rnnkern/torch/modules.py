@@ -68,7 +68,8 @@ class RNNBase(Recurrent):
         super().__init__()
         refuse_unknown(type(self).__name__, _CELLS[mode], options)
         proj_size = options.get("proj_size", 0)
-        check_options(input_size, hidden_size, num_layers, bias, batch_first, dropout, proj_size)
+        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+        check_options(sizes, {"bias": bias, "batch_first": batch_first}, dropout, proj_size)
         if dropout > 0 and num_layers == 1:
             warnings.warn(
                 "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
