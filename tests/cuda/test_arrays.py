@@ -333,7 +333,7 @@ def test_each_stream_has_its_own_pack() -> None:
     finally:
         fake_cuda.streams.pop()
     assert set(weights._on_streams) == {7, 8}
-    assert weights._on_streams[7][0] is not weights._on_streams[8][0]
+    assert weights._on_streams[7] is not weights._on_streams[8]
     assert np.array_equal(to_host(first), to_host(second))
     for stream in range(20, 60):
         fake_cuda.streams[-1] = stream
@@ -425,10 +425,10 @@ def test_devices_do_not_mix() -> None:
     with pytest.raises(ValueError, match=r"weight_ih: expected an array in CPU memory, got one on cuda:0"):
         host.pack(there)
     with pytest.raises(ValueError, match=r"packed: expected weights packed for .* on cuda:0"):
-        plan.forward(host.pack(*cpu.params.values()), to_gpu(X), None, None, to_gpu(X), None, None)
+        plan.forward(host.pack(here), x=to_gpu(X), y=to_gpu(X))
     with pytest.raises(ValueError, match=r"workspace: expected .* bytes on the GPU, got None"):
         out = fake_cuda.LIBRARY.empty((T, B, H), "float32", 0)
-        plan.forward(gpu._weights.packed(True, gpu._place.memory)[0], to_gpu(X), None, None, out, None, None)
+        plan.forward(gpu._weights.packed(True, gpu._place.memory), x=to_gpu(X), y=out)
     read_only = to_gpu(np.zeros((T, B, H), np.float32))
     read_only.hidden.flags.writeable = False
     with pytest.raises(ValueError, match=r"y: expected a writable array, got a read-only one"):
