@@ -53,7 +53,7 @@ def test_options(kernel: str, case: Case, dtype: str) -> None:
         plan = GpuPlan(
             case.cell, dtype, case.features, case.H, kernel=kernel, bias=case["bias"], reverse=case["reverse"],
             proj_size=case["proj_size"], heads=o.heads, peephole=o.peephole, coupled=o.coupled,
-            reset_before=not o.reset_after, layer_norm=o.layer_norm, independent=o.independent, masked=True,
+            reset_before=not o.reset_after, layer_norm=o.layer_norm, independent=o.independent,
             clip=o.clip or 0.0, zoneout=o.zoneout, recurrent_dropout=o.recurrent_dropout,
             activations=[(ACTIVATIONS[name][0], alpha, beta) for name, alpha, beta in o.activations or ()],
         )  # fmt: skip
