@@ -16,8 +16,8 @@ import numpy as np
 
 import rnnkern
 from rnnkern import _core, _engine
+from rnnkern.nn.tape import MEMORY
 from rnnkern.problems import Problem
-from rnnkern.tape import MEMORY
 
 from .data import Array, Data, Run
 

@@ -10,7 +10,7 @@ namespace gpu {
 namespace {
 
 // RNNKERN_GRID_EXCHANGE: flags (the default), sync or data. BPTT has flags in the place of data, which would take a place of their
-// own for every step's letters, or a number beside every value.
+// own for every step's messages, or a number beside every value.
 Exchange exchange(bool backward) {
   const char* const given = std::getenv("RNNKERN_GRID_EXCHANGE");
   if (!given || !*given || std::strcmp(given, "flags") == 0) return Exchange::flags;

@@ -51,7 +51,7 @@ int64_t row_tiles(int64_t batch) { return (batch + kRows - 1) / kRows; }
 int64_t flags_bytes(const Problem& p, const Team& team, int64_t batch) {
   return round_up(row_tiles(batch) * p.heads * team.blocks * int64_t{sizeof(uint32_t)}, 256);
 }
-int64_t letter_bytes(const Problem& p, const Team& team, bool backward) {
+int64_t message_bytes(const Problem& p, const Team& team, bool backward) {
   if (backward) return team.all * int64_t{team.active()} * kShareBytes;
   return team.all * int64_t{kTile} * kRows * item_size(p.dtype);
 }
@@ -82,19 +82,19 @@ TeamCall<A> call_of(const Problem& p, const LayerCall& a, const Base& base, cons
   call.team = team, call.batch = a.batch, call.patience = patience(), call.fault = fault_word_on_device(p.device_index);
   call.slots = slots(a.seq_len, a.batch, backward);
   char* const more = static_cast<char*>(a.workspace) + round_up(base.space.bytes, 256);
-  call.flags = reinterpret_cast<uint32_t*>(more), call.mail = more + flags_bytes(p, team, a.batch);
+  call.flags = reinterpret_cast<uint32_t*>(more), call.mailbox = more + flags_bytes(p, team, a.batch);
   return call;
 }
 
-// Before a launch: no letter has come.
+// Before a launch: no message has come.
 template <class A>
-void empty_boxes(const Problem& p, const TeamCall<A>& call, bool backward, void* stream) {
+void clear_mailboxes(const Problem& p, const TeamCall<A>& call, bool backward, void* stream) {
   const Team& team = call.team;
   if (team.exchange == Exchange::flags || team.exchange == Exchange::sync)
     clear(call.flags, static_cast<size_t>(flags_bytes(p, team, call.batch)), stream);
   if (team.exchange == Exchange::data) {
-    fill(call.mail, 0xff,
-         static_cast<size_t>(row_tiles(call.batch) * p.heads * call.slots * letter_bytes(p, team, backward)), stream);
+    fill(call.mailbox, 0xff,
+         static_cast<size_t>(row_tiles(call.batch) * p.heads * call.slots * message_bytes(p, team, backward)), stream);
   }
 }
 
@@ -116,7 +116,7 @@ struct ForwardOf {
     f.run([&](int64_t s0, int64_t s1) {
       params.data = f.data, params.call.s0 = s0, params.call.s1 = s1;
       params.call.slots = s1 - s0 + 1;  // there is room for a block's, a part of one needs fewer
-      empty_boxes(p, params.call, false, f.stream);
+      clear_mailboxes(p, params.call, false, f.stream);
       in_passes(team, f.B, p.heads, at_once, [&](int64_t first_row, int64_t teams) {
         params.call.first_row = first_row;
         launch(team_forward_kernel<A, Cell>, launch_of(team, teams, bytes, f.stream), params, "team_forward_kernel");
@@ -139,7 +139,7 @@ struct BackwardOf {
       if (s + 1 != s1) return;
       params.data = b.data, params.call.s1 = s1, params.call.s0 = s0;
       params.before = s1 < b.T_ ? b.space.dgh_before : nullptr;
-      empty_boxes(p, params.call, true, b.stream);
+      clear_mailboxes(p, params.call, true, b.stream);
       in_passes(team, b.B, p.heads, at_once, [&](int64_t first_row, int64_t teams) {
         params.call.first_row = first_row;
         launch(team_backward_kernel<A, Cell>, launch_of(team, teams, bytes, b.stream), params, "team_backward_kernel");
@@ -184,10 +184,10 @@ const char* not_one_exchange(const Problem& p) {
 
 int64_t team_bytes(const Problem& p, const Team& team) { return with_arithmetic<Guarded<BytesOf>, true>(p, team); }
 
-int64_t team_mail_bytes(const Problem& p, const Team& team, int64_t seq_len, int64_t batch, bool backward) {
+int64_t team_mailbox_bytes(const Problem& p, const Team& team, int64_t seq_len, int64_t batch, bool backward) {
   if (team.exchange == Exchange::cluster) return 0;
   return 256 + flags_bytes(p, team, batch) +
-         row_tiles(batch) * p.heads * slots(seq_len, batch, backward) * letter_bytes(p, team, backward);
+         row_tiles(batch) * p.heads * slots(seq_len, batch, backward) * message_bytes(p, team, backward);
 }
 
 int64_t clusters_at_once(const Problem& p, const Team& team) {

@@ -1,8 +1,8 @@
-// What the kernels of a team share (team.h): who does what, weights in registers and shared memory, waiting with a bound, letters.
+// What the kernels of a team share (team.h): who does what, weights in registers and shared memory, waiting with a bound, messages.
 //
-// A letter is what a block tells its peers of one step and 8 rows. Letters of a row tile have numbers, 0, 1, 2...; two boxes, by
-// the parity of the number, are enough: a block writes letter n + 2 only when it has all letters n + 1, and each of those was
-// written by a block that had read letters n.
+// A message is what a block tells its peers of one step and 8 rows. Messages of a row tile have numbers, 0, 1, 2...; two mailboxes, by
+// the parity of the number, are enough: a block writes message n + 2 only when it has all messages n + 1, and each of those was
+// written by a block that had read messages n.
 #pragma once
 #include "cuda/exchange.cuh"
 #include "cuda/fault.h"
@@ -13,16 +13,16 @@
 namespace rnnk {
 namespace gpu {
 
-constexpr uint32_t kNothingYet = 0xffffffffu;  // in every word of a letter that has not come (Exchange::data)
+constexpr uint32_t kNothingYet = 0xffffffffu;  // in every word of a message that has not come (Exchange::data)
 
 template <class A>
 struct TeamCall {
   Team team;
   const typename A::Operand* weights;
   int64_t s0, s1, first_row, batch;
-  char* mail;       // of row tile, or null: letters go into shared memory
-  int64_t slots;    // letters of a row tile that lie beside each other
-  uint32_t* flags;  // [row tile][block]: letters sent
+  char* mailbox;    // of row tile, or null: messages go into shared memory
+  int64_t slots;    // messages of a row tile that lie beside each other
+  uint32_t* flags;  // [row tile][block]: messages sent
   uint64_t* fault;
   uint64_t patience;  // nanoseconds
 };
@@ -62,7 +62,7 @@ struct Member {
   RNNK_DEVICE bool has_tile() const { return tile < tiles; }
   RNNK_DEVICE int64_t first_of(int row_tile) const { return first + row_tile * kRows; }
   RNNK_DEVICE int64_t count_of(int row_tile) const { return least(kRows, count - row_tile * kRows); }
-  RNNK_DEVICE int64_t letters_of(int row_tile, int64_t heads) const { return first_of(row_tile) / kRows * heads + head; }
+  RNNK_DEVICE int64_t messages_of(int row_tile, int64_t heads) const { return first_of(row_tile) / kRows * heads + head; }
 };
 
 // The steps [start, stop) of a row tile outside of which none of its rows lives.
@@ -85,22 +85,22 @@ struct TeamSpace : SharedSpace {
   int* broken;       // a wait of this block has expired
   Window* windows;   // [row tile]
   int64_t* lengths;  // of the team's rows: an acquire would make every step fetch them from far away again
-  uint64_t* full;    // [box][row tile]
-  char* box[2];      // [row tile][letter]
+  uint64_t* full;    // [mailbox][row tile]
+  char* mailbox[2];  // [row tile][message]
   T* sums;           // [2][warp][G][kRows * kSumsLd]
   Operand* weights;
-  RNNK_HD TeamSpace(char* base, const Team& team, int64_t letter_bytes, int64_t weights_size) : SharedSpace(base) {
+  RNNK_HD TeamSpace(char* base, const Team& team, int64_t message_bytes, int64_t weights_size) : SharedSpace(base) {
     const bool cluster = team.exchange == Exchange::cluster;
     broken = this->template take<int>(1);
     windows = this->template take<Window>(team.row_tiles);
     lengths = this->template take<int64_t>(team.row_tiles * kRows);
     full = this->template take<uint64_t>(cluster ? 2 * team.row_tiles : 0);
-    for (int i = 0; i < 2; ++i) box[i] = this->template take<char>(cluster ? team.row_tiles * letter_bytes : 0);
+    for (int i = 0; i < 2; ++i) mailbox[i] = this->template take<char>(cluster ? team.row_tiles * message_bytes : 0);
     sums = this->template take<T>(2 * kTeamWarps * G * kRows * kSumsLd);
     weights = this->template take<Operand>(weights_size);
   }
   RNNK_DEVICE T* sums_of(int turn) const { return sums + turn % 2 * (kTeamWarps * G * kRows * kSumsLd); }
-  RNNK_DEVICE char* box_of(int64_t letter) const { return letter % 2 ? box[1] : box[0]; }
+  RNNK_DEVICE char* mailbox_of(int64_t message) const { return message % 2 ? mailbox[1] : mailbox[0]; }
 };
 
 // A block's waiting and sending, the same forward and backward.
@@ -110,13 +110,13 @@ struct Post {
   const Member& own;
   const Space& space;
   int64_t heads;
-  uint32_t expected;  // bytes of a letter that peers send to this block (cluster)
+  uint32_t expected;  // bytes of a message that peers send to this block (cluster)
 
-  RNNK_DEVICE uint64_t* barrier(int row_tile, int64_t letter) const {
-    return space.full + letter % 2 * call.team.row_tiles + row_tile;
+  RNNK_DEVICE uint64_t* barrier(int row_tile, int64_t message) const {
+    return space.full + message % 2 * call.team.row_tiles + row_tile;
   }
   RNNK_DEVICE uint32_t* flag(int row_tile, int rank) const {  // 0 is the one of Exchange::sync
-    return call.flags + own.letters_of(row_tile, heads) * call.team.blocks + rank;
+    return call.flags + own.messages_of(row_tile, heads) * call.team.blocks + rank;
   }
 
   // With all threads, before anything else; afterwards peers may send.
@@ -133,7 +133,7 @@ struct Post {
       sync_block();
     }
   }
-  // With all threads, after everything: shared memory lives until all peers have sent. Their letters have come, since they were
+  // With all threads, after everything: shared memory lives until all peers have sent. Their messages have come, since they were
   // waited for, but where a wait was given up: what is on its way then gets a millisecond.
   RNNK_DEVICE void close() const {
     if (call.team.exchange != Exchange::cluster) return;
@@ -152,23 +152,23 @@ struct Post {
     return true;
   }
 
-  // With all threads: until a letter is there from all peers (Exchange::data: its words are waited for where they are read).
-  RNNK_DEVICE void wait(int row_tile, int64_t letter, int64_t step) const {
+  // With all threads: until a message is there from all peers (Exchange::data: its words are waited for where they are read).
+  RNNK_DEVICE void wait(int row_tile, int64_t message, int64_t step) const {
     const Team& team = call.team;
     if (team.exchange == Exchange::cluster) {
-      uint64_t* const at = barrier(row_tile, letter);
+      uint64_t* const at = barrier(row_tile, message);
       Patience patience(call.patience);
       bool passed = false;
       while (!passed && !gives_up(patience, kAnyPeer, step))
-        passed = mbarrier_try_wait(at, static_cast<uint32_t>(letter / 2 % 2));
-      if (thread() == 0) {  // letter + 2
+        passed = mbarrier_try_wait(at, static_cast<uint32_t>(message / 2 % 2));
+      if (thread() == 0) {  // message + 2
         if (passed) mbarrier_expect(at, expected);
         else mbarrier_expect_more(at, expected);  // peers go on: what they send must not be counted below what is expected
       }
       sync_warp();
     } else if (team.exchange != Exchange::data) {
       const bool one = team.exchange == Exchange::sync;
-      const int64_t count = (letter + 1) * (one ? team.active() : 1);
+      const int64_t count = (message + 1) * (one ? team.active() : 1);
       if (warp() == 0) {
         for (int rank = lane(); rank < (one ? 1 : team.active()); rank += 32) {
           Patience patience(call.patience);
@@ -181,25 +181,25 @@ struct Post {
     }
   }
 
-  // 16 bytes of a letter, to block `to`; at: where they lie in the letter. barrier_at: this block's own barrier for that letter.
-  RNNK_DEVICE void send(Quad quad, char* letter, int64_t at, uint64_t* barrier_at, int to) const {
+  // 16 bytes of a message, to block `to`; at: where they lie in the message. barrier_at: this block's own barrier for that message.
+  RNNK_DEVICE void send(Quad quad, char* message, int64_t at, uint64_t* barrier_at, int to) const {
     if (call.team.exchange == Exchange::cluster) {
-      store_async(reinterpret_cast<Quad*>(map_shared(letter + at, to)), quad, map_shared(barrier_at, to));
+      store_async(reinterpret_cast<Quad*>(map_shared(message + at, to)), quad, map_shared(barrier_at, to));
     } else if (call.team.exchange == Exchange::data) {
       for (uint32_t& word : quad.word) word = word == kNothingYet ? 0x7fffffffu : word;  // a NaN of either sign stays one
-      store_relaxed(reinterpret_cast<Quad*>(letter + at), quad);
+      store_relaxed(reinterpret_cast<Quad*>(message + at), quad);
     } else {
-      publish(reinterpret_cast<Quad*>(letter + at), quad);
+      publish(reinterpret_cast<Quad*>(message + at), quad);
     }
   }
 
-  // With all threads, after what they sent of a letter.
-  RNNK_DEVICE void sent(int row_tile, int64_t letter) const {
+  // With all threads, after what they sent of a message.
+  RNNK_DEVICE void sent(int row_tile, int64_t message) const {
     if (call.team.exchange == Exchange::cluster || call.team.exchange == Exchange::data) return;
     sync_block();
     if (thread() != 0) return;
     if (call.team.exchange == Exchange::sync) add_release(flag(row_tile, 0), 1);
-    else store_release(flag(row_tile, own.rank), static_cast<uint32_t>(letter + 1));
+    else store_release(flag(row_tile, own.rank), static_cast<uint32_t>(message + 1));
   }
 };
 

@@ -34,7 +34,7 @@ const char* not_one_exchange(const Problem&);
 // Bytes of shared memory that a block needs: the larger of forward and backward.
 int64_t team_bytes(const Problem&, const Team&);
 // Bytes of workspace beyond what every strategy has.
-int64_t team_mail_bytes(const Problem&, const Team&, int64_t seq_len, int64_t batch, bool backward);
+int64_t team_mailbox_bytes(const Problem&, const Team&, int64_t seq_len, int64_t batch, bool backward);
 // How many teams in clusters of this size the GPU runs at the same time.
 int64_t clusters_at_once(const Problem&, const Team&);
 

@@ -1,6 +1,6 @@
 // The kernel of BPTT of a team: a block multiplies the gradients of its own units' gates by their part of the transposed weights,
 // which makes a share of the gradient of every unit's h; each unit's owner gets and adds up the shares, in the order of their
-// senders. The weights on chip are as many as in the forward kernel, the letters half of what gathering all gates' would be.
+// senders. The weights on chip are as many as in the forward kernel, the messages half of what gathering all gates' would be.
 #pragma once
 #include "cuda/backward.cuh"
 #include "cuda/team.cuh"
@@ -15,7 +15,7 @@ struct TeamBackwardParams {
   const void* before;  // rows of dgh in step s1, or null: that is past the end
 };
 
-// A letter has, for each tile of its receiver and each sender, the sums of a product as its lanes hold them: 16 bytes each.
+// A message has, for each tile of its receiver and each sender, the sums of a product as its lanes hold them: 16 bytes each.
 constexpr int64_t kShareBytes = 512;
 
 template <class A, class Cell>
@@ -48,7 +48,7 @@ struct TeamBackward {
   using T = typename A::T;
   using Operand = typename A::Operand;
   using Space = TeamBackwardSpace<A, Cell>;
-  using Mail = Post<A, Space>;
+  using Mailbox = Post<A, Space>;
   using Point = BackwardPoint<T, Cell, 0>;
   static constexpr int G = Cell::kGates, F = Space::F, kFragment = kTile * A::K, kPerTile = kTile / A::K;
 
@@ -79,35 +79,35 @@ struct TeamBackward {
     }
   };
 
-  // Where the share of block `rank` in `tile` (of the head) lies. Of a cluster: in the receiver's box.
-  static RNNK_DEVICE char* letter_at(const Mail& mail, int row_tile, int64_t letter) {
-    const Team& team = mail.call.team;
+  // Where the share of block `rank` in `tile` (of the head) lies. Of a cluster: in the receiver's mailbox.
+  static RNNK_DEVICE char* message_at(const Mailbox& mailbox, int row_tile, int64_t message) {
+    const Team& team = mailbox.call.team;
     if (team.exchange == Exchange::cluster)
-      return mail.space.box_of(letter) + row_tile * (team.active() * team.tiles * kShareBytes);
-    return mail.call.mail +
-           (mail.own.letters_of(row_tile, mail.heads) * 2 + letter % 2) * (team.all * int64_t{team.active()} * kShareBytes);
+      return mailbox.space.mailbox_of(message) + row_tile * (team.active() * team.tiles * kShareBytes);
+    return mailbox.call.mailbox + (mailbox.own.messages_of(row_tile, mailbox.heads) * 2 + message % 2) *
+                                      (team.all * int64_t{team.active()} * kShareBytes);
   }
   static RNNK_DEVICE int64_t share_at(const Team& team, int tile, int rank) {
     const int64_t inner = team.exchange == Exchange::cluster ? tile % team.tiles : tile;
     return (inner * team.active() + rank) * kShareBytes + lane() * 16;
   }
 
-  static RNNK_DEVICE void send_share(const Mail& mail, const T (&sum)[4], int tile, int row_tile, int64_t letter) {
+  static RNNK_DEVICE void send_share(const Mailbox& mailbox, const T (&sum)[4], int tile, int row_tile, int64_t message) {
     Quad quad;
     for (int i = 0; i < 4; ++i) quad.word[i] = float_to_bits(sum[i]);
-    mail.send(quad, letter_at(mail, row_tile, letter), share_at(mail.call.team, tile, mail.own.rank),
-              mail.barrier(row_tile, letter), tile / mail.call.team.tiles);
+    mailbox.send(quad, message_at(mailbox, row_tile, message), share_at(mailbox.call.team, tile, mailbox.own.rank),
+                 mailbox.barrier(row_tile, message), tile / mailbox.call.team.tiles);
   }
 
   // The product of a row tile's dgh, its shares sent as they are ready.
-  static RNNK_DEVICE void multiply(const Held& held, const Mail& mail, int row_tile, int64_t letter) {
-    const typename A::Rows rows(mail.space.near + row_tile * kRows * mail.space.ld, mail.space.ld, kRows);
+  static RNNK_DEVICE void multiply(const Held& held, const Mailbox& mailbox, int row_tile, int64_t message) {
+    const typename A::Rows rows(mailbox.space.near + row_tile * kRows * mailbox.space.ld, mailbox.space.ld, kRows);
     T sum[1][4] = {};
     int f = 0, tile = warp();
     const auto take = [&](const typename A::A& weights) {
       A::multiply(sum[0], weights, A::load_b(rows, f * A::K));
       if (++f < held.each) return;
-      send_share(mail, sum[0], tile, row_tile, letter);
+      send_share(mailbox, sum[0], tile, row_tile, message);
       for (T& v : sum[0]) v = T(0);
       f = 0, tile += kTeamWarps;
     };
@@ -120,13 +120,14 @@ struct TeamBackward {
   }
 
   // This warp's part of the shares in its tile.
-  static RNNK_DEVICE void add_up(const Mail& mail, T (&sum)[4], int row_tile, int64_t letter) {
-    const Team& team = mail.call.team;
-    const int each = (team.active() + mail.own.split - 1) / mail.own.split, first = mail.own.part * each;
+  static RNNK_DEVICE void add_up(const Mailbox& mailbox, T (&sum)[4], int row_tile, int64_t message) {
+    const Team& team = mailbox.call.team;
+    const int each = (team.active() + mailbox.own.split - 1) / mailbox.own.split, first = mailbox.own.part * each;
     const int last = static_cast<int>(least(team.active(), first + each));
-    const char* const at = letter_at(mail, row_tile, letter);
+    const char* const at = message_at(mailbox, row_tile, message);
     for (int rank = first; rank < last; ++rank) {
-      const auto* const from = reinterpret_cast<const Quad*>(at + share_at(team, mail.own.tile0 + mail.own.tile, rank));
+      const auto* const from =
+          reinterpret_cast<const Quad*>(at + share_at(team, mailbox.own.tile0 + mailbox.own.tile, rank));
       const Quad quad = team.exchange == Exchange::cluster ? *from : load_relaxed(from);
       for (int i = 0; i < 4; ++i) sum[i] += bits_to_float(quad.word[i]);
     }
@@ -141,8 +142,8 @@ struct TeamBackward {
     const Space space(shared(), call.team);
     const int units = own.tiles * kTile;
     const int64_t column = own.head * axis.pad + own.tile0 * kTile;
-    const Mail mail{call, own, space, axis.heads, static_cast<uint32_t>(own.tiles * call.team.active() * kShareBytes)};
-    mail.open();
+    const Mailbox mailbox{call, own, space, axis.heads, static_cast<uint32_t>(own.tiles * call.team.active() * kShareBytes)};
+    mailbox.open();
     const int64_t lowest = call.s0 == 0 ? -1 : call.s0;
     for (int i = thread(); i < own.row_tiles; i += kTeamThreads) {  // steps are walked from stop - 1 down to start
       const Window all = window_of(w, own.first_of(i), own.count_of(i));
@@ -176,11 +177,11 @@ struct TeamBackward {
     move_states(true);
     copy_wait<0>();
     sync_block();
-    // Letter 0: through the step before this launch's first, or zeros.
+    // Message 0: through the step before this launch's first, or zeros.
     for (int row_tile = 0; row_tile < own.row_tiles && own.tiles > 0; ++row_tile) {
       if (space.windows[row_tile].start >= space.windows[row_tile].stop) continue;
-      multiply(held, mail, row_tile, 0);
-      mail.sent(row_tile, 0);
+      multiply(held, mailbox, row_tile, 0);
+      mailbox.sent(row_tile, 0);
     }
     d.ld_near[0] = space.ld, d.near_gate[0] = units;  // gates beside each other, as the product takes them
     for (int k = 0; k < Cell::kStates; ++k) d.ld_dstate[k] = space.units;
@@ -191,7 +192,7 @@ struct TeamBackward {
       const int64_t s = call.s1 - 1 - turn / own.row_tiles;
       const int row_tile = turn % own.row_tiles;
       const Window window = space.windows[row_tile];
-      const int64_t first = own.first_of(row_tile), count = own.count_of(row_tile), letter = window.stop - 1 - s;
+      const int64_t first = own.first_of(row_tile), count = own.count_of(row_tile), message = window.stop - 1 - s;
       const bool lives = s >= window.start && s < window.stop;
       T* const sums = space.sums_of(turn);
       for (int e = thread() * kTile; e < elements; e += kTeamThreads * kTile) {
@@ -199,9 +200,9 @@ struct TeamBackward {
         if (row < count) Point::prefetch_step(d, s - 2, Place{first + row, own.head, (own.tile0 + tile) * kTile});
       }
       if (lives) {
-        mail.wait(row_tile, letter, s);
+        mailbox.wait(row_tile, message, s);
         T sum[4] = {};
-        if (own.has_tile()) add_up(mail, sum, row_tile, letter);
+        if (own.has_tile()) add_up(mailbox, sum, row_tile, message);
         put_sums(sums + warp() * (kRows * kSumsLd), sum);
       }
       sync_block();
@@ -226,12 +227,12 @@ struct TeamBackward {
       }
       if (!lives || s <= window.start) continue;
       sync_block();  // the gradients of this turn are there
-      multiply(held, mail, row_tile, letter + 1);
-      mail.sent(row_tile, letter + 1);
+      multiply(held, mailbox, row_tile, message + 1);
+      mailbox.sent(row_tile, message + 1);
     }
     sync_block();
     move_states(false);
-    mail.close();
+    mailbox.close();
   }
 };
 

@@ -75,9 +75,9 @@ Choice team_of(const Problem& p, int64_t batch, bool backward, Exchange exchange
   const int64_t groups = (rows + team.row_tiles - 1) / team.row_tiles * p.heads;
   const double rounds = static_cast<double>((groups + teams - 1) / teams);
   const double units = static_cast<double>(axis.pad);
-  const double letter = backward ? units * 8 * 4 * 2 : units * 8 * (p.dtype == RNNK_FLOAT32 ? 4 : 2);
+  const double message = backward ? units * 8 * 4 * 2 : units * 8 * (p.dtype == RNNK_FLOAT32 ? 4 : 2);
   const double turn = turn_us(p, team, cell_info(p.cell)->gates);
-  c.step_us = rounds * std::max(team.row_tiles * turn, turn + exchange_us(team, letter));
+  c.step_us = rounds * std::max(team.row_tiles * turn, turn + exchange_us(team, message));
   return c;
 }
 

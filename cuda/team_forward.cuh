@@ -1,5 +1,5 @@
 // The forward kernel of a team: a block multiplies its units' weights by the whole h, and sends the others its part of the new
-// one. A step of 8 rows is one wait, one product, one block barrier, one pointwise part; while its letters travel, the other row
+// one. A step of 8 rows is one wait, one product, one block barrier, one pointwise part; while its messages travel, the other row
 // tiles of the team take their turns.
 #pragma once
 #include "cuda/forward.cuh"
@@ -15,7 +15,7 @@ struct TeamForwardParams {
   void *h[2], *fed[2];  // between launches: before step s in [s % 2]
 };
 
-// A letter has h as the product's lanes read it: of a fragment (A::K units), 8 bytes for each lane in order.
+// A message has h as the product's lanes read it: of a fragment (A::K units), 8 bytes for each lane in order.
 constexpr int64_t kFragmentBytes = 256;
 
 // Fragments of weights in the registers of a warp, 4 of each thread's 255 apiece; the rest are in shared memory. Cells with options
@@ -64,7 +64,7 @@ struct TeamForward {
   using T = typename A::T;
   using Operand = typename A::Operand;
   using Space = TeamForwardSpace<A, Cell>;
-  using Mail = Post<A, Space>;
+  using Mailbox = Post<A, Space>;
   static constexpr int G = Cell::kGates, F = Space::F, N = F < 8 ? F : 8, kFragment = kTile * A::K;
 
   // This warp's weights.
@@ -93,10 +93,11 @@ struct TeamForward {
   };
 
   // The words of N fragments from `at` on that this lane multiplies.
-  static RNNK_DEVICE void read(const Mail& mail, const char* at, int count, int f0, int64_t step, uint64_t (&words)[N]) {
+  static RNNK_DEVICE void read(const Mailbox& mailbox, const char* at, int count, int f0, int64_t step,
+                               uint64_t (&words)[N]) {
     const auto* const from = reinterpret_cast<const uint64_t*>(at) + lane();
     constexpr int apart = kFragmentBytes / 8;
-    const Team& team = mail.call.team;
+    const Team& team = mailbox.call.team;
     if (team.exchange == Exchange::cluster) {
       for (int i = 0; i < N; ++i) words[i] = i < count ? from[i * apart] : 0;
       return;
@@ -104,22 +105,23 @@ struct TeamForward {
     for (int i = 0; i < N; ++i) words[i] = i < count ? load_relaxed(from + i * apart) : 0;
     if (team.exchange != Exchange::data) return;
     for (int i = 0; i < N; ++i) {
-      Patience patience(mail.call.patience);
+      Patience patience(mailbox.call.patience);
       while (i < count && (static_cast<uint32_t>(words[i]) == kNothingYet || words[i] >> 32 == kNothingYet)) {
-        if (mail.gives_up(patience, (f0 + i) * A::K / kTile / team.tiles, step)) break;
+        if (mailbox.gives_up(patience, (f0 + i) * A::K / kTile / team.tiles, step)) break;
         words[i] = load_relaxed(from + i * apart);
       }
     }
     sync_warp();
   }
 
-  static RNNK_DEVICE void multiply(T (&sum)[G][4], const Held& held, const Mail& mail, const char* letter, int64_t step) {
-    const char* const at = letter + held.first * kFragmentBytes;
+  static RNNK_DEVICE void multiply(T (&sum)[G][4], const Held& held, const Mailbox& mailbox, const char* message,
+                                   int64_t step) {
+    const char* const at = message + held.first * kFragmentBytes;
     uint64_t words[N];
     RNNK_UNROLL
     for (int base = 0; base < F; base += N) {
       if (base >= held.count) break;
-      read(mail, at + base * kFragmentBytes, held.count - base, held.first + base, step, words);
+      read(mailbox, at + base * kFragmentBytes, held.count - base, held.first + base, step, words);
       RNNK_UNROLL
       for (int i = 0; i < N; ++i) {
         if (base + i >= F || base + i >= held.count) break;
@@ -128,7 +130,7 @@ struct TeamForward {
       }
     }
     for (int base = F; base < held.count; base += N) {
-      read(mail, at + base * kFragmentBytes, held.count - base, held.first + base, step, words);
+      read(mailbox, at + base * kFragmentBytes, held.count - base, held.first + base, step, words);
       for (int i = 0; i < N; ++i) {
         if (base + i >= held.count) break;
         const typename A::B b = A::from_words(static_cast<uint32_t>(words[i]), static_cast<uint32_t>(words[i] >> 32));
@@ -138,26 +140,27 @@ struct TeamForward {
     }
   }
 
-  static RNNK_DEVICE char* letter_at(const Mail& mail, int row_tile, int64_t letter) {
-    const int64_t bytes = Space::fragments(mail.call.team) * kFragmentBytes;
-    if (mail.call.team.exchange == Exchange::cluster) return mail.space.box_of(letter) + row_tile * bytes;
-    return mail.call.mail + (mail.own.letters_of(row_tile, mail.heads) * mail.call.slots + letter) * bytes;
+  static RNNK_DEVICE char* message_at(const Mailbox& mailbox, int row_tile, int64_t message) {
+    const int64_t bytes = Space::fragments(mailbox.call.team) * kFragmentBytes;
+    if (mailbox.call.team.exchange == Exchange::cluster) return mailbox.space.mailbox_of(message) + row_tile * bytes;
+    return mailbox.call.mailbox + (mailbox.own.messages_of(row_tile, mailbox.heads) * mailbox.call.slots + message) * bytes;
   }
 
   // With a warp, after a sync_warp(): its two rows of a tile's 16 units (e: the first element, units innermost), to all peers.
-  static RNNK_DEVICE void send(const Mail& mail, const Operand* rows, int row_tile, int64_t letter, int e) {
+  static RNNK_DEVICE void send(const Mailbox& mailbox, const Operand* rows, int row_tile, int64_t message, int e) {
     constexpr int per_row = 2 * kTile / A::K, pieces = 2 * per_row;  // of 16 bytes
     const int tile = e / (kTile * kRows), row0 = e / kTile % kRows;
-    const Team& team = mail.call.team;
+    const Team& team = mailbox.call.team;
     const int peers = team.exchange == Exchange::cluster ? team.active() : 1;
-    char* const to = letter_at(mail, row_tile, letter);
+    char* const to = message_at(mailbox, row_tile, message);
     for (int i = lane(); i < pieces * peers; i += 32) {
       const int row = row0 + i % pieces / per_row, piece = i % per_row;
       const auto* const words =
-          reinterpret_cast<const uint32_t*>(rows + row * mail.space.ld + tile * kTile) + piece / 2 * 8 + piece % 2 * 2;
-      const int64_t fragment = (mail.own.tile0 + tile) * int64_t{kTile} / A::K + piece / 2;
+          reinterpret_cast<const uint32_t*>(rows + row * mailbox.space.ld + tile * kTile) + piece / 2 * 8 + piece % 2 * 2;
+      const int64_t fragment = (mailbox.own.tile0 + tile) * int64_t{kTile} / A::K + piece / 2;
       const Quad quad{{words[0], words[4], words[1], words[5]}};  // two lanes' low and high words
-      mail.send(quad, to, fragment * kFragmentBytes + row * 32 + piece % 2 * 16, mail.barrier(row_tile, letter), i / pieces);
+      mailbox.send(quad, to, fragment * kFragmentBytes + row * 32 + piece % 2 * 16, mailbox.barrier(row_tile, message),
+                   i / pieces);
     }
   }
 
@@ -171,8 +174,8 @@ struct TeamForward {
     const Space space(shared(), call.team, drops);
     const int units = own.tiles * kTile;  // of this block
     const int64_t column = own.head * axis.pad + own.tile0 * kTile;
-    const Mail mail{call, own, space, axis.heads, static_cast<uint32_t>(Space::fragments(call.team) * kFragmentBytes)};
-    mail.open();
+    const Mailbox mailbox{call, own, space, axis.heads, static_cast<uint32_t>(Space::fragments(call.team) * kFragmentBytes)};
+    mailbox.open();
     for (int i = thread(); i < own.row_tiles; i += kTeamThreads) {
       const Window all = window_of(w, own.first_of(i), own.count_of(i));
       space.windows[i] = {all.start > call.s0 ? all.start : call.s0, least(all.stop, call.s1)};
@@ -202,13 +205,13 @@ struct TeamForward {
     copy_wait<0>();
     sync_block();
     const int elements = kRows * units;
-    // Letter 0: what the first step starts from. A block without units has none to send.
+    // Message 0: what the first step starts from. A block without units has none to send.
     for (int row_tile = 0; row_tile < own.row_tiles && own.tiles > 0; ++row_tile) {
       const Window window = space.windows[row_tile];
       if (window.start >= window.stop) continue;
       const Operand* const from = (window.start & 1 ? space.fed[1] : space.fed[0]) + row_tile * kRows * space.ld;
-      for (int e = thread(); e < elements; e += kTeamThreads) send(mail, from, row_tile, 0, e - lane());
-      mail.sent(row_tile, 0);
+      for (int e = thread(); e < elements; e += kTeamThreads) send(mailbox, from, row_tile, 0, e - lane());
+      mailbox.sent(row_tile, 0);
     }
     d.ld_h = space.ld, d.ld_state = space.units, d.ld_gx = G * space.units, d.gx_gate = space.units;
 
@@ -240,9 +243,9 @@ struct TeamForward {
       const bool lives = s >= window.start && s < window.stop;
       T* const sums = space.sums_of(turn);
       if (lives) {
-        mail.wait(row_tile, s - window.start, s);
+        mailbox.wait(row_tile, s - window.start, s);
         T sum[G][4] = {};
-        if (own.has_tile()) multiply(sum, held, mail, letter_at(mail, row_tile, s - window.start), s);
+        if (own.has_tile()) multiply(sum, held, mailbox, message_at(mailbox, row_tile, s - window.start), s);
         for (int g = 0; g < G; ++g) put_sums(sums + (warp() * G + g) * (kRows * kSumsLd), sum[g]);
       }
       copy_wait<1>();
@@ -279,10 +282,10 @@ struct TeamForward {
         }
         if (s + 1 < window.stop && lives) {
           sync_warp();
-          send(mail, fed_to, row_tile, s + 1 - window.start, e - lane());
+          send(mailbox, fed_to, row_tile, s + 1 - window.start, e - lane());
         }
       }
-      if (s + 1 < window.stop && lives) mail.sent(row_tile, s + 1 - window.start);
+      if (s + 1 < window.stop && lives) mailbox.sent(row_tile, s + 1 - window.start);
     }
     copy_wait<0>();
     sync_block();
@@ -296,7 +299,7 @@ struct TeamForward {
       }
       if constexpr (Cell::kStates > 1) p.data.state[1][to] = space.state[row * space.units + i];
     }
-    mail.close();
+    mailbox.close();
   }
 };
 

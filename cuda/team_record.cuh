@@ -64,7 +64,7 @@ constexpr Kernel team_kernel(const char* name) {
     if (space == Space::packed || space == Space::reserve) return bytes;
     const bool backward = space == Space::backward;
     const Team team = Strategy::choose(p, batch, backward).team;
-    return round_up(bytes, 256) + team_mail_bytes(p, team, seq_len, batch, backward);
+    return round_up(bytes, 256) + team_mailbox_bytes(p, team, seq_len, batch, backward);
   };
   kernel.forward = [](const Problem& p, const LayerCall& a) {
     const OnDevice device(p.device_index);

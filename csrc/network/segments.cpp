@@ -48,7 +48,7 @@ struct Sums {
   float* sum;  // of half types
 };
 
-// What backward needs beside the kernel's own workspace.
+// What backward needs in addition to the kernel's own workspace.
 struct Scratch {
   char *reserve, *y, *gradients[2], *forward, *backward;  // the last two: workspaces of the kernel
   int64_t* lengths;

@@ -14,10 +14,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import _core, convert, init, weights
-from .cells import GRUCell, LSTMCell, RNNCell, sLSTMCell
 from .inspect import check, empty_cache, explain, get_num_threads, info, kernels, set_num_threads
 from .io import load, save
-from .layers import GRU, LSTM, RNN, sLSTM
+from .nn.cells import GRUCell, LSTMCell, RNNCell, sLSTMCell
+from .nn.layers import GRU, LSTM, RNN, sLSTM
 from .padding import pad_sequence, unpad_sequence
 from .structure import InitialState, Merge, Pyramid, PyramidalLSTM, Stack, truncated
 

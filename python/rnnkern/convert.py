@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import as_numpy
-from .blocks import (
+from ._arrays.host import as_numpy
+from .nn.parameters import check_bool, check_int
+from .weights.blocks import (
     Array,
     Blocks,
     Label,
@@ -31,8 +32,7 @@ from .blocks import (
     write,
     zero_biases,
 )
-from .layouts import RESET_BEFORE, SYSTEMS, Row, System, rows
-from .parameters import check_bool, check_int
+from .weights.layouts import RESET_BEFORE, SYSTEMS, Row, System, rows
 
 CELLS = ("rnn", "gru", "lstm")
 

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .parameters import check_int
+from .nn.parameters import check_int
 from .structure.base import check_part, takes_codes
 from .structure.pieces import check_looks_back
 from .train import _check

@@ -9,7 +9,7 @@ from typing import Any
 from . import _core
 from . import _engine as engine
 from ._engine.plans import gpus_used, native
-from .parameters import Module, check_int
+from .nn.parameters import Module, check_int
 
 
 @dataclass(frozen=True)

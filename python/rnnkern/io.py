@@ -12,7 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from .arrays import Array, as_numpy
+from ._arrays.host import Array, as_numpy
 
 
 @runtime_checkable

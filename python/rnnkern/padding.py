@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import take_lengths
+from ._arrays.host import take_lengths
 
 Array = np.ndarray[Any, Any]
 

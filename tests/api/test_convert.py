@@ -13,7 +13,7 @@ import torch
 import rnnkern as rk
 from convert_cases import CASES, DTYPES, GATES, Array, Case, H, I, P, options, state_dict
 from rnnkern.convert import from_system, to_system
-from rnnkern.layouts import SYSTEMS, rows
+from rnnkern.weights.layouts import SYSTEMS, rows
 
 
 def leaves(arrays: Any) -> list[Array]:

@@ -14,32 +14,22 @@ import rnnkern
 FRAMEWORKS = ("torch", "jax", "tensorflow", "keras", "onnx", "onnxruntime", "openvino", "cupy", "mlx")
 PACKAGE = Path(rnnkern.__file__).parent
 # Inside the package, every module but these may be imported only from the right of its arrow:
-#   framework modules, cli, train -> layers, cells -> parameters -> _engine -> _core      (ARCHITECTURE.md)
+#   framework modules, cli, train -> nn -> _engine, _arrays -> _core      (ARCHITECTURE.md)
 MAY_IMPORT: dict[str, set[str]] = {
-    "weights": set(),
+    "weights": {"_arrays"},
     "option_types": set(),
     "option_values": set(),
     "options": {"option_values"},
-    "_engine": {"_core", "_cuda_libs", "options"},
     "_cuda_libs": set(),
-    "arrays": {"_core", "_engine"},
-    "libraries": {"arrays"},
-    "devices": {"_core", "_engine", "arrays", "libraries"},
-    "tape": {"_engine", "arrays", "devices"},
-    "parameters": {"_core", "_engine", "arrays", "devices", "options", "weights"},
-    "states": {"_engine", "arrays", "devices", "parameters"},
-    "layer": {"_engine", "arrays", "devices", "options", "parameters", "states", "tape"},
-    "layers": {"layer", "option_types", "options"},
-    "cells": {"_engine", "arrays", "devices", "option_types", "options", "parameters", "states", "tape", "layers"},
-    "keras_versions": {"arrays"},
-    "layouts": {"keras_versions", "weights"},
-    "blocks": {"layouts"},
-    "convert": {"arrays", "blocks", "layouts", "parameters"},
+    "_engine": {"_core", "_cuda_libs", "options"},
+    "_arrays": {"_core", "_engine"},
+    "nn": {"_core", "_engine", "_arrays", "option_types", "options", "weights"},
+    "convert": {"_arrays", "nn", "weights"},
     "init": {"weights"},
-    "decode": {"parameters", "structure", "train"},
-    "padding": {"arrays"},
-    "inspect": {"_core", "_engine", "parameters"},
-    "io": {"arrays"},
+    "decode": {"nn", "structure", "train"},
+    "padding": {"_arrays"},
+    "inspect": {"_core", "_engine", "nn"},
+    "io": {"_arrays"},
 }
 
 

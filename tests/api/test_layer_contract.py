@@ -17,8 +17,9 @@ import torch
 
 import rnnkern as rk
 from layer_cases import IN, KINDS, LENGTHS, B, H, T, problem, step
-from rnnkern import _engine, parameters
-from rnnkern.tape import MEMORY
+from rnnkern import _engine
+from rnnkern.nn import parameters
+from rnnkern.nn.tape import MEMORY
 
 
 def test_out_takes_the_result() -> None:

@@ -199,7 +199,7 @@ MOST = 6  # parameters; with more, a struct (CONTRIBUTING.md)
 # Users call these: their arguments are torch.nn's, or each is an option of its own.
 PUBLIC = {
     "cli/bench.py": {"bench"}, "convert.py": {"to_system", "from_system"}, "init.py": {"initialise"},
-    "decode.py": {"generate", "beam_search", "continuations"}, "layer.py": {"forward"}, "options.py": {"option"},
+    "decode.py": {"generate", "beam_search", "continuations"}, "nn/layer.py": {"forward"}, "options.py": {"option"},
     "structure/pieces.py": {"truncated"}, "train/probe.py": {"gradient_norms"},
     # Operators that are registered with torch, and autograd Functions, take tensors one by one.
     "torch/operators.py": {"_layer_backward"}, "torch/functional.py": {"forward"},

@@ -21,7 +21,8 @@ import pytest
 import fake_cuda
 import rnnkern as rk
 from fake_cuda import FakeArray, to_gpu, to_host
-from rnnkern import _core, _engine, libraries
+from rnnkern import _core, _engine
+from rnnkern._arrays import libraries
 
 T, B, IN, H = 5, 3, 4, 6
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -466,7 +467,7 @@ CHILD = """
 import os, sys
 sys.path[:0] = {path!r}
 import numpy as np, fake_cuda, rnnkern as rk
-from rnnkern import libraries
+from rnnkern._arrays import libraries
 libraries.home = lambda: fake_cuda.LIBRARY
 gpu, cpu = rk.LSTM(2, 3, device="cuda"), rk.LSTM(2, 3)
 x = np.zeros((1, 1, 2), np.float32)

@@ -247,13 +247,13 @@ def test_workspace_has_room_for_the_letters() -> None:
 
 
 def test_the_size_of_a_team_does_not_depend_on_the_batch() -> None:
-    """Or the order of sums would: a row's bits are its own. Letters of BPTT take room by blocks and row tiles."""
+    """Or the order of sums would: a row's bits are its own. Messages of BPTT take room by blocks and row tiles."""
     (problem,) = expand(["t4b1i5h256"], cells=["lstm"], dtypes=["bf16"])
     plan = plan_of(problem, "cuda_grid")
     other = plan_of(problem, "cuda_cluster")
 
-    def letters(batch: int) -> float:
+    def messages(batch: int) -> float:
         more = plan.sizes(4, batch)["workspace_backward"] - other.sizes(4, batch)["workspace_backward"]
         return more / -(-batch // 8)
 
-    assert all(abs(letters(batch) / letters(8) - 1) < 0.05 for batch in (64, 512, 2048))
+    assert all(abs(messages(batch) / messages(8) - 1) < 0.05 for batch in (64, 512, 2048))

@@ -17,7 +17,7 @@ from c_abi import INVALID_VALUE, LSTM, OK, Layer, P, Problem, ReserveBound, Size
 from one_layer import HostPlan
 from problems import DTYPES
 from rnnkern import _core, _engine
-from rnnkern.arrays import MEMORY
+from rnnkern._arrays.host import MEMORY
 
 pytestmark = pytest.mark.whole
 

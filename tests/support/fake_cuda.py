@@ -13,7 +13,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from rnnkern import _core, libraries
+from rnnkern import _core
+from rnnkern._arrays import libraries
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 log: list[str] = []
@@ -108,7 +109,7 @@ class FakeArray:
 
 
 class FakeLibrary:
-    """rnnkern.libraries.GpuLibrary."""
+    """rnnkern._arrays.libraries.GpuLibrary."""
 
     name = "fake_cuda"
 

@@ -21,7 +21,7 @@ from rnnkern.torch import gpu, kernels
 
 
 class Library:
-    """rnnkern.libraries.Torch without CUDA. New memory is full of NaN."""
+    """rnnkern._arrays.libraries.Torch without CUDA. New memory is full of NaN."""
 
     name = "torch"
 

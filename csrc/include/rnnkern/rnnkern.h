@@ -138,14 +138,14 @@ typedef struct rnnk_problem {
 } rnnk_problem;
 
 /* Bytes the caller provides. A workspace of any size from the least on works, with the same bits: a larger one, up to the one
- * without _least, lets layers and directions run at the same time. */
+ * without _least, lets layers and directions run at the same time, on as many threads as the team has when the sizes are asked for. */
 typedef struct rnnk_sizes {
   uint32_t struct_size;
   size_t packed;            /* packed weights; depends on the problem alone */
   size_t reserve;           /* what a training forward keeps for BPTT; grows with T*B */
   size_t workspace_forward; /* one direction: bounded in T. Two directions and L > 1: up to two [T, B, 2*P] more */
   size_t workspace_forward_least;
-  size_t workspace_backward; /* L > 1: up to two [T, B, D*P] (on a GPU L - 1) beside what is bounded in T */
+  size_t workspace_backward; /* L > 1: up to two [T, B, D*P] (on a GPU L - 1) in addition to what is bounded in T */
   size_t workspace_backward_least;
 } rnnk_sizes;
 

@@ -15,7 +15,7 @@ import onnx
 from onnx import helper
 from onnx.backend import base
 
-from .. import layers
+from ..nn import layers
 from . import glue
 from .nodes import GATES, Arguments, Array, Recurrent, check, layer_arguments, parse
 

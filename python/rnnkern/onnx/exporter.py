@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..layer import Layer
-from ..layers import GRU, LSTM, RNN
-from ..parameters import check_bool, check_int
+from ..nn.layer import Layer
+from ..nn.layers import GRU, LSTM, RNN
+from ..nn.parameters import check_bool, check_int
 from ..weights import reorder
 from .activations import Activation, attributes, canonical
 from .nodes import DEFAULT, Array

@@ -14,11 +14,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..arrays import as_numpy, check, take_lengths
-from ..layer import Layer
-from ..parameters import check_bool
-from ..states import State, split_state, widths
-from ..tape import Gradients
+from .._arrays.host import as_numpy, check, take_lengths
+from ..nn.layer import Layer
+from ..nn.parameters import check_bool
+from ..nn.states import State, split_state, widths
+from ..nn.tape import Gradients
 from .per_step import PerStep
 
 Array: TypeAlias = "np.ndarray[Any, Any]"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from ..arrays import take_lengths
-from ..layer import Layer
-from ..parameters import check_int
-from ..states import State
-from ..tape import Gradients
+from .._arrays.host import take_lengths
+from ..nn.layer import Layer
+from ..nn.parameters import check_int
+from ..nn.states import State
+from ..nn.tape import Gradients
 from .base import Array, Part, Structure, check_input, check_part, halvings
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core, parameters
-from ..parameters import check_int
-from ..states import State
-from ..tape import Gradients
+from .. import _core
+from ..nn import parameters
+from ..nn.parameters import check_int
+from ..nn.states import State
+from ..nn.tape import Gradients
 from .base import (
     Array,
     Part,

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..layer import Layer
-from ..layers import LSTM
-from ..parameters import check_bool, check_int
-from ..states import NAMES, State, widths
-from ..tape import Gradients
+from ..nn.layer import Layer
+from ..nn.layers import LSTM
+from ..nn.parameters import check_bool, check_int
+from ..nn.states import NAMES, State, widths
+from ..nn.tape import Gradients
 from .base import (
     Array,
     Own,

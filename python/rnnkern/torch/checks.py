@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._arrays.host import take_marks as take_arrays
 from .._engine.spec import Marks
-from ..arrays import take_marks as take_arrays
 from ..options import check_keywords
 from . import gpu
 

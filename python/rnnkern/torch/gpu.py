@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import _core, libraries
+from .. import _core
 from .. import _engine as engine
+from .._arrays import libraries
 from .._engine.spec import Gpu
 
 

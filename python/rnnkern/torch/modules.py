@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from .._engine.spec import NO_MARKS
+from ..nn.parameters import check_bool
 from ..options import reads, takes_options
-from ..parameters import check_bool
 from . import gpu
 from .autograd import watched
 from .base import Recurrent

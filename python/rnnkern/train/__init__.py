@@ -19,7 +19,7 @@ training step reads from top to bottom:
     opt.step(grads)
 """
 
-from ..tape import Gradients
+from ..nn.tape import Gradients
 from .attention import Attention
 from .clip import clip_grad_norm, clip_grad_value
 from .layers import Embedding, Linear

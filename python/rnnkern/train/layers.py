@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ..nn.tape import Gradients
 from ..structure.per_step import PerStep
-from ..tape import Gradients
 from . import _check
 
 

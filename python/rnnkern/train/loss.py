@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import take_lengths
+from .._arrays.host import take_lengths
 from . import _check
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import as_numpy
-from ..parameters import check_bool, check_int
+from .._arrays.host import as_numpy
+from ..nn.parameters import check_bool, check_int
 
 
 def gradient_norms(

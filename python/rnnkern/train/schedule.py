@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..parameters import check_int
+from ..nn.parameters import check_int
 from . import _check
 
 

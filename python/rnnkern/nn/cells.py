@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import _engine as engine
-from .arrays import NUMPY, Array, dtype_name
-from .devices import Caller, place
+from .. import _engine as engine
+from .._arrays.devices import Caller, place
+from .._arrays.host import NUMPY, Array, dtype_name
+from ..options import check_keywords, parse, takes_options
 from .layers import check_nonlinearity
-from .options import check_keywords, parse, takes_options
 from .parameters import Module, check_bool, check_int
 from .states import State, apart, joined, split_state, widths
 from .tape import Gradients, Tape, fingerprint
@@ -20,7 +20,7 @@ from .tape import Gradients, Tape, fingerprint
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .option_types import GruCellKeywords, LstmCellKeywords, RnnCellKeywords, SlstmCellKeywords
+    from ..option_types import GruCellKeywords, LstmCellKeywords, RnnCellKeywords, SlstmCellKeywords
 
 
 class Cell(Module):

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _engine as engine
-from .arrays import MEMORY as MEMORY
-from .arrays import Array
-from .devices import Caller
+from .. import _engine as engine
+from .._arrays.devices import Caller
+from .._arrays.host import MEMORY as MEMORY
+from .._arrays.host import Array
 
 if TYPE_CHECKING:
     from .parameters import Module, Weights

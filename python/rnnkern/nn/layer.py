@@ -11,10 +11,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from . import _engine as engine
-from .arrays import NUMPY, Array, Dtypes, dtype_name
-from .devices import HOST, Caller, place
-from .options import check_keywords, parse
+from .. import _engine as engine
+from .._arrays.devices import HOST, Caller, place
+from .._arrays.host import NUMPY, Array, Dtypes, dtype_name
+from ..options import check_keywords, parse
 from .parameters import Module, check_bool, check_int
 from .states import State, apart, joined, split_state, widths
 from .tape import Gradients, Tape, fingerprint

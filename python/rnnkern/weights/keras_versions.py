@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import as_numpy
+from .._arrays.host import as_numpy
 
 Array = np.ndarray[Any, Any]
 

@@ -16,8 +16,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from . import _core
-from ._engine.spec import Marks, Memory
+from .. import _core
+from .._engine.spec import Marks, Memory
 
 Array = Any  # a NumPy array or an array of another library
 Dtypes = tuple[np.dtype[Any], ...]

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ._engine.spec import Spec
-from .arrays import Array, Dtypes
-from .devices import Caller
+from .._arrays.devices import Caller
+from .._arrays.host import Array, Dtypes
+from .._engine.spec import Spec
 from .parameters import Module
 
 State = Any  # h [L*D, B, P], or (h, c) with c [L*D, B, H] for LSTM, or (h, c, n, m) with the same of n and m for sLSTM

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..options import takes_options
 from .layer import Layer
-from .options import takes_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .option_types import GruKeywords, LstmKeywords, RnnKeywords, SlstmKeywords
+    from ..option_types import GruKeywords, LstmKeywords, RnnKeywords, SlstmKeywords
 
 
 @takes_options("rnn")

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .arrays import NUMPY_DTYPES, as_numpy
+from .host import NUMPY_DTYPES, as_numpy
 
 Array = Any
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from . import _core
-from . import _engine as engine
-from .arrays import NUMPY_DTYPES, Array
-from .devices import HOST, Place, place
-from .options import HasOptions, Options, reads
-from .weights import initial
+from .. import _core
+from .. import _engine as engine
+from .._arrays.devices import HOST, Place, place
+from .._arrays.host import NUMPY_DTYPES, Array
+from ..options import HasOptions, Options, reads
+from ..weights import initial
 
 # Held while an attribute is read, compared and set: swapping weights, counting training calls. A signal's handler may
 # run while its own thread holds it, and may call any layer: so it is re-entrant, and whoever holds it calls nothing,

@@ -19,8 +19,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from . import keras_versions
-from .weights import ORDER
+from . import ORDER, keras_versions
 
 ONE_GATE = "h"  # the name of the only block of what has no gates: all of an RNN, weight_hr, gamma_c, beta_c
 NO_GATES = ("weight_hr", "gamma_c", "beta_c")

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from . import _core, libraries
-from ._engine.spec import Gpu, Marks, Memory
-from .arrays import (
+from .. import _core
+from .._engine.spec import Gpu, Marks, Memory
+from . import libraries
+from .host import (
     MEMORY,
     Array,
     Dtypes,
@@ -74,7 +75,7 @@ HOST = Host()
 
 @dataclass(frozen=True)
 class OnGpu:
-    """One library's arrays on one GPU. ``Library`` (arrays.py) has the same methods for host memory."""
+    """One library's arrays on one GPU. ``Library`` (host.py) has the same methods for host memory."""
 
     library: libraries.GpuLibrary
     index: int

@@ -1,0 +1,1 @@
+"""Layers and cells on plain arrays: parameters, states, tapes."""
