@@ -141,7 +141,7 @@ def mean(one: Limits, other: Limits) -> Limits:
 
 
 def weight_bytes(problem: Problem) -> int:
-    """Of one layer's and direction's weight_hh [G*H, H], which every step reads."""
+    """Bytes of one layer's and direction's weight_hh [G*H, H], which every step reads."""
     return cells()[problem.cell][0] * problem.hidden_size**2 * numpy_dtype(problem.dtype).itemsize
 
 

@@ -53,7 +53,7 @@ def _cell(problem: str) -> str:
 
 
 def ratios(name: str, statistic: str) -> list[dict[str, Any]]:
-    """Of every point, each peer's time divided by rnnkern's; statistic: ``median_us`` or ``min_us`` of the blocks."""
+    """Each peer's time divided by rnnkern's, at every point; statistic: ``median_us`` or ``min_us`` of the blocks."""
     found = []
     for point in record(name)["points"]:
         times = {entry["name"]: entry[statistic] for entry in point["entries"] if statistic in entry}

@@ -131,7 +131,7 @@ struct BackwardPoint {
     }
   }
 
-  // Of a step that is walked later: what 16 units from `at` on read, which comes from memory far away. Nothing of it depends on the
+  // Fetches what 16 units from `at` on read in a step that is walked later, from memory far away. Nothing of it depends on the
   // steps between, so it can be on its way while they are walked.
   static RNNK_DEVICE void prefetch_step(const Data& d, int64_t s, const Place& at) {
     const Walk<T>& w = d.walk;

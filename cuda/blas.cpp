@@ -124,7 +124,7 @@ void* handle_of(State& s, int device, const MatrixProduct& p) {
   return handle;
 }
 
-// Of a pointer and all those a stride leads to. 16 bytes is the most that cuBLAS has a use for ("Tensor Core Usage"); telling it
+// The alignment of a pointer and of all those a stride leads to. 16 bytes is the most that cuBLAS has a use for ("Tensor Core Usage"); telling it
 // of more would make the algorithm, and so the bits, depend on where an allocation happened to begin.
 uint32_t alignment(const void* data, int64_t stride_bytes) {
   const uint64_t bits = reinterpret_cast<uintptr_t>(data) | static_cast<uint64_t>(stride_bytes) | 16;

@@ -12,7 +12,7 @@
 namespace rnnk {
 namespace gpu {
 
-// Of the operands. bf16, f16: 16-bit operands, sums and results in float. tf32: float, rounded to 10 bits of mantissa before
+// Precision of the operands. bf16, f16: 16-bit operands, sums and results in float. tf32: float, rounded to 10 bits of mantissa before
 // multiplying. f32: float throughout. f64: double throughout.
 enum class Precision { bf16, f16, tf32, f32, f64 };
 

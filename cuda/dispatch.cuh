@@ -82,7 +82,7 @@ inline const char* cannot_run(const Problem& p) {
   return no_code(facts(p.device_index));
 }
 
-// Of products over time and what goes round them, in microseconds: the part of an estimate that strategies share (a model).
+// Microseconds of products over time and of what goes round them: the part of an estimate that strategies share (a model).
 inline double around_steps_us(const Layout& d, int64_t seq_len, int64_t batch, bool backward) {
   const double products = static_cast<double>(seq_len * batch) * static_cast<double>(d.gate_columns() * (d.I + d.P));
   return 20 + products * 1e-8 * (backward ? 2 : 1);

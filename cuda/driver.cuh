@@ -286,7 +286,7 @@ struct Backward : Call<A> {
       }
     }
   }
-  // Of several stages each has its own gates' sums, one after the other: heads are then outermost of each stage alone.
+  // With several stages each has its own gates' sums, one after the other: heads are then outermost of each stage alone.
   int64_t b_hh_at(int k) const { return d.stage(k).first_gate * d.hidden.padded() * d.value_size; }
 
   void store_matrix(const char* from, void* to, const Axis& axis, int gates, int first_gate, int64_t columns,

@@ -1,4 +1,4 @@
-// The instances of moves.cuh that all strategies share. Of one that is missing here the linker says so.
+// The instances of moves.cuh that all strategies share. A missing instance is a link error.
 #include "cuda/moves.cuh"
 
 namespace rnnk {

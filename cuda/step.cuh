@@ -11,7 +11,7 @@
 namespace rnnk {
 namespace gpu {
 
-// Of a step of the walk, that a state comes from: no step.
+// Sources of a state that are no step of the walk.
 enum : int64_t { kInitialState = -1, kZeroState = -2 };
 
 // The walk of one call; by value in every kernel's parameters.

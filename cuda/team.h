@@ -53,7 +53,7 @@ struct Refusal {
   int blocks;
   int64_t bytes;
 };
-// Of teams of the given numbers of blocks the fastest, by a model of a step. The number of blocks does not depend on the batch.
+// The fastest of the teams of the given numbers of blocks, by a model of a step. The number of blocks does not depend on the batch.
 Choice choose_team(const Problem&, int64_t batch, bool backward, Exchange, const int* blocks, int count,
                    Refusal* why = nullptr);
 

@@ -79,7 +79,7 @@ struct TeamBackward {
     }
   };
 
-  // Where the share of block `rank` in `tile` (of the head) lies. Of a cluster: in the receiver's mailbox.
+  // Where the share of block `rank` in `tile` (of the head) lies. In a cluster: in the receiver's mailbox.
   static RNNK_DEVICE char* message_at(const Mailbox& mailbox, int row_tile, int64_t message) {
     const Team& team = mailbox.call.team;
     if (team.exchange == Exchange::cluster)

@@ -49,7 +49,7 @@ struct Wanted {
   }
 };
 
-// Of one size, or none: team.blocks == 0.
+// A team of one size, or none: team.blocks == 0.
 Choice team_of(const Problem& p, int64_t batch, bool backward, Exchange exchange, int blocks, int row_tiles, Refusal* why) {
   const Facts& f = facts(p.device_index);
   const Axis axis(p.hidden_size, p.heads);

@@ -58,7 +58,7 @@ class Series(NamedTuple):
 
 
 def read() -> dict[str, Series]:
-    """Of sunspots the networks see the square root (large counts scatter more), of CO2 the change (it only grows)."""
+    """The networks see the square root of sunspots (large counts scatter more), and changes of CO2 (it only grows)."""
     sun, co2 = (getattr(datasets, name).load_pandas().data for name in ("sunspots", "co2"))
     years, spots, co2 = np.array(sun["YEAR"]), np.array(sun["SUNACTIVITY"]), co2.resample("MS").mean().interpolate()
     months, ppm = np.array(co2.index.year + co2.index.month / 12), np.array(co2["co2"])

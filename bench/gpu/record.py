@@ -126,7 +126,7 @@ def gpu() -> dict[str, Any]:
 
 
 def versions() -> dict[str, Any]:
-    """Of torch and of what it brings along."""
+    """Versions of torch and of what it brings along."""
     import torch
 
     cudnn: Any = torch.backends.cudnn

@@ -45,7 +45,7 @@ constexpr int at_least_1(int n) { return n > 0 ? n : 1; }
 // Forward reads gx, gh, p, s, carry; writes s_new, saved, carry, emit.
 // Backward reads saved, p, s, ds (gradient of the new states; of the operand emitted: demit), dcarry; writes dgx, dgh, dp,
 // ds_prev (what reaches the previous states without passing through a product), dcarry.
-// Of several stages, backward runs the last first. It alone reads ds[0]; an earlier one finds in ds_prev[0] what the stage
+// With several stages, backward runs the last first. It alone reads ds[0]; an earlier one finds in ds_prev[0] what the stage
 // after it wrote and adds to it (unless the cell projects: there the projected stage's value stands), and finds in ds[i],
 // i >= 1, the ds_prev[i] of the stage after it, which must therefore pass on what it does not use.
 template <class T>
@@ -65,7 +65,7 @@ struct Step {
   V dp[at_least_1(Cell::kParams)];
   V dcarry[at_least_1(Cell::kCarry)];
   V demit;
-  // Of cells with options (kHasOptions):
+  // Cells with options (kHasOptions) also have:
   const CellOptions<T>* o;
   V operand;   // of stage 0's product: h', with recurrent dropout
   V doperand;  // written by stage 0's backward of a cell of several stages: what reaches it without a product

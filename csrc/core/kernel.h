@@ -38,7 +38,7 @@ struct Kernel {
   int64_t (*bytes)(const Problem&, Space, int64_t seq_len, int64_t batch);
   // Steps whose sums for parameter gradients backward() adds up at a time, counted from where it starts.
   int64_t (*gradient_steps)(int64_t seq_len, int64_t batch);
-  // Of a GPU: which part of it, 0 to 1, a call keeps busy; so much is not there for calls on other streams. CPU kernels: null.
+  // GPU: the share of it, 0 to 1, that a call keeps busy and that calls on other streams do not get. CPU kernels: null.
   double (*share)(const Problem&, int64_t batch, bool backward);
   void (*pack)(const Problem&, const Parameters&, Halves, void* packed);
   void (*forward)(const Problem&, const LayerCall&);

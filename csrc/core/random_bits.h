@@ -16,7 +16,7 @@ using RandomBits = void (*)(const RandomAt& at, int64_t n, uint32_t* bits);
 // The one for this machine.
 RandomBits random_bits();
 
-// Of one instruction set; each is compiled with its own flags.
+// One instruction set's; each is compiled with its own flags.
 void random_bits_avx2(const RandomAt& at, int64_t n, uint32_t* bits);
 void random_bits_avx512(const RandomAt& at, int64_t n, uint32_t* bits);
 

@@ -8,7 +8,7 @@
 namespace rnnk {
 namespace {
 
-// Of a step of the walk, that a state comes from: no step.
+// Sources of a state that are no step of the walk.
 enum : int64_t { kInitialState = -1, kZeroState = -2 };
 
 template <class A>

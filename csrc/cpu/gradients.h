@@ -328,7 +328,7 @@ struct Blocks {
       (V::load_n(at, valid) + sum[i]).store_n(at, valid);
     }
   }
-  // Of the rows of params, and of the biases of a normalised product.
+  // Gradients of the rows of params, and of the biases of a normalised product.
   void vector_gradients(const Rows& rows, const Reserve<A>& reserve, const Entry* list, int64_t n, const Part& part) const {
     const auto& axis = d.hidden;
     const auto row_of_params = [&](int64_t i) { return to.params ? to.params + i * d.H : nullptr; };

@@ -194,7 +194,7 @@ struct Walk {
   int64_t panel_stride;
   int64_t first;  // panel of the walk, or -1: nothing is fetched ahead
 
-  // Of the columns of so many panels: rows in tiles of up to `most`, dealt evenly (8 = 4 + 4, not 6 + 2); terms in passes of as many.
+  // How columns of so many panels are walked: rows in tiles of up to `most`, dealt evenly (8 = 4 + 4, not 6 + 2); terms in passes of as many.
   int panels = 0;
   int64_t tiles = 0, base = 0, extra = 0, block = 0;
   typename Kernels::Function tall = nullptr, low = nullptr;  // of base + 1 rows, and of base

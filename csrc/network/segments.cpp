@@ -21,7 +21,7 @@ struct Segments {
         count(std::max<int64_t>(1, (T + steps - 1) / steps)) {}
 
   bool on_cpu() const { return problem.device == RNNK_CPU; }
-  // Of segment i of the walk: the first is the short one.
+  // Segment i of the walk begins here; the first is the short one.
   int64_t begin(int64_t i) const { return i == 0 ? 0 : T - (count - i) * steps; }
   int64_t length(int64_t i) const { return begin(i + 1) - begin(i); }
   int64_t y_bytes() const { return line(steps * B * problem.output_size * item_size(problem.dtype)); }

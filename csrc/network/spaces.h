@@ -55,7 +55,7 @@ class BetweenSpace {
 struct ForwardSpace {
   RowSpace rows;
   BetweenSpace between;
-  // Of a wave with several blocks on a CPU: for each layer its states between two blocks, and its rows' lengths in a block.
+  // CPU, several blocks: for each layer its states between two blocks, and its rows' lengths in a block.
   char* states = nullptr;
   int64_t* lengths = nullptr;
   char* kernels;  // one, or one for each layer of a wave at once, kernel_bytes each

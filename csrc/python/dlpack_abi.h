@@ -41,7 +41,7 @@ struct ManagedTensorVersioned {
   Tensor tensor;
 };
 
-// Of a type, behind its attribute __dlpack_c_exchange_api__ (1.3): what the Python methods do, without Python. The members
+// A type's attribute __dlpack_c_exchange_api__ (1.3) holds it: what the Python methods do, without Python. The members
 // that nobody calls here are opaque.
 struct ExchangeApi {
   Version version;

@@ -13,7 +13,8 @@ class Inference {
     plan_->accept(*packed_, true);
     dtype_ = numpy_dtype(plan_->dtype());
     // States of half types, and of sLSTM, come in other forms than the kernels'.
-    plain_ = (plan_->dtype() == RNNK_FLOAT32 || plan_->dtype() == RNNK_FLOAT64) && plan_->cell_units() <= plan_->hidden_size();
+    plain_ =
+        (plan_->dtype() == RNNK_FLOAT32 || plan_->dtype() == RNNK_FLOAT64) && plan_->cell_units() <= plan_->hidden_size();
   }
 
   // (y, h_n) or (y, (h_n, c_n)) of contiguous x [T, B, I] (batch_first: [B, T, I]) and states [L*D, B, .] of the plan's dtype, or
@@ -21,10 +22,12 @@ class Inference {
   py::object try_call(const py::handle& x, const py::handle& state) const {
     rnnk_args args{};
     int64_t shape[3];
-    if (!plain_ || !plain_array(x, 3, shape, false, args.x) || args.x.dtype != plan_->dtype() || shape[2] != plan_->input_size()) {
+    if (!plain_ || !plain_array(x, 3, shape, false, args.x) || args.x.dtype != plan_->dtype() ||
+        shape[2] != plan_->input_size()) {
       return py::none();
     }
-    const int64_t T = shape[batch_first_ ? 1 : 0], B = shape[batch_first_ ? 0 : 1], P = plan_->outputs(), C = plan_->cell_units();
+    const int64_t T = shape[batch_first_ ? 1 : 0], B = shape[batch_first_ ? 0 : 1], P = plan_->outputs(),
+                  C = plan_->cell_units();
     if (!take_states(state, B, args)) return py::none();
     args.struct_size = sizeof args;
     args.seq_len = T, args.batch = B;
@@ -61,8 +64,8 @@ class Inference {
   }
   bool take_state(const py::handle& array, int64_t B, int64_t units, rnnk_tensor& to) const {
     int64_t shape[3];
-    return plain_array(array, 3, shape, false, to) && to.dtype == plan_->dtype() && shape[0] == plan_->count() && shape[1] == B &&
-           shape[2] == units;
+    return plain_array(array, 3, shape, false, to) && to.dtype == plan_->dtype() && shape[0] == plan_->count() &&
+           shape[1] == B && shape[2] == units;
   }
 
   std::shared_ptr<Plan> plan_;

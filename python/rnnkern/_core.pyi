@@ -150,7 +150,7 @@ def set_cublaslt(path: str) -> None:
     """The file of cuBLASLt, where the loader's path does not lead to one; before the first call that needs it."""
 
 def span(array: Array, name: str, device_index: int) -> tuple[int, int, bool]:
-    """Of an array on a GPU: its first byte, one past its last, and whether elements share a place."""
+    """An array on a GPU: its first byte, one past its last, and whether elements share a place."""
 
 def cells() -> list[tuple[str, int, int, int, tuple[str, ...]]]:
     """(name, gates, states, activations, options) of the compiled cells, in list order.

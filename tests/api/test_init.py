@@ -42,7 +42,7 @@ def test_pytorch_is_what_a_layer_starts_with(kind: Any, dtype: str) -> None:
 
 
 def test_glorot() -> None:
-    """Per gate: fans I and H; jointly: I and G*H. Of a uniform variable on (-a, a), the variance is a^2 / 3."""
+    """Per gate: fans I and H; jointly: I and G*H. The variance of a uniform variable on (-a, a) is a^2 / 3."""
     for rule, outputs in (("glorot", H), ("glorot_joint", 4 * H)):
         weight = make(shapes(4), weight_ih=rule)["weight_ih_l0"]
         bound = np.sqrt(6 / (I + outputs))

@@ -179,7 +179,7 @@ def test_properties_and_pickles(name: str) -> None:
 
 
 def test_the_probe_is_the_gradient_of_every_h() -> None:
-    """Of two layers: dE/dh_t by differences, through an h that a step is restarted from."""
+    """Two layers: dE/dh_t by differences, through an h that a step is restarted from."""
     layer = layer_of("GRU", {})
     x = np.random.default_rng(8).standard_normal((T, B, IN))
     y, _, tape = layer.forward(x)

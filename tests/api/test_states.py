@@ -89,7 +89,7 @@ def test_malformed_states(kind: str, shape: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_nan_stays_in_its_row_and_behind_its_step(kind: str) -> None:
-    """Of x, of a state and of dy: the other rows, and the steps before, keep their bits."""
+    """NaN in x, a state or dy: the other rows, and the steps before, keep their bits."""
     make, count = LAYERS[kind]
     layer = make(IN, H, seed=0)
     rng = np.random.default_rng(0)

@@ -245,3 +245,14 @@ def test_functions_of_the_core_have_few_parameters() -> None:
     many = {f"{p.name}: {name}" for p in files for name, count in parameters(p.read_text()) if count > MOST}
     # The functions of the C ABI are what they are.
     assert {name for name in many if ": rnnk_" not in name} == set()
+
+
+# --- plain English -------------------------------------------------------------
+
+
+def test_no_comment_opens_with_a_bare_of() -> None:
+    """A sentence has a subject and a verb (CONTRIBUTING.md): "Of a GPU: ..." says neither what nor does what."""
+    opens = re.compile(r'(?://|#|/\*|^ \*|""")\s*Of [a-z]', re.MULTILINE)
+    suffixes = {".h", ".hpp", ".c", ".cpp", ".cu", ".cuh", ".py", ".pyi"}
+    files = [p for top in ("csrc", "cuda", "python", "bench", "examples", "tests") for p in (ROOT / top).rglob("*")]
+    assert not [str(p.relative_to(ROOT)) for p in files if p.suffix in suffixes and opens.search(p.read_text())]

@@ -233,7 +233,7 @@ void run(Input& in) {
     const int share = in.below(3);
     return sized(share == 0 ? all : share == 1 ? least : least + (all - least) / 2, size);
   };
-  // Of every direction of every layer, in structs of this or an older version.
+  // For every direction of every layer, in structs of this or an older version.
   const auto arrays = [&](int absent_in) {
     uint32_t size = in.one_in(6) ? sizeof(rnnk_weights) + 16 : sizeof(rnnk_weights);
     if (in.one_in(6)) size = offsetof(rnnk_weights, weight_hr);

@@ -234,7 +234,7 @@ def test_a_deep_stack() -> None:
 
 
 class Network(Layer):
-    """Of sizes where two threads do better each with a direction or a layer of its own."""
+    """Its sizes are such that two threads do better each with a direction or a layer of its own."""
 
     T, B, IN, H = 60, 1, 16, 32
 

@@ -25,7 +25,7 @@ def test_against_reference(kernel: str, case: Case, dtype: str) -> None:
 
 
 def test_every_pair_of_options_stands_in_a_case() -> None:
-    """Of what may stand together, the structure of a call included."""
+    """Options that may stand together, the structure of a call included."""
     from option_cases import CELL_OPTIONS, allowed_together, values_of
 
     for cell in CELL_OPTIONS:

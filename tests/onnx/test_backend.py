@@ -256,7 +256,7 @@ def test_inputs_with_a_default(version: int) -> None:
 
 
 def test_numbers_that_name_nothing() -> None:
-    """Of a tensor's type, and of an opset without the operator: found by changing bytes of models."""
+    """A tensor's type, and an opset without the operator: found by changing bytes of models."""
     case = model_of("LSTM")
     model = case.model()
     model.graph.input[0].type.tensor_type.elem_type = 65

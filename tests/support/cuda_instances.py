@@ -30,7 +30,7 @@ FIGURES = ("registers", "spill", "stack", "shared")
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one instance: registers a thread; bytes of spill stores and loads, of stack, of static shared memory."""
+    """One instance: registers a thread; bytes of spill stores and loads, of stack, of static shared memory."""
 
     registers: int
     spill: int

@@ -32,7 +32,7 @@ class Model:
         return self.logits[time, before, tokens], np.stack([tokens, time + 1], axis=1)[None]
 
     def log_probs(self, prompt: Sequence, sequence: Sequence) -> list[float]:
-        """Of each token of the sequence, one at a time."""
+        """The logits of each token of the sequence, one at a time."""
         past, out = list(prompt), []
         for time, token in enumerate(sequence):
             z = self.logits[time, past[-2], past[-1]]

@@ -32,7 +32,7 @@ def np_dtype(problem: Problem) -> np.dtype[Any]:
 
 
 def state_dtype(problem: Problem) -> np.dtype[Any]:
-    """Of c and of every gradient of a state: float32 where the problem's dtype is only for storage."""
+    """The dtype of c and of every gradient of a state: float32 where the problem's dtype is only for storage."""
     return np.dtype(np.float32) if problem.dtype in HALF else np_dtype(problem)
 
 

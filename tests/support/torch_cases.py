@@ -53,7 +53,7 @@ def given(name: str, lead: tuple[int, ...] = (), dtype: torch.dtype = torch.floa
 
 
 def arguments(name: str, lengths: Tensor | None, requires_grad: bool) -> tuple[Any, ...]:
-    """Of torch.ops.rnnkern.layer."""
+    """The arguments of torch.ops.rnnkern.layer."""
     module = make(name)[0]
     x, hx = given(name)
     h_0, c_0 = hx if isinstance(hx, tuple) else (hx, None)

@@ -103,7 +103,7 @@ def call(module: Any, x: Tensor, states: Any = (), **keywords: Any) -> Answer:
 
 
 def arguments(module: Any, need: bool = False, marks: Marks = NO_MARKS, masks: Any = None) -> tuple[Any, ...]:
-    """Of torch.ops.rnnkern.layer."""
+    """The arguments of torch.ops.rnnkern.layer."""
     x, (h_0, *cells) = given(module)
     states = [h_0, *([torch.cat(cells, -1)] if cells else [])]
     tensors = [t if t is None else t.requires_grad_(need) for t in (x, *states, None)[:3]]

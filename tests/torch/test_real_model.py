@@ -21,7 +21,7 @@ STEPS = 40
 
 
 def losses(name: str, swap: bool) -> tuple[Any, Any, tuple[str, ...]]:
-    """Of every training step; the forecast of the next year; what was swapped."""
+    """The loss of every training step; the forecast of the next year; what was swapped."""
     from neuralforecast import NeuralForecast, models
     from neuralforecast.losses.pytorch import MSE
     from neuralforecast.utils import AirPassengersDF

@@ -8,7 +8,7 @@ namespace {
 
 struct Dot : Rounded<VecF> {
   static constexpr int depth = 2, step = 2;
-  // Of one term. Zen 4 and 5 start two a cycle; the Intel cores measured (bench/NOTES.md) one every second cycle.
+  // Cycles of one term. Zen 4 and 5 start two a cycle; the Intel cores measured (bench/NOTES.md) one every second cycle.
   static double cycles_per_fma() { return cpu_features() & kAmd ? 0.25 : 1; }
 
   struct Pairs {

@@ -48,11 +48,11 @@ class Host:
         return arrays
 
     def check(self, array: Array, name: str, shape: tuple[int, ...], meaning: str, dtypes: Dtypes) -> None:
-        """Of a parameter's new value."""
+        """A parameter's new value."""
         check(as_numpy(array, name), name, shape, meaning, dtypes)
 
     def copy(self, array: Array, name: str) -> Array:
-        """Of a parameter's new value, checked before."""
+        """A parameter's new value, which was checked before."""
         copied = np.array(as_numpy(array, name), order="C", copy=True)
         copied.flags.writeable = False
         return copied

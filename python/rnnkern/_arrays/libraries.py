@@ -29,7 +29,7 @@ class GpuLibrary(Protocol):
     @property
     def name(self) -> str: ...
     def index(self, array: Array) -> int | None:
-        """Of the GPU that holds an array; None where none does."""
+        """The number of the GPU that holds an array; None where none does."""
 
     def empty(self, shape: tuple[int, ...], dtype: str, index: int) -> Array:
         """At least 64-byte aligned."""

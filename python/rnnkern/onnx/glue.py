@@ -142,7 +142,7 @@ def _ints(inputs: Inputs, index: int) -> list[int]:
 
 
 def _axes(attributes: Attributes, inputs: Inputs, opset: int) -> list[int] | None:
-    """Of Squeeze and Unsqueeze: an attribute below opset 13, an input from there on."""
+    """Axes of Squeeze and Unsqueeze: an attribute below opset 13, an input from there on."""
     if opset < 13:
         axes: list[int] | None = attributes.get("axes")
         return axes

@@ -107,7 +107,7 @@ def _as_tensor(values: Any, x: Tensor) -> Tensor | None:
 
 
 def _around(call: Call, x: Tensor) -> Around:
-    """Of tensors on x's device."""
+    """What the call has around its tensors, as tensors on x's device."""
     marks = call.marks if call.marks is NO_MARKS else Marks(*(_as_tensor(each, x) for each in call.marks))
     return Around(_as_tensor(call.lengths, x), call.masks, marks)
 

@@ -101,7 +101,7 @@ class Recurrent(StepOptions, Module):
         return spec
 
     def _widths(self) -> tuple[int, ...]:
-        """Of h, and of c and what stands behind it."""
+        """Entries of h, and of each other state."""
         return (self._step_options.proj_size or self.hidden_size, *[self.hidden_size] * self._cells)
 
     # Freezing -------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def library() -> libraries.GpuLibrary:
 
 
 def memory(index: int) -> engine.Memory:
-    """Of one call: with torch's stream of now."""
+    """The memory of one call, on torch's current stream."""
     torch_library = library()
     gpu = Gpu(torch_library.stream(index), torch_library.capturing(index))
     return engine.Memory(lambda shape, dtype: torch_library.empty(shape, dtype, index), gpu)

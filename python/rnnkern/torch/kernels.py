@@ -209,7 +209,7 @@ def output_like(spec: engine.Spec, batch_first: bool, x: Tensor) -> Tensor:
 
 
 def cell_dtype(states: int, dtype: torch.dtype, c_0: Tensor | None = None) -> torch.dtype:
-    """Of c_n: x's, as torch.nn has it, or c_0's where that is wider, so that c passes from call to call unrounded.
+    """The dtype of c_n: x's, as torch.nn has it, or c_0's where that is wider: c passes from call to call unrounded.
 
     An sLSTM's states are float32 at least, because m is a logarithm.
     """

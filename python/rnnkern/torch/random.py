@@ -19,7 +19,7 @@ _HALF = np.uint64(32)
 
 
 class Masks(NamedTuple):
-    """Of one layer in one direction."""
+    """The random masks of one layer in one direction."""
 
     kept: Tensor | None  # bool [B, P]: of h' in the recurrent product, in every step
     held: tuple[Tensor | None, Tensor | None]  # bool [T, B, P] and [T, B, H]: h and c stay what they were
@@ -33,7 +33,7 @@ def draw(
     (z_h, z_c), rate = options.zoneout, options.recurrent_dropout
 
     def below(chances: dict[int, float], steps: int, width: int) -> list[Any]:
-        """Of each word: bool [steps, B, width], whether it is below its chance."""
+        """bool [steps, B, width] for each word: whether it is below its chance."""
         # NumPy's: a tensor made here would be wrapped by torch.func's levels.
         found = np.empty((len(chances), steps, batch * width), bool)
         for t in range(steps):

@@ -25,7 +25,7 @@ class Sizes(NamedTuple):
     outputs: int
 
     def length(self, part: Part, axis: str) -> int:
-        """Of one letter of a layout's axes."""
+        """The size that one letter of a layout's axes stands for."""
         if axis == "g":
             return len(part.gates)
         if axis == "o":

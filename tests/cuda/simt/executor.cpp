@@ -24,7 +24,7 @@ namespace {
 
 std::mutex one_launch;
 
-// Of the blocks that run together; the arrays stay for the next ones.
+// The blocks that run together; the arrays stay for the next ones.
 std::vector<Fiber> fibers;
 std::vector<Warp> warps;
 std::vector<Block> blocks;

@@ -135,7 +135,7 @@ void meet(Op op, void* deposit, void (*complete)(Warp&), bool whole);
 [[gnu::format(printf, 1, 2)]] void report(const char* format, ...);
 
 void run(const Grid&);
-// Of an order that is drawn: the next after the seed's.
+// The next number of an order that is drawn, after the seed's.
 Random next_order();
 
 }  // namespace simt

@@ -31,7 +31,7 @@ static const char* const output_names[OUTPUTS] = {"y",          "h_n",        "c
                                                   "dc_0",       "dweight_ih", "dweight_hh", "dbias_ih", "dbias_hh",
                                                   "dweight_hr", "dparams",    "dh"};
 
-/* Of a shape, beside the problem flag RNNK_PROBLEM_NO_BIAS. */
+/* Flags of a shape, in addition to the problem flag RNNK_PROBLEM_NO_BIAS. */
 enum { NO_BIAS = RNNK_PROBLEM_NO_BIAS, LENGTHS = 1 << 16, REVERSE = 1 << 17, BOTH = 1 << 18 };
 typedef struct shape {
   int64_t T, B, I, H;
