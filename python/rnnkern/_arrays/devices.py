@@ -24,6 +24,7 @@ from .host import (
     as_numpy,
     check,
     describe,
+    layout_of,
     library_of,
     refuse_tensor,
     take_lengths,
@@ -150,14 +151,11 @@ class OnGpu:
         out = {name: None if m is None else self._upload(m, name) for name, m in there._asdict().items()}
         for name, marks in here.items():
             self.read(marks, name)
-            wanted, axes = ((shape[1], shape[0]), "[B, T]") if batch_first and batched else (shape, "[T, B]")
+            wanted, axes = layout_of(shape, batched, batch_first)
             if dtype_of(marks) != "bool":
-                raise TypeError(f"{name}: expected bool {axes if batched else '[T]'}, got {dtype_of(marks)}")
-            check = wanted if batched else shape[:1]
-            if tuple(marks.shape) != check:
-                raise ValueError(
-                    f"{name}: expected {axes if batched else '[T]'} {list(check)}, got {list(marks.shape)}"
-                )
+                raise TypeError(f"{name}: expected bool {axes}, got {dtype_of(marks)}")
+            if tuple(marks.shape) != wanted:
+                raise ValueError(f"{name}: expected {axes} {list(wanted)}, got {list(marks.shape)}")
             marks = marks[:, None] if not batched else marks.swapaxes(0, 1) if batch_first else marks
             out[name] = self.library.cast(marks, "bool")
         return Marks(**out)

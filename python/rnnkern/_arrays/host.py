@@ -203,8 +203,11 @@ def take_lengths(lengths: Any, batch: int, seq_len: int, batched: bool = True) -
     Any integer array (or list of ints), any order, zeros allowed; for unbatched input one integer. Raises TypeError for
     what is not integer, ValueError for a wrong shape and for an entry outside [0, T].
     """
-    if lengths is None:
-        return None
+    return None if lengths is None else rows_of(lengths, batch, seq_len, batched)
+
+
+def rows_of(lengths: Any, batch: int, seq_len: int, batched: bool = True) -> np.ndarray[Any, Any]:
+    """``take_lengths`` of lengths that are given."""
     if isinstance(lengths, (int, list, tuple, range, np.integer)) and not isinstance(lengths, bool):
         view = np.asarray(lengths)
         if view.size == 0:
@@ -224,13 +227,18 @@ def take_lengths(lengths: Any, batch: int, seq_len: int, batched: bool = True) -
     return np.array(view, dtype=np.int64, order="C", copy=True)
 
 
+def layout_of(shape: tuple[Any, Any], batched: bool, batch_first: bool) -> tuple[tuple[Any, ...], str]:
+    """The shape that masks and resets of (T, B) have in the caller's layout, and its axes in words."""
+    seq_len, batch = shape
+    if not batched:
+        return (seq_len,), "[T]"
+    return ((batch, seq_len), "[B, T]") if batch_first else ((seq_len, batch), "[T, B]")
+
+
 def take_marks(mask: Any, reset: Any, shape: tuple[int, int], batched: bool, batch_first: bool) -> Marks:
     """mask and reset as contiguous bool arrays [T, B]; None where absent, or where they mark nothing."""
     given = {"mask": mask, "reset": reset}
-    seq_len, batch = shape
-    wanted, axes = ((batch, seq_len), "[B, T]") if batch_first and batched else (shape, "[T, B]")
-    if not batched:
-        wanted, axes = (seq_len,), "[T]"  # type: ignore[assignment]
+    wanted, axes = layout_of(shape, batched, batch_first)
     for name, marked in given.items():
         if marked is None:
             continue

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._arrays.host import layout_of, rows_of
 from .._arrays.host import take_marks as take_arrays
 from .._engine.spec import Marks
 from ..options import check_keywords
@@ -51,20 +52,8 @@ def take_lengths(lengths: Any, batch: int, seq_len: int) -> np.ndarray[Any, Any]
         if lengths.is_meta:
             check_tensor("lengths", lengths)
         # Not .numpy(), which is an operation where torch.func looks on.
-        array = np.from_dlpack(lengths if lengths.is_cpu else lengths.cpu())
-    else:
-        array = np.asarray(lengths)
-        if array.size == 0:
-            array = array.astype(np.int64)  # NumPy makes [] a float array
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"lengths: expected integers, got dtype {array.dtype}")
-    if array.shape != (batch,):
-        raise ValueError(f"lengths: expected shape [B] = [{batch}], got {list(array.shape)}")
-    bad = np.flatnonzero((array < 0) | (array > seq_len))
-    if bad.size:
-        at = int(bad[0])
-        raise ValueError(f"lengths[{at}]: expected 0 <= length <= T = {seq_len}, got {int(array[at])}")
-    return np.array(array, dtype=np.int64, order="C", copy=True)
+        lengths = np.from_dlpack(lengths if lengths.is_cpu else lengths.cpu())
+    return rows_of(lengths, batch, seq_len)
 
 
 def lengths_tensor(lengths: Any, batch: Any, device: torch.device) -> Tensor:
@@ -100,11 +89,7 @@ def take_marks(mask: Any, reset: Any, sizes: tuple[int, int], batched: bool = Tr
 
 def marks_tensors(mask: Any, reset: Any, sizes: tuple[Any, Any], batched: bool, batch_first: bool) -> Marks:
     """``take_marks`` as tensors, where values cannot be looked at."""
-    seq_len, batch = sizes
-    wanted: tuple[Any, ...] = (batch, seq_len) if batch_first else (seq_len, batch)
-    axes = "[B, T]" if batch_first else "[T, B]"
-    if not batched:
-        wanted, axes = (seq_len,), "[T]"
+    wanted, axes = layout_of(sizes, batched, batch_first)
     marks: list[Tensor | None] = []
     for name, value in (("mask", mask), ("reset", reset)):
         if value is None:
