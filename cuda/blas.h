@@ -37,7 +37,7 @@ struct MatrixProduct {
 // What the cuBLAS manual recommends for Hopper (cublasSetWorkspace; 4 MiB for GPUs before it).
 constexpr int64_t kBlasWorkspace = 32 << 20;
 
-// workspace: on the device, 256-byte aligned, used by nobody else until the stream has got past this call. The result depends
+// workspace: on the device, 256-byte aligned, not used by anything else until the stream has passed this call. The result depends
 // on its size, never on its contents.
 void multiply(const MatrixProduct&, void* workspace, int64_t workspace_bytes, int device, void* stream);
 

@@ -207,7 +207,7 @@ Sides& sides_of(int index, int count) {
 
 }  // namespace
 
-// An event serves again at once: who waits for it waits for what it had recorded then.
+// An event serves again at once: a stream that waits for it waits for what it had recorded then.
 void order_streams(int index, void* first, void* then) {
   const OnDevice here(index);
   const cudaEvent_t event = sides_of(index, 0).event;

@@ -136,7 +136,7 @@ class Call {
   void tensor(const py::handle& array, const char* name, std::initializer_list<int64_t> shape, rnnk_tensor& to, bool write) {
     if (!array) return;
     int64_t found[3];
-    // A plain array of NumPy is told by a glance; the keywords keep it alive.
+    // Plain NumPy arrays need no view of their own; the keywords keep them alive.
     if (!plan_.on_gpu() && shape.size() == 3 && plain_array(array, 3, found, write, to) &&
         std::equal(shape.begin(), shape.end(), found)) {
       return;

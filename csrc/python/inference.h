@@ -1,4 +1,4 @@
-// Inference of a network on plain NumPy arrays, told by a glance: it allocates the answer, and passes nothing through Python.
+// Inference of a network on plain NumPy arrays in one call: it checks them, allocates the answer and runs the network.
 #pragma once
 #include "python/plan.h"
 

@@ -33,7 +33,7 @@ class Stepper {
     run(vx.tensor, vh.tensor, vc.tensor);
   }
 
-  // The same for the usual case, told by a glance: contiguous NumPy arrays apart from each other. False: something is
+  // The same for the usual case: contiguous NumPy arrays apart from each other. False: something is
   // unusual and nothing was done; step() then finds out what, or converts.
   bool try_step(const py::handle& x, const py::handle& state) {
     const bool pair = plan_->cell_units() > 0;

@@ -1,4 +1,4 @@
-// cpu_scalar: the driver over one-lane vectors, for any CPU. It is every other kernel's judge in the tests.
+// cpu_scalar: the driver over one-lane vectors, for any CPU. Tests compare every other kernel with it.
 #include "cpu/instantiate.h"
 #include "cpu/isa/scalar_vec.h"
 

@@ -1,10 +1,10 @@
-"""The judge: what every cell and option means, in NumPy, written from the equations and from nothing else here.
+"""The reference: what every cell and option means, in NumPy, written from the equations and from nothing else here.
 
 It shares no text with the kernels and is imported by no module that ships a result; the tests hold kernels, layers
 and framework modules against it, and hold it against finite differences, ``torch.nn`` and ONNX. It favours being
 plainly right over being fast: one step at a time, rows that do not take the step are left out (so their contents cannot
 matter), and every gradient is written by hand. It computes in float64, or in ``numpy.longdouble`` where an argument has
-that type, which is how float64 kernels get a judge with precision to spare.
+that type, which is how float64 kernels get a reference with precision to spare.
 
 Shapes: T steps, B rows, I inputs, H hidden units, P outputs (H without a projection), G gates.
 

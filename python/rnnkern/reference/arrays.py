@@ -1,4 +1,4 @@
-"""What every file of the judge shares: array types, and the precision it computes in."""
+"""What every file of the reference shares: array types, and the precision it computes in."""
 
 from __future__ import annotations
 

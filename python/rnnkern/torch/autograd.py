@@ -1,4 +1,6 @@
-"""One call of the layers as a differentiable torch operation: by the operators, or past them where nobody looks on.
+"""One call of the layers as a differentiable torch operation.
+
+It uses the registered operators, or calls the kernels directly when no transform is active.
 
 ``recurrence`` is all that the modules use. The usual case, plain tensors with no transform and no mode around, goes to
 the kernels through one ``autograd.Function``, which costs half of the dispatcher's way in training. A graph, ``vmap``

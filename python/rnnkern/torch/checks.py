@@ -51,7 +51,7 @@ def take_lengths(lengths: Any, batch: int, seq_len: int) -> np.ndarray[Any, Any]
     if isinstance(lengths, Tensor):
         if lengths.is_meta:
             check_tensor("lengths", lengths)
-        # Not .numpy(), which is an operation where torch.func looks on.
+        # Not .numpy(), which torch.func would see as an operation.
         lengths = np.from_dlpack(lengths if lengths.is_cpu else lengths.cpu())
     return rows_of(lengths, batch, seq_len)
 
@@ -72,7 +72,7 @@ def lengths_tensor(lengths: Any, batch: Any, device: torch.device) -> Tensor:
     if lengths.dim() != 1 or lengths.shape[0] != batch:
         raise ValueError(f"lengths: expected shape [B] = [{batch}], got {list(lengths.shape)}")
     if lengths.dtype == torch.int64 and lengths.device == device:
-        return lengths  # as it is: any operation would wrap it where torch.func looks on
+        return lengths  # as it is: torch.func would wrap the result of any operation
     return lengths.to(device=device, dtype=torch.int64)
 
 

@@ -176,7 +176,7 @@ def _fake_backward(*arguments: Any) -> list[Tensor]:
 
 
 def _record(keyset: Any, *arguments: Any) -> tuple[Tensor, ...]:
-    """``layer`` where autograd looks on."""
+    """``layer`` under autograd."""
     x, h_0, c_0, params = arguments[:4]
     given = [tensor for tensor in (x, h_0, c_0, *params) if tensor is not None]
     if _has_tangent(given):
