@@ -71,10 +71,6 @@ rnnk_args checked_args(const Network& n, const rnnk_args* args, Pass pass) {
   return a;
 }
 
-void check_plan_extent(const Network& n, int64_t seq_len, int64_t batch) {
-  for (int l = 0; l < std::min<int64_t>(n.num_layers, 2); ++l) check_extent(n.layers[l][0].plain, seq_len, batch);
-}
-
 const Kernel* kernel_at(int32_t index) {
   for (int32_t i = 0; kKernels[i]; ++i) {
     if (i == index) return kKernels[i];
@@ -109,8 +105,8 @@ rnnk_status rnnk_plan_sizes(const rnnk_plan* plan, int64_t seq_len, int64_t batc
   return guarded([&] {
     const Network& n = required(plan, "plan").network;
     required(sizes, "sizes");
-    check_plan_extent(n, seq_len, batch);
-    const NetworkSizes s = network_sizes(n, {seq_len, batch, false, false, n.num_layers > 1 && n.dropout > 0});
+    check_extent(n, seq_len, batch);
+    const NetworkSizes s = network_sizes(n, seq_len, batch);
     rnnk_sizes out{};
     out.packed = static_cast<size_t>(header_bytes(n) + n.packed_bytes);
     out.reserve = static_cast<size_t>(s.reserve);
@@ -130,7 +126,7 @@ double rnnk_plan_estimate(const rnnk_plan* plan, int64_t seq_len, int64_t batch,
   double us = 0;
   guarded([&] {
     const Network& n = required(plan, "plan").network;
-    check_plan_extent(n, seq_len, batch);
+    check_extent(n, seq_len, batch);
     const int threads = team_size();
     for (int64_t l = 0; l < std::min<int64_t>(n.num_layers, 2); ++l) {
       const Layer& layer = n.layer(l, 0);
@@ -190,7 +186,7 @@ rnnk_status rnnk_dropout(const rnnk_dropout_args* args) {
       fail(RNNK_INVALID_VALUE, "hidden_size: expected 1 to %lld, got %lld", static_cast<long long>(kMostUnits),
            static_cast<long long>(a.hidden_size));
     }
-    check_extent(shape, a.seq_len, a.batch);
+    check_extent(shape, 1, a.seq_len, a.batch);
     if (a.device != RNNK_CPU && a.device != RNNK_CUDA) {
       fail(RNNK_INVALID_VALUE, "device: expected RNNK_CPU (0) or RNNK_CUDA (1), got %d", a.device);
     }
@@ -199,6 +195,7 @@ rnnk_status rnnk_dropout(const rnnk_dropout_args* args) {
     if (a.seq_len == 0 || a.batch == 0) return;
     required(static_cast<const char*>(a.in.data), "in");
     required(static_cast<const char*>(a.out.data), "out");
+    if (a.in.reserved || a.out.reserved) fail(RNNK_INVALID_VALUE, "in.reserved, out.reserved: expected 0");
     if (a.in.dtype < 0 || a.in.dtype > RNNK_FLOAT16 || a.in.dtype != a.out.dtype) {
       fail(RNNK_INVALID_TYPE, "in, out: expected the same dtype, got %s and %s", dtype_name(a.in.dtype),
            dtype_name(a.out.dtype));
@@ -228,7 +225,7 @@ rnnk_status rnnk_explain(const rnnk_problem* problem, int64_t layer, int64_t seq
     const Kernel* kernel = kernel_at(index);
     if (!kernel) fail(RNNK_INVALID_VALUE, "index: there is no kernel number %d", index);
     const Problem p = layer_problem(whole, layer);
-    check_extent(p, seq_len, batch);
+    check_extent(p, 1, seq_len, batch);
     rnnk_verdict said{};
     said.declined = !can_run(*kernel, p, said.reason, sizeof said.reason);
     if (!said.declined) {

@@ -12,12 +12,12 @@ struct Drop {
   const int64_t* lengths;
   rnnk_tensor in, out;
   uint64_t seed, threshold;
-  uint32_t call, stream;
+  uint32_t call, stream, first_step;
   T scale;
   RNNK_DEVICE void run(int64_t e) const {
     const int64_t u = e % units, b = e / units % batch, t = e / units / batch;
     uint32_t words[4][1];
-    philox(Counter{seed, call, stream, static_cast<uint32_t>(t), static_cast<uint32_t>(b * units + u)}, words);
+    philox(Counter{seed, call, stream, first_step + static_cast<uint32_t>(t), static_cast<uint32_t>(b * units + u)}, words);
     const bool kept = (!lengths || t < lengths[b]) && words[0][0] >= threshold;
     store3<T>(out, t, b, u, kept ? load3<T>(in, t, b, u) * scale : T(0));
   }
@@ -26,7 +26,8 @@ struct Drop {
 template <class T>
 void drop(const rnnk_dropout_args& a) {
   run_move(Drop<T>{a.seq_len * a.batch * a.hidden_size, a.batch, a.hidden_size, a.seq_len, a.lengths, a.in, a.out, a.seed,
-                   chance(a.p), a.call, a.stream, static_cast<T>(a.p < 1 ? 1 / (1 - a.p) : 0)},
+                   chance(a.p), a.call, a.stream, static_cast<uint32_t>(a.first_step),
+                   static_cast<T>(a.p < 1 ? 1 / (1 - a.p) : 0)},
            a.cuda_stream, "dropout");
 }
 

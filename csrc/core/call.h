@@ -18,7 +18,8 @@ struct Parameters {
 
 struct LayerCall {
   int64_t seq_len = 0, batch = 0;
-  const int64_t* lengths = nullptr;  // [B] in the caller's order, those of these steps; null: all rows are full
+  // [B] in the caller's order; null: all rows are full. GPU: of these steps. CPU: of the whole sequence, read outside kernels only.
+  const int64_t* lengths = nullptr;
   // CPU: rows sorted by length, longest first. null without lengths.
   const int32_t* order = nullptr;           // [B] sorted row -> the caller's row
   const int64_t* sorted_lengths = nullptr;  // [B]

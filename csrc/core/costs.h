@@ -25,7 +25,7 @@ constexpr int64_t kMostSecondDxOnGpu = 128 << 20;  // bytes; guess
 // Layers as a wavefront, in blocks of steps.
 constexpr double kPhaseUs = 1;           // CPU: for all threads to meet; measured
 constexpr int64_t kLeastSteps = 8;       // of a block: in shorter ones the cost of a call besides its steps shows; measured
-constexpr int64_t kMostAtOnce = 1024;    // layers
+constexpr int64_t kMostAtOnce = 256;     // layers: a team has at most so many threads
 constexpr double kGpuCallUs = 20;        // of the host, to hand one kernel call to a GPU; guess
 constexpr double kGpuForkUs = 30;        // events and waits of a second stream, on the host and on the GPU; guess
 constexpr int64_t kMostOnGpu = 1 << 30;  // bytes: outputs, or gradients, and workspaces of all layers at the same time

@@ -10,9 +10,9 @@
 
 namespace rnnk {
 
-rnnk_weights weights_at(const rnnk_weights* array, int64_t index) {
+rnnk_weights weights_at(const rnnk_weights* array, int64_t index, const char* name) {
   const size_t size = array->struct_size, least = offsetof(rnnk_weights, weight_hr);
-  if (size < least) fail(RNNK_INVALID_VALUE, "weights.struct_size: expected at least %zu, got %zu", least, size);
+  if (size < least) fail(RNNK_INVALID_VALUE, "%s.struct_size: expected at least %zu, got %zu", name, least, size);
   rnnk_weights one{};
   std::memcpy(&one, reinterpret_cast<const char*>(array) + static_cast<size_t>(index) * size, std::min(size, sizeof one));
   return one;
@@ -76,7 +76,7 @@ KernelCall Calls::backward(int64_t layer, int64_t direction) const {
 void Calls::drop(int64_t layer, const rnnk_tensor& from, const rnnk_tensor& to) const {
   if (args_.seq_len == 0 || args_.batch == 0) return;
   rnnk_dropout_args d{};
-  d.p = network_.dropout, d.seed = args_.seed, d.call = args_.call;
+  d.p = network_.dropout, d.seed = args_.seed, d.call = args_.call, d.first_step = args_.first_step;
   d.seq_len = args_.seq_len, d.batch = args_.batch, d.hidden_size = network_.outputs(), d.lengths = args_.lengths;
   d.device = network_.first().device, d.device_index = network_.first().device_index, d.cuda_stream = args_.cuda_stream;
   for (int64_t direction = 0; direction < network_.directions; ++direction) {

@@ -17,7 +17,7 @@ inline rnnk_tensor direction_columns(const rnnk_tensor& all, int64_t direction, 
 }
 
 // The weights or gradients of `index` in an array of structs, perhaps of an older and shorter form.
-rnnk_weights weights_at(const rnnk_weights* array, int64_t index);
+rnnk_weights weights_at(const rnnk_weights* array, int64_t index, const char* name = "weights");
 
 class Calls {
  public:

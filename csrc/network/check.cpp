@@ -33,19 +33,23 @@ void check_tensor(const Problem& problem, const rnnk_tensor& t, const char* name
 
 }  // namespace
 
-void check_extent(const Problem& problem, int64_t seq_len, int64_t batch) {
+void check_extent(const Network& n, int64_t seq_len, int64_t batch) {
+  for (int l = 0; l < std::min<int64_t>(n.num_layers, 2); ++l) check_extent(n.layers[l][0].plain, n.count(), seq_len, batch);
+}
+
+void check_extent(const Problem& problem, int64_t layers, int64_t seq_len, int64_t batch) {
   if (seq_len < 0 || seq_len >= int64_t{1} << 40) {
     fail(RNNK_INVALID_VALUE, "seq_len: expected 0 to 2^40 - 1, got %lld", ll{seq_len});
   }
   if (batch < 0 || batch >= int64_t{1} << 31) fail(RNNK_INVALID_VALUE, "batch: expected 0 to 2^31 - 1, got %lld", ll{batch});
-  // Kernels keep up to some 20 numbers of 8 bytes per step, row and unit, with units padded by up to 64: within 2^50 of these
-  // (four million GB) every size stays below 2^63.
+  // Kernels keep up to some 20 numbers of 8 bytes per step, row and unit of each layer, with units padded by up to 64: within 2^50
+  // of these (four million GB) every size stays below 2^63.
   int64_t total = 0;
   const int64_t width = std::max({problem.input_size, problem.hidden_size, problem.output_size}) + 64;
   if (__builtin_mul_overflow(seq_len, batch, &total) || __builtin_mul_overflow(total, width, &total) ||
-      total > int64_t{1} << 50) {
-    fail(RNNK_INVALID_VALUE, "seq_len, batch: expected at most 2^50 numbers in a tensor, got %lld * %lld * %lld",
-         ll{seq_len}, ll{batch}, ll{width - 64});
+      __builtin_mul_overflow(total, layers, &total) || total > int64_t{1} << 50) {
+    fail(RNNK_INVALID_VALUE, "seq_len, batch: expected at most 2^50 numbers in all layers, got %lld * %lld * %lld * %lld",
+         ll{seq_len}, ll{batch}, ll{width - 64}, ll{layers});
   }
 }
 
@@ -106,10 +110,10 @@ void check_masks(const Network& n) {
 void check_weights(const Network& n, const rnnk_weights* weights, Wanted wanted) {
   for (int64_t index = 0; index < n.count(); ++index) {
     const Problem& p = n.problem(index / n.directions, index % n.directions, false);
-    const rnnk_weights w = weights_at(weights, index);
+    const char* const array = wanted == Wanted::all ? "weights" : "dweights";
+    const rnnk_weights w = weights_at(weights, index, array);
     const int64_t gates = cell_info(p.cell)->gates * p.hidden_size, K = param_rows(p);
     const bool matrix = !p.has(RNNK_PROBLEM_INDEPENDENT);
-    const char* const array = wanted == Wanted::all ? "weights" : "dweights";
     const auto check = [&](const char* name, const rnnk_tensor& t, const Parameter& is) {
       char full[64];
       std::snprintf(full, sizeof full, "%s[%lld].%s", array, ll{index}, name);
@@ -126,7 +130,7 @@ void check_weights(const Network& n, const rnnk_weights* weights, Wanted wanted)
 
 void check_args(const Network& n, const rnnk_args& a, Pass pass) {
   const Problem& problem = n.first();
-  for (int l = 0; l < std::min<int64_t>(n.num_layers, 2); ++l) check_extent(n.layers[l][0].plain, a.seq_len, a.batch);
+  check_extent(n, a.seq_len, a.batch);
   if (n.on_cpu()) check_lengths(a.lengths, a.seq_len, a.batch);  // the kernels of a GPU check theirs
   else report_faults(problem.device_index);
   const bool backward = pass == Pass::backward, any = a.seq_len > 0 && a.batch > 0;

@@ -169,6 +169,12 @@ Network::Network(const rnnk_problem& p, const char* kernel)
       layer.packed_bytes = line(chosen.bytes(problem, Space::packed, 0, 0));
     }
   }
+  const double bytes = static_cast<double>(layers[0][0].packed_bytes) +
+                       static_cast<double>(layers[1][0].packed_bytes) * static_cast<double>(num_layers - 1);
+  if (bytes * static_cast<double>(directions) > 0x1p60) {
+    fail(RNNK_INVALID_VALUE, "num_layers, input_size, hidden_size: expected at most 2^60 bytes of weights, got %g",
+         bytes * static_cast<double>(directions));
+  }
   layout = pack_layout(*this);
   packed_bytes = packed_at(num_layers, 0);
 }
@@ -179,17 +185,16 @@ int64_t Network::packed_at(int64_t l, int64_t direction) const {
   return directions * (first + (l - 1) * other) + direction * other;
 }
 
-NetworkSizes network_sizes(const Network& n, const Extent& given) {
+NetworkSizes network_sizes(const Network& n, int64_t seq_len, int64_t batch) {
   NetworkSizes most{};
-  for (const bool masked : {false, true}) {
-    Extent e = given;
-    e.masked = masked;
-    e.keeps = true;
+  // A call may be with or without masks, random ones included, and none says beforehand.
+  const bool may_drop = n.num_layers > 1 && n.dropout > 0;
+  for (int which = 0; which < (may_drop ? 4 : 2); ++which) {
+    Extent e{seq_len, batch, which % 2 == 1, true, which >= 2};
     most.reserve = std::max(most.reserve, ReserveSpace(n, e, nullptr).bytes());
     const auto forward = [&](bool keeps, int64_t workspace) {
       e.keeps = keeps;
-      const Wave wave = forward_wave(n, e, workspace);
-      const ForwardSpace space(n, e, wave, nullptr);
+      const ForwardSpace space(n, e, forward_wave(n, e, workspace), nullptr);
       return space.bytes + (workspace && n.directions == 2 ? space.kernel_bytes : 0);
     };
     most.forward_least = std::max({most.forward_least, forward(false, 0), forward(true, 0)});

@@ -45,7 +45,7 @@ struct Network {
 struct NetworkSizes {
   int64_t reserve, forward, forward_least, backward, backward_least;
 };
-NetworkSizes network_sizes(const Network&, const Extent&);
+NetworkSizes network_sizes(const Network&, int64_t seq_len, int64_t batch);
 rnnk_reserve_bound reserve_bound(const Network&);
 
 // The arguments are checked (network/check.h), and `packed` is what follows a pack's header.

@@ -55,7 +55,10 @@ struct Stack {
       full += us * network.layer(l, 0).kernel->share(p, extent.batch, backward);
     }
     const int64_t blocks = (extent.seq_len + steps - 1) / steps;
-    return std::max(static_cast<double>(phases(steps)) * std::max(longest, full),
+    // Only so many layers at a time, and the others when those are done.
+    const int64_t most = std::min<int64_t>(layers(), kMostSides + 1), groups = (layers() + most - 1) / most;
+    const double each = std::max(longest, full / static_cast<double>(groups));
+    return std::max(static_cast<double>(groups * (blocks + most - 1)) * each,
                     static_cast<double>(blocks * layers()) * costs::kGpuCallUs);
   }
 };

@@ -369,6 +369,56 @@ bool plain_array(const py::handle& array, int axes, int64_t* shape, bool write, 
   return stride > 0;
 }
 
+TableArrays::TableArrays(PyTypeObject* type) : api_(nullptr) {
+  const dlpack::ExchangeApi* const api = exchange_api(type);
+  if (api && api->allocate && api->managed_to_object) api_ = api;
+}
+
+bool TableArrays::read(const py::handle& array, int axes, int64_t* shape, rnnk_tensor& to) const {
+  const auto* const api = static_cast<const dlpack::ExchangeApi*>(api_);
+  if (exchange_api(Py_TYPE(array.ptr())) != api) return false;
+  dlpack::Tensor t;
+  if (api->tensor_from_object(array.ptr(), &t) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  const int dtype = dtype_of(t.dtype);
+  if (t.device.type != dlpack::kCPU || dtype < 0 || t.ndim != axes) return false;
+  to = {};
+  to.data = static_cast<char*>(t.data) + t.byte_offset;
+  to.dtype = dtype;
+  int64_t dense = 1;
+  for (int i = axes - 1; i >= 0; --i) {
+    shape[i] = t.shape[i];
+    to.stride[i] = t.strides ? t.strides[i] : dense;
+    dense *= shape[i];
+  }
+  return dense > 0;
+}
+
+py::object TableArrays::make(int dtype, std::initializer_list<int64_t> shape, rnnk_tensor& to) const {
+  const auto* const api = static_cast<const dlpack::ExchangeApi*>(api_);
+  static constexpr dlpack::DataType types[] = {
+      {dlpack::kFloat, 32, 1}, {dlpack::kFloat, 64, 1}, {dlpack::kBfloat, 16, 1}, {dlpack::kFloat, 16, 1}};
+  int64_t sizes[3];
+  std::copy(shape.begin(), shape.end(), sizes);
+  dlpack::Tensor prototype{nullptr, {dlpack::kCPU, 0}, static_cast<int32_t>(shape.size()), types[dtype], sizes, nullptr, 0};
+  dlpack::ManagedTensorVersioned* made = nullptr;
+  std::string why;
+  const auto set_error = [](void* context, const char*, const char* message) {
+    *static_cast<std::string*>(context) = message;
+  };
+  if (api->allocate(&prototype, &made, &why, set_error) != 0) throw std::runtime_error("no memory for the answer: " + why);
+  to = {};
+  to.data = static_cast<char*>(made->tensor.data) + made->tensor.byte_offset;
+  to.dtype = dtype;
+  int64_t dense = 1;
+  for (size_t i = shape.size(); i-- > 0;) to.stride[i] = dense, dense *= sizes[i];
+  void* object = nullptr;
+  if (api->managed_to_object(made, &object) != 0) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
+}
+
 bool fit(const py::list& tensors, const py::tuple& types, int dtype, const py::tuple& shapes) {
   if (tensors.size() != shapes.size()) return false;
   for (size_t i = 0; i < shapes.size(); ++i) {

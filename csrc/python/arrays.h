@@ -55,6 +55,21 @@ bool plain_rows(const py::handle& array, int64_t rows, int64_t columns, bool wri
 // The same of an array with so many axes, whose sizes it writes down. An array without elements is not one.
 bool plain_array(const py::handle& array, int axes, int64_t* shape, bool write, rnnk_tensor& to);
 
+// Arrays of a library with DLPack's C table, as it hands them out and makes them in host memory.
+class TableArrays {
+ public:
+  // Of the library that a type is of; false: it has no such table.
+  explicit TableArrays(PyTypeObject* type);
+  explicit operator bool() const { return api_; }
+  // The view of an array with so many axes in host memory, and its sizes. False: it is something else, or empty.
+  bool read(const py::handle& array, int axes, int64_t* shape, rnnk_tensor& to) const;
+  // A new contiguous array of a dtype of ours.
+  py::object make(int dtype, std::initializer_list<int64_t> shape, rnnk_tensor& to) const;
+
+ private:
+  const void* api_;
+};
+
 // Whether tensors of a library with DLPack's C table are of one of `types` itself, dense, in host memory, of a dtype and of these
 // shapes (tuples). Says no rather than why, and of other libraries' arrays always.
 bool fit(const py::list& tensors, const py::tuple& types, int dtype, const py::tuple& shapes);

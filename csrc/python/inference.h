@@ -1,77 +1,110 @@
-// Inference of a network on plain NumPy arrays in one call: it checks them, allocates the answer and runs the network.
+// Inference of a network on plain arrays in one call: it checks them, allocates the answer and runs the network.
 #pragma once
 #include "python/plan.h"
 
 namespace rnnk_py {
 namespace {
 
+// NumPy's own arrays, with the members of TableArrays.
+struct NumpyArrays {
+  bool read(const py::handle& array, int axes, int64_t* shape, rnnk_tensor& to) const {
+    return plain_array(array, axes, shape, false, to);
+  }
+  py::object make(int dtype, std::initializer_list<int64_t> shape, rnnk_tensor& to) const {
+    const py::array made(numpy_dtype(dtype), std::vector<py::ssize_t>(shape.begin(), shape.end()));
+    to = {};
+    to.data = const_cast<void*>(made.data());
+    to.dtype = dtype;
+    int64_t dense = 1;
+    for (size_t i = shape.size(); i-- > 0;) to.stride[i] = dense, dense *= shape.begin()[i];
+    return made;
+  }
+};
+
 class Inference {
  public:
-  Inference(std::shared_ptr<Plan> plan, std::shared_ptr<Packed> packed, bool batch_first)
-      : plan_(std::move(plan)), packed_(std::move(packed)), batch_first_(batch_first) {
+  // step: of a cell, whose arrays have no axes of time, layers and directions.
+  Inference(std::shared_ptr<Plan> plan, std::shared_ptr<Packed> packed, bool batch_first, bool step)
+      : plan_(std::move(plan)), packed_(std::move(packed)), batch_first_(batch_first), step_(step) {
     if (plan_->on_gpu()) throw py::value_error("plan: expected one of the CPU");
+    if (step && plan_->count() > 1) throw py::value_error("plan: expected one layer in one direction");
     plan_->accept(*packed_, true);
-    dtype_ = numpy_dtype(plan_->dtype());
     // States of half types, and of sLSTM, come in other forms than the kernels'.
     plain_ =
         (plan_->dtype() == RNNK_FLOAT32 || plan_->dtype() == RNNK_FLOAT64) && plan_->cell_units() <= plan_->hidden_size();
   }
 
-  // (y, h_n) or (y, (h_n, c_n)) of contiguous x [T, B, I] (batch_first: [B, T, I]) and states [L*D, B, .] of the plan's dtype, or
-  // of None for zeros. None: something is unusual and nothing was done.
+  // (y, h_n) or (y, (h_n, c_n)) of x [T, B, I] (batch_first: [B, T, I]) and states [L*D, B, .], of a cell h or (h, c) of x [B, I]
+  // and states [B, .]; all in the plan's dtype, of NumPy (contiguous) or of a library with DLPack's C table. state None: zeros.
+  // None: something is unusual and nothing was done.
   py::object try_call(const py::handle& x, const py::handle& state) const {
+    if (!plain_) return py::none();
+    if (Py_TYPE(x.ptr()) == py::detail::npy_api::get().PyArray_Type_) return call(NumpyArrays{}, x, state);
+    const TableArrays arrays(Py_TYPE(x.ptr()));
+    return arrays ? call(arrays, x, state) : py::none();
+  }
+
+ private:
+  template <class Arrays>
+  py::object call(const Arrays& arrays, const py::handle& x, const py::handle& state) const {
     rnnk_args args{};
-    int64_t shape[3];
-    if (!plain_ || !plain_array(x, 3, shape, false, args.x) || args.x.dtype != plan_->dtype() ||
-        shape[2] != plan_->input_size()) {
-      return py::none();
-    }
-    const int64_t T = shape[batch_first_ ? 1 : 0], B = shape[batch_first_ ? 0 : 1], P = plan_->outputs(),
-                  C = plan_->cell_units();
-    if (!take_states(state, B, args)) return py::none();
+    int64_t shape[3] = {1, 1, 1};
+    if (!take(arrays, x, shape, args.x) || shape[2] != plan_->input_size()) return py::none();
+    const bool swapped = batch_first_ && !step_;
+    const int64_t T = shape[swapped ? 1 : 0], B = shape[swapped ? 0 : 1], L = plan_->count();
+    const int64_t P = plan_->outputs(), C = plan_->cell_units();
+    if (!take_states(arrays, state, B, args)) return py::none();
+    if (swapped) std::swap(args.x.stride[0], args.x.stride[1]);
     args.struct_size = sizeof args;
     args.seq_len = T, args.batch = B;
     args.packed = packed_->data(), args.packed_size = packed_->size();
-    py::array y(dtype_, {shape[0], shape[1], plan_->width()});
-    py::array h_n(dtype_, {plan_->count(), B, P});
-    py::object c_n = py::none();
-    args.y = dense_of(y), args.h_n = dense_of(h_n);
-    if (C > 0) {
-      py::array c(dtype_, {plan_->count(), B, C});
-      args.c_n = dense_of(c);
-      c_n = std::move(c);
+    py::object y, h_n, c_n;
+    if (step_) {
+      h_n = give(arrays, {B, P}, args.y);
+      if (C > 0) c_n = give(arrays, {B, C}, args.c_n);
+    } else {
+      y = arrays.make(plan_->dtype(), {shape[0], shape[1], plan_->width()}, args.y);
+      if (swapped) std::swap(args.y.stride[0], args.y.stride[1]);
+      h_n = arrays.make(plan_->dtype(), {L, B, P}, args.h_n);
+      if (C > 0) c_n = arrays.make(plan_->dtype(), {L, B, C}, args.c_n);
     }
-    if (batch_first_) std::swap(args.x.stride[0], args.x.stride[1]), std::swap(args.y.stride[0], args.y.stride[1]);
     const Needs needs = plan_->needs(T, B);
     const Workspace workspace(std::max<size_t>(needs.sizes.workspace_forward, 64));
     args.workspace = workspace.data(), args.workspace_size = workspace.size();
     check(released(needs.forward_us > kReleaseAboveUs, [&] { return rnnk_forward(plan_->native(), &args); }));
-    if (C > 0) return py::make_tuple(y, py::make_tuple(h_n, c_n));
-    return py::make_tuple(y, h_n);
+    py::object states = C > 0 ? py::object(py::make_tuple(h_n, c_n)) : h_n;
+    return step_ ? states : py::object(py::make_tuple(y, states));
   }
 
- private:
-  rnnk_tensor dense_of(const py::array& a) const {
-    const int64_t last = a.shape(2);
-    return {const_cast<void*>(a.data()), {a.shape(1) * last, last, 1}, plan_->dtype(), 0};
+  // An array with the axes that a layer's has; a cell's gets a first one of size 1.
+  template <class Arrays>
+  bool take(const Arrays& arrays, const py::handle& array, int64_t* shape, rnnk_tensor& to) const {
+    if (!arrays.read(array, step_ ? 2 : 3, step_ ? shape + 1 : shape, to) || to.dtype != plan_->dtype()) return false;
+    if (step_) to.stride[2] = to.stride[1], to.stride[1] = to.stride[0], to.stride[0] = 0;
+    return true;
   }
-  bool take_states(const py::handle& state, int64_t B, rnnk_args& args) const {
+  template <class Arrays>
+  py::object give(const Arrays& arrays, std::initializer_list<int64_t> shape, rnnk_tensor& to) const {
+    py::object made = arrays.make(plan_->dtype(), shape, to);
+    to.stride[2] = to.stride[1], to.stride[1] = to.stride[0], to.stride[0] = 0;
+    return made;
+  }
+  template <class Arrays>
+  bool take_states(const Arrays& arrays, const py::handle& state, int64_t B, rnnk_args& args) const {
     if (state.is_none()) return true;
     const bool pair = plan_->cell_units() > 0;
     if (pair && !(PyTuple_CheckExact(state.ptr()) && PyTuple_GET_SIZE(state.ptr()) == 2)) return false;
-    return take_state(pair ? PyTuple_GET_ITEM(state.ptr(), 0) : state.ptr(), B, plan_->outputs(), args.h_0) &&
-           (!pair || take_state(PyTuple_GET_ITEM(state.ptr(), 1), B, plan_->cell_units(), args.c_0));
-  }
-  bool take_state(const py::handle& array, int64_t B, int64_t units, rnnk_tensor& to) const {
-    int64_t shape[3];
-    return plain_array(array, 3, shape, false, to) && to.dtype == plan_->dtype() && shape[0] == plan_->count() &&
-           shape[1] == B && shape[2] == units;
+    const auto one = [&](const py::handle& array, int64_t units, rnnk_tensor& to) {
+      int64_t shape[3] = {1, 1, 1};
+      return take(arrays, array, shape, to) && shape[0] == plan_->count() && shape[1] == B && shape[2] == units;
+    };
+    return one(pair ? PyTuple_GET_ITEM(state.ptr(), 0) : state.ptr(), plan_->outputs(), args.h_0) &&
+           (!pair || one(PyTuple_GET_ITEM(state.ptr(), 1), plan_->cell_units(), args.c_0));
   }
 
   std::shared_ptr<Plan> plan_;
   std::shared_ptr<Packed> packed_;
-  bool batch_first_, plain_;
-  py::dtype dtype_;
+  bool batch_first_, step_, plain_;
 };
 
 }  // namespace

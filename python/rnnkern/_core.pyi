@@ -101,14 +101,18 @@ class Stepper:
         """``step`` for contiguous NumPy arrays apart from each other; False, and nothing done, for anything else."""
 
 class Inference:
-    """Inference of a network on plain NumPy arrays; threads may share one."""
+    """Inference of a network on plain arrays in one call; threads may share one.
 
-    def __init__(self, plan: Plan, packed: Packed, batch_first: bool = False) -> None: ...
-    def try_call(self, x: Any, state: Any) -> tuple[Array, Any] | None:
-        """(y, h_n) or (y, (h_n, c_n)) in new arrays, for contiguous NumPy arrays x [T, B, I] (batch_first: [B, T, I])
-        and states [L*D, B, .] in the plan's dtype, or None for zeros.
+    step: of a cell, whose arrays have no axes of time, layers and directions.
+    """
 
-        None, and nothing done, for anything else.
+    def __init__(self, plan: Plan, packed: Packed, batch_first: bool = False, step: bool = False) -> None: ...
+    def try_call(self, x: Any, state: Any) -> Any:
+        """(y, h_n) or (y, (h_n, c_n)) in new arrays, for x [T, B, I] (batch_first: [B, T, I]) and states [L*D, B, .];
+        for a cell h or (h, c), for x [B, I] and states [B, .]. state None: zeros.
+
+        Arrays are contiguous NumPy arrays, or arrays of a library with DLPack's C table (torch), in host memory and in
+        the plan's dtype. None, and nothing done, for anything else.
         """
 
 def fit(tensors: list[Any], types: tuple[type, ...], dtype: str, shapes: tuple[tuple[int, ...], ...]) -> bool:

@@ -138,7 +138,7 @@ def test_sizes_and_explain(lib: Any, layer: Layer) -> None:
         (None, 1, 1, "plan: expected a pointer, got NULL"),
         (layer.plan, -1, 1, r"seq_len: expected 0 to .*, got -1"),
         (layer.plan, 1, -2, r"batch: expected 0 to .*, got -2"),
-        (layer.plan, 1 << 39, 1 << 30, r"seq_len, batch: expected at most 2\^50 numbers in a tensor, got"),
+        (layer.plan, 1 << 39, 1 << 30, r"seq_len, batch: expected at most 2\^50 numbers in all layers, got"),
     ]:
         refused(lib, lib.rnnk_plan_sizes(plan, t, b, c.byref(sizes)), INVALID_VALUE, sentence)
     sizes.struct_size = 3

@@ -284,6 +284,52 @@ def test_every_workspace_gives_the_same_bits(lib: Any, two_threads: None, proble
     network.close()
 
 
+def test_dropout_does_not_shorten_the_workspace_of_other_calls(lib: Any, two_threads: None) -> None:
+    """Without RNNK_CALL_TRAIN there is no dropout, and inference goes in blocks: found by reading."""
+    for layers, hidden, rows in ((12, 16, 128), (3, 64, 64)):
+        plan, sizes = P(), new(Sizes)
+        steps = (4 << 20) // (rows * hidden * 4) + 1  # one more than a block has
+        given = new(Problem, cell=LSTM, input_size=hidden, hidden_size=hidden, num_layers=layers, dropout=0.5)
+        assert lib.rnnk_plan_create(c.byref(given), None, c.byref(plan)) == OK
+        assert lib.rnnk_plan_sizes(plan, steps, rows, c.byref(sizes)) == OK
+        plain, without = P(), new(Sizes)
+        given.dropout = 0
+        assert lib.rnnk_plan_create(c.byref(given), None, c.byref(plain)) == OK
+        assert lib.rnnk_plan_sizes(plain, steps, rows, c.byref(without)) == OK
+        for name in ("workspace_forward", "workspace_forward_least", "workspace_backward", "workspace_backward_least"):
+            assert getattr(sizes, name) >= getattr(without, name), name
+        for each in (plan, plain):
+            lib.rnnk_plan_destroy(each)
+
+
+def test_dropout_in_pieces_draws_the_masks_of_the_whole() -> None:
+    """first_step counts the steps before a piece, for dropout between layers too."""
+    rng = np.random.default_rng(0)
+    plan = _core.Plan("gru", "float32", 4, 6, num_layers=2, dropout=0.5)
+    shapes = [(18, 4), (18, 6), (18,), (18,), None, None, (18, 6), (18, 6), (18,), (18,), None, None]
+    packed = plan.pack([None if s is None else rng.standard_normal(s).astype(np.float32) for s in shapes])
+    x, whole = rng.standard_normal((7, 2, 4)).astype(np.float32), np.empty((7, 2, 6), np.float32)
+    plan.forward(packed, x=x, y=whole, random=(7, 1, 0, 0))
+    state = np.zeros((2, 2, 6), np.float32)
+    for first, last in ((0, 3), (3, 4), (4, 7)):
+        y, after = np.empty((last - first, 2, 6), np.float32), np.empty_like(state)
+        plan.forward(packed, x=x[first:last], h_0=state, y=y, h_n=after, random=(7, 1, 0, first))
+        assert y.tobytes() == whole[first:last].tobytes()
+        state = after
+
+
+def test_sizes_of_many_layers_do_not_overflow(lib: Any) -> None:
+    plan, sizes = P(), new(Sizes)
+    wide = new(Problem, cell=LSTM, input_size=1 << 24, hidden_size=1 << 24, num_layers=1 << 16)
+    status = lib.rnnk_plan_create(c.byref(wide), None, c.byref(plan))
+    refused(lib, status, INVALID_VALUE, r"at most 2\^60 bytes of weights")
+    deep = new(Problem, cell=LSTM, input_size=1024, hidden_size=1024, num_layers=1 << 16)
+    assert lib.rnnk_plan_create(c.byref(deep), None, c.byref(plan)) == OK
+    status = lib.rnnk_plan_sizes(plan, 1 << 20, 1 << 19, c.byref(sizes))
+    refused(lib, status, INVALID_VALUE, r"seq_len, batch: expected at most 2\^50 numbers in all layers")
+    lib.rnnk_plan_destroy(plan)
+
+
 def test_a_larger_workspace_is_used(lib: Any, two_threads: None) -> None:
     """A second dx lies behind what both directions need."""
     network = Network(lib, direction=2)

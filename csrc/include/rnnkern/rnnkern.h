@@ -143,7 +143,7 @@ typedef struct rnnk_sizes {
   uint32_t struct_size;
   size_t packed;            /* packed weights; depends on the problem alone */
   size_t reserve;           /* what a training forward keeps for BPTT; grows with T*B */
-  size_t workspace_forward; /* one direction: bounded in T. Two directions and L > 1: up to two [T, B, 2*P] more */
+  size_t workspace_forward; /* CPU, one direction: bounded in T. Else, L > 1: up to two [T, B, D*P] (GPU: L - 1) more */
   size_t workspace_forward_least;
   size_t workspace_backward; /* L > 1: up to two [T, B, D*P] (on a GPU L - 1) in addition to what is bounded in T */
   size_t workspace_backward_least;
@@ -246,7 +246,8 @@ RNNK_API double rnnk_plan_estimate(const rnnk_plan* plan, int64_t seq_len, int64
 /* The calls that will read a pack. Packing for one of them is half of the work; the size is the same.
  *
  * On the CPU a pack begins with a 64-byte header. A call refuses bytes that are no pack, a pack of a plan with another
- * rnnk_plan_pack_layout, and a pack without the half that the call needs. Packing the other half into the same bytes completes it.
+ * rnnk_plan_pack_layout, and a pack without the half that the call needs. Packing the other half of the same weights into the same bytes completes it; after a change of weights, pack both
+ * halves.
  * On a GPU a pack has no header: the caller compares layouts. */
 typedef enum rnnk_halves { RNNK_PACK_FORWARD = 1, RNNK_PACK_BACKWARD = 2, RNNK_PACK_BOTH = 3 } rnnk_halves;
 /* weights: [L*D]. halves: a value of rnnk_halves. packed: rnnk_sizes.packed bytes, 64-byte aligned. */
@@ -256,7 +257,7 @@ RNNK_API rnnk_status rnnk_forward(const rnnk_plan* plan, const rnnk_args* args);
 RNNK_API rnnk_status rnnk_backward(const rnnk_plan* plan, const rnnk_args* args);
 
 /* out = keep ? in / (1 - p) : 0 with the counter-based mask of ARCHITECTURE.md: Philox4x32-10, key seed,
- * counter (call, stream, t, row * H + unit). in, out: [T, B, H], may be the same; its gradient is the same call on dy.
+ * counter (call, stream, first_step + t, row * H + unit). in, out: [T, B, H], may be the same; its gradient is the same call on dy.
  * lengths as in rnnk_args: steps past a row's length are written as zero. */
 typedef struct rnnk_dropout_args {
   uint32_t struct_size;
@@ -269,6 +270,7 @@ typedef struct rnnk_dropout_args {
   rnnk_tensor in, out;
   int32_t device, device_index; /* rnnk_device, where `in`, `out` and `lengths` are */
   void* cuda_stream;
+  int64_t first_step; /* added to t in the counter: steps of the sequence before these */
 } rnnk_dropout_args;
 RNNK_API rnnk_status rnnk_dropout(const rnnk_dropout_args* args);
 

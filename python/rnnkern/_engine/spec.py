@@ -61,7 +61,7 @@ def forced_kernel(device: str) -> str | None:
 class Spec:
     """A stack of layers of one cell: all that decides plans, parameter shapes and random masks.
 
-    recompute: backward runs the forward again instead of keeping its gates (``rnnk_problem.flags``, RNNK_RECOMPUTE).
+    recompute: backward runs the forward again instead of keeping its gates (RNNK_PROBLEM_RECOMPUTE).
     kernel: force one by name. None takes ``RNNKERN_KERNEL`` as it is when the spec is made (so a layer keeps the kernel
     it was built with), if that is one of the device's, else the smallest estimate.
     """

@@ -18,7 +18,7 @@ from .. import _core
 from .. import _engine as engine
 from .._engine.spec import NO_MARKS, Marks
 from . import gpu
-from .autograd import Call, by_operator, records_gradient, recurrence
+from .autograd import Call, by_operator, records_gradient, recurrence, watched
 from .checks import check_tensor, same_device
 from .kernels import DTYPES, Around, Options, cell_dtype, draw_masks, kernel_is_forced, memory_of, spec_of
 from .options import StepOptions, parse
@@ -34,6 +34,8 @@ class Frozen(NamedTuple):
     weights: tuple[Tensor, ...]
     packed: Any
     blocks: tuple[Tensor, ...]
+    settings: tuple[Any, ...]  # ``Recurrent._settings`` then
+    inference: Any  # _core.Inference on the CPU
 
 
 _TYPES = (Tensor, Parameter)  # of tensors that have numbers: subclasses may only say what theirs would be
@@ -140,7 +142,10 @@ class Recurrent(StepOptions, Module):
         packed = engine.pack(spec, given, backward=False, memory=memory)
         if spec.gpu is not None:
             gpu.library().synchronize(spec.gpu)
-        self._frozen = Frozen(spec, tuple(weights), packed, tuple(blocks))
+        inference = None
+        if spec.gpu is None:
+            inference = _core.Inference(engine.plan(spec), packed, self.batch_first, not self._is_layer)
+        self._frozen = Frozen(spec, tuple(weights), packed, tuple(blocks), self._settings(), inference)
         return self
 
     def unfreeze(self) -> Any:
@@ -148,6 +153,34 @@ class Recurrent(StepOptions, Module):
         for name in _DERIVED:
             self.__dict__.pop(name, None)
         return self
+
+    def _settings(self) -> tuple[Any, ...]:
+        """What decides the spec besides the weights."""
+        return (self._options(self.batch_first), self.input_size, self.hidden_size, self.bias)
+
+    def _frozen_answer(self, input: Any, hx: Any) -> Any:
+        """The answer of a frozen module to plain tensors on the CPU, by one call of the library. None: something is
+        unusual; the other way then computes it, or says what is wrong."""
+        frozen = self._frozen
+        if frozen is None or frozen.inference is None or torch.compiler.is_compiling():
+            return None
+        tensors: tuple[Any, ...] = (input,) if hx is None else (input, *hx) if type(hx) is tuple else (input, hx)
+        for tensor in tensors:
+            if type(tensor) is not Tensor or tensor.is_neg() or tensor._is_zerotensor():
+                return None
+        weights = self._weights()
+        for packed, now in zip(frozen.weights, weights, strict=True):
+            if packed is not now:
+                return None
+        if watched(()) or torch.is_autocast_enabled("cpu") or kernel_is_forced() or self._draws():
+            return None
+        if records_gradient((*tensors, *weights)) or frozen.settings != self._settings():
+            return None
+        return frozen.inference.try_call(input, hx)
+
+    def _draws(self) -> bool:
+        """Whether a call draws random masks."""
+        return self.training and (self._random or (self.dropout > 0.0 and self.num_layers > 1))
 
     def _frozen_pack(self, spec: engine.Spec, weights: Sequence[Tensor], keep: bool) -> Any:
         frozen = self._frozen
@@ -238,8 +271,7 @@ class Recurrent(StepOptions, Module):
             h_0 = states[0]
             if len(states) > 1:
                 c_0 = states[1] if self._cells == 1 else torch.cat(states[1:], -1)
-        drops = self.training and (self._random or (self.dropout > 0.0 and self.num_layers > 1))
-        masks = draw_masks(x) if drops else None
+        masks = draw_masks(x) if self._draws() else None
         if spec is None:
             y, h_n, c_n = by_operator(options, x, h_0, c_0, weights, Around(lengths, masks, marks))
         else:

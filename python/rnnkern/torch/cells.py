@@ -137,6 +137,9 @@ class RNNCell(RNNCellBase):
         input: [B, I] or [I].
         hx: [B, H] or [H]; zeros by default.
         """
+        answer = self._frozen_answer(input, hx)
+        if answer is not None:
+            return answer  # type: ignore[no-any-return]
         return self._step(input, None if hx is None else (hx,), ("hidden",))[0]
 
 
@@ -164,6 +167,9 @@ class GRUCell(RNNCellBase):
         input: [B, I] or [I].
         hx: [B, H] or [H]; zeros by default.
         """
+        answer = self._frozen_answer(input, hx)
+        if answer is not None:
+            return answer  # type: ignore[no-any-return]
         return self._step(input, None if hx is None else (hx,), ("hidden",))[0]
 
 
@@ -191,6 +197,9 @@ class LSTMCell(RNNCellBase):
         input: [B, I] or [I].
         hx: (h [B, P], c [B, H]), or without B; zeros by default.
         """
+        answer = self._frozen_answer(input, hx)
+        if answer is not None:
+            return answer  # type: ignore[no-any-return]
         if isinstance(hx, Tensor):
             raise TypeError("LSTMCell: expected hx to be a tuple (h, c), got a Tensor")
         if hx is not None and len(hx) != 2:

@@ -1,0 +1,134 @@
+"""A frozen module answers plain tensors by one call of the library: the bits, shapes and errors of the other way."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import rnnkern.torch as rt
+
+T, B, IN, H = 5, 3, 4, 6
+LAYERS: dict[str, Callable[..., Any]] = {
+    "rnn": lambda **k: rt.RNN(IN, H, 2, **k),
+    "gru": lambda **k: rt.GRU(IN, H, 2, bidirectional=True, **k),
+    "lstm": lambda **k: rt.LSTM(IN, H, 2, **k),
+    "batch first": lambda **k: rt.LSTM(IN, H, batch_first=True, bidirectional=True, **k),
+    "reverse": lambda **k: rt.GRU(IN, H, reverse=True, **k),
+    "options": lambda **k: rt.LSTM(IN, H, proj_size=3, peephole=True, **k),
+    "rnn cell": lambda **k: rt.RNNCell(IN, H, **k),
+    "gru cell": lambda **k: rt.GRUCell(IN, H, **k),
+    "lstm cell": lambda **k: rt.LSTMCell(IN, H, **k),
+    "slstm cell": lambda **k: rt.sLSTMCell(IN, H, **k),
+}
+
+
+def flat(value: Any) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else [t for part in value for t in flat(part)]
+
+
+def arguments(module: Any, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Any]:
+    """x, and a state from a call."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(*((T, B, IN) if module._is_layer else (B, IN)), generator=generator, dtype=dtype)
+    if module.batch_first:
+        x = x.transpose(0, 1).contiguous()
+    with torch.no_grad():
+        state = module(x)
+    return x, state[1] if module._is_layer else state
+
+
+class Calls:
+    """How often the library's one call gave the answer."""
+
+    def __init__(self, module: Any) -> None:
+        self.count, self._inner = 0, module._frozen.inference
+        module._frozen = module._frozen._replace(inference=self)
+
+    def try_call(self, *args: Any) -> Any:
+        answer = self._inner.try_call(*args)
+        self.count += answer is not None
+        return answer
+
+
+def same(got: Any, wanted: Any) -> None:
+    for one, other in zip(flat(got), flat(wanted), strict=True):
+        assert torch.equal(one, other) and one.dtype == other.dtype and one.shape == other.shape
+        assert not one.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_bits_of_the_other_way(name: str, dtype: torch.dtype) -> None:
+    module = LAYERS[name](dtype=dtype)
+    x, state = arguments(module, dtype)
+    frozen = copy.deepcopy(module).freeze()
+    calls = Calls(frozen)
+    with torch.no_grad():
+        for hx in (None, state):
+            wanted = module(x, hx)
+            same(frozen(x, hx), wanted)
+            wide = torch.empty(*x.shape[:-1], 2 * IN, dtype=dtype)[..., ::2].copy_(x)  # strides are read as they are
+            same(frozen(wide, hx), wanted)
+    assert calls.count == (0 if dtype is torch.bfloat16 or name == "slstm cell" else 4)
+
+
+def test_what_is_unusual_goes_the_other_way() -> None:
+    module = rt.LSTM(IN, H, 2, dropout=0.5).eval().freeze()
+    x, (h, c) = arguments(module)
+    calls = Calls(module)
+    with torch.no_grad():
+        wanted = flat(module(x, (h, c)))
+        assert calls.count == 1
+        module(x, [h, c])  # a list
+        module(x[:, 0], None)  # unbatched
+        module(x, (h, c), lengths=[5, 2, 0])
+        module(torch.nn.Parameter(x), (h, c))
+        torch.func.vmap(lambda one: module(one)[0], in_dims=1)(x[:, :, None])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert module(x)[0].dtype == torch.bfloat16
+        module.train()
+        assert not torch.equal(module(x)[0], module(x)[0])  # random masks
+        module.eval()
+        own = {name: value.detach().clone() * 2 for name, value in module.named_parameters()}
+        assert not torch.equal(torch.func.functional_call(module, own, (x, (h, c)))[0], wanted[0])
+        assert calls.count == 1
+        module.batch_first = True
+        swapped = module(x.transpose(0, 1).contiguous(), (h, c))
+        assert torch.equal(swapped[0].transpose(0, 1), wanted[0])
+        module.batch_first = False
+        assert calls.count == 1
+        module(x, (h, c))
+        assert calls.count == 2
+    with pytest.raises(RuntimeError, match="frozen"):
+        module(x, (h, c))  # it would record gradients of its parameters
+    module.requires_grad_(False)
+    x.requires_grad_()
+    module(x)[0].sum().backward()
+    assert x.grad is not None and calls.count == 2
+    with torch.inference_mode():
+        assert module(x)[0].is_inference()
+
+
+@pytest.mark.parametrize(
+    ("x", "hx", "kind", "words"),
+    [
+        (torch.zeros(T, B, IN + 1), None, RuntimeError, "input_size"),
+        (torch.zeros(T, B, IN, dtype=torch.float64), None, ValueError, "dtype"),
+        (torch.zeros(T, B, IN), torch.zeros(1, B + 1, H), RuntimeError, "Expected hidden size"),
+        (torch.zeros(T, B, IN), torch.zeros(1, B, H, dtype=torch.float64), RuntimeError, "dtype|type"),
+        ("text", None, TypeError, "input: expected a torch.Tensor"),
+    ],
+)
+def test_the_same_errors(x: Any, hx: Any, kind: Any, words: str) -> None:
+    module = rt.GRU(IN, H)
+    said = []
+    for each in (module, copy.deepcopy(module).freeze()):
+        with torch.no_grad(), pytest.raises(kind, match=words) as error:
+            each(x, hx)
+        said.append(str(error.value))
+    assert said[0] == said[1]
