@@ -71,7 +71,7 @@ struct InputGradientTile {
   RNNK_HD Row row(int64_t j) const { return row3(args.dx, rows.time(rows.steps - 1 - list[j].u), rows.row(list[j].row)); }
   int64_t valid(int64_t panel) const { return smaller<int64_t>(W, I - panel * W); }
   Start<A> start() const { return {}; }
-  // What is there is added last, as core/beside.cpp adds it: a direction's dx has the same bits whenever it is formed.
+  // What is there is added last, as network/concurrent.cpp adds it: a direction's dx has the same bits whenever it is formed.
   RNNK_HD void finish(int64_t j, int64_t panel, const V (&sum)[1]) const {
     const Row to = row(j);
     const int64_t first = panel * W, n = valid(panel);

@@ -246,8 +246,8 @@ RNNK_API double rnnk_plan_estimate(const rnnk_plan* plan, int64_t seq_len, int64
 /* The calls that will read a pack. Packing for one of them is half of the work; the size is the same.
  *
  * On the CPU a pack begins with a 64-byte header. A call refuses bytes that are no pack, a pack of a plan with another
- * rnnk_plan_pack_layout, and a pack without the half that the call needs. Packing the other half of the same weights into the same bytes completes it; after a change of weights, pack both
- * halves.
+ * rnnk_plan_pack_layout, and a pack without the half that the call needs. Packing the other half of the same weights into the
+ * same bytes completes it; after a change of weights, pack both halves.
  * On a GPU a pack has no header: the caller compares layouts. */
 typedef enum rnnk_halves { RNNK_PACK_FORWARD = 1, RNNK_PACK_BACKWARD = 2, RNNK_PACK_BOTH = 3 } rnnk_halves;
 /* weights: [L*D]. halves: a value of rnnk_halves. packed: rnnk_sizes.packed bytes, 64-byte aligned. */
