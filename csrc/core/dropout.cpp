@@ -23,7 +23,8 @@ void mask_row(const rnnk_dropout_args& a, RandomBits draw, int64_t t, int64_t b,
     uint32_t bits[kBatch];
     const int64_t n = std::min(kBatch, a.hidden_size - u);
     if (alive) {
-      draw({a.seed, a.call, a.stream, static_cast<uint32_t>(a.first_step + t), static_cast<uint32_t>(b * a.hidden_size + u)},
+      draw({a.seed, a.call, a.stream, static_cast<uint32_t>(a.first_step) + static_cast<uint32_t>(t),
+            static_cast<uint32_t>(b * a.hidden_size + u)},
            n, bits);
     }
     for (int64_t i = 0; i < n; ++i) {

@@ -57,7 +57,7 @@ struct Extras {
   }
 
   Counter counter(int64_t t, int64_t sorted, const Axis<W>& axis, int64_t panel) const {
-    return {args.seed, args.call, args.stream, static_cast<uint32_t>(args.first_step + t),
+    return {args.seed, args.call, args.stream, static_cast<uint32_t>(args.first_step) + static_cast<uint32_t>(t),
             static_cast<uint32_t>(rows.row(sorted) * axis.units + axis.first(panel))};
   }
   bool zones(int state) const { return state < 2 && problem.zoneout[state] > 0; }  // states behind c have no zoneout

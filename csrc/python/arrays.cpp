@@ -1,5 +1,6 @@
 #include "python/arrays.h"
 
+#include <algorithm>
 #include <bit>
 #include <memory>
 
@@ -286,7 +287,11 @@ ArrayView view(const py::handle& array, const char* name, const Where& where, st
   for (size_t i = 0; i < v.strides.size() && i < 3; ++i) v.tensor.stride[i] = v.strides[i];
   // An empty array may have a null pointer, which means "absent" below; nothing will be read through this one.
   static char nothing;
-  if (!v.tensor.data) v.tensor.data = &nothing;
+  if (!v.tensor.data) {
+    const bool empty = std::find(v.shape.begin(), v.shape.end(), 0) != v.shape.end();
+    if (!empty) throw py::value_error(std::string(name) + ": expected an array with memory, got one without");
+    v.tensor.data = &nothing;
+  }
   return v;
 }
 
@@ -369,23 +374,20 @@ bool plain_array(const py::handle& array, int axes, int64_t* shape, bool write, 
   return stride > 0;
 }
 
-TableArrays::TableArrays(PyTypeObject* type) : api_(nullptr) {
-  const dlpack::ExchangeApi* const api = exchange_api(type);
-  if (api && api->allocate && api->managed_to_object) api_ = api;
-}
+Tensors::Tensors(const py::handle& like) : like_(like), api_(exchange_api(Py_TYPE(like.ptr()))) {}
 
-bool TableArrays::read(const py::handle& array, int axes, int64_t* shape, rnnk_tensor& to) const {
-  const auto* const api = static_cast<const dlpack::ExchangeApi*>(api_);
-  if (exchange_api(Py_TYPE(array.ptr())) != api) return false;
+bool Tensors::read(const py::handle& array, int axes, int64_t* shape, rnnk_tensor& to) const {
+  if (Py_TYPE(array.ptr()) != Py_TYPE(like_.ptr())) return false;
   dlpack::Tensor t;
-  if (api->tensor_from_object(array.ptr(), &t) != 0) {
+  if (static_cast<const dlpack::ExchangeApi*>(api_)->tensor_from_object(array.ptr(), &t) != 0) {
     PyErr_Clear();
     return false;
   }
   const int dtype = dtype_of(t.dtype);
-  if (t.device.type != dlpack::kCPU || dtype < 0 || t.ndim != axes) return false;
+  const bool host = t.device.type == dlpack::kCPU || t.device.type == dlpack::kCUDAHost;
+  if (!host || dtype < 0 || t.ndim != axes) return false;
   to = {};
-  to.data = static_cast<char*>(t.data) + t.byte_offset;
+  to.data = t.data ? static_cast<char*>(t.data) + t.byte_offset : nullptr;
   to.dtype = dtype;
   int64_t dense = 1;
   for (int i = axes - 1; i >= 0; --i) {
@@ -393,30 +395,18 @@ bool TableArrays::read(const py::handle& array, int axes, int64_t* shape, rnnk_t
     to.stride[i] = t.strides ? t.strides[i] : dense;
     dense *= shape[i];
   }
-  return dense > 0;
+  return dense > 0 && to.data;
 }
 
-py::object TableArrays::make(int dtype, std::initializer_list<int64_t> shape, rnnk_tensor& to) const {
-  const auto* const api = static_cast<const dlpack::ExchangeApi*>(api_);
-  static constexpr dlpack::DataType types[] = {
-      {dlpack::kFloat, 32, 1}, {dlpack::kFloat, 64, 1}, {dlpack::kBfloat, 16, 1}, {dlpack::kFloat, 16, 1}};
-  int64_t sizes[3];
-  std::copy(shape.begin(), shape.end(), sizes);
-  dlpack::Tensor prototype{nullptr, {dlpack::kCPU, 0}, static_cast<int32_t>(shape.size()), types[dtype], sizes, nullptr, 0};
-  dlpack::ManagedTensorVersioned* made = nullptr;
-  std::string why;
-  const auto set_error = [](void* context, const char*, const char* message) {
-    *static_cast<std::string*>(context) = message;
-  };
-  if (api->allocate(&prototype, &made, &why, set_error) != 0) throw std::runtime_error("no memory for the answer: " + why);
-  to = {};
-  to.data = static_cast<char*>(made->tensor.data) + made->tensor.byte_offset;
-  to.dtype = dtype;
-  int64_t dense = 1;
-  for (size_t i = shape.size(); i-- > 0;) to.stride[i] = dense, dense *= sizes[i];
-  void* object = nullptr;
-  if (api->managed_to_object(made, &object) != 0) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
+py::object Tensors::make(int, std::initializer_list<int64_t> shape, rnnk_tensor& to) const {
+  static PyObject* const name = PyUnicode_InternFromString("new_empty");
+  py::tuple sizes(shape.size());
+  for (size_t i = 0; i < shape.size(); ++i) sizes[i] = shape.begin()[i];
+  py::object made = py::reinterpret_steal<py::object>(PyObject_CallMethodOneArg(like_.ptr(), name, sizes.ptr()));
+  if (!made) throw py::error_already_set();
+  int64_t got[3];
+  if (!read(made, static_cast<int>(shape.size()), got, to)) throw std::runtime_error("new_empty: expected a tensor like x");
+  return made;
 }
 
 bool fit(const py::list& tensors, const py::tuple& types, int dtype, const py::tuple& shapes) {

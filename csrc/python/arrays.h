@@ -55,18 +55,18 @@ bool plain_rows(const py::handle& array, int64_t rows, int64_t columns, bool wri
 // The same of an array with so many axes, whose sizes it writes down. An array without elements is not one.
 bool plain_array(const py::handle& array, int axes, int64_t* shape, bool write, rnnk_tensor& to);
 
-// Arrays of a library with DLPack's C table, as it hands them out and makes them in host memory.
-class TableArrays {
+// Tensors of the type of one, of a library with DLPack's C table: torch's.
+class Tensors {
  public:
-  // Of the library that a type is of; false: it has no such table.
-  explicit TableArrays(PyTypeObject* type);
-  explicit operator bool() const { return api_; }
-  // The view of an array with so many axes in host memory, and its sizes. False: it is something else, or empty.
+  explicit Tensors(const py::handle& like);
+  explicit operator bool() const { return api_; }  // false: its library has no such table
+  // The view of a tensor with so many axes in host memory, and its sizes. False: it is something else, or empty.
   bool read(const py::handle& array, int axes, int64_t* shape, rnnk_tensor& to) const;
-  // A new contiguous array of a dtype of ours.
+  // A new contiguous tensor, by `new_empty` of the one: also of its dtype.
   py::object make(int dtype, std::initializer_list<int64_t> shape, rnnk_tensor& to) const;
 
  private:
+  py::handle like_;
   const void* api_;
 };
 

@@ -118,7 +118,9 @@ PYBIND11_MODULE(_core_of_main_interpreter, m) {
   py::class_<Inference>(m, "Inference")
       .def(py::init<std::shared_ptr<Plan>, std::shared_ptr<Packed>, bool, bool>(), py::arg("plan"), py::arg("packed"),
            py::arg("batch_first") = false, py::arg("step") = false)
-      .def("try_call", &Inference::try_call, py::arg("x"), py::arg("state"));
+      .def_property_readonly("plain", &Inference::plain)
+      .def("try_call", &Inference::try_call, py::arg("x"), py::arg("state"))
+      .def("try_tensors", &Inference::try_tensors, py::arg("x"), py::arg("state"));
   m.def("dropout", &dropout, py::arg("x"), py::arg("out"), py::arg("p"), py::arg("key"), py::arg("lengths") = none);
   m.def("explain", &explain, py::arg("cell"), py::arg("dtype"), py::arg("sizes"), py::arg("extent"), py::arg("layer") = 0);
   m.def("device_count", &device_count);

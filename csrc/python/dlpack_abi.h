@@ -46,11 +46,8 @@ struct ManagedTensorVersioned {
 struct ExchangeApi {
   Version version;
   ExchangeApi* previous;
-  int (*allocate)(Tensor* prototype, ManagedTensorVersioned** out, void* context,
-                  void (*set_error)(void* context, const char* kind, const char* message));
-  void* managed_from_object;
-  int (*managed_to_object)(ManagedTensorVersioned* tensor, void** object);  // which then owns the tensor
-  int (*tensor_from_object)(void* object, Tensor* out);                     // borrowed from the object; null: not there
+  void *allocate, *managed_from_object, *managed_to_object;
+  int (*tensor_from_object)(void* object, Tensor* out);  // borrowed from the object; null: not there
   void* current_work_stream;
 };
 

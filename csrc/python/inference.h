@@ -5,7 +5,7 @@
 namespace rnnk_py {
 namespace {
 
-// NumPy's own arrays, with the members of TableArrays.
+// NumPy's own arrays, with the members of Tensors.
 struct NumpyArrays {
   bool read(const py::handle& array, int axes, int64_t* shape, rnnk_tensor& to) const {
     return plain_array(array, axes, shape, false, to);
@@ -35,14 +35,18 @@ class Inference {
   }
 
   // (y, h_n) or (y, (h_n, c_n)) of x [T, B, I] (batch_first: [B, T, I]) and states [L*D, B, .], of a cell h or (h, c) of x [B, I]
-  // and states [B, .]; all in the plan's dtype, of NumPy (contiguous) or of a library with DLPack's C table. state None: zeros.
+  // and states [B, .]; all contiguous, in the plan's dtype, and NumPy's own. state None: zeros.
   // None: something is unusual and nothing was done.
   py::object try_call(const py::handle& x, const py::handle& state) const {
-    if (!plain_) return py::none();
-    if (Py_TYPE(x.ptr()) == py::detail::npy_api::get().PyArray_Type_) return call(NumpyArrays{}, x, state);
-    const TableArrays arrays(Py_TYPE(x.ptr()));
-    return arrays ? call(arrays, x, state) : py::none();
+    if (!plain_ || Py_TYPE(x.ptr()) != py::detail::npy_api::get().PyArray_Type_) return py::none();
+    return call(NumpyArrays{}, x, state);
   }
+  // The same for tensors with any strides. The caller knows that their memory holds their values, and that no graph is recorded.
+  py::object try_tensors(const py::handle& x, const py::handle& state) const {
+    const Tensors tensors(x);
+    return plain_ && tensors ? call(tensors, x, state) : py::none();
+  }
+  bool plain() const { return plain_; }
 
  private:
   template <class Arrays>

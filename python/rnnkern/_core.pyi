@@ -107,12 +107,21 @@ class Inference:
     """
 
     def __init__(self, plan: Plan, packed: Packed, batch_first: bool = False, step: bool = False) -> None: ...
+    @property
+    def plain(self) -> bool:
+        """Whether it ever answers: float32 and float64, but not sLSTM, whose states come in another form."""
+
     def try_call(self, x: Any, state: Any) -> Any:
         """(y, h_n) or (y, (h_n, c_n)) in new arrays, for x [T, B, I] (batch_first: [B, T, I]) and states [L*D, B, .];
         for a cell h or (h, c), for x [B, I] and states [B, .]. state None: zeros.
 
-        Arrays are contiguous NumPy arrays, or arrays of a library with DLPack's C table (torch), in host memory and in
-        the plan's dtype. None, and nothing done, for anything else.
+        Arrays are contiguous NumPy arrays in the plan's dtype. None, and nothing done, for anything else.
+        """
+
+    def try_tensors(self, x: Any, state: Any) -> Any:
+        """The same for tensors of torch with DLPack's C table, in host memory, with any strides.
+
+        The caller makes sure that memory holds their values (no negation bit) and that no graph is to be recorded.
         """
 
 def fit(tensors: list[Any], types: tuple[type, ...], dtype: str, shapes: tuple[tuple[int, ...], ...]) -> bool:

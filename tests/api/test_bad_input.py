@@ -177,6 +177,25 @@ def test_calls(method: str, change: dict[str, Any], kind: Any, words: str) -> No
     assert layer.call == 0
 
 
+TENSORS = [
+    (torch.zeros(T, B, IN, requires_grad=True), "requires grad"),
+    (torch.zeros(T, B, IN, dtype=torch.complex64).conj().imag, "negation bit"),
+    (torch._efficientzerotensor((T, B, IN)), "without memory"),
+    (torch.nn.Parameter(torch.zeros(T, B, IN)), "requires grad"),
+]
+
+
+@pytest.mark.parametrize("state", [None, tuple(torch.zeros(1, B, H) for _ in range(2))], ids=["zeros", "tensors"])
+@pytest.mark.parametrize(("x", "words"), TENSORS, ids=[words for _, words in TENSORS[:3]] + ["parameter"])
+def test_tensors_that_are_not_their_memory(x: torch.Tensor, words: str, state: Any) -> None:
+    """With no NumPy array in the call: the plain layers' short way must not take them."""
+    with pytest.raises(TypeError, match=f"x: .*{words}"):
+        rk.LSTM(IN, H, seed=0)(x, state)
+    if x.requires_grad:
+        with pytest.raises(TypeError, match=r"state\[0\].*requires grad"):
+            rk.LSTM(IN, H, seed=0)(x.detach(), (torch.zeros(1, B, H, requires_grad=True), torch.zeros(1, B, H)))
+
+
 def test_overlapping_out() -> None:
     layer = rk.LSTM(H, H, seed=0)
     x = zeros(T + 1, B, H)

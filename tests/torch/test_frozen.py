@@ -49,8 +49,8 @@ class Calls:
         self.count, self._inner = 0, module._frozen.inference
         module._frozen = module._frozen._replace(inference=self)
 
-    def try_call(self, *args: Any) -> Any:
-        answer = self._inner.try_call(*args)
+    def try_tensors(self, *args: Any) -> Any:
+        answer = self._inner and self._inner.try_tensors(*args)
         self.count += answer is not None
         return answer
 
@@ -112,6 +112,47 @@ def test_what_is_unusual_goes_the_other_way() -> None:
     assert x.grad is not None and calls.count == 2
     with torch.inference_mode():
         assert module(x)[0].is_inference()
+
+
+def test_answers_are_tensors_like_any_other() -> None:
+    module = rt.LSTM(IN, H).freeze()
+    x, state = arguments(module)
+    calls = Calls(module)
+    with torch.no_grad():
+        y, (h, c) = module(x, state)
+    assert calls.count == 1
+    for answer in (y, h, c):
+        assert answer.is_contiguous() and answer.untyped_storage().resizable()
+    h.resize_(0)
+    torch.cat([y, y], out=h)
+    assert torch.equal(h, torch.cat([y, y]))
+
+
+def test_what_changed_since_freeze(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = rt.LSTMCell(IN, H).freeze()
+    x, state = arguments(cell)
+    with torch.no_grad():
+        monkeypatch.setenv("RNNKERN_KERNEL", "cpu_scalar")
+        forced = copy.deepcopy(cell).freeze()
+        monkeypatch.delenv("RNNKERN_KERNEL")
+        same(forced(x, state), cell(x, state))  # the kernel of this call, not that of the pack
+        without = copy.deepcopy(cell)
+        without.bias = False
+        unfrozen = copy.deepcopy(without).unfreeze()
+        same(without.freeze()(x, state), unfrozen(x, state))
+        cell.weight_hh.data = cell.weight_hh.data.double()
+        with pytest.raises(RuntimeError, match=r"weight_hh.*dtype"):
+            cell(x, state)
+
+
+def test_state_without_memory() -> None:
+    module = rt.GRU(IN, H).freeze()
+    x, h = arguments(module)
+    h = h.clone()
+    h.untyped_storage().resize_(0)
+    for each in (module, copy.deepcopy(module).unfreeze()):
+        with torch.no_grad(), pytest.raises((ValueError, RuntimeError), match=r"memory|storage"):
+            each(x, h)
 
 
 @pytest.mark.parametrize(

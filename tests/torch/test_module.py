@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import copy
 import inspect
 import io
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
@@ -288,6 +290,15 @@ def test_weights_that_do_not_fit(name: str) -> None:
 def test_bad_lengths(lengths: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         rt.GRU(IN, H)(x, lengths=lengths)
+
+
+@pytest.mark.parametrize(
+    "lengths", [np.array([5, 2, 1], ">i8"), array.array("q", [5, 2, 1]), range(1, 4), np.array([5, 2, 1], np.uint8)]
+)
+def test_lengths_of_any_kind(lengths: Any) -> None:
+    module, x = rt.GRU(4, 6), torch.randn(5, 3, 4)
+    wanted = module(x, lengths=[int(n) for n in lengths])
+    assert torch.equal(module(x, lengths=lengths)[0], wanted[0])
 
 
 def test_lengths_belong_to_batched_tensors() -> None:

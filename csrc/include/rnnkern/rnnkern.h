@@ -141,9 +141,10 @@ typedef struct rnnk_problem {
  * without _least, lets layers and directions run at the same time, on as many threads as the team has when the sizes are asked for. */
 typedef struct rnnk_sizes {
   uint32_t struct_size;
-  size_t packed;            /* packed weights; depends on the problem alone */
-  size_t reserve;           /* what a training forward keeps for BPTT; grows with T*B */
-  size_t workspace_forward; /* CPU, one direction: bounded in T. Else, L > 1: up to two [T, B, D*P] (GPU: L - 1) more */
+  size_t packed;  /* packed weights; depends on the problem alone */
+  size_t reserve; /* what a training forward keeps for BPTT; grows with T*B */
+  size_t
+      workspace_forward; /* CPU, one direction, L <= 256, no dropout: bounded in T. Else up to two [T, B, D*P] (GPU: L - 1) more */
   size_t workspace_forward_least;
   size_t workspace_backward; /* L > 1: up to two [T, B, D*P] (on a GPU L - 1) in addition to what is bounded in T */
   size_t workspace_backward_least;

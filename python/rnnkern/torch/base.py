@@ -35,7 +35,7 @@ class Frozen(NamedTuple):
     packed: Any
     blocks: tuple[Tensor, ...]
     settings: tuple[Any, ...]  # ``Recurrent._settings`` then
-    inference: Any  # _core.Inference on the CPU
+    inference: Any  # _core.Inference on the CPU, where it can answer
 
 
 _TYPES = (Tensor, Parameter)  # of tensors that have numbers: subclasses may only say what theirs would be
@@ -143,8 +143,9 @@ class Recurrent(StepOptions, Module):
         if spec.gpu is not None:
             gpu.library().synchronize(spec.gpu)
         inference = None
-        if spec.gpu is None:
+        if spec.gpu is None and spec.kernel is None:  # a forced kernel is asked for anew at each call
             inference = _core.Inference(engine.plan(spec), packed, self.batch_first, not self._is_layer)
+            inference = inference if inference.plain else None
         self._frozen = Frozen(spec, tuple(weights), packed, tuple(blocks), self._settings(), inference)
         return self
 
@@ -161,8 +162,10 @@ class Recurrent(StepOptions, Module):
     def _frozen_answer(self, input: Any, hx: Any) -> Any:
         """The answer of a frozen module to plain tensors on the CPU, by one call of the library. None: something is
         unusual; the other way then computes it, or says what is wrong."""
+        if torch.compiler.is_compiling():
+            return None
         frozen = self._frozen
-        if frozen is None or frozen.inference is None or torch.compiler.is_compiling():
+        if frozen is None or frozen.inference is None or frozen.settings != self._settings():
             return None
         tensors: tuple[Any, ...] = (input,) if hx is None else (input, *hx) if type(hx) is tuple else (input, hx)
         for tensor in tensors:
@@ -172,11 +175,13 @@ class Recurrent(StepOptions, Module):
         for packed, now in zip(frozen.weights, weights, strict=True):
             if packed is not now:
                 return None
+        if not _core.fit(list(weights), _TYPES, frozen.spec.dtype, frozen.spec.shapes):
+            return None  # a weight's ``.data`` is now of another kind
         if watched(()) or torch.is_autocast_enabled("cpu") or kernel_is_forced() or self._draws():
             return None
-        if records_gradient((*tensors, *weights)) or frozen.settings != self._settings():
+        if records_gradient((*tensors, *weights)):
             return None
-        return frozen.inference.try_call(input, hx)
+        return frozen.inference.try_tensors(input, hx)
 
     def _draws(self) -> bool:
         """Whether a call draws random masks."""

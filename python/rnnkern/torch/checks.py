@@ -53,6 +53,9 @@ def take_lengths(lengths: Any, batch: int, seq_len: int) -> np.ndarray[Any, Any]
             check_tensor("lengths", lengths)
         # Not .numpy(), which torch.func would see as an operation.
         lengths = np.from_dlpack(lengths if lengths.is_cpu else lengths.cpu())
+    elif not isinstance(lengths, (list, tuple)):
+        lengths = np.asarray(lengths)  # a column of a table, say
+        lengths = lengths.astype(lengths.dtype.newbyteorder("="), copy=False)
     return rows_of(lengths, batch, seq_len)
 
 

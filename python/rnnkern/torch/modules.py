@@ -178,7 +178,7 @@ class RNNBase(Recurrent):
         for a tensor that is not dense or on another device, and TypeError for a value that is no tensor, or a length
         that is no integer.
         """
-        if self._frozen is not None and lengths is None and mask is None and reset is None:
+        if lengths is None and mask is None and reset is None:
             answer = self._frozen_answer(input, hx)
             if answer is not None:
                 return answer  # type: ignore[no-any-return]
