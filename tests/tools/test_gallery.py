@@ -117,7 +117,10 @@ def test_the_page_is_what_the_record_says() -> None:
 def test_ctrl_c_keeps_the_checkpoint(tmp_path: Path) -> None:
     """The program stops training, saves, and shows what was learned so far; here as ``rnnkern demo``."""
     command = [sys.executable, "-u", "-m", "rnnkern.cli", "demo", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "hell\n"  # the toy has ended, the training of minutes begins
