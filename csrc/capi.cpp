@@ -190,8 +190,8 @@ rnnk_status rnnk_dropout(const rnnk_dropout_args* args) {
     if (a.device != RNNK_CPU && a.device != RNNK_CUDA) {
       fail(RNNK_INVALID_VALUE, "device: expected RNNK_CPU (0) or RNNK_CUDA (1), got %d", a.device);
     }
-    if (a.device == RNNK_CPU) check_lengths(a.lengths, a.seq_len, a.batch);
-    else check_device(a.device_index, "device_index"), report_faults(a.device_index);
+    check_lengths(a.lengths, a.seq_len, a.batch, a.device == RNNK_CPU);
+    if (a.device != RNNK_CPU) check_device(a.device_index, "device_index"), report_faults(a.device_index);
     if (a.seq_len == 0 || a.batch == 0) return;
     required(static_cast<const char*>(a.in.data), "in");
     required(static_cast<const char*>(a.out.data), "out");

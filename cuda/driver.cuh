@@ -15,7 +15,7 @@ inline bool may_drop(const Problem& p, const CellShape& shape) { return shape.ha
 inline bool reads_directly(const LayerCall& a, const Layout& d) {
   const rnnk_tensor& x = a.x;
   return x.stride[2] == 1 && x.stride[1] >= d.I && x.stride[0] == a.batch * x.stride[1] && x.stride[1] % 8 == 0 &&
-         d.I == d.I_padded && !a.lengths && !a.mask && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
+         d.I == d.I_padded && !a.lengths && !a.mask.data && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
 }
 
 // What forward and backward share: the problem in time blocks.
@@ -48,7 +48,8 @@ struct Call {
 
   void check_lengths() const {
     if (!args.lengths || B == 0) return;
-    run_move(CheckLengths{B, args.lengths, T_, fault_word_on_device(problem.device_index)}, stream, "check_lengths");
+    run_move(CheckLengths{B, dense_lengths(args.lengths), T_, fault_word_on_device(problem.device_index)}, stream,
+             "check_lengths");
   }
 };
 

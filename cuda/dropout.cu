@@ -9,7 +9,7 @@ namespace {
 template <class T>
 struct Drop {
   int64_t count, batch, units, seq_len;
-  const int64_t* lengths;
+  rnnk_tensor lengths;
   rnnk_tensor in, out;
   uint64_t seed, threshold;
   uint32_t call, stream, first_step;
@@ -18,7 +18,7 @@ struct Drop {
     const int64_t u = e % units, b = e / units % batch, t = e / units / batch;
     uint32_t words[4][1];
     philox(Counter{seed, call, stream, first_step + static_cast<uint32_t>(t), static_cast<uint32_t>(b * units + u)}, words);
-    const bool kept = (!lengths || t < lengths[b]) && words[0][0] >= threshold;
+    const bool kept = (!lengths.data || t < length_at(lengths, b)) && words[0][0] >= threshold;
     store3<T>(out, t, b, u, kept ? load3<T>(in, t, b, u) * scale : T(0));
   }
 };
@@ -36,7 +36,7 @@ void drop(const rnnk_dropout_args& a) {
 
 void device_dropout(const rnnk_dropout_args& a) {
   const gpu::OnDevice device(a.device_index);
-  if (a.lengths) {
+  if (a.lengths.data) {
     gpu::run_move(gpu::CheckLengths{a.batch, a.lengths, a.seq_len, gpu::fault_word_on_device(a.device_index)}, a.cuda_stream,
                   "check_lengths");
   }

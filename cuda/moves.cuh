@@ -88,31 +88,35 @@ struct PackVector {
 // `piece_steps` steps from `first` on are below each length; or null.
 struct CheckLengths {
   int64_t count;
-  const int64_t* lengths;
+  rnnk_tensor lengths;
   int64_t steps;
   uint64_t* fault;
   int64_t* piece = nullptr;
   int64_t first = 0, piece_steps = 0;
   RNNK_DEVICE void run(int64_t e) const {
-    if (lengths[e] < 0 || lengths[e] > steps) *fault = static_cast<uint64_t>(e) + 1;
+    const int64_t length = length_at(lengths, e);
+    if (length < 0 || length > steps) *fault = static_cast<uint64_t>(e) + 1;
     if (!piece) return;
-    const int64_t left = lengths[e] - first;
+    const int64_t left = length - first;
     piece[e] = left < 0 ? 0 : least(left, piece_steps);
   }
 };
 
-// A mark stands before its step, so a reverse walk comes to it from the step after.
-struct ReverseResets {
+// A mark stands before its step, so a reverse walk comes to it from the step after: shift 1.
+struct CopyMarks {
   int64_t count;
-  const uint8_t* reset;
-  const int64_t* lengths;
-  int64_t steps, batch;
+  MarksCopy of;
   uint8_t* to;
   RNNK_DEVICE void run(int64_t e) const {
-    const int64_t next = e / batch + 1, end = lengths ? least(lengths[e % batch], steps) : steps;
-    to[e] = next < end ? reset[e + batch] : uint8_t{0};
+    const int64_t row = e % of.batch, t = e / of.batch + of.shift;
+    const int64_t end = of.shift && of.lengths ? least(of.lengths[row], of.seq_len) : of.seq_len;
+    to[e] = t < end ? of.from.data[t * of.from.step + row * of.from.row] : uint8_t{0};
   }
 };
+
+inline rnnk_tensor dense_lengths(const int64_t* lengths) {
+  return {const_cast<int64_t*>(lengths), {1, 0, 0}, RNNK_INT64, 0};
+}
 
 template <class T>
 struct DrawDropped {  // the mask of recurrent dropout

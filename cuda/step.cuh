@@ -79,7 +79,7 @@ template <class T>
 Walk<T> walk_of(const Problem& p, const LayerCall& a, const Layout& d, const void* dropped) {
   Walk<T> w{};
   w.steps = a.seq_len, w.batch = a.batch;
-  w.lengths = a.lengths, w.mask = a.mask, w.reset = a.reset;
+  w.lengths = a.lengths, w.mask = a.mask.data, w.reset = a.reset.data;
   w.hidden = d.hidden, w.out = d.out;
   w.o = cell_options<T>(p);
   w.zoneout[0] = p.zoneout[0], w.zoneout[1] = p.zoneout[1], w.recurrent_dropout = p.recurrent_dropout;

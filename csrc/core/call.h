@@ -16,6 +16,19 @@ struct Parameters {
   void* cuda_stream = nullptr;
 };
 
+// Bytes [T, B]; null: absent. GPU: contiguous.
+struct Marks {
+  const uint8_t* data = nullptr;
+  int64_t step = 0, row = 0;  // strides
+};
+
+// A copy of marks; lengths: contiguous [B], or null.
+struct MarksCopy {
+  Marks from;
+  const int64_t* lengths;
+  int64_t seq_len, batch, shift;
+};
+
 struct LayerCall {
   int64_t seq_len = 0, batch = 0;
   // [B] in the caller's order; null: all rows are full. GPU: of these steps. CPU: of the whole sequence, read outside kernels only.
@@ -43,8 +56,8 @@ struct LayerCall {
   // added to. GPU: the sums stay in the workspace from the call that starts them to the one that stores them.
   bool start_sums = true, store_sums = true;
 
-  const uint8_t *mask = nullptr, *reset = nullptr;  // [T, B] contiguous
-  bool train = false;                               // random masks are drawn, with the counters of rnnk_args
+  Marks mask, reset;
+  bool train = false;  // random masks are drawn, with the counters of rnnk_args
   uint64_t seed = 0;
   uint32_t call = 0, stream = 0;
   int64_t first_step = 0;

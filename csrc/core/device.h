@@ -18,8 +18,11 @@ void device_dropout(const rnnk_dropout_args& args);
 void device_add(const Problem& problem, const LayerCall& call, const rnnk_tensor& more);
 // How many of the `steps` times from `first` on are before the end of each row of `call`, [B] on the GPU.
 void device_window_lengths(const Problem& problem, const LayerCall& call, int64_t first, int64_t steps, int64_t* to);
-// The resets of `args` as a reverse walk meets them, [T, B] on the GPU: the mark of step t + 1 at step t, if the row has both.
-void device_reverse_resets(int device_index, const rnnk_args& args, uint8_t* to);
+// Lengths as contiguous int64 [B] on the GPU, clamped to [0, T]; one outside is reported.
+void device_lengths(int device_index, const rnnk_args& args, int64_t* to);
+// Marks as contiguous bytes [T, B] on the GPU; `shift` 1: the mark of step t + 1 at step t, if the row has both, as a reverse walk
+// meets resets.
+void device_marks(int device_index, const MarksCopy& copy, uint8_t* to, void* cuda_stream);
 
 constexpr int kMostSides = 7;  // with the stream itself 8, CUDA's default number of hardware queues
 

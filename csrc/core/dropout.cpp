@@ -40,7 +40,7 @@ void task(const void* job, int64_t, int index, int tasks) {
   const RandomBits draw = random_bits();
   for (int64_t t = a.seq_len * index / tasks; t < a.seq_len * (index + 1) / tasks; ++t) {
     for (int64_t b = 0; b < a.batch; ++b) {
-      const bool alive = !a.lengths || t < a.lengths[b];
+      const bool alive = !a.lengths.data || t < length_at(a.lengths, b);
       if (a.in.dtype == RNNK_FLOAT64) mask_row<double>(a, draw, t, b, alive);
       else mask_row<float>(a, draw, t, b, alive);
     }

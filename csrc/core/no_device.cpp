@@ -20,9 +20,8 @@ void device_add(const Problem&, const LayerCall&, const rnnk_tensor&) {
 void device_window_lengths(const Problem&, const LayerCall&, int64_t, int64_t, int64_t*) {
   fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable());
 }
-void device_reverse_resets(int, const rnnk_args&, uint8_t*) {
-  fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable());
-}
+void device_lengths(int, const rnnk_args&, int64_t*) { fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable()); }
+void device_marks(int, const MarksCopy&, uint8_t*, void*) { fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable()); }
 void device_dropout(const rnnk_dropout_args&) { fail(RNNK_NOT_SUPPORTED, "device: %s", devices_unavailable()); }
 
 }  // namespace rnnk

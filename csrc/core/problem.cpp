@@ -52,8 +52,8 @@ int64_t dtype_size(int dtype) {
 }
 
 const char* dtype_name(int dtype) {
-  static const char* const names[] = {"float32", "float64", "bfloat16", "float16"};
-  return dtype >= 0 && dtype < 4 ? names[dtype] : "unknown";
+  static const char* const names[] = {"float32", "float64", "bfloat16", "float16", "int32", "int64", "uint8"};
+  return dtype >= 0 && dtype < 7 ? names[dtype] : "unknown";
 }
 
 rnnk_problem checked_problem(const rnnk_problem* given) {

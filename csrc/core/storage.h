@@ -79,6 +79,12 @@ constexpr int native_dtype() {
 }
 
 RNNK_HD int64_t item_size(int dtype) { return dtype == RNNK_FLOAT64 ? 8 : dtype == RNNK_FLOAT32 ? 4 : 2; }
+// Entry b of lengths [B] of int32 or int64.
+RNNK_HD int64_t length_at(const rnnk_tensor& lengths, int64_t b) {
+  const int64_t i = b * lengths.stride[0];
+  if (lengths.dtype == RNNK_INT32) return static_cast<const int32_t*>(lengths.data)[i];
+  return static_cast<const int64_t*>(lengths.data)[i];
+}
 RNNK_HD char* at(const rnnk_tensor& t, int64_t offset) { return static_cast<char*>(t.data) + offset * item_size(t.dtype); }
 
 // Row (i, j) of a [T, B, X] tensor, row i of a [B, X] one.

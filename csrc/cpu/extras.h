@@ -31,19 +31,22 @@ struct Extras {
   bool may_drop() const { return d.shape.has_options && problem.recurrent_dropout > 0; }
   bool drops() const { return may_drop() && args.train; }
 
-  bool masked(int64_t t, int64_t sorted) const { return args.mask && !args.mask[t * rows.batch + rows.row(sorted)]; }
+  bool at(const Marks& marks, int64_t t, int64_t sorted) const {
+    return marks.data[t * marks.step + rows.row(sorted) * marks.row];
+  }
+  bool masked(int64_t t, int64_t sorted) const { return args.mask.data && !at(args.mask, t, sorted); }
   // Whether the walk begins anew at time t: the mark stands before a step, so a reverse walk comes to it from the step after.
   bool resets(int64_t t, int64_t sorted) const {
-    if (!args.reset) return false;
+    if (!args.reset.data) return false;
     if (rows.reverse && args.steps_before + ++t >= whole_length(sorted)) return false;
-    return args.reset[t * rows.batch + rows.row(sorted)];
+    return at(args.reset, t, sorted);
   }
   int64_t whole_length(int64_t sorted) const { return args.whole_lengths ? args.whole_lengths[sorted] : args.whole_steps; }
   // Nothing here changes any step of the call.
-  bool quiet() const { return !args.mask && !args.reset && !zones(0) && !zones(1) && !drops(); }
+  bool quiet() const { return !args.mask.data && !args.reset.data && !zones(0) && !zones(1) && !drops(); }
   // Before step s of the walk, if the row takes that step.
   bool resets_at(int64_t s, int64_t sorted) const {
-    return args.reset && sorted < rows.alive(s) && resets(rows.time(s), sorted);
+    return args.reset.data && sorted < rows.alive(s) && resets(rows.time(s), sorted);
   }
   int64_t first_step(int64_t sorted) const { return rows.reverse && rows.lengths ? rows.steps - rows.lengths[sorted] : 0; }
 

@@ -139,7 +139,7 @@ struct Blocks {
     int64_t skip = chunk * kChunk, n = 0;
     for (int64_t u = first; u < smaller(first + steps, rows.steps); ++u) {
       const int64_t s = rows.steps - 1 - u, alive = rows.alive(s);
-      if (args.mask) {  // masked steps have no gradient, and what they were given may be NaN
+      if (args.mask.data) {  // masked steps have no gradient, and what they were given may be NaN
         for (int64_t r = 0; r < alive && n < kChunk; ++r) {
           if (extras.masked(rows.time(s), r)) continue;
           if (skip > 0) --skip;
@@ -387,7 +387,7 @@ struct Blocks {
     for (int64_t u = first; u < smaller(first + steps, rows.steps); ++u) {
       const int64_t s = rows.steps - 1 - u, alive = rows.alive(s), dead = batch - alive;
       for (int64_t r = alive + part.first(dead); r < alive + part.last(dead); ++r) zero(s, r);
-      for (int64_t r = part.first(alive); args.mask && r < part.last(alive); ++r) {
+      for (int64_t r = part.first(alive); args.mask.data && r < part.last(alive); ++r) {
         if (extras.masked(rows.time(s), r)) zero(s, r);
       }
     }

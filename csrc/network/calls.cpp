@@ -18,15 +18,38 @@ rnnk_weights weights_at(const rnnk_weights* array, int64_t index, const char* na
   return one;
 }
 
+namespace {
+
+Marks marks_of(const rnnk_tensor& t) { return {static_cast<const uint8_t*>(t.data), t.stride[0], t.stride[1]}; }
+
+}  // namespace
+
 Calls::Calls(const Network& n, const rnnk_args& a, const Extent& e, const RowSpace& rows)
-    : network_(n), args_(a), extent_(e), rows_(rows) {
-  if (!n.on_cpu()) {
-    if (a.reset && n.any_reverse()) {
-      device_reverse_resets(n.first().device_index, a, rows.reverse_resets);
-    }
-  } else if (a.lengths) {
-    sort_rows(a.lengths, a.batch, rows.order, rows.sorted_lengths);
+    : network_(n), args_(a), extent_(e), rows_(rows), mask_(marks_of(a.mask)), reset_(marks_of(a.reset)) {
+  if (a.seq_len > 0 && a.batch > 0) take_rows();
+}
+
+// Lengths and marks as kernels read them.
+void Calls::take_rows() {
+  const rnnk_args& a = args_;
+  const int device = network_.first().device_index;
+  const bool cpu = network_.on_cpu();
+  if (a.lengths.data) {
+    const bool dense = a.lengths.dtype == RNNK_INT64 && (a.batch == 1 || a.lengths.stride[0] == 1);
+    lengths_ = dense ? static_cast<const int64_t*>(a.lengths.data) : rows_.lengths;
+    if (!dense && !cpu) device_lengths(device, a, rows_.lengths);
+    for (int64_t b = 0; !dense && cpu && b < a.batch; ++b) rows_.lengths[b] = length_at(a.lengths, b);
+    if (cpu) sort_rows(lengths_, a.batch, rows_.order, rows_.sorted_lengths);
   }
+  if (cpu) return;
+  const auto copy = [&](const Marks& from, int64_t shift, uint8_t* to) {
+    device_marks(device, {from, lengths_, a.seq_len, a.batch, shift}, to, a.cuda_stream);
+    return Marks{to, a.batch, 1};
+  };
+  if (reset_.data && network_.any_reverse()) reverse_reset_ = copy(reset_, 1, rows_.reverse_resets);
+  const auto dense = [&](const Marks& m) { return m.step == a.batch && (m.row == 1 || a.batch == 1); };
+  if (mask_.data && !dense(mask_)) mask_ = copy(mask_, 0, rows_.mask);
+  if (reset_.data && !dense(reset_)) reset_ = copy(reset_, 0, rows_.reset);
 }
 
 KernelCall Calls::common(int64_t layer, int64_t direction) const {
@@ -36,14 +59,14 @@ KernelCall Calls::common(int64_t layer, int64_t direction) const {
   const int64_t index = layer * network_.directions + direction;
   LayerCall& c = k.call;
   c.seq_len = c.whole_steps = c.last = a.seq_len, c.batch = a.batch;
-  c.lengths = a.lengths;
-  if (a.lengths && network_.on_cpu()) {
+  c.lengths = lengths_;
+  if (lengths_ && network_.on_cpu()) {
     c.order = rows_.order, c.sorted_lengths = c.whole_lengths = rows_.sorted_lengths;
   }
   c.packed = static_cast<const char*>(a.packed) + network_.packed_at(layer, direction);
   c.h_0 = state_rows(a.h_0, index), c.c_0 = state_rows(a.c_0, index);
-  c.mask = a.mask;
-  c.reset = !network_.on_cpu() && a.reset && k.problem.reverse ? rows_.reverse_resets : a.reset;
+  c.mask = mask_;
+  c.reset = !network_.on_cpu() && k.problem.reverse ? reverse_reset_ : reset_;
   c.train = a.flags & RNNK_CALL_TRAIN;
   c.seed = a.seed, c.call = a.call, c.stream = a.stream + static_cast<uint32_t>(index), c.first_step = a.first_step;
   c.cuda_stream = a.cuda_stream;

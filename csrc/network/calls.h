@@ -30,12 +30,15 @@ class Calls {
   void drop(int64_t layer, const rnnk_tensor& from, const rnnk_tensor& to) const;
 
  private:
+  void take_rows();
   KernelCall common(int64_t layer, int64_t direction) const;
 
   const Network& network_;
   const rnnk_args& args_;
   const Extent& extent_;
   const RowSpace& rows_;
+  const int64_t* lengths_ = nullptr;  // contiguous
+  Marks mask_, reset_, reverse_reset_;
 };
 
 }  // namespace rnnk

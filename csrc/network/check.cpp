@@ -53,10 +53,16 @@ void check_extent(const Problem& problem, int64_t layers, int64_t seq_len, int64
   }
 }
 
-void check_lengths(const int64_t* lengths, int64_t seq_len, int64_t batch) {
-  for (int64_t i = 0; lengths && i < batch; ++i) {
-    if (lengths[i] < 0 || lengths[i] > seq_len) {
-      fail(RNNK_INVALID_VALUE, "lengths[%lld]: expected 0 to %lld (seq_len), got %lld", ll{i}, ll{seq_len}, ll{lengths[i]});
+void check_lengths(const rnnk_tensor& lengths, int64_t seq_len, int64_t batch, bool values) {
+  if (!lengths.data) return;
+  if (lengths.reserved) fail(RNNK_INVALID_VALUE, "lengths.reserved: expected 0, got %d", lengths.reserved);
+  if (lengths.dtype != RNNK_INT32 && lengths.dtype != RNNK_INT64) {
+    fail(RNNK_INVALID_TYPE, "lengths: expected dtype int32 or int64, got %s", dtype_name(lengths.dtype));
+  }
+  for (int64_t i = 0; values && i < batch; ++i) {
+    const int64_t length = length_at(lengths, i);
+    if (length < 0 || length > seq_len) {
+      fail(RNNK_INVALID_VALUE, "lengths[%lld]: expected 0 to %lld (seq_len), got %lld", ll{i}, ll{seq_len}, ll{length});
     }
   }
 }
@@ -96,6 +102,14 @@ void check_parameter(const Problem& p, const char* name, const rnnk_tensor& t, c
   }
 }
 
+void check_marks(const rnnk_tensor& marks, const char* name) {
+  if (!marks.data) return;
+  if (marks.reserved) fail(RNNK_INVALID_VALUE, "%s.reserved: expected 0, got %d", name, marks.reserved);
+  if (marks.dtype != RNNK_UINT8) {
+    fail(RNNK_INVALID_TYPE, "%s: expected dtype uint8, got %s", name, dtype_name(marks.dtype));
+  }
+}
+
 void check_masks(const Network& n) {
   char reason[240] = "";
   for (int l = 0; l < std::min<int64_t>(n.num_layers, 2); ++l) {
@@ -131,15 +145,16 @@ void check_weights(const Network& n, const rnnk_weights* weights, Wanted wanted)
 void check_args(const Network& n, const rnnk_args& a, Pass pass) {
   const Problem& problem = n.first();
   check_extent(n, a.seq_len, a.batch);
-  if (n.on_cpu()) check_lengths(a.lengths, a.seq_len, a.batch);  // the kernels of a GPU check theirs
-  else report_faults(problem.device_index);
+  check_lengths(a.lengths, a.seq_len, a.batch, n.on_cpu());  // the kernels of a GPU check values
+  if (!n.on_cpu()) report_faults(problem.device_index);
   const bool backward = pass == Pass::backward, any = a.seq_len > 0 && a.batch > 0;
   const CellInfo& cell = *cell_info(problem.cell);
   if (cell.states == 1 && (a.c_0.data || a.c_n.data || a.dc_n.data || a.dc_0.data)) {
     fail(RNNK_INVALID_VALUE, "c_0, c_n, dc_n, dc_0: cell %s has no cell state", cell.name);
   }
   if (a.flags & ~uint32_t{RNNK_CALL_TRAIN}) fail(RNNK_INVALID_VALUE, "flags: unknown bits in 0x%x", a.flags);
-  if (a.mask || a.reset) check_masks(n);
+  check_marks(a.mask, "mask"), check_marks(a.reset, "reset");
+  if (a.mask.data || a.reset.data) check_masks(n);
   if (!(a.clip_dh >= 0)) fail(RNNK_INVALID_VALUE, "clip_dh: expected a bound above 0, or 0 for none, got %g", a.clip_dh);
   check_tensor(problem, a.x, "x", any, false);
   check_tensor(problem, a.y, "y", any && !(backward && problem.recompute), false);

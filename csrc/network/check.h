@@ -14,7 +14,8 @@ void check_weights(const Network&, const rnnk_weights* weights, Wanted);
 // seq_len and batch are in range and so small that no size computed from them overflows.
 void check_extent(const Network&, int64_t seq_len, int64_t batch);
 void check_extent(const Problem&, int64_t layers, int64_t seq_len, int64_t batch);
-void check_lengths(const int64_t* lengths, int64_t seq_len, int64_t batch);
+// values: they are in host memory, and are checked too.
+void check_lengths(const rnnk_tensor& lengths, int64_t seq_len, int64_t batch, bool values);
 // A buffer has the bytes that are needed, and is aligned.
 void check_room(const char* name, const void* data, size_t size, int64_t needed);
 

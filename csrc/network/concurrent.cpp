@@ -54,7 +54,9 @@ void add(const LayerCall& a, const rnnk_tensor& more, int64_t columns) {
         const int64_t all = j.a.seq_len * j.a.batch;
         for (int64_t row = all * task / tasks; row < all * (task + 1) / tasks; ++row) {
           const int64_t t = row / j.a.batch, b = row % j.a.batch;
-          if ((j.a.lengths && t >= j.a.lengths[b]) || (j.a.mask && !j.a.mask[row])) continue;
+          if ((j.a.lengths && t >= j.a.lengths[b]) ||
+              (j.a.mask.data && !j.a.mask.data[t * j.a.mask.step + b * j.a.mask.row]))
+            continue;
           const Row to = row3(j.a.dx, t, b);
           const T* const from = static_cast<const T*>(j.more.data) + row * j.columns;
           for (int64_t i = 0; i < j.columns; ++i) {

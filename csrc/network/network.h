@@ -53,7 +53,7 @@ void network_forward(const Network&, const rnnk_args&);
 void network_backward(const Network&, const rnnk_args&);
 
 inline Extent extent_of(const Network& n, const rnnk_args& a, bool keeps) {
-  return {a.seq_len, a.batch, a.mask || a.reset, keeps,
+  return {a.seq_len, a.batch, a.mask.data || a.reset.data, keeps,
           n.num_layers > 1 && n.dropout > 0 && (a.flags & RNNK_CALL_TRAIN) != 0};
 }
 

@@ -109,8 +109,9 @@ LayerCall window_of(const Problem& p, const LayerCall& whole, int64_t first, int
   s.seq_len = s.last = steps;
   s.first_step += first;
   s.steps_before += first;
-  if (s.mask) s.mask += first * s.batch;
-  if (s.reset) s.reset += first * s.batch;
+  for (Marks* m : {&s.mask, &s.reset}) {
+    if (m->data) m->data += first * m->step;
+  }
   for (rnnk_tensor* t : {&s.x, &s.y, &s.dy, &s.dx, &s.dh}) {
     if (t->data) t->data = at(*t, first * t->stride[0]);
   }

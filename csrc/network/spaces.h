@@ -27,14 +27,20 @@ class ReserveSpace {
   int64_t output_bytes_ = 0, outputs_ = 0, inputs_ = 0, bytes_ = 0;
 };
 
-// Rows sorted by length on a CPU; on a GPU the resets of a reverse walk.
+// Lengths as contiguous int64; on a CPU also sorted, on a GPU also marks as contiguous bytes and the resets of a reverse walk.
 struct RowSpace {
+  int64_t* lengths;
   int32_t* order = nullptr;
   int64_t* sorted_lengths = nullptr;
-  uint8_t* reverse_resets = nullptr;
-  RowSpace(Carver& c, const Network& n, const Extent& e) {
-    if (n.on_cpu()) order = c.take<int32_t>(e.batch), sorted_lengths = c.take<int64_t>(e.batch);
-    else reverse_resets = c.take<uint8_t>(n.any_reverse() && e.masked ? e.seq_len * e.batch : 0);
+  uint8_t *mask = nullptr, *reset = nullptr, *reverse_resets = nullptr;
+  RowSpace(Carver& c, const Network& n, const Extent& e) : lengths(c.take<int64_t>(e.batch)) {
+    if (n.on_cpu()) {
+      order = c.take<int32_t>(e.batch), sorted_lengths = c.take<int64_t>(e.batch);
+    } else if (e.masked) {
+      const int64_t steps = e.seq_len * e.batch;
+      mask = c.take<uint8_t>(steps), reset = c.take<uint8_t>(steps);
+      reverse_resets = c.take<uint8_t>(n.any_reverse() ? steps : 0);
+    }
   }
 };
 

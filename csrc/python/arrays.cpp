@@ -48,17 +48,15 @@ int dtype_of(const py::dtype& dtype) {
   type_error(std::string(name) + ": expected dtype float32, float64, bfloat16 or float16, got " + got);
 }
 
-ArrayView view_numpy(const py::array& array, const char* name) {
+// All but the dtype.
+ArrayView numpy_layout(const py::array& array, const char* name) {
   ArrayView v;
   const py::dtype dtype = array.dtype();
-  const int code = dtype_of(dtype);
-  if (code < 0) bad_dtype(name, py::str(static_cast<py::object>(dtype)).cast<std::string>());
   if (!native(dtype)) {
     type_error(std::string(name) + ": expected native byte order, got " +
                py::str(static_cast<py::object>(dtype.attr("str"))).cast<std::string>());
   }
   v.tensor.data = const_cast<void*>(array.data());
-  v.tensor.dtype = code;
   v.writable = array.writeable();
   const py::ssize_t item = array.itemsize();
   for (py::ssize_t i = 0; i < array.ndim(); ++i) {
@@ -74,6 +72,15 @@ ArrayView view_numpy(const py::array& array, const char* name) {
                           ": expected aligned data, got an address that is no multiple of the item size");
   }
   v.owner = array;
+  return v;
+}
+
+ArrayView view_numpy(const py::array& array, const char* name) {
+  const py::dtype dtype = array.dtype();
+  const int code = dtype_of(dtype);
+  if (code < 0) bad_dtype(name, py::str(static_cast<py::object>(dtype)).cast<std::string>());
+  ArrayView v = numpy_layout(array, name);
+  v.tensor.dtype = code;
   return v;
 }
 
@@ -295,19 +302,35 @@ ArrayView view(const py::handle& array, const char* name, const Where& where, st
   return v;
 }
 
-ArrayView gpu_items(const py::handle& array, const char* name, const Where& where, Items items,
-                    std::initializer_list<int64_t> shape, bool write) {
-  if (py::isinstance<py::array>(array)) check_device({dlpack::kCPU, 0}, name, where);
+ArrayView view_items(const py::handle& array, const char* name, const Where& where, Items items,
+                     std::initializer_list<int64_t> shape, bool write) {
   ArrayView v;
-  const dlpack::DataType t = foreign(array, name, where, v);
+  dlpack::DataType t{255, 0, 1};
+  const bool numpy = py::isinstance<py::array>(array);
+  if (where.device != RNNK_CPU) {
+    if (numpy) check_device({dlpack::kCPU, 0}, name, where);
+    t = foreign(array, name, where, v);
+  } else {
+    if (!numpy) type_error(std::string(name) + ": expected a NumPy array, got " + type_name(array));
+    const auto own = py::reinterpret_borrow<py::array>(array);
+    v = numpy_layout(own, name);
+    const char kind = own.dtype().kind();
+    if (kind == 'i') t.code = dlpack::kInt;
+    if (kind == 'u') t.code = dlpack::kUInt;
+    if (kind == 'b') t.code = dlpack::kBool;
+    t.bits = static_cast<uint8_t>(own.itemsize() * 8);
+  }
   const bool byte = t.bits == 8 && (t.code == dlpack::kUInt || (items == Items::marks && t.code == dlpack::kBool));
-  if (t.lanes != 1 || !(items == Items::int64 ? t.code == dlpack::kInt && t.bits == 64 : byte)) {
-    const char* const wanted[] = {"int64", "uint8", "bool or uint8"};
+  const bool length = t.code == dlpack::kInt && (t.bits == 32 || t.bits == 64);
+  if (t.lanes != 1 || !(items == Items::lengths ? length : byte)) {
+    const char* const wanted[] = {"int32 or int64", "bool or uint8", "uint8"};
     type_error(std::string(name) + ": expected dtype " + wanted[static_cast<int>(items)] + ", got DLPack type code " +
                std::to_string(t.code) + " with " + std::to_string(t.bits) + " bits");
   }
+  v.tensor.dtype = !length ? RNNK_UINT8 : t.bits == 32 ? RNNK_INT32 : RNNK_INT64;
   check_use(v, name, shape, write);
-  if (!dense(v)) throw py::value_error(std::string(name) + ": expected a contiguous array");
+  if (items == Items::bytes && !dense(v)) throw py::value_error(std::string(name) + ": expected a contiguous array");
+  for (size_t i = 0; i < v.strides.size() && i < 3; ++i) v.tensor.stride[i] = v.strides[i];
   alignas(64) static char nothing[64];
   if (!v.tensor.data) v.tensor.data = nothing;
   return v;

@@ -33,10 +33,11 @@ struct Where {
 ArrayView view(const py::handle& array, const char* name, const Where& where, std::initializer_list<int64_t> shape,
                bool write);
 
-// Contiguous memory of a GPU that holds no numbers of ours.
-enum class Items { int64, uint8, marks };  // marks: bool or uint8
-ArrayView gpu_items(const py::handle& array, const char* name, const Where& where, Items items,
-                    std::initializer_list<int64_t> shape, bool write);
+// Arrays that hold no numbers to compute with, of NumPy or on a GPU. lengths: int32 or int64; marks: bool or uint8; bytes: uint8,
+// contiguous. Errors as of `view`.
+enum class Items { lengths, marks, bytes };
+ArrayView view_items(const py::handle& array, const char* name, const Where& where, Items items,
+                     std::initializer_list<int64_t> shape, bool write);
 
 // Whether elements stand in memory without gaps, the last axis innermost.
 bool dense(const ArrayView& view);

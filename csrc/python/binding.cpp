@@ -18,11 +18,10 @@ void dropout(const py::object& x, const py::object& out, double p, const std::tu
   std::tie(a.seed, a.call, a.stream) = key;
   a.seq_len = from.shape[0], a.batch = from.shape[1], a.hidden_size = from.shape[2];
   a.in = from.tensor, a.out = to.tensor;
-  py::array_t<int64_t, py::array::c_style> held;
+  ArrayView rows;
   if (!lengths.is_none()) {
-    held = py::cast<py::array_t<int64_t, py::array::c_style>>(lengths);
-    if (held.ndim() != 1 || held.shape(0) != a.batch) throw py::value_error("lengths: expected shape [batch]");
-    a.lengths = held.data();
+    rows = view_items(lengths, "lengths", {}, Items::lengths, {a.batch}, false);
+    a.lengths = rows.tensor;
   }
   check(released(true, [&] { return rnnk_dropout(&a); }));
 }

@@ -101,7 +101,6 @@ class Call {
     states(kH0, plan.outputs(), args_.h_0, false);
     states(kC0, plan.cell_units(), args_.c_0, false);
     rows();
-    args_.mask = marks(kMask), args_.reset = marks(kReset);
     if (given_[kRandom]) {
       args_.flags |= RNNK_CALL_TRAIN;
       std::tie(args_.seed, args_.call, args_.stream, args_.first_step) =
@@ -148,45 +147,17 @@ class Call {
   void states(Argument which, int64_t units, rnnk_tensor& to, bool write) {
     tensor(which, {plan_.count(), B_, units}, to, write);
   }
-  void* items(const py::handle& array, const char* name, Items what, std::initializer_list<int64_t> shape, bool write) {
-    views_.push_back(gpu_items(array, name, plan_.where(), what, shape, write));
-    return views_.back().tensor.data;
-  }
 
-  // lengths: contiguous int64 [B], of NumPy or on the GPU.
+  // Of NumPy, or on the GPU: lengths of int32 or int64 [B], mask and reset of bool or uint8 [T, B].
   void rows() {
-    const py::handle lengths = given_[kLengths];
-    if (!lengths) return;
-    if (plan_.on_gpu()) {
-      args_.lengths = static_cast<const int64_t*>(items(lengths, "lengths", Items::int64, {B_}, false));
-      return;
-    }
-    if (!py::isinstance<py::array_t<int64_t>>(lengths)) throw py::type_error("lengths: expected a NumPy array of int64");
-    const auto array = py::reinterpret_borrow<py::array_t<int64_t>>(lengths);
-    if (array.ndim() != 1 || array.shape(0) != B_) {
-      throw py::value_error("lengths: expected shape (" + std::to_string(B_) + ",), got " +
-                            py::str(static_cast<py::object>(array.attr("shape"))).cast<std::string>());
-    }
-    if (!(array.flags() & py::array::c_style)) throw py::value_error("lengths: expected a contiguous array");
-    args_.lengths = array.data();
+    integers(kLengths, Items::lengths, {B_}, args_.lengths);
+    integers(kMask, Items::marks, {T_, B_}, args_.mask);
+    integers(kReset, Items::marks, {T_, B_}, args_.reset);
   }
-
-  // mask, reset: bool or uint8 [T, B], of NumPy or on the GPU.
-  const uint8_t* marks(Argument which) {
-    const py::handle given = given_[which];
-    const char* const name = kNames[which];
-    if (!given) return nullptr;
-    if (plan_.on_gpu()) return static_cast<const uint8_t*>(items(given, name, Items::marks, {T_, B_}, false));
-    if (!py::isinstance<py::array>(given)) throw py::type_error(std::string(name) + ": expected a NumPy array");
-    const auto array = py::reinterpret_borrow<py::array>(given);
-    const char kind = array.dtype().kind();
-    if ((kind != 'b' && kind != 'u') || array.itemsize() != 1) {
-      throw py::type_error(std::string(name) + ": expected bool or uint8");
-    }
-    if (array.ndim() != 2 || array.shape(0) != T_ || array.shape(1) != B_ || !(array.flags() & py::array::c_style)) {
-      throw py::value_error(std::string(name) + ": expected a contiguous array of shape (seq_len, batch)");
-    }
-    return static_cast<const uint8_t*>(array.data());
+  void integers(Argument which, Items what, std::initializer_list<int64_t> shape, rnnk_tensor& to) {
+    if (!given_[which]) return;
+    views_.push_back(view_items(given_[which], kNames[which], plan_.where(), what, shape, false));
+    to = views_.back().tensor;
   }
 
   void reserve(bool write) {
@@ -195,7 +166,8 @@ class Call {
     if (!bytes) return;
     void* data = nullptr;
     if (plan_.on_gpu()) {
-      data = items(bytes, "reserve", Items::uint8, {-1}, write);
+      views_.push_back(view_items(bytes, "reserve", plan_.where(), Items::bytes, {-1}, write));
+      data = views_.back().tensor.data;
       args_.reserve_size = static_cast<size_t>(views_.back().shape[0]);
     } else {
       if (!py::isinstance<py::array_t<uint8_t>>(bytes)) throw py::type_error("reserve: expected a NumPy array of uint8");

@@ -253,7 +253,7 @@ class Plan {
     if (!array || array.is_none()) {
       throw py::value_error(std::string(name) + ": expected " + std::to_string(least) + " bytes on the GPU, got None");
     }
-    ArrayView v = gpu_items(array, name, where_, Items::uint8, {-1}, true);
+    ArrayView v = view_items(array, name, where_, Items::bytes, {-1}, true);
     if (static_cast<size_t>(v.shape[0]) < least) {
       throw py::value_error(std::string(name) + ": expected at least " + std::to_string(least) + " bytes, got " +
                             std::to_string(v.shape[0]));

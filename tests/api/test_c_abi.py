@@ -20,11 +20,15 @@ from c_abi import (
     FLOAT32,
     FLOAT64,
     FORWARD,
+    INT32,
+    INT64,
     INVALID_TYPE,
     INVALID_VALUE,
     LSTM,
     NOT_SUPPORTED,
     OK,
+    TRAIN,
+    UINT8,
     Args,
     Dropout,
     Layer,
@@ -229,6 +233,10 @@ def put_reserved(name: str) -> Change:
     return lambda layer: setattr(getattr(layer.args, name), "reserved", 1)
 
 
+def put_marks(name: str, dtype: int) -> Change:
+    return lambda layer: setattr(layer.args, name, tensor(np.ones((layer.T, layer.B), np.uint8), dtype))
+
+
 def add(name: str, value: int) -> Change:
     return lambda layer: setattr(layer.args, name, getattr(layer.args, name) + value)
 
@@ -270,6 +278,16 @@ CALLS: list[tuple[str, Change, tuple[str, ...], int, str]] = [
     ("negative B", put("batch", -1), IN_BOTH, INVALID_VALUE, "batch: expected 0 to .*got -1"),
     ("length below", length(1, -1), IN_BOTH, INVALID_VALUE, r"lengths\[1\]: expected 0 to 4 \(seq_len\), got -1"),
     ("length above", length(2, 5), IN_BOTH, INVALID_VALUE, r"lengths\[2\]: expected 0 to 4 \(seq_len\), got 5"),
+    (
+        "lengths dtype",
+        put_dtype("lengths", UINT8),
+        IN_BOTH,
+        INVALID_TYPE,
+        "lengths: expected dtype int32 or int64, got uint8",
+    ),
+    ("lengths reserved", put_reserved("lengths"), IN_BOTH, INVALID_VALUE, "lengths.reserved: expected 0, got 1"),
+    ("mask dtype", put_marks("mask", FLOAT32), IN_BOTH, INVALID_TYPE, "mask: expected dtype uint8, got float32"),
+    ("reset dtype", put_marks("reset", INT64), IN_BOTH, INVALID_TYPE, "reset: expected dtype uint8, got int64"),
     ("no x", absent("x"), IN_BOTH, INVALID_VALUE, "x: expected a tensor, got NULL"),
     ("no y", absent("y"), IN_BOTH, INVALID_VALUE, "y: expected a tensor, got NULL"),
     ("x dtype", put_dtype("x", FLOAT64), IN_BOTH, INVALID_TYPE, "x: expected dtype float32, got float64"),
@@ -433,13 +451,43 @@ def test_a_pack_of_another_plan_is_refused(lib: Any, layer: Layer) -> None:
     assert lib.rnnk_plan_pack_layout(None) == 0
 
 
+@pytest.mark.parametrize("direction", [0, 1, 2])
+@pytest.mark.parametrize("flags", [0, 2], ids=["", "recompute"])
+def test_lengths_and_marks_of_any_layout(lib: Any, direction: int, flags: int) -> None:
+    """int32 lengths with a stride, masks and resets [B, T]: the bits of dense ones."""
+    rng = np.random.default_rng(0)
+    T, B = Layer.T, Layer.B
+    marks = {"mask": rng.random((T, B)) < 0.7, "reset": rng.random((T, B)) < 0.3}
+    spread = np.full((B, 2), -9, np.int32)
+    spread[:, 0] = T, 0, 2
+    results = []
+    for dense in (True, False):
+        layer = Layer(lib, LSTM, direction=direction, num_layers=2, flags=flags, dropout=0.5)
+        layer.args.flags = TRAIN
+        given = {name: mask if dense else np.ascontiguousarray(mask.T).T for name, mask in marks.items()}
+        for name, mask in given.items():
+            setattr(layer.args, name, tensor(mask, UINT8))
+        if not dense:
+            assert given["mask"].strides == (1, T)
+            layer.args.lengths = tensor(spread[:, 0], INT32)
+        for which in ("pack", "forward", "backward"):
+            status = layer.pack() if which == "pack" else layer.call(which)
+            assert status == OK, lib.rnnk_last_error()
+        results.append(
+            {name: np.array(array) for name, array in layer.outputs.items() if name not in ("packed", "reserve")}
+        )
+        layer.close()
+    for name, array in results[0].items():
+        assert np.array_equal(array, results[1][name]), name
+
+
 def test_dropout(lib: Any) -> None:
     values, out = np.ones((2, 3, 50), np.float32), np.full((2, 3, 50), 7, np.float32)
     lengths = np.array([2, 1, 0], np.int64)
 
     def call(**change: Any) -> int:
-        fields = {"p": 0.25, "seed": 5, "seq_len": 2, "batch": 3, "hidden_size": 50, "lengths": lengths.ctypes.data,
-                  "input": tensor(values), "output": tensor(out)}  # fmt: skip
+        fields = {"p": 0.25, "seed": 5, "seq_len": 2, "batch": 3, "hidden_size": 50,
+                  "lengths": tensor(lengths, INT64), "input": tensor(values), "output": tensor(out)}  # fmt: skip
         return int(lib.rnnk_dropout(c.byref(new(Dropout, **{**fields, **change}))))
 
     bad: list[tuple[dict[str, Any], int, str]] = [
@@ -472,7 +520,7 @@ def test_empty_calls(lib: Any, layer: Layer) -> None:
     """T = 0 and B = 0 ask for no x or y; the state passes through."""
     for name in ("x", "y", "dx", "dy"):
         absent(name)(layer)
-    layer.args.lengths, layer.args.seq_len = None, 0
+    layer.args.lengths.data, layer.args.seq_len = None, 0
     assert layer.call("forward") == OK, lib.rnnk_last_error()
     assert np.array_equal(layer.outputs["h_n"], layer.inputs["h_0"])
     layer.args.seq_len, layer.args.batch = 4, 0

@@ -178,3 +178,31 @@ def test_training_of_a_stack_is_a_wavefront(
         got = stack.together(keep=True)
         assert got["forks"] == got["back forks"] == 3
         stack.same(got, wanted, f"seed {seed}")
+
+
+@pytest.mark.parametrize("kernel", ["cuda_stepwise", "cuda_solo"])
+def test_lengths_and_marks_of_any_layout(kernel: str) -> None:
+    """int32 lengths with a stride, and masks and resets [B, T], in both directions: the bits of dense ones."""
+    T, B, H, rng = 7, 3, 20, np.random.default_rng(1)
+    plan = DevicePlan(simt_library(), "gru", "float32", H, H, num_layers=2, direction=2, dropout=0.25, kernel=kernel)
+    weights: list[Any] = []
+    for index in range(4):
+        shapes = [(3 * H, H if index < 2 else 2 * H), (3 * H, H), (3 * H,), (3 * H,)]
+        weights += [(rng.standard_normal(shape) * 0.2).astype(np.float32) for shape in shapes] + [None, None]
+    packed = plan.pack_all(weights)
+    x, dy = (rng.standard_normal((T, B, width)).astype(np.float32) for width in (H, 2 * H))
+    spread = np.full((B, 2), -5, np.int32)
+    spread[:, 1] = T, 3, 0
+    marks = {"mask": rng.random((T, B)) < 0.7, "reset": rng.random((T, B)) < 0.3}
+    turned = {name: np.ascontiguousarray(mark.T).T for name, mark in marks.items()}
+    results = []
+    for given in ({"lengths": spread[:, 1].astype(np.int64), **marks}, {"lengths": spread[:, 1], **turned}):
+        out = {"y": np.full((T, B, 2 * H), 7, np.float32), "h_n": np.zeros((4, B, H), np.float32)}
+        grads = {"dx": np.zeros_like(x), "dh_0": np.zeros((4, B, H), np.float32)}
+        own = [None if w is None else np.zeros_like(w) for w in weights]
+        call = {"x": x, "reserve": c_abi.aligned(plan.sizes(T, B)["reserve"]), "random": (3, 1, 0, 0), **given}
+        plan.run("forward", packed, **call, **out)
+        plan.run("backward", packed, **call, y=out["y"], dy=dy, gradients=own, **grads)
+        results.append(out | grads | {f"gradient {i}": w for i, w in enumerate(own) if w is not None})
+    same_bits(results[0], results[1], kernel)
+    assert np.abs(results[0]["dx"]).max() > 0

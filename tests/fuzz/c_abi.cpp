@@ -100,11 +100,36 @@ rnnk_tensor tensor(Input& in, Memory& memory, int32_t dtype, std::initializer_li
   return t;
 }
 
-const int64_t* lengths(Input& in, Memory& memory, int64_t seq_len, int64_t batch) {
-  if (batch < 0 || batch > kMost) return nullptr;
-  int64_t* to = static_cast<int64_t*>(memory.get(batch * 8));
-  for (int64_t b = 0; to && b < batch; ++b) to[b] = in.any_of<int64_t>({0, 1, 2, seq_len, seq_len});
-  return to;
+rnnk_tensor lengths(Input& in, Memory& memory, int64_t seq_len, int64_t batch) {
+  rnnk_tensor t{};
+  if (batch < 0 || batch > kMost) return t;
+  t.dtype = in.any_of<int32_t>({RNNK_INT64, RNNK_INT64, RNNK_INT64, RNNK_INT32, RNNK_INT32, RNNK_UINT8});
+  t.stride[0] = in.any_of<int64_t>({1, 1, 1, 2, -1, 0});
+  t.reserved = in.one_in(60);
+  const int size = t.dtype == RNNK_INT64 ? 8 : 4;
+  const int64_t last = batch > 0 ? (batch - 1) * t.stride[0] : 0;
+  char* const base = static_cast<char*>(memory.get(batch > 0 ? (std::abs(last) + 1) * size : 0));
+  if (!base) return t;
+  t.data = base - std::min<int64_t>(last, 0) * size;
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t length = in.any_of<int64_t>({0, 1, 2, seq_len, seq_len});
+    char* const to = static_cast<char*>(t.data) + b * t.stride[0] * size;
+    if (size == 8) std::memcpy(to, &length, 8);
+    else *reinterpret_cast<int32_t*>(to) = static_cast<int32_t>(length);
+  }
+  return t;
+}
+
+// Bytes [T, B], the first axis or the second innermost.
+rnnk_tensor marks(Input& in, Memory& memory, int64_t seq_len, int64_t batch) {
+  rnnk_tensor t{};
+  const int64_t count = seq_len * batch;
+  auto* const bytes = static_cast<uint8_t*>(memory.get(count));
+  for (int64_t i = 0; bytes && i < count; ++i) bytes[i] = static_cast<uint8_t>(in.below(3));
+  const bool turned = in.one_in(3);
+  t.data = bytes, t.stride[0] = turned ? 1 : batch, t.stride[1] = turned ? seq_len : 1;
+  t.dtype = in.one_in(40) ? RNNK_FLOAT32 : RNNK_UINT8;
+  return t;
 }
 
 // A struct_size of no version, too small: the library may then read nothing but that field.
@@ -271,13 +296,8 @@ void run(Input& in) {
   const bool keep = !in.one_in(3);
   if (keep) a.reserve = sized(sizes.reserve, a.reserve_size);
   a.workspace = workspace(sizes.workspace_forward_least, sizes.workspace_forward, a.workspace_size);
-  const int64_t marks = T * B;
-  const auto bytes_of = [&](int n) {
-    uint8_t* m = in.one_in(n) ? static_cast<uint8_t*>(memory.get(marks)) : nullptr;
-    for (int64_t i = 0; m && i < marks; ++i) m[i] = static_cast<uint8_t>(in.below(3));
-    return m;
-  };
-  a.mask = bytes_of(4), a.reset = bytes_of(4);
+  if (in.one_in(4)) a.mask = marks(in, memory, T, B);
+  if (in.one_in(4)) a.reset = marks(in, memory, T, B);
   a.clip_dh = in.any_of<double>({0, 0, 1, -1});
   a.seed = in.take<uint64_t>(), a.call = in.take<uint32_t>(), a.stream = in.take<uint32_t>();
   a.first_step = in.any_of<int64_t>({0, 0, 5});

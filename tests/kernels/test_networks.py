@@ -240,7 +240,7 @@ class Network(Layer):
 
     def __init__(self, lib: Any, **problem: Any) -> None:
         super().__init__(lib, LSTM, **problem)
-        self.args.lengths = None
+        self.args.lengths.data = None
         assert self.pack() == OK
 
     def results(self, which: str, workspace: Any) -> dict[str, bytes]:

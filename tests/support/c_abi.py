@@ -12,6 +12,7 @@ import numpy as np
 I32, I64, U32, U64, P = c.c_int32, c.c_int64, c.c_uint32, c.c_uint64, c.c_void_p
 OK, INVALID_VALUE, INVALID_TYPE, NOT_SUPPORTED = range(4)
 FLOAT32, FLOAT64, BFLOAT16 = 0, 1, 2
+INT32, INT64, UINT8 = 4, 5, 6
 TRAIN = 1
 FORWARD, BACKWARD, BOTH = 1, 2, 3  # rnnk_halves
 LSTM = 3
@@ -60,7 +61,8 @@ Args = _struct(
     "Args",
     *_fields(U32, "struct_size flags"),
     *_fields(I64, "seq_len batch"),
-    *_fields(P, "lengths mask reset packed"),
+    *_fields(Tensor, "lengths mask reset"),
+    ("packed", P),
     ("packed_size", c.c_size_t),
     *_fields(Tensor, "x h_0 c_0 y h_n c_n"),
     ("reserve", P),
@@ -81,8 +83,7 @@ Dropout = _struct(
     ("p", c.c_double),
     ("seed", U64),
     *_fields(I64, "seq_len batch hidden_size"),
-    ("lengths", P),
-    *_fields(Tensor, "input output"),
+    *_fields(Tensor, "lengths input output"),
 )
 Verdict = _struct(
     "Verdict",
@@ -183,7 +184,7 @@ class Layer:
             for structs, arrays in ((self.weights, self.arrays[-1]), (self.gradients, grads)):
                 structs[index] = new(Weights, **{name: tensor(array) for name, array in arrays.items()})
         self.args = new(
-            Args, seq_len=T, batch=B, lengths=self.lengths.ctypes.data,
+            Args, seq_len=T, batch=B, lengths=tensor(self.lengths, INT64),
             packed=self.outputs["packed"].ctypes.data, packed_size=self.sizes.packed,
             reserve=self.outputs["reserve"].ctypes.data, reserve_size=self.sizes.reserve,
             workspace=self.workspace.ctypes.data, workspace_size=self.workspace.size,

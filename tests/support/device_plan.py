@@ -20,7 +20,7 @@ from native import ROOT, alone, run, tool
 from one_layer import SLOTS, OneLayer
 from problems import Array
 
-_DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
+_DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3, "int32": 4, "int64": 5, "uint8": 6, "bool": 6}
 _FLAGS = {
     "recompute": 2, "tf32": 4, "peephole": 8, "coupled": 16, "reset_before": 32, "layer_norm": 64, "independent": 128,
 }  # fmt: skip
@@ -139,10 +139,7 @@ class DevicePlan(OneLayer):
         for name, value in given.items():
             if value is None:
                 continue
-            if name in ("lengths", "mask", "reset"):
-                assert value.flags.c_contiguous
-                setattr(args, name, value.ctypes.data)
-            elif name == "reserve":
+            if name == "reserve":
                 kept = value if value.size else c_abi.aligned(64)  # NumPy's empty arrays may point anywhere
                 args.reserve, args.reserve_size = kept.ctypes.data, value.size
                 held.append(kept)

@@ -60,7 +60,10 @@ typedef enum rnnk_dtype {
   RNNK_FLOAT32 = 0,
   RNNK_FLOAT64 = 1,
   RNNK_BFLOAT16 = 2, /* summed in float32 */
-  RNNK_FLOAT16 = 3   /* storage only: computed in float32 */
+  RNNK_FLOAT16 = 3,  /* storage only: computed in float32 */
+  RNNK_INT32 = 4,    /* lengths only, as the next one */
+  RNNK_INT64 = 5,
+  RNNK_UINT8 = 6 /* mask and reset only, bool included */
 } rnnk_dtype;
 
 typedef enum rnnk_device { RNNK_CPU = 0, RNNK_CUDA = 1 } rnnk_device;
@@ -192,14 +195,13 @@ enum {
  * rnnk_backward does not visit layers below the lowest one that a wanted gradient needs. */
 typedef struct rnnk_args {
   uint32_t struct_size;
-  uint32_t flags;         /* RNNK_CALL_TRAIN */
-  int64_t seq_len;        /* T >= 0 */
-  int64_t batch;          /* B >= 0 */
-  const int64_t* lengths; /* [B] each in [0, T], any order, or NULL for T everywhere */
-  const uint8_t* mask;    /* [T, B] contiguous, or NULL: 0 holds the state in that step; y is 0, x is not read */
-  const uint8_t*
-      reset; /* [T, B] contiguous, or NULL: not 0 cuts between steps t - 1 and t: nothing passes, in either direction */
-  const void* packed; /* from rnnk_pack_weights; 64-byte aligned */
+  uint32_t flags;      /* RNNK_CALL_TRAIN */
+  int64_t seq_len;     /* T >= 0 */
+  int64_t batch;       /* B >= 0 */
+  rnnk_tensor lengths; /* [B] of RNNK_INT32 or RNNK_INT64, each in [0, T], in any order; absent: T everywhere */
+  rnnk_tensor mask;    /* [T, B] of RNNK_UINT8: 0 holds the state in that step; y is 0, x is not read */
+  rnnk_tensor reset;   /* [T, B] of RNNK_UINT8: not 0 cuts between steps t - 1 and t: nothing passes, in either direction */
+  const void* packed;  /* from rnnk_pack_weights; 64-byte aligned */
   size_t packed_size;
   rnnk_tensor x;        /* [T, B, I] */
   rnnk_tensor h_0, c_0; /* [L*D, B, P], [L*D, B, C]; c_0 only where the cell has a cell state */
@@ -267,7 +269,7 @@ typedef struct rnnk_dropout_args {
   double p;        /* in [0, 1] */
   uint64_t seed;
   int64_t seq_len, batch, hidden_size;
-  const int64_t* lengths;
+  rnnk_tensor lengths; /* as in rnnk_args */
   rnnk_tensor in, out;
   int32_t device, device_index; /* rnnk_device, where `in`, `out` and `lengths` are */
   void* cuda_stream;

@@ -351,6 +351,9 @@ static rnnk_tensor columns(rnnk_tensor t, int64_t d, int64_t width) {
   return t;
 }
 
+static rnnk_tensor lengths_of(const test_case* c) { return view((void*)c->lengths, 1, 1, RNNK_INT64); }
+static rnnk_tensor marks(const test_case* c, const uint8_t* bytes) { return view((void*)bytes, c->s.B, 1, RNNK_UINT8); }
+
 /* W_IH ... PARAMS, or their gradients, of one direction of one layer. */
 static rnnk_weights weights_of(const test_case* c, void* const* blocks, int dtype, int64_t index) {
   const int64_t inputs = index < c->D ? c->s.I : c->D * outputs_of(c);
@@ -425,9 +428,9 @@ static rnnk_args args_of(const run* r, void* const* in) {
   a.flags = c->o || c->dropout > 0 ? RNNK_CALL_TRAIN : 0;
   a.seq_len = T;
   a.batch = B;
-  a.lengths = c->lengths;
-  a.mask = c->mask;
-  a.reset = c->reset;
+  a.lengths = lengths_of(c);
+  a.mask = marks(c, c->mask);
+  a.reset = marks(c, c->reset);
   a.seed = 12345678901234567u;
   a.call = 3;
   a.stream = 5;
@@ -570,7 +573,7 @@ static void drop(const run* r, const rnnk_args* a, int64_t layer, rnnk_tensor fr
   d.seq_len = c->s.T;
   d.batch = c->s.B;
   d.hidden_size = P;
-  d.lengths = c->lengths;
+  d.lengths = lengths_of(c);
   for (int64_t i = 0; i < c->D; ++i) {
     d.stream = a->stream + (uint32_t)(layer * c->D + i);
     d.in = columns(from, i, P);
