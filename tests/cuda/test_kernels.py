@@ -347,7 +347,7 @@ def test_dropout_draws_the_cpus_masks(dtype: str, p: float) -> None:
         kinds = dict(zip(DTYPES, range(4), strict=True))
         args = c_abi.new(
             Dropout, call=7, stream=2, p=p, seed=1234567890123, seq_len=5, batch=3, hidden_size=19,
-            lengths=lengths.ctypes.data, input=c_abi.tensor(x, kinds[dtype]),
+            lengths=c_abi.tensor(lengths, c_abi.INT64), input=c_abi.tensor(x, kinds[dtype]),
             output=c_abi.tensor(out.array, kinds[dtype]), device=device,
         )  # fmt: skip
         assert library.rnnk_dropout(c.byref(args)) == 0, library.rnnk_last_error()
