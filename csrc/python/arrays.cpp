@@ -400,7 +400,7 @@ bool plain_array(const py::handle& array, int axes, int64_t* shape, bool write, 
 Tensors::Tensors(const py::handle& like) : like_(like), api_(exchange_api(Py_TYPE(like.ptr()))) {}
 
 bool Tensors::read(const py::handle& array, int axes, int64_t* shape, rnnk_tensor& to) const {
-  if (Py_TYPE(array.ptr()) != Py_TYPE(like_.ptr())) return false;
+  if (exchange_api(Py_TYPE(array.ptr())) != api_) return false;
   dlpack::Tensor t;
   if (static_cast<const dlpack::ExchangeApi*>(api_)->tensor_from_object(array.ptr(), &t) != 0) {
     PyErr_Clear();

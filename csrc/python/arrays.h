@@ -56,7 +56,7 @@ bool plain_rows(const py::handle& array, int64_t rows, int64_t columns, bool wri
 // The same of an array with so many axes, whose sizes it writes down. An array without elements is not one.
 bool plain_array(const py::handle& array, int axes, int64_t* shape, bool write, rnnk_tensor& to);
 
-// Tensors of the type of one, of a library with DLPack's C table: torch's.
+// Tensors of the library of one, which has DLPack's C table: torch's.
 class Tensors {
  public:
   explicit Tensors(const py::handle& like);

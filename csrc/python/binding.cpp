@@ -115,11 +115,11 @@ PYBIND11_MODULE(_core_of_main_interpreter, m) {
       .def("step", &Stepper::step, py::arg("x"), py::arg("h"), py::arg("c") = none)
       .def("try_step", &Stepper::try_step, py::arg("x"), py::arg("state"));
   py::class_<Inference>(m, "Inference")
-      .def(py::init<std::shared_ptr<Plan>, std::shared_ptr<Packed>, bool, bool>(), py::arg("plan"), py::arg("packed"),
-           py::arg("batch_first") = false, py::arg("step") = false)
+      .def(py::init<std::shared_ptr<Plan>, std::shared_ptr<Packed>, bool, bool>(), py::arg("plan"),
+           py::arg("packed").none(true), py::arg("batch_first") = false, py::arg("step") = false)
       .def_property_readonly("plain", &Inference::plain)
       .def("try_call", &Inference::try_call, py::arg("x"), py::arg("state"))
-      .def("try_tensors", &Inference::try_tensors, py::arg("x"), py::arg("state"));
+      .def("try_tensors", &Inference::try_tensors, py::arg("x"), py::arg("state"), py::arg("weights") = none);
   m.def("dropout", &dropout, py::arg("x"), py::arg("out"), py::arg("p"), py::arg("key"), py::arg("lengths") = none);
   m.def("explain", &explain, py::arg("cell"), py::arg("dtype"), py::arg("sizes"), py::arg("extent"), py::arg("layer") = 0);
   m.def("device_count", &device_count);

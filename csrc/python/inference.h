@@ -23,12 +23,12 @@ struct NumpyArrays {
 
 class Inference {
  public:
-  // step: of a cell, whose arrays have no axes of time, layers and directions.
+  // packed: null where each call brings weights. step: of a cell, whose arrays have no axes of time, layers and directions.
   Inference(std::shared_ptr<Plan> plan, std::shared_ptr<Packed> packed, bool batch_first, bool step)
       : plan_(std::move(plan)), packed_(std::move(packed)), batch_first_(batch_first), step_(step) {
     if (plan_->on_gpu()) throw py::value_error("plan: expected one of the CPU");
     if (step && plan_->count() > 1) throw py::value_error("plan: expected one layer in one direction");
-    plan_->accept(*packed_, true);
+    if (packed_) plan_->accept(*packed_, true);
     // States of half types, and of sLSTM, come in other forms than the kernels'.
     plain_ =
         (plan_->dtype() == RNNK_FLOAT32 || plan_->dtype() == RNNK_FLOAT64) && plan_->cell_units() <= plan_->hidden_size();
@@ -39,18 +39,24 @@ class Inference {
   // None: something is unusual and nothing was done.
   py::object try_call(const py::handle& x, const py::handle& state) const {
     if (!plain_ || Py_TYPE(x.ptr()) != py::detail::npy_api::get().PyArray_Type_) return py::none();
-    return call(NumpyArrays{}, x, state);
+    return call(NumpyArrays{}, x, state, nullptr);
   }
   // The same for tensors with any strides. The caller knows that their memory holds their values, and that no graph is recorded.
-  py::object try_tensors(const py::handle& x, const py::handle& state) const {
+  // weights: five for each layer and direction, as rnnk_weights has them but for params, None: absent; packed anew. The caller has
+  // compared their dtype and shapes. Null: the pack is read.
+  py::object try_tensors(const py::handle& x, const py::handle& state, const py::object& weights) const {
     const Tensors tensors(x);
-    return plain_ && tensors ? call(tensors, x, state) : py::none();
+    if (!plain_ || !tensors) return py::none();
+    if (weights.is_none()) return call(tensors, x, state, nullptr);
+    std::vector<rnnk_weights> given;
+    return take_weights(tensors, py::cast<py::list>(weights), given) ? call(tensors, x, state, given.data()) : py::none();
   }
   bool plain() const { return plain_; }
 
  private:
   template <class Arrays>
-  py::object call(const Arrays& arrays, const py::handle& x, const py::handle& state) const {
+  py::object call(const Arrays& arrays, const py::handle& x, const py::handle& state, const rnnk_weights* weights) const {
+    if (!weights && !packed_) throw py::value_error("weights: expected a list, since there is no pack");
     rnnk_args args{};
     int64_t shape[3] = {1, 1, 1};
     if (!take(arrays, x, shape, args.x) || shape[2] != plan_->input_size()) return py::none();
@@ -61,7 +67,6 @@ class Inference {
     if (swapped) std::swap(args.x.stride[0], args.x.stride[1]);
     args.struct_size = sizeof args;
     args.seq_len = T, args.batch = B;
-    args.packed = packed_->data(), args.packed_size = packed_->size();
     py::object y, h_n, c_n;
     if (step_) {
       h_n = give(arrays, {B, P}, args.y);
@@ -73,11 +78,40 @@ class Inference {
       if (C > 0) c_n = arrays.make(plan_->dtype(), {L, B, C}, args.c_n);
     }
     const Needs needs = plan_->needs(T, B);
-    const Workspace workspace(std::max<size_t>(needs.sizes.workspace_forward, 64));
-    args.workspace = workspace.data(), args.workspace_size = workspace.size();
-    check(released(needs.forward_us > kReleaseAboveUs, [&] { return rnnk_forward(plan_->native(), &args); }));
+    const size_t pack_bytes = weights ? (needs.sizes.packed + 63) / 64 * 64 : 0;
+    const Workspace workspace(pack_bytes + std::max<size_t>(needs.sizes.workspace_forward, 64));
+    args.packed = weights ? workspace.data() : packed_->data();
+    args.packed_size = weights ? pack_bytes : packed_->size();
+    args.workspace = static_cast<char*>(workspace.data()) + pack_bytes, args.workspace_size = workspace.size() - pack_bytes;
+    check(released(needs.forward_us > kReleaseAboveUs || pack_bytes > kReleaseAboveBytes, [&] {
+      if (weights) {
+        const rnnk_status packed =
+            rnnk_pack_weights(plan_->native(), weights, RNNK_PACK_FORWARD, workspace.data(), pack_bytes, nullptr);
+        if (packed != RNNK_OK) return packed;
+      }
+      return rnnk_forward(plan_->native(), &args);
+    }));
     py::object states = C > 0 ? py::object(py::make_tuple(h_n, c_n)) : h_n;
     return step_ ? states : py::object(py::make_tuple(y, states));
+  }
+
+  bool take_weights(const Tensors& tensors, const py::list& given, std::vector<rnnk_weights>& all) const {
+    if (static_cast<int64_t>(given.size()) != 5 * plan_->count())
+      throw py::value_error("weights: expected five for each layer and direction");
+    all.resize(static_cast<size_t>(plan_->count()));
+    for (size_t i = 0; i < given.size(); ++i) {
+      rnnk_weights& w = all[i / 5];
+      w.struct_size = sizeof w;
+      rnnk_tensor* const slots[] = {&w.weight_ih, &w.weight_hh, &w.bias_ih, &w.bias_hh, &w.weight_hr};
+      const py::handle array = PyList_GET_ITEM(given.ptr(), static_cast<Py_ssize_t>(i));
+      const int axes = i % 5 == 2 || i % 5 == 3 ? 1 : 2;
+      int64_t shape[2] = {1, 1};
+      rnnk_tensor& to = *slots[i % 5];
+      if (array.is_none()) continue;
+      if (!tensors.read(array, axes, shape, to) || to.dtype != plan_->dtype()) return false;
+      if (axes == 2 ? to.stride[1] != 1 || to.stride[0] != shape[1] : to.stride[0] != 1) return false;
+    }
+    return true;
   }
 
   // An array with the axes that a layer's has; a cell's gets a first one of size 1.

@@ -103,10 +103,11 @@ class Stepper:
 class Inference:
     """Inference of a network on plain arrays in one call; threads may share one.
 
-    step: of a cell, whose arrays have no axes of time, layers and directions.
+    packed: None where each call brings weights. step: of a cell, whose arrays have no axes of time, layers and
+    directions.
     """
 
-    def __init__(self, plan: Plan, packed: Packed, batch_first: bool = False, step: bool = False) -> None: ...
+    def __init__(self, plan: Plan, packed: Packed | None, batch_first: bool = False, step: bool = False) -> None: ...
     @property
     def plain(self) -> bool:
         """Whether it ever answers: float32 and float64, but not sLSTM, whose states come in another form."""
@@ -118,10 +119,11 @@ class Inference:
         Arrays are contiguous NumPy arrays in the plan's dtype. None, and nothing done, for anything else.
         """
 
-    def try_tensors(self, x: Any, state: Any) -> Any:
+    def try_tensors(self, x: Any, state: Any, weights: list[Any] | None = None) -> Any:
         """The same for tensors of torch with DLPack's C table, in host memory, with any strides.
 
-        The caller makes sure that memory holds their values (no negation bit) and that no graph is to be recorded.
+        weights: five for each layer and direction (None: absent), of the plan's shapes; they are packed anew for this
+        call. The caller makes sure that memory holds values (no negation bit) and that no graph is to be recorded.
         """
 
 def fit(tensors: list[Any], types: tuple[type, ...], dtype: str, shapes: tuple[tuple[int, ...], ...]) -> bool:

@@ -1,7 +1,7 @@
 """The middle between Python's faces and the native library: specs, plans, packed weights and calls."""
 
 from .call import backward, drawing, dropping, forward
-from .plans import new_reserve, pack, plan, reserve_bytes, vectors
+from .plans import new_reserve, pack, places_of, plan, reserve_bytes, vectors
 from .spec import (
     NO_MARKS,
     Array,
@@ -36,6 +36,7 @@ __all__ = [
     "forward",
     "new_reserve",
     "pack",
+    "places_of",
     "plan",
     "reserve_bytes",
     "vectors",

@@ -68,7 +68,7 @@ class Tape:
 def fingerprint(array: np.ndarray[Any, Any]) -> int:
     """CRC-32 of an array's bytes, read in memory order where it is dense and from a copy where it has gaps."""
     if array.flags.c_contiguous:
-        return zlib.crc32(array.view(np.uint8))
+        return zlib.crc32(array.view(np.uint8).data)
     order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
     dense = np.ascontiguousarray(array.transpose(order))
     return zlib.crc32(dense.reshape(-1).view(np.uint8).data)

@@ -34,12 +34,20 @@ class Frozen(NamedTuple):
     weights: tuple[Tensor, ...]
     packed: Any
     blocks: tuple[Tensor, ...]
-    settings: tuple[Any, ...]  # ``Recurrent._settings`` then
-    inference: Any  # _core.Inference on the CPU, where it can answer
+
+
+class Short(NamedTuple):
+    """What answers plain tensors in host memory by one call of the library (``Recurrent._short_answer``)."""
+
+    settings: tuple[Any, ...]  # ``Recurrent._settings`` when it was made
+    dtype: torch.dtype
+    spec: engine.Spec
+    places: tuple[int | None, ...]  # of the weights as the call takes them
+    inference: Any  # _core.Inference
 
 
 _TYPES = (Tensor, Parameter)  # of tensors that have numbers: subclasses may only say what theirs would be
-_DERIVED = ("_frozen", "_known")  # attributes that are made again, and neither copied nor saved
+_DERIVED = ("_frozen", "_known", "_short")  # attributes that are made again, and neither copied nor saved
 
 
 class Recurrent(StepOptions, Module):
@@ -56,6 +64,7 @@ class Recurrent(StepOptions, Module):
     recompute: bool = False  # set it on a module: backward runs the forward again instead of keeping its gates
     _frozen: Frozen | None = None
     _known: tuple[Any, engine.Spec] | None = None
+    _short: Short | None = None
     _is_layer: bool = False
     _cells: int = 1  # states behind h, where there are any
 
@@ -142,11 +151,8 @@ class Recurrent(StepOptions, Module):
         packed = engine.pack(spec, given, backward=False, memory=memory)
         if spec.gpu is not None:
             gpu.library().synchronize(spec.gpu)
-        inference = None
-        if spec.gpu is None and spec.kernel is None:  # a forced kernel is asked for anew at each call
-            inference = _core.Inference(engine.plan(spec), packed, self.batch_first, not self._is_layer)
-            inference = inference if inference.plain else None
-        self._frozen = Frozen(spec, tuple(weights), packed, tuple(blocks), self._settings(), inference)
+        self.__dict__.pop("_short", None)
+        self._frozen = Frozen(spec, tuple(weights), packed, tuple(blocks))
         return self
 
     def unfreeze(self) -> Any:
@@ -159,29 +165,46 @@ class Recurrent(StepOptions, Module):
         """What decides the spec besides the weights."""
         return (self._options(self.batch_first), self.input_size, self.hidden_size, self.bias)
 
-    def _frozen_answer(self, input: Any, hx: Any) -> Any:
-        """The answer of a frozen module to plain tensors on the CPU, by one call of the library. None: something is
-        unusual; the other way then computes it, or says what is wrong."""
-        if torch.compiler.is_compiling():
-            return None
-        frozen = self._frozen
-        if frozen is None or frozen.inference is None or frozen.settings != self._settings():
+    def _short_answer(self, input: Any, hx: Any) -> Any:
+        """The answer to plain tensors on the CPU that record no gradient, by one call of the library. None: something
+        is unusual; the other way then computes it, or says what is wrong."""
+        if torch.compiler.is_compiling() or watched(()):
             return None
         tensors: tuple[Any, ...] = (input,) if hx is None else (input, *hx) if type(hx) is tuple else (input, hx)
         for tensor in tensors:
             if type(tensor) is not Tensor or tensor.is_neg() or tensor._is_zerotensor():
                 return None
         weights = self._weights()
-        for packed, now in zip(frozen.weights, weights, strict=True):
+        if records_gradient((*tensors, *weights)) or torch.is_autocast_enabled("cpu") or kernel_is_forced():
+            return None
+        short = self._short_of(weights)
+        # With the shapes of the spec: a weight's ``.data`` may be of another kind by now.
+        if short is None or self._draws() or not _core.fit(weights, _TYPES, short.spec.dtype, short.spec.shapes):
+            return None
+        if self._frozen is None:
+            given = [None if at is None else weights[at] for at in short.places]
+            return short.inference.try_tensors(input, hx, given)
+        for packed, now in zip(self._frozen.weights, weights, strict=True):
             if packed is not now:
                 return None
-        if not _core.fit(list(weights), _TYPES, frozen.spec.dtype, frozen.spec.shapes):
-            return None  # a weight's ``.data`` is now of another kind
-        if watched(()) or torch.is_autocast_enabled("cpu") or kernel_is_forced() or self._draws():
+        return short.inference.try_tensors(input, hx)
+
+    def _short_of(self, weights: list[Tensor]) -> Short | None:
+        short, settings, dtype = self._short, self._settings(), weights[0].dtype
+        if short is not None and short.dtype is dtype and short.settings == settings:
+            return short
+        if not weights[0].is_cpu or dtype not in (torch.float32, torch.float64) or gpu.index_of(weights[0]) is not None:
             return None
-        if records_gradient((*tensors, *weights)):
+        spec, frozen = self._spec(dtype, self._options()), self._frozen
+        if frozen is not None and frozen.spec != spec:
             return None
-        return frozen.inference.try_tensors(input, hx)
+        network = engine.plan(spec)
+        inference = _core.Inference(network, frozen and frozen.packed, self.batch_first, not self._is_layer)
+        if not inference.plain or (frozen is None and network.param_rows):  # which are given in another form
+            return None
+        places = tuple(at for own in engine.places_of(spec) for at in own)
+        self.__dict__["_short"] = short = Short(settings, dtype, spec, places, inference)
+        return short
 
     def _draws(self) -> bool:
         """Whether a call draws random masks."""

@@ -137,7 +137,7 @@ class RNNCell(RNNCellBase):
         input: [B, I] or [I].
         hx: [B, H] or [H]; zeros by default.
         """
-        answer = self._frozen_answer(input, hx)
+        answer = self._short_answer(input, hx)
         if answer is not None:
             return answer  # type: ignore[no-any-return]
         return self._step(input, None if hx is None else (hx,), ("hidden",))[0]
@@ -167,7 +167,7 @@ class GRUCell(RNNCellBase):
         input: [B, I] or [I].
         hx: [B, H] or [H]; zeros by default.
         """
-        answer = self._frozen_answer(input, hx)
+        answer = self._short_answer(input, hx)
         if answer is not None:
             return answer  # type: ignore[no-any-return]
         return self._step(input, None if hx is None else (hx,), ("hidden",))[0]
@@ -197,7 +197,7 @@ class LSTMCell(RNNCellBase):
         input: [B, I] or [I].
         hx: (h [B, P], c [B, H]), or without B; zeros by default.
         """
-        answer = self._frozen_answer(input, hx)
+        answer = self._short_answer(input, hx)
         if answer is not None:
             return answer  # type: ignore[no-any-return]
         if isinstance(hx, Tensor):

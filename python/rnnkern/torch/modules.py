@@ -179,7 +179,7 @@ class RNNBase(Recurrent):
         that is no integer.
         """
         if lengths is None and mask is None and reset is None:
-            answer = self._frozen_answer(input, hx)
+            answer = self._short_answer(input, hx)
             if answer is not None:
                 return answer  # type: ignore[no-any-return]
         if isinstance(input, PackedSequence):
