@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -256,3 +257,16 @@ def test_no_comment_opens_with_a_bare_of() -> None:
     suffixes = {".h", ".hpp", ".c", ".cpp", ".cu", ".cuh", ".py", ".pyi"}
     files = [p for top in ("csrc", "cuda", "python", "bench", "examples", "tests") for p in (ROOT / top).rglob("*")]
     assert not [str(p.relative_to(ROOT)) for p in files if p.suffix in suffixes and opens.search(p.read_text())]
+
+
+# --- mutants -------------------------------------------------------------------
+
+
+def test_patches_of_mutants_apply() -> None:
+    """Or are applied: the runner of mutants runs this test too."""
+    git, stale = tool("git"), []
+    for patch in sorted((ROOT / "tests/mutants").glob("*.patch")):
+        tries = ([git, "apply", "--check", *way, patch] for way in ((), ("--reverse",)))
+        if all(subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode for command in tries):
+            stale.append(patch.name)
+    assert not stale
