@@ -20,8 +20,6 @@ from c_abi import (
     FLOAT32,
     FLOAT64,
     FORWARD,
-    INT32,
-    INT64,
     INVALID_TYPE,
     INVALID_VALUE,
     LSTM,
@@ -233,8 +231,8 @@ def put_reserved(name: str) -> Change:
     return lambda layer: setattr(getattr(layer.args, name), "reserved", 1)
 
 
-def put_marks(name: str, dtype: int) -> Change:
-    return lambda layer: setattr(layer.args, name, tensor(np.ones((layer.T, layer.B), np.uint8), dtype))
+def put_marks(name: str, dtype: type) -> Change:
+    return lambda layer: setattr(layer.args, name, tensor(np.ones((layer.T, layer.B), dtype)))
 
 
 def add(name: str, value: int) -> Change:
@@ -286,8 +284,8 @@ CALLS: list[tuple[str, Change, tuple[str, ...], int, str]] = [
         "lengths: expected dtype int32 or int64, got uint8",
     ),
     ("lengths reserved", put_reserved("lengths"), IN_BOTH, INVALID_VALUE, "lengths.reserved: expected 0, got 1"),
-    ("mask dtype", put_marks("mask", FLOAT32), IN_BOTH, INVALID_TYPE, "mask: expected dtype uint8, got float32"),
-    ("reset dtype", put_marks("reset", INT64), IN_BOTH, INVALID_TYPE, "reset: expected dtype uint8, got int64"),
+    ("mask dtype", put_marks("mask", np.float32), IN_BOTH, INVALID_TYPE, "mask: expected dtype uint8, got float32"),
+    ("reset dtype", put_marks("reset", np.int64), IN_BOTH, INVALID_TYPE, "reset: expected dtype uint8, got int64"),
     ("no x", absent("x"), IN_BOTH, INVALID_VALUE, "x: expected a tensor, got NULL"),
     ("no y", absent("y"), IN_BOTH, INVALID_VALUE, "y: expected a tensor, got NULL"),
     ("x dtype", put_dtype("x", FLOAT64), IN_BOTH, INVALID_TYPE, "x: expected dtype float32, got float64"),
@@ -466,10 +464,10 @@ def test_lengths_and_marks_of_any_layout(lib: Any, direction: int, flags: int) -
         layer.args.flags = TRAIN
         given = {name: mask if dense else np.ascontiguousarray(mask.T).T for name, mask in marks.items()}
         for name, mask in given.items():
-            setattr(layer.args, name, tensor(mask, UINT8))
+            setattr(layer.args, name, tensor(mask))
         if not dense:
             assert given["mask"].strides == (1, T)
-            layer.args.lengths = tensor(spread[:, 0], INT32)
+            layer.args.lengths = tensor(spread[:, 0])
         for which in ("pack", "forward", "backward"):
             status = layer.pack() if which == "pack" else layer.call(which)
             assert status == OK, lib.rnnk_last_error()
@@ -487,7 +485,7 @@ def test_dropout(lib: Any) -> None:
 
     def call(**change: Any) -> int:
         fields = {"p": 0.25, "seed": 5, "seq_len": 2, "batch": 3, "hidden_size": 50,
-                  "lengths": tensor(lengths, INT64), "input": tensor(values), "output": tensor(out)}  # fmt: skip
+                  "lengths": tensor(lengths), "input": tensor(values), "output": tensor(out)}  # fmt: skip
         return int(lib.rnnk_dropout(c.byref(new(Dropout, **{**fields, **change}))))
 
     bad: list[tuple[dict[str, Any], int, str]] = [
@@ -497,7 +495,7 @@ def test_dropout(lib: Any) -> None:
         ({"batch": -1}, INVALID_VALUE, "batch: expected 0 to .*got -1"),
         ({"hidden_size": 0}, INVALID_VALUE, "hidden_size: expected 1 to .*got 0"),
         ({"seq_len": 1}, INVALID_VALUE, r"lengths\[0\]: expected 0 to 1 \(seq_len\), got 2"),
-        ({"output": tensor(out, FLOAT64)}, INVALID_TYPE, "in, out: .*got float32 and float64"),
+        ({"output": tensor(out.astype(np.float64))}, INVALID_TYPE, "in, out: .*got float32 and float64"),
     ]
     for change, code, sentence in bad:
         refused(lib, call(**change), code, sentence)

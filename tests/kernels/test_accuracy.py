@@ -16,20 +16,12 @@ import torch
 
 import rnnkern as rk
 from one_layer import HostPlan
-from runner import KERNELS
+from runner import KERNELS, takes
 
 CHAIN = 256
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
 EXACT = {"float32": np.float64, "float64": np.longdouble}
 SIZES = (1, 3, 255, 256, 257, 511, 513, 1000, 4096, 65_537)
-
-
-def takes(kernel: str, dtype: str) -> bool:
-    try:
-        HostPlan("linear", dtype, 1, 1, kernel=kernel)
-    except NotImplementedError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7])

@@ -11,6 +11,8 @@ import numpy as np
 
 I32, I64, U32, U64, P = c.c_int32, c.c_int64, c.c_uint32, c.c_uint64, c.c_void_p
 OK, INVALID_VALUE, INVALID_TYPE, NOT_SUPPORTED = range(4)
+# rnnk_dtype by the names of NumPy's and ml_dtypes' dtypes; a bool is a byte
+DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3, "int32": 4, "int64": 5, "uint8": 6, "bool": 6}
 FLOAT32, FLOAT64, BFLOAT16 = 0, 1, 2
 INT32, INT64, UINT8 = 4, 5, 6
 TRAIN = 1
@@ -76,6 +78,7 @@ Args = _struct(
     *_fields(Tensor, "dy dh_n dc_n dx dh_0 dc_0"),
     *_fields(P, "dweights dh"),
     ("clip_dh", c.c_double),
+    ("weights", P),
 )
 Dropout = _struct(
     "Dropout",
@@ -137,9 +140,10 @@ def aligned(nbytes: int) -> Any:
     return base[start : start + nbytes]
 
 
-def tensor(array: Any, dtype: int = FLOAT32) -> Any:
+def tensor(array: Any) -> Any:
+    """rnnk_tensor of an array of at most three dimensions, in its own dtype."""
     strides = [s // array.itemsize for s in array.strides] + [1, 1]
-    return Tensor(array.ctypes.data, (I64 * 3)(*strides[:3]), dtype, 0)
+    return Tensor(array.ctypes.data, (I64 * 3)(*strides[:3]), DTYPES[array.dtype.name], 0)
 
 
 class Layer:
@@ -184,7 +188,7 @@ class Layer:
             for structs, arrays in ((self.weights, self.arrays[-1]), (self.gradients, grads)):
                 structs[index] = new(Weights, **{name: tensor(array) for name, array in arrays.items()})
         self.args = new(
-            Args, seq_len=T, batch=B, lengths=tensor(self.lengths, INT64),
+            Args, seq_len=T, batch=B, lengths=tensor(self.lengths),
             packed=self.outputs["packed"].ctypes.data, packed_size=self.sizes.packed,
             reserve=self.outputs["reserve"].ctypes.data, reserve_size=self.sizes.reserve,
             workspace=self.workspace.ctypes.data, workspace_size=self.workspace.size,

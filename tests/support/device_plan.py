@@ -20,7 +20,6 @@ from native import ROOT, alone, run, tool
 from one_layer import SLOTS, OneLayer
 from problems import Array
 
-_DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3, "int32": 4, "int64": 5, "uint8": 6, "bool": 6}
 _FLAGS = {
     "recompute": 2, "tf32": 4, "peephole": 8, "coupled": 16, "reset_before": 32, "layer_norm": 64, "independent": 128,
 }  # fmt: skip
@@ -82,7 +81,7 @@ class DevicePlan(OneLayer):
         if options.pop("reverse", False):
             options["direction"] = 1
         problem = c_abi.new(
-            c_abi.Problem, cell=names.index(cell.encode()), dtype=_DTYPES[dtype], device=_CUDA, flags=flags,
+            c_abi.Problem, cell=names.index(cell.encode()), dtype=c_abi.DTYPES[dtype], device=_CUDA, flags=flags,
             input_size=input_size, hidden_size=hidden_size,
         )  # fmt: skip
         for i, activation in enumerate(options.pop("activations", ())):
@@ -151,16 +150,12 @@ class DevicePlan(OneLayer):
                 args.dweights = c.cast(structs, c.c_void_p)
                 held += [structs, arrays]
             elif name == "dh":
-                steps = (c_abi.Tensor * len(value))(*(_tensor(each) for each in value))
+                steps = (c_abi.Tensor * len(value))(*(c_abi.tensor(each) for each in value))
                 args.dh = c.cast(steps, c.c_void_p)
                 held.append(steps)
             else:
-                setattr(args, name, value if name == "clip_dh" else _tensor(value))
+                setattr(args, name, value if name == "clip_dh" else c_abi.tensor(value))
         _check(self.lib, getattr(self.lib, f"rnnk_{which}")(self._plan, c.byref(args)))
-
-
-def _tensor(array: Array) -> Any:
-    return c_abi.tensor(array, _DTYPES[array.dtype.name])
 
 
 def _weights(arrays: list[Array | None]) -> tuple[Any, list[Array | None]]:
@@ -168,5 +163,7 @@ def _weights(arrays: list[Array | None]) -> tuple[Any, list[Array | None]]:
     structs = (c_abi.Weights * (len(arrays) // len(SLOTS)))()
     for index in range(len(structs)):
         own = zip(SLOTS, arrays[index * len(SLOTS) : (index + 1) * len(SLOTS)], strict=True)
-        structs[index] = c_abi.new(c_abi.Weights, **{name: _tensor(array) for name, array in own if array is not None})
+        structs[index] = c_abi.new(
+            c_abi.Weights, **{name: c_abi.tensor(array) for name, array in own if array is not None}
+        )
     return structs, arrays

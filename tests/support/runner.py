@@ -215,3 +215,12 @@ def same_bits(got: dict[str, Array], wanted: dict[str, Array], what: str) -> Non
 
 def _layout(problem: Problem) -> str:
     return "strided" if problem.has("strided") else "batch_first" if problem.has("batch_first") else "plain"
+
+
+def takes(kernel: str, dtype: str) -> bool:
+    """Whether this machine's build of the kernel computes the dtype."""
+    try:
+        HostPlan("linear", dtype, 1, 1, kernel=kernel)
+    except NotImplementedError:
+        return False
+    return True
