@@ -58,13 +58,24 @@ void give(Struct* to, const char* name, Struct result) {
   std::memcpy(to, &result, std::min<size_t>(size, sizeof result));
 }
 
+// The weights of a call that brings them: packed, unless the kernels read them where they are. Returns what follows the header.
+void* take_weights(const Network& n, rnnk_args& a) {
+  void* const own = header_bytes(n) ? no_pack(a.packed) : a.packed;
+  if (reads_unpacked(n, a)) return own;
+  pack_network(n, a.weights, {true, false}, own, a.cuda_stream);
+  a.weights = nullptr;
+  return own;
+}
+
 // A call's arguments after all checks, with ``packed`` as the kernels have it.
 rnnk_args checked_args(const Network& n, const rnnk_args* args, Pass pass) {
   rnnk_args a = adopted(args, offsetof(rnnk_args, dy), "args");
   // Without rows a step has no work, and there may be more steps than anybody could walk: an array of them takes no memory.
   if (a.batch == 0 && a.seq_len > 0) a.seq_len = 0;
   check_args(n, a, pass);
-  if (header_bytes(n)) {
+  if (a.weights) {
+    a.packed = take_weights(n, a);
+  } else if (header_bytes(n)) {
     const bool backward = pass == Pass::backward;  // which runs the forward again if the plan recomputes
     a.packed = open_pack(a.packed, n.layout, {!backward || n.first().recompute, backward});
   }
@@ -151,14 +162,7 @@ rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights
     // A recomputing backward runs the forward again.
     const Halves wanted{(halves & RNNK_PACK_FORWARD) || n.first().recompute, (halves & RNNK_PACK_BACKWARD) != 0};
     if (header_bytes(n)) packed = begin_pack(packed, n.layout, wanted);
-    for (int64_t index = 0; index < n.count(); ++index) {
-      const int64_t l = index / n.directions, d = index % n.directions;
-      const rnnk_weights w = weights_at(weights, index);
-      const Parameters from{w.weight_ih.data, w.weight_hh.data, w.bias_ih.data, w.bias_hh.data,
-                            w.weight_hr.data, w.params.data,    cuda_stream};
-      const Layer& layer = n.layer(l, d);
-      layer.kernel->pack(layer.plain, from, wanted, static_cast<char*>(packed) + n.packed_at(l, d));
-    }
+    pack_network(n, weights, wanted, packed, cuda_stream);
   });
 }
 

@@ -40,7 +40,10 @@ struct LayerCall {
   const int64_t* whole_lengths = nullptr;  // [B] sorted; null: all rows have whole_steps
   int64_t whole_steps = 0, steps_before = 0;
 
-  const void* packed = nullptr;        // the kernel's own bytes
+  void* packed = nullptr;  // the kernel's own bytes
+  // CPU: the weights of a call that brings them; the kernel packs each panel when it needs it, and packed is room for that.
+  bool unpacked = false;
+  Parameters weights;
   rnnk_tensor x{}, h_0{}, c_0{}, y{};  // [T, B, I], [B, P], [B, C], [T, B, P]
   rnnk_tensor h_n{}, c_n{};
   void* reserve = nullptr;  // null: inference

@@ -37,6 +37,10 @@ constexpr int64_t kMostBetweenLayers = 4 << 20;
 // Recomputation: memory is steps * (about 5 vectors a row) + T / steps * (2 vectors a row), which is least at steps = sqrt(0.4 T).
 constexpr double kSegment = 0.4;
 
+// CPU: rows of a single step that reads weights where they are. With more of them, splitting rows between threads pays, and each
+// thread would transpose all weights. Measured.
+constexpr int64_t kMostRowsUnpacked = 64;
+
 // Work below which a second thread costs more than it saves (some 20 us).
 constexpr int64_t kSmallDropout = 20000;        // elements
 constexpr int64_t kSmallPack = 1 << 16;         // weights

@@ -6,6 +6,7 @@
 // caller, the split over threads to schedule.h, the inner loop to tile.h.
 #pragma once
 #include "cpu/extras.h"
+#include "cpu/pack.h"
 #include "cpu/schedule.h"
 
 namespace rnnk {
@@ -106,8 +107,24 @@ struct Forward {
     step(*this, first, first + (i - head()) / step_phases, static_cast<int>((i - head()) % step_phases), part);
   }
 
+  // fn(first, last, weights, stride) for the packed panels [p0, p1) of a product of K terms: all of them, or, in a call that brings
+  // its weights, one after the other in the room of the first, which stays in a near cache. `source` is then [rows, K].
+  template <class Fn>
+  void for_panels(const WeightMatrix<A>& m, int64_t p0, int64_t p1, const Fn& fn) const {
+    const int64_t stride = d.panel(m.K, m.rows.gates);
+    if (!args.unpacked) return fn(p0, p1, m.packed, stride);
+    for (int64_t p = p0; p < p1; ++p) {
+      pack_one(m, p, m.packed + p0 * stride);
+      fn(p, p + 1, m.packed + p0 * stride, 0);
+    }
+  }
+  __attribute__((noinline)) void pack_one(const WeightMatrix<A>& m, int64_t panel, typename A::Weight* to) const {
+    with_source<A>(m.source, problem.dtype, [&](const auto& from) { pack_panel<A>(from, m.rows, m.K, panel, to); });
+  }
+
   // --- init and final ----------------------------------------------------------------------------------------------------------
   void begin(const Part& part) const {
+    if (args.unpacked && part.share == 0) pack_vectors(d, args.weights, problem.dtype, weights);
     for (int s = 0; s < d.shape.states; ++s) {
       const rnnk_tensor from = s == 0 ? args.h_0 : state_of(args.c_0, s, d.H);
       const Axis<W>& units = d.state(s);
@@ -194,8 +211,10 @@ struct Forward {
     const int64_t end = smaller(first + block, rows.steps), panels = d.hidden.panels();
     const T* bias = d.stage(0).norm ? nullptr : weights.b_ih;  // a norm's bias comes after it
     const auto flush = [&] {
-      for_tiles<A, G>(InputTile<A, G>{from, to, bias}, 0, n, part.first(panels), part.last(panels), d.I, weights.w_ih,
-                      d.panel(d.I, G));
+      for_panels({args.weights.weight_ih, input_rows(d, 0), d.I, weights.w_ih}, part.first(panels), part.last(panels),
+                 [&](int64_t p0, int64_t p1, const typename A::Weight* w, int64_t stride) {
+                   for_tiles<A, G>(InputTile<A, G>{from, to, bias}, 0, n, p0, p1, d.I, w, stride);
+                 });
       n = 0;
     };
     for (int64_t s = first; s < end; ++s) {

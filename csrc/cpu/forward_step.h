@@ -218,9 +218,12 @@ struct ForwardStep {
       if (!kind.norm || !last_sub_phase) {
         const int64_t head_units = d.operand(K).panels_each * W;
         const Operand* const operands = point.from;
+        const WeightMatrix<A> matrix{stage_weights(kind, f.args.weights), stage_rows(d, K, 0), d.terms(K), f.weights.w[K]};
         L::for_heads(d.axis(K), p0, p1, [&](int64_t head, int64_t q0, int64_t q1) RNNK_INLINE {
           point.from = operands + head * head_units;
-          for_tiles<A, kind.gates>(point, part.r0, r1, q0, q1, d.terms(K), f.weights.w[K], d.panel(d.terms(K), kind.gates));
+          f.for_panels(matrix, q0, q1, [&](int64_t q0, int64_t q1, const typename A::Weight* w, int64_t stride) RNNK_INLINE {
+            for_tiles<A, kind.gates>(point, part.r0, r1, q0, q1, d.terms(K), w, stride);
+          });
         });
       }
     }

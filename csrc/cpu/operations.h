@@ -35,7 +35,7 @@ template <class A>
 void run_forward(const CellCode<A>& cell, const Problem& problem, const LayerCall& args) {
   using F = Forward<A>;
   F f(problem, cell.shape, args, cell.forward);
-  const Schedule plan = Cost<A>{f.d, false}.choose(args.seq_len, args.batch, team_size());
+  const Schedule plan = Cost<A>{f.d, false}.choose(args.seq_len, args.batch, team_size(), args.unpacked);
   if (plan.by_rows) {
     team_run(
         plan.tasks, 1,

@@ -43,10 +43,52 @@ struct GateRows {
   int64_t before, total;  // where their columns begin among all that a backward panel has, and how many those are
   int64_t operator()(int64_t gate, int64_t unit) const { return (first + gate) * stride + offset + unit; }
 };
+template <class A>
+GateRows input_rows(const Layout<A>& d, int64_t head) {
+  const int64_t columns = d.gate_columns() / d.hidden.heads;
+  return {d.shape.gates, 0, d.H, head * d.hidden.each, d.hidden.each, head * columns, d.gate_columns()};
+}
+template <class A>
+GateRows stage_rows(const Layout<A>& d, int k, int64_t head) {
+  const Stage& stage = d.stage(k);
+  const auto& units = d.axis(k);
+  return {stage.gates, stage.first_gate, units.units, head * units.each, units.each, 0, d.head_columns(k)};
+}
+inline const void* stage_weights(const Stage& stage, const Parameters& from) {
+  return stage.product == Product::weight_hr ? from.weight_hr : from.weight_hh;
+}
 
-// source [rows, K]. With terms in pairs:
-//   forward:  out [panel of units][k / pair][gates][W][pair]
-//   backward: out [panel of K][column in panel order, of `total` / pair][W][pair]
+// One panel of source [rows, K], forward: out [k / pair][gates][W][pair].
+template <class A, class From>
+void pack_panel(const From& from, const GateRows& rows_of, int64_t K, int64_t panel, typename A::Weight* out) {
+  using V = typename A::V;
+  using T = typename V::T;
+  using Weight = typename A::Weight;
+  constexpr int W = V::lanes, pair = A::pair;
+  const int gates = rows_of.gates;
+  const int64_t terms = round_up(K, larger<int64_t>(A::depth, pair)), valid = smaller<int64_t>(W, rows_of.units - panel * W);
+  for (int gate = 0; gate < gates; ++gate) {
+    const int64_t row = rows_of(gate, panel * W) * K;
+    Weight* to = out + gate * (W * pair);
+    int64_t k = 0;
+    if constexpr (From::plain) {  // a lane is a pair, or a term, as it is
+      for (; valid == W && k + W * pair <= K; k += W * pair) {
+        V block[W];
+        RNNK_UNROLL for (int i = 0; i < W; ++i) block[i] = V::load(from.template lanes<T>(row + i * K + k));
+        transpose<V>(block);
+        RNNK_UNROLL for (int i = 0; i < W; ++i, to += gates * W * pair) block[i].store(reinterpret_cast<T*>(to));
+      }
+    }
+    for (; k < terms; k += pair, to += gates * W * pair) {
+      for (int i = 0; i < W * pair; ++i) {
+        const int64_t unit = i / pair, term = k + i % pair;
+        to[i] = unit < valid && term < K ? from(row + unit * K + term) : Weight(0);
+      }
+    }
+  }
+}
+
+// source [rows, K]: its panels forward, one after the other; backward: out [panel of K][column in panel order, of `total` / pair][W][pair]
 template <class A, class From>
 void pack_matrix(const From& from, const GateRows& rows_of, int64_t K, typename A::Weight* forward,
                  typename A::Weight* backward, const Part& part) {  // null: not that half
@@ -58,28 +100,9 @@ void pack_matrix(const From& from, const GateRows& rows_of, int64_t K, typename 
   constexpr int W = V::lanes, pair = A::pair;
   static_assert(sizeof(T) == pair * sizeof(Weight));
   constexpr int64_t depth = larger(A::depth, pair);
-  const int64_t columns = gates * round_up(units, W), terms = round_up(K, depth), panels = ceil_div(units, W);
+  const int64_t columns = gates * round_up(units, W), panels = ceil_div(units, W);
   for (int64_t panel = part.first(panels); forward && panel < part.last(panels); ++panel) {
-    const int64_t valid = smaller<int64_t>(W, units - panel * W);
-    for (int gate = 0; gate < gates; ++gate) {
-      const int64_t row = rows_of(gate, panel * W) * K;
-      Weight* out = forward + panel * (terms * gates * W) + gate * (W * pair);
-      int64_t k = 0;
-      if constexpr (From::plain) {  // a lane is a pair, or a term, as it is
-        for (; valid == W && k + W * pair <= K; k += W * pair) {
-          V block[W];
-          RNNK_UNROLL for (int i = 0; i < W; ++i) block[i] = V::load(from.template lanes<T>(row + i * K + k));
-          transpose<V>(block);
-          RNNK_UNROLL for (int i = 0; i < W; ++i, out += gates * W * pair) block[i].store(reinterpret_cast<T*>(out));
-        }
-      }
-      for (; k < terms; k += pair, out += gates * W * pair) {
-        for (int i = 0; i < W * pair; ++i) {
-          const int64_t unit = i / pair, term = k + i % pair;
-          out[i] = unit < valid && term < K ? from(row + unit * K + term) : Weight(0);
-        }
-      }
-    }
+    pack_panel<A>(from, rows_of, K, panel, forward + panel * Layout<A>::panel(K, gates));
   }
   if (!backward) return;
   const int64_t across = ceil_div(K, W), total = round_up(rows_of.total, depth);
@@ -115,19 +138,14 @@ void pack_matrix(const From& from, const GateRows& rows_of, int64_t K, typename 
   }
 }
 
-template <class A>
-void pack_matrix(const void* source, int dtype, const GateRows& rows, int64_t K, typename A::Weight* forward,
-                 typename A::Weight* backward, const Part& part) {
+// fn(Source) of a matrix in a dtype that A packs.
+template <class A, class Fn>
+void with_source(const void* source, int dtype, const Fn& fn) {
   using W = typename A::Weight;
-  if constexpr (sizeof(W) == 2) {
-    pack_matrix<A>(Source<W, RNNK_BFLOAT16>{source}, rows, K, forward, backward, part);
-  } else if constexpr (sizeof(W) == 8) {
-    pack_matrix<A>(Source<W, RNNK_FLOAT64>{source}, rows, K, forward, backward, part);
-  } else if (dtype == RNNK_FLOAT32) {
-    pack_matrix<A>(Source<W, RNNK_FLOAT32>{source}, rows, K, forward, backward, part);
-  } else {
-    pack_matrix<A>(Source<W, RNNK_FLOAT16>{source}, rows, K, forward, backward, part);
-  }
+  if constexpr (sizeof(W) == 2) fn(Source<W, RNNK_BFLOAT16>{source});
+  else if constexpr (sizeof(W) == 8) fn(Source<W, RNNK_FLOAT64>{source});
+  else if (dtype == RNNK_FLOAT32) fn(Source<W, RNNK_FLOAT32>{source});
+  else fn(Source<W, RNNK_FLOAT16>{source});
 }
 
 // source [gates * units], or null: zeros.
@@ -143,37 +161,21 @@ void pack_vector(const void* source, int dtype, int gates, const Axis<V::lanes>&
   }
 }
 
-// One task's share of the whole pack, or of one half of it.
+// A matrix [rows, K] and where its panels go, forward.
 template <class A>
-void pack(const Problem& problem, const CellShape& shape, const Parameters& from, Halves halves, void* base,
-          const Part& part) {
+struct WeightMatrix {
+  const void* source;
+  GateRows rows;
+  int64_t K;
+  typename A::Weight* packed;
+};
+
+// What is not a matrix.
+template <class A>
+void pack_vectors(const Layout<A>& d, const Parameters& from, int dtype, const Packed<A>& to) {
   using V = typename A::V;
-  const Layout<A> d(problem, shape);
-  const Packed<A> to(d, base);
-  const int dtype = problem.dtype;
-  const int64_t inputs = d.hidden.panels_each * d.panel(d.I, shape.gates), gate_columns = d.gate_columns() / d.hidden.heads;
-  for (int64_t head = 0; head < d.hidden.heads; ++head) {
-    const int64_t first = head * d.hidden.each;
-    const GateRows rows{shape.gates, 0, d.H, first, d.hidden.each, head * gate_columns, d.gate_columns()};
-    pack_matrix<A>(from.weight_ih, dtype, rows, d.I, halves.forward ? to.w_ih + head * inputs : nullptr,
-                   halves.backward ? to.w_ih_back : nullptr, part);
-  }
-  for (int k = 0; k < shape.stages; ++k) {
-    const Stage& stage = d.stage(k);
-    if (stage.product == Product::identity) continue;
-    const void* source = stage.product == Product::weight_hr ? from.weight_hr : from.weight_hh;
-    const auto& units = d.axis(k);
-    const int64_t forward = units.panels_each * d.panel(d.terms(k), stage.gates);
-    const int64_t backward = d.operand(k).panels_each * d.panel(d.head_columns(k), 1);
-    for (int64_t head = 0; head < units.heads; ++head) {
-      const GateRows rows{stage.gates, stage.first_gate, units.units, head * units.each, units.each, 0, d.head_columns(k)};
-      pack_matrix<A>(source, dtype, rows, d.terms(k), halves.forward ? to.w[k] + head * forward : nullptr,
-                     halves.backward ? to.w_back[k] + head * backward : nullptr, part);
-    }
-  }
-  if (part.share != 0) return;
-  pack_vector<V>(from.bias_ih, dtype, shape.gates, d.hidden, to.b_ih);
-  pack_vector<V>(from.bias_hh, dtype, shape.gates, d.hidden, to.b_hh);
+  pack_vector<V>(from.bias_ih, dtype, d.shape.gates, d.hidden, to.b_ih);
+  pack_vector<V>(from.bias_hh, dtype, d.shape.gates, d.hidden, to.b_hh);
   // Rows of params [rows, H]: the cell's, gamma_ih, gamma_hh [G] of a normalised product, gamma and beta of a normalised state.
   const char* row = static_cast<const char*>(from.params);
   const auto take = [&](int rows, typename V::T* out) {
@@ -181,12 +183,40 @@ void pack(const Problem& problem, const CellShape& shape, const Parameters& from
     row += rows * d.H * item_size(dtype);
   };
   for (int i = 0; i < d.own_params; ++i) take(1, to.params + i * d.hidden.padded());
-  for (int k = 0; k < shape.stages; ++k) {
+  for (int k = 0; k < d.shape.stages; ++k) {
     if (!d.stage(k).norm) continue;
-    if (has_product(shape, k)) take(d.stage(k).gates, to.gamma[k][0]);
+    if (has_product(d.shape, k)) take(d.stage(k).gates, to.gamma[k][0]);
     take(d.stage(k).gates, to.gamma[k][1]);
-    if (!has_product(shape, k)) take(d.stage(k).gates, to.beta[k]);
+    if (!has_product(d.shape, k)) take(d.stage(k).gates, to.beta[k]);
   }
+}
+
+// One task's share of the whole pack, or of one half of it.
+template <class A>
+void pack(const Problem& problem, const CellShape& shape, const Parameters& from, Halves halves, void* base,
+          const Part& part) {
+  const Layout<A> d(problem, shape);
+  const Packed<A> to(d, base);
+  const auto pack = [&](const void* source, const GateRows& rows, int64_t K, auto* forward, auto* backward) {
+    with_source<A>(source, problem.dtype, [&](const auto& matrix) {
+      pack_matrix<A>(matrix, rows, K, halves.forward ? forward : nullptr, halves.backward ? backward : nullptr, part);
+    });
+  };
+  const int64_t inputs = d.hidden.panels_each * d.panel(d.I, shape.gates);
+  for (int64_t head = 0; head < d.hidden.heads; ++head) {
+    pack(from.weight_ih, input_rows(d, head), d.I, to.w_ih + head * inputs, to.w_ih_back);
+  }
+  for (int k = 0; k < shape.stages; ++k) {
+    const Stage& stage = d.stage(k);
+    if (stage.product == Product::identity) continue;
+    const int64_t forward = d.axis(k).panels_each * d.panel(d.terms(k), stage.gates);
+    const int64_t backward = d.operand(k).panels_each * d.panel(d.head_columns(k), 1);
+    for (int64_t head = 0; head < d.axis(k).heads; ++head) {
+      pack(stage_weights(stage, from), stage_rows(d, k, head), d.terms(k), to.w[k] + head * forward,
+           to.w_back[k] + head * backward);
+    }
+  }
+  if (part.share == 0) pack_vectors(d, from, problem.dtype, to);
 }
 
 }  // namespace

@@ -55,11 +55,12 @@ struct Cost {
            (product_cycles<A>(1, many, K, I) * 2 + product_cycles<A>(1, many, K / heads, H)) * rows / many;
   }
 
-  Schedule choose(int64_t steps, int64_t batch, int threads) const {
+  // whole_rows: rows are not split.
+  Schedule choose(int64_t steps, int64_t batch, int threads, bool whole_rows = false) const {
     Schedule best;
     best.us = steps * step_cycles(batch, 1) / Core::cycles_per_us;
     for (int n = threads; n > 1; n = n > 8 ? n / 2 : n - 1) {
-      if (batch >= n) {
+      if (batch >= n && !whole_rows) {
         const double us = Core::task_us + steps * step_cycles(ceil_div(batch, n), 1) / Core::cycles_per_us;
         if (us < best.us) best = {n, true, us};
       }

@@ -18,6 +18,23 @@ rnnk_weights weights_at(const rnnk_weights* array, int64_t index, const char* na
   return one;
 }
 
+Parameters parameters_of(const rnnk_weights& w, void* cuda_stream) {
+  return {w.weight_ih.data, w.weight_hh.data, w.bias_ih.data, w.bias_hh.data, w.weight_hr.data, w.params.data, cuda_stream};
+}
+
+void pack_network(const Network& n, const rnnk_weights* weights, Halves halves, void* to, void* cuda_stream) {
+  for (int64_t index = 0; index < n.count(); ++index) {
+    const int64_t l = index / n.directions, d = index % n.directions;
+    const Layer& layer = n.layer(l, d);
+    const Parameters from = parameters_of(weights_at(weights, index), cuda_stream);
+    layer.kernel->pack(layer.plain, from, halves, static_cast<char*>(to) + n.packed_at(l, d));
+  }
+}
+
+bool reads_unpacked(const Network& n, const rnnk_args& a) {
+  return n.on_cpu() && a.seq_len <= 1 && a.batch <= costs::kMostRowsUnpacked && n.first().heads == 1;
+}
+
 namespace {
 
 Marks marks_of(const rnnk_tensor& t) { return {static_cast<const uint8_t*>(t.data), t.stride[0], t.stride[1]}; }
@@ -63,7 +80,9 @@ KernelCall Calls::common(int64_t layer, int64_t direction) const {
   if (lengths_ && network_.on_cpu()) {
     c.order = rows_.order, c.sorted_lengths = c.whole_lengths = rows_.sorted_lengths;
   }
-  c.packed = static_cast<const char*>(a.packed) + network_.packed_at(layer, direction);
+  c.packed = static_cast<char*>(a.packed) + network_.packed_at(layer, direction);
+  c.unpacked = a.weights != nullptr;
+  if (c.unpacked) c.weights = parameters_of(weights_at(a.weights, index), a.cuda_stream);
   c.h_0 = state_rows(a.h_0, index), c.c_0 = state_rows(a.c_0, index);
   c.mask = mask_;
   c.reset = !network_.on_cpu() && k.problem.reverse ? reverse_reset_ : reset_;

@@ -19,6 +19,11 @@ inline rnnk_tensor direction_columns(const rnnk_tensor& all, int64_t direction, 
 // The weights or gradients of `index` in an array of structs, perhaps of an older and shorter form.
 rnnk_weights weights_at(const rnnk_weights* array, int64_t index, const char* name = "weights");
 
+// All layers' weights, packed where kernels expect them: after a pack's header.
+void pack_network(const Network&, const rnnk_weights* weights, Halves halves, void* to, void* cuda_stream);
+// Whether kernels read a call's weights where they are, or expect a pack.
+bool reads_unpacked(const Network&, const rnnk_args&);
+
 class Calls {
  public:
   Calls(const Network& n, const rnnk_args& a, const Extent& e, const RowSpace& rows);

@@ -43,7 +43,12 @@ void* begin_pack(void* packed, uint64_t layout, Halves halves) {
   return static_cast<char*>(packed) + sizeof header;
 }
 
-const void* open_pack(const void* packed, uint64_t layout, Halves needed) {
+void* no_pack(void* packed) {
+  std::memset(packed, 0, sizeof(PackHeader));
+  return static_cast<char*>(packed) + sizeof(PackHeader);
+}
+
+void* open_pack(void* packed, uint64_t layout, Halves needed) {
   PackHeader header;
   std::memcpy(&header, packed, sizeof header);
   if (std::memcmp(header.magic, kMagic, sizeof kMagic)) {
@@ -56,7 +61,7 @@ const void* open_pack(const void* packed, uint64_t layout, Halves needed) {
     fail(RNNK_INVALID_VALUE, "packed: expected a pack for %s, got one without that half",
          needed.backward ? "rnnk_backward" : "rnnk_forward");
   }
-  return static_cast<const char*>(packed) + sizeof header;
+  return static_cast<char*>(packed) + sizeof header;
 }
 
 }  // namespace rnnk

@@ -21,7 +21,9 @@ inline int64_t header_bytes(const Network& n) { return n.on_cpu() ? int64_t{size
 
 // Writes the header and returns where the kernels' own bytes go. Halves of the same layout add up.
 void* begin_pack(void* packed, uint64_t layout, Halves halves);
+// Scratch in place of a pack, which no call may take for one. Returns where the kernels' own bytes are.
+void* no_pack(void* packed);
 // Where the kernels' own bytes are. Throws Failure for bytes that are no pack, a pack of another layout, and a missing half.
-const void* open_pack(const void* packed, uint64_t layout, Halves needed);
+void* open_pack(void* packed, uint64_t layout, Halves needed);
 
 }  // namespace rnnk

@@ -42,7 +42,7 @@ class Inference {
     return call(NumpyArrays{}, x, state, nullptr);
   }
   // The same for tensors with any strides. The caller knows that their memory holds their values, and that no graph is recorded.
-  // weights: five for each layer and direction, as rnnk_weights has them but for params, None: absent; packed anew. The caller has
+  // weights: five for each layer and direction, as rnnk_weights has them but for params, None: absent. The caller has
   // compared their dtype and shapes. Null: the pack is read.
   py::object try_tensors(const py::handle& x, const py::handle& state, const py::object& weights) const {
     const Tensors tensors(x);
@@ -81,16 +81,10 @@ class Inference {
     const size_t pack_bytes = weights ? (needs.sizes.packed + 63) / 64 * 64 : 0;
     const Workspace workspace(pack_bytes + std::max<size_t>(needs.sizes.workspace_forward, 64));
     args.packed = weights ? workspace.data() : packed_->data();
-    args.packed_size = weights ? pack_bytes : packed_->size();
+    args.packed_size = weights ? pack_bytes : packed_->size(), args.weights = weights;
     args.workspace = static_cast<char*>(workspace.data()) + pack_bytes, args.workspace_size = workspace.size() - pack_bytes;
-    check(released(needs.forward_us > kReleaseAboveUs || pack_bytes > kReleaseAboveBytes, [&] {
-      if (weights) {
-        const rnnk_status packed =
-            rnnk_pack_weights(plan_->native(), weights, RNNK_PACK_FORWARD, workspace.data(), pack_bytes, nullptr);
-        if (packed != RNNK_OK) return packed;
-      }
-      return rnnk_forward(plan_->native(), &args);
-    }));
+    check(released(needs.forward_us > kReleaseAboveUs || pack_bytes > kReleaseAboveBytes,
+                   [&] { return rnnk_forward(plan_->native(), &args); }));
     py::object states = C > 0 ? py::object(py::make_tuple(h_n, c_n)) : h_n;
     return step_ ? states : py::object(py::make_tuple(y, states));
   }

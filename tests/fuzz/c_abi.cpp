@@ -276,9 +276,13 @@ void run(Input& in) {
   rnnk_pack_weights(made.plan, w, in.any_of<int32_t>({3, 3, 3, 3, 3, 1, 2, 0, 4}), packed, packed_size, nullptr);
 
   rnnk_args a{};
-  static constexpr uint32_t versions[] = {sizeof a, sizeof a + 8, offsetof(rnnk_args, dy), offsetof(rnnk_args, dx),
-                                          offsetof(rnnk_args, dh)};
-  a.struct_size = versions[in.one_in(2) ? in.below(5) : 0];
+  static constexpr uint32_t versions[] = {sizeof a,
+                                          sizeof a + 8,
+                                          offsetof(rnnk_args, dy),
+                                          offsetof(rnnk_args, dx),
+                                          offsetof(rnnk_args, dh),
+                                          offsetof(rnnk_args, weights)};
+  a.struct_size = versions[in.one_in(2) ? in.below(6) : 0];
   if (in.one_in(40)) a.struct_size = odd_size(in, offsetof(rnnk_args, dy));
   a.flags = in.any_of<uint32_t>({0, 0, 1, 1, 1, 2});
   a.seq_len = T, a.batch = B;
@@ -301,10 +305,15 @@ void run(Input& in) {
   a.clip_dh = in.any_of<double>({0, 0, 1, -1});
   a.seed = in.take<uint64_t>(), a.call = in.take<uint32_t>(), a.stream = in.take<uint32_t>();
   a.first_step = in.any_of<int64_t>({0, 0, 5});
+  if (in.one_in(4)) a.weights = arrays(200);
   const rnnk_plan* plan = in.one_in(40) ? nullptr : made.plan;
   const rnnk_args* const forward = in.one_in(40) ? nullptr : memory.structs<rnnk_args>({a}, a.struct_size);
   const bool kept = rnnk_forward(plan, forward) == RNNK_OK && keep && a.reserve && plan;
   if (!kept) return;
+  if (a.weights && !in.one_in(20)) {  // backward reads a pack
+    a.weights = nullptr;
+    rnnk_pack_weights(made.plan, w, RNNK_PACK_BOTH, packed, packed_size, nullptr);
+  }
   a.workspace = workspace(sizes.workspace_backward_least, sizes.workspace_backward, a.workspace_size);
   if (in.one_in(2)) a.dy = tensor(in, memory, p.dtype, {T, B, D * P}, 8, 20);
   a.dh_n = state(wide, P), a.dc_n = cell_state(wide);

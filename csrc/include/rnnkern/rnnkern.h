@@ -201,7 +201,7 @@ typedef struct rnnk_args {
   rnnk_tensor lengths; /* [B] of RNNK_INT32 or RNNK_INT64, each in [0, T], in any order; absent: T everywhere */
   rnnk_tensor mask;    /* [T, B] of RNNK_UINT8: 0 holds the state in that step; y is 0, x is not read */
   rnnk_tensor reset;   /* [T, B] of RNNK_UINT8: not 0 cuts between steps t - 1 and t: nothing passes, in either direction */
-  const void* packed;  /* from rnnk_pack_weights; 64-byte aligned */
+  void* packed;        /* from rnnk_pack_weights, and not written; or scratch of that size, with weights; 64-byte aligned */
   size_t packed_size;
   rnnk_tensor x;        /* [T, B, I] */
   rnnk_tensor h_0, c_0; /* [L*D, B, P], [L*D, B, C]; c_0 only where the cell has a cell state */
@@ -226,6 +226,9 @@ typedef struct rnnk_args {
   const rnnk_tensor* dh; /* [L] out, or NULL: [T, B, D*P] each, the gradient of each step's h through all that follows; not
                                    written past a row's length */
   double clip_dh;        /* > 0: rnnk_backward bounds that gradient to [-clip_dh, clip_dh] at every step */
+  /* rnnk_forward only: [L*D] to read in place of a pack, or NULL. A CPU reads the weights of a single step where they are; other
+   * calls pack them first. Either way packed holds no pack afterwards that a call may be given. */
+  const rnnk_weights* weights;
 } rnnk_args;
 
 typedef struct rnnk_plan rnnk_plan;
