@@ -18,10 +18,12 @@ from one_layer import HostPlan
 from problems import DTYPES
 from rnnkern import _core, _engine
 from rnnkern._arrays.host import MEMORY
+from runner import takes
 
 pytestmark = pytest.mark.whole
 
 KERNELS = [name for name, reason in _core.kernels() if not reason]
+SINGLE = [name for name in KERNELS if takes(name, "float32")]
 HALF = ("bfloat16", "float16")
 # (T, B, I, H, which): few rows and small layers, where each thread does better with a direction of its own; and others.
 DIRECTIONS = [
@@ -106,16 +108,13 @@ class Bidirectional:
         return out
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("kernel", "dtype"), [(k, d) for k in KERNELS for d in DTYPES if takes(k, d)])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "slstm"])
 @pytest.mark.parametrize("size", DIRECTIONS, ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
 def test_two_directions_have_the_bits_of_each_alone(
     cell: str, kernel: str, size: tuple[int, int, int, int, str], dtype: str, set_threads: Threads
 ) -> None:
     """dx is the sum: the second direction's is added before it is rounded to a half type."""
-    if dtype != "bfloat16" and kernel in ("cpu_amx", "cpu_avx512_bf16"):
-        return  # these compute bfloat16 alone
     layer, before = Bidirectional(cell, dtype, kernel, size), _core.get_num_threads()
     set_threads(1)
     wanted = layer.one_by_one()
@@ -169,7 +168,7 @@ def test_bits_of_layer_after_layer(cell: str, kernel: str, size: tuple[int, int,
     steps, rows, units = size
     if steps > 10_000 and (cell != "gru" or kernel == "cpu_scalar"):
         pytest.skip("one cell is enough for the long sequence")
-    dtype = "bfloat16" if kernel in ("cpu_amx", "cpu_avx512_bf16") else "float32"
+    dtype = "float32" if takes(kernel, "float32") else "bfloat16"
     rng, layers = np.random.default_rng(3), 3
     before = _core.get_num_threads()
     stack, single = chain(cell, dtype, units, kernel)
@@ -206,7 +205,7 @@ def test_blocks_know_lengths_masks_and_resets(
     """Layers at the same time, and (the larger size) in blocks one after the other, from a state that is not given."""
     steps, rows, units = size
     rng = np.random.default_rng(4)
-    stack, single = chain(cell, "float32", units, KERNELS[0], reverse=reverse)
+    stack, single = chain(cell, "float32", units, SINGLE[0], reverse=reverse)
     call: dict[str, Any] = {}
     if which in ("lengths", "all"):
         call["lengths"] = rng.integers(0, steps + 1, rows)
