@@ -28,7 +28,7 @@ auto with_cell(const Problem& p, Args&&... args) {
   case value:                                                                                  \
     if constexpr (!type::kHasOptions) return Fn::template run<A, CellOnGpu<type>>(p, args...); \
     break;
-#define RNNK_VARIANT(header, cell, type, shape)                          \
+#define RNNK_VARIANT(cell, type, shape)                                  \
   case variants + __LINE__:                                              \
     if constexpr (options) return Fn::template run<A, type>(p, args...); \
     break;

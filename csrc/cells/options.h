@@ -152,6 +152,80 @@ RNNK_HD Gate<V> recall(const Q& q, const Function<typename V::T>& fn, V saved) {
   return out;
 }
 
+// An activation that is known when a cell is compiled, in the place of a Function.
+template <Activate kind>
+struct Fixed {};
+template <class V>
+RNNK_HD V activate(Fixed<Activate::sigmoid>, V x) {
+  return sigmoid(x);
+}
+template <class V>
+RNNK_HD V activate(Fixed<Activate::tanh>, V x) {
+  return tanh(x);
+}
+template <class V>
+RNNK_HD V activate(Fixed<Activate::relu>, V x) {
+  return relu(x);
+}
+template <class V>
+RNNK_HD V slope(Fixed<Activate::sigmoid>, V, V y) {
+  return y * (V::set1(1) - y);
+}
+template <class V>
+RNNK_HD V slope(Fixed<Activate::tanh>, V, V y) {
+  return fma(-y, y, V::set1(1));
+}
+// The gate of a plain cell: nothing is clipped, and the value is saved.
+template <class Q, Activate kind, class V>
+RNNK_HD V gate(const Q&, Fixed<kind> fn, V v, V& saved) {
+  return saved = activate(fn, v);
+}
+template <class Q, Activate kind, class V>
+RNNK_HD Gate<V> recall(const Q&, Fixed<kind> fn, V saved) {
+  return {saved, slope(fn, saved, saved)};
+}
+template <Activate kind, class V>
+RNNK_HD Gate<V> output_at(Fixed<kind> fn, V v) {
+  const V y = activate(fn, v);
+  return {y, slope(fn, v, y)};
+}
+
+// The gradient of a gate's pre-activation, d being that of its value.
+template <class Q, class F, class V>
+RNNK_HD V through(const Q& q, const F& fn, V saved, V d) {
+  return d * recall(q, fn, saved).slope;
+}
+// Zero exactly where the value is; a NaN passes the gradient on, as in PyTorch.
+template <class Q, class V>
+RNNK_HD V through(const Q&, Fixed<Activate::relu>, V saved, V d) {
+  return select(less(saved, V::set1(least_normal<typename V::T>())), V::set1(0), d);
+}
+
+// A cell's text is compiled with one of two policies. Plain: its activations are F, G and H, and there are no options to read.
+template <Activate F, Activate G = Activate::of_cell, Activate H = Activate::of_cell>
+struct Plain {
+  static constexpr bool kHasOptions = false;
+  static constexpr Activate kActivations[3] = {F, G, H};
+  struct Options {
+    Fixed<F> f;
+    Fixed<G> g;
+    Fixed<H> h;
+    static constexpr bool peephole = false, coupled = false;
+  };
+  template <class Q>
+  RNNK_HD static Options options(const Q&) {
+    return {};
+  }
+};
+struct WithOptions {
+  static constexpr bool kHasOptions = true;
+  static constexpr Activate kActivations[3] = {};
+  template <class Q>
+  RNNK_HD static const auto& options(const Q& q) {
+    return *q.o;
+  }
+};
+
 // Zoneout (D. Krueger et al., 2016, arXiv 1606.01305) of one vector: which share of the old state it keeps.
 template <class V>
 struct Zone {

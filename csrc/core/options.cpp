@@ -35,7 +35,7 @@ int shape_of(const Problem& p) {
 
 int variant_of(int cell, int shape) {
 #define RNNK_CELL(value, name, type)
-#define RNNK_VARIANT(header, name, type, its_shape) \
+#define RNNK_VARIANT(name, type, its_shape) \
   if (cell == RNNK_CELL_##name && shape == (its_shape)) return __LINE__;
 #include "rnnkern/cells.inc"
 #undef RNNK_VARIANT

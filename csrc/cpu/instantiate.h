@@ -28,7 +28,7 @@ CellCode<A> cell_code(const Problem& p) {
 #define RNNK_CODE(Cell) return {kShapeOf<A, Cell>, ForwardStep<A, Cell>::run, BackwardStep<A, Cell>::run};
 #define RNNK_CELL(value, name, type) \
   case value: RNNK_CODE(type)
-#define RNNK_VARIANT(header, cell, type, shape) \
+#define RNNK_VARIANT(cell, type, shape) \
   case kVariants + __LINE__: RNNK_CODE(type)
 #include "rnnkern/cells.inc"
 #undef RNNK_VARIANT

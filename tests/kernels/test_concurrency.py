@@ -20,7 +20,7 @@ import pytest
 
 from problems import Array, Problem, expand, make, parse
 from rnnkern import _core
-from runner import plan_of, run, same_bits
+from runner import SINGLE, plan_of, run, same_bits
 
 # Python 3.12 and later warn of every fork in a process with threads: that it is safe here is what is tested.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -105,6 +105,7 @@ def test_threads_share_a_plan(kernel: str, problem: Problem, set_threads: SetThr
         assert caller.calls == 25
 
 
+@pytest.mark.parametrize("kernel", SINGLE)
 def test_two_long_calls_at_once(kernel: str, set_threads: SetThreads) -> None:
     """Calls long enough to overlap for certain."""
     set_threads(2)
@@ -117,6 +118,7 @@ def test_two_long_calls_at_once(kernel: str, set_threads: SetThreads) -> None:
     assert other.calls > before
 
 
+@pytest.mark.parametrize("kernel", SINGLE)
 def test_a_team_outlives_its_caller(kernel: str, set_threads: SetThreads) -> None:
     """The thread that first used the team may end; the next one finds it in order."""
     set_threads(3)
@@ -149,6 +151,7 @@ def test_forked_child(kernel: str, problem: Problem, set_threads: SetThreads) ->
 
 
 @needs_fork
+@pytest.mark.parametrize("kernel", SINGLE)
 def test_fork_while_a_kernel_runs(kernel: str, set_threads: SetThreads) -> None:
     """Another thread is inside a kernel, with the team, when the fork happens: the child has no team, and works."""
     set_threads(2)
@@ -169,6 +172,7 @@ def test_fork_while_a_kernel_runs(kernel: str, set_threads: SetThreads) -> None:
 
 
 @needs_fork
+@pytest.mark.parametrize("kernel", SINGLE)
 def test_fork_while_the_team_is_resized(kernel: str, set_threads: SetThreads) -> None:
     """The team's own locks are free in the child, whoever held them."""
     plan = plan_of(PROBLEMS[0], kernel)
@@ -185,6 +189,7 @@ def _in_process(problem: Problem, kernel: str, wanted: dict[str, Array]) -> None
 
 
 @needs_fork
+@pytest.mark.parametrize("kernel", SINGLE)
 def test_multiprocessing_fork(kernel: str, set_threads: SetThreads) -> None:
     """Two children of multiprocessing's fork method at once, as data loaders and pools start them."""
     set_threads(2)
@@ -199,6 +204,7 @@ def test_multiprocessing_fork(kernel: str, set_threads: SetThreads) -> None:
         assert child.exitcode == 0, f"exit status {child.exitcode}"
 
 
+@pytest.mark.parametrize("kernel", SINGLE)
 def test_set_num_threads_while_a_kernel_runs(kernel: str, set_threads: SetThreads) -> None:
     """It waits for the kernel; the kernel's bits do not change; the size that was asked for last is the size."""
     plan = plan_of(LONG, kernel)

@@ -10,7 +10,6 @@ a projected h, states that are held, reset and thinned. The bound is that of tes
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,9 +38,8 @@ def library() -> Any:
 
     def make(build: Path) -> None:
         (build / "core").mkdir(exist_ok=True)
-        cells = (ROOT / "csrc/include/rnnkern/cells.inc").read_text()
-        headers = dict.fromkeys(re.findall(r"^RNNK_(?:CELL\(\d+, *|VARIANT\()(\w+)", cells, re.MULTILINE))
-        (build / "core/cells.generated.h").write_text("".join(f'#include "cells/{name}.h"\n' for name in headers))
+        headers = sorted(path.name for path in (ROOT / "csrc/cells").glob("*.h"))
+        (build / "core/cells.generated.h").write_text("".join(f'#include "cells/{name}"\n' for name in headers))
         (build / "core/kernels.generated.inc").write_text("RNNK_KERNEL(lanes_1)\nRNNK_KERNEL(lanes_4)\n")
         command = [*compiler.split(), "-std=c++20", "-fPIC", "-pthread", "-ffp-contract=off", '-DRNNK_VERSION="tests"']
         command += ["-fvisibility=hidden", "-DRNNK_BUILDING", *INCLUDES, "-I", str(build)]

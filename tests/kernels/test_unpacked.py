@@ -17,7 +17,7 @@ import pytest
 import c_abi
 from c_abi import INVALID_VALUE, OK, Layer
 from case_call import run_case, same_bits
-from runner import KERNELS, takes
+from runner import KERNELS, SINGLE, takes
 from split_cases import KINDS, PLAIN, Case
 
 LSTM = 3  # of cells.inc
@@ -25,7 +25,6 @@ MOST = 64  # kMostRowsUnpacked
 HALVES = ["bfloat16", "float16"]
 
 
-SINGLE = [kernel for kernel in KERNELS if takes(kernel, "float32")]
 PAIRS = [(kernel, dtype) for kernel in KERNELS for dtype in ("float32", "float64") if takes(kernel, dtype)]
 
 

@@ -51,6 +51,19 @@ def bind(problem: Problem, kernel: str) -> Any:
     )
 
 
+def takes(kernel: str, dtype: str) -> bool:
+    """Whether this machine's build of the kernel computes the dtype."""
+    try:
+        HostPlan("linear", dtype, 1, 1, kernel=kernel)
+    except NotImplementedError:
+        return False
+    return True
+
+
+# Those of float32, for tests of one dtype; the first is the preferred one of this machine.
+SINGLE = [kernel for kernel in KERNELS if takes(kernel, "float32")]
+
+
 def new_plan(kernel: str, *args: Any, **options: Any) -> Any:
     if kernel in DEVICE_KERNELS:
         return DevicePlan(simt_library(), *args, kernel=kernel, **options)
@@ -215,12 +228,3 @@ def same_bits(got: dict[str, Array], wanted: dict[str, Array], what: str) -> Non
 
 def _layout(problem: Problem) -> str:
     return "strided" if problem.has("strided") else "batch_first" if problem.has("batch_first") else "plain"
-
-
-def takes(kernel: str, dtype: str) -> bool:
-    """Whether this machine's build of the kernel computes the dtype."""
-    try:
-        HostPlan("linear", dtype, 1, 1, kernel=kernel)
-    except NotImplementedError:
-        return False
-    return True
