@@ -58,6 +58,13 @@ void give(Struct* to, const char* name, Struct result) {
   std::memcpy(to, &result, std::min<size_t>(size, sizeof result));
 }
 
+// The threads that a call brings, checked.
+Pool pool_of(const rnnk_pool& given) {
+  const rnnk_pool p = adopted(&given, offsetof(rnnk_pool, parallel), "pool");
+  check_between("pool.threads", p.threads, 1, 256);
+  return {p.threads, p.parallel, p.context};
+}
+
 // The weights of a call that brings them: packed, unless the kernels read them where they are. Returns what follows the header.
 void* take_weights(const Network& n, rnnk_args& a) {
   void* const own = header_bytes(n) ? no_pack(a.packed) : a.packed;
@@ -67,19 +74,29 @@ void* take_weights(const Network& n, rnnk_args& a) {
   return own;
 }
 
-// A call's arguments after all checks, with ``packed`` as the kernels have it.
-rnnk_args checked_args(const Network& n, const rnnk_args* args, Pass pass) {
-  rnnk_args a = adopted(args, offsetof(rnnk_args, dy), "args");
-  // Without rows a step has no work, and there may be more steps than anybody could walk: an array of them takes no memory.
-  if (a.batch == 0 && a.seq_len > 0) a.seq_len = 0;
-  check_args(n, a, pass);
+// ``packed`` of a checked call becomes what the kernels have.
+void find_weights(const Network& n, rnnk_args& a, Pass pass) {
   if (a.weights) {
     a.packed = take_weights(n, a);
   } else if (header_bytes(n)) {
     const bool backward = pass == Pass::backward;  // which runs the forward again if the plan recomputes
     a.packed = open_pack(a.packed, n.layout, {!backward || n.first().recompute, backward});
   }
-  return a;
+}
+
+rnnk_status run(const rnnk_plan* plan, const rnnk_args* args, Pass pass) {
+  return guarded([&] {
+    const Network& n = required(plan, "plan").network;
+    rnnk_args a = adopted(args, offsetof(rnnk_args, dy), "args");
+    const Pool pool = a.pool ? pool_of(*a.pool) : Pool{};
+    const PoolScope scope(a.pool ? &pool : nullptr);
+    // Without rows a step has no work, and there may be more steps than anybody could walk: an array of them takes no memory.
+    if (a.batch == 0 && a.seq_len > 0) a.seq_len = 0;
+    check_args(n, a, pass);
+    find_weights(n, a, pass);
+    if (pass == Pass::forward) network_forward(n, a);
+    else network_backward(n, a);
+  });
 }
 
 const Kernel* kernel_at(int32_t index) {
@@ -166,19 +183,8 @@ rnnk_status rnnk_pack_weights(const rnnk_plan* plan, const rnnk_weights* weights
   });
 }
 
-rnnk_status rnnk_forward(const rnnk_plan* plan, const rnnk_args* args) {
-  return guarded([&] {
-    const Network& n = required(plan, "plan").network;
-    network_forward(n, checked_args(n, args, Pass::forward));
-  });
-}
-
-rnnk_status rnnk_backward(const rnnk_plan* plan, const rnnk_args* args) {
-  return guarded([&] {
-    const Network& n = required(plan, "plan").network;
-    network_backward(n, checked_args(n, args, Pass::backward));
-  });
-}
+rnnk_status rnnk_forward(const rnnk_plan* plan, const rnnk_args* args) { return run(plan, args, Pass::forward); }
+rnnk_status rnnk_backward(const rnnk_plan* plan, const rnnk_args* args) { return run(plan, args, Pass::backward); }
 
 rnnk_status rnnk_dropout(const rnnk_dropout_args* args) {
   return guarded([&] {

@@ -63,6 +63,9 @@ class FloatMode {
 // Whether this thread is in a task of the team: a job of its own is then for it alone.
 thread_local bool t_in_task = false;
 
+// The threads that the call of this thread brought, or null.
+thread_local const Pool* t_pool = nullptr;
+
 // The host's threads, where it lent them (team_borrow).
 std::atomic<ParallelFn> g_parallel{nullptr};
 std::atomic<IndexFn> g_index{nullptr};
@@ -95,8 +98,10 @@ class Team {
     return size() == threads;
   }
 
-  bool try_run(int tasks, int64_t phases, TaskFn fn, const void* data) {
-    const int threads = granted(size());
+  // pool: of the call, or null.
+  bool try_run(int tasks, int64_t phases, TaskFn fn, const void* data, const Pool* pool) {
+    const bool brought = pool && pool->parallel;
+    const int threads = brought ? pool->threads : granted(size());
     if (threads == 1) return false;
     std::unique_lock<std::mutex> busy(busy_, std::try_to_lock);
     if (!busy.owns_lock()) return false;
@@ -104,10 +109,16 @@ class Team {
     for (int i = 0; i < tasks; ++i) claimed_[i].phase.store(first, std::memory_order_relaxed);
     done_.store(0, std::memory_order_relaxed);
     const Job job{fn, data, tasks, first, first + phases};
+    const auto join = [](void* p) { static_cast<Borrowed*>(p)->join(); };
+    if (brought) {
+      Borrowed entry{this, job, nullptr};
+      pool->parallel(pool->context, join, &entry, threads);
+      return true;
+    }
     if (const ParallelFn parallel = g_parallel.load(std::memory_order_acquire)) {
       Borrowed entry{this, job, g_index.load(std::memory_order_acquire)};
       // All that are granted: libgomp ends threads that a region has no use for, and makes them anew for the next.
-      parallel([](void* p) { static_cast<Borrowed*>(p)->join(); }, &entry, static_cast<unsigned>(threads), 0);
+      parallel(join, &entry, static_cast<unsigned>(threads), 0);
       return true;
     }
     {
@@ -276,11 +287,21 @@ Team& team() {
   return *expected;
 }
 
+// The claims of jobs on a pool are this thread's own, so that calls with different pools do not wait for each other.
+Team& team_of_call() {
+  if (!t_pool || !t_pool->parallel) return team();
+  thread_local const std::unique_ptr<Team> own = std::make_unique<Team>();
+  return *own;
+}
+
 }  // namespace
+
+PoolScope::PoolScope(const Pool* pool) : before_(t_pool) { t_pool = pool; }
+PoolScope::~PoolScope() { t_pool = before_; }
 
 void team_run(int tasks, int64_t phases, TaskFn fn, const void* job) {
   if (phases <= 0) return;
-  if (tasks > 1 && tasks <= kMaxThreads && !t_in_task && team().try_run(tasks, phases, fn, job)) return;
+  if (tasks > 1 && tasks <= kMaxThreads && !t_in_task && team_of_call().try_run(tasks, phases, fn, job, t_pool)) return;
   FloatMode mode;
   for (int64_t phase = 0; phase < phases; ++phase) {
     for (int task = 0; task < tasks; ++task) fn(job, phase, task, tasks);
@@ -289,8 +310,9 @@ void team_run(int tasks, int64_t phases, TaskFn fn, const void* job) {
 
 int team_size() {
   if (t_in_task) return 1;
-  const int size = team().size();
-  return std::min(size, granted(size));
+  if (t_pool && t_pool->parallel) return t_pool->threads;
+  const int size = team().size(), most = std::min(size, granted(size));
+  return t_pool ? std::min(most, t_pool->threads) : most;
 }
 
 bool team_resize(int threads) {

@@ -27,6 +27,24 @@ using CountFn = int (*)();
 bool team_borrow(ParallelFn parallel, IndexFn index, CountFn count);
 bool team_borrows();
 
+// A host's threads for the jobs of one thread, as rnnk_pool has them.
+struct Pool {
+  int threads = 1;
+  void (*parallel)(void* context, void (*fn)(void*), void* data,
+                   int32_t threads) = nullptr;  // null: of the team, up to `threads`
+  void* context = nullptr;
+};
+// While it lives, jobs of this thread run on the pool. null: on the team.
+class PoolScope {
+ public:
+  explicit PoolScope(const Pool* pool);
+  ~PoolScope();
+  PoolScope(const PoolScope&) = delete;
+
+ private:
+  const Pool* before_;
+};
+
 int team_size();  // for a call of this thread, now; the caller included
 // Waits for a running job. False when the system gave fewer threads; the team works with those.
 bool team_resize(int threads);

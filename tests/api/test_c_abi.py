@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes as c
 import re
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,14 +26,17 @@ from c_abi import (
     LSTM,
     NOT_SUPPORTED,
     OK,
+    PARALLEL,
     TRAIN,
     UINT8,
     Args,
     Dropout,
     Layer,
     P,
+    Pool,
     Problem,
     Sizes,
+    Tensor,
     Verdict,
     Weights,
     new,
@@ -524,3 +528,48 @@ def test_empty_calls(lib: Any, layer: Layer) -> None:
     layer.args.seq_len, layer.args.batch = 4, 0
     assert layer.call("forward") == OK and layer.call("backward") == OK, lib.rnnk_last_error()
     assert not layer.outputs["dweight_ih_0"].any()
+
+
+@pytest.mark.parametrize("direction", [0, 2])
+def test_a_call_on_a_hosts_threads(lib: Any, direction: int) -> None:
+    """rnnk_args.pool: the bits of the team's threads, on a pool and with a limit."""
+    asked: list[int] = []
+
+    @PARALLEL
+    def parallel(context: int, fn: Callable[[int], None], data: int, threads: int) -> None:
+        assert context == 7
+        asked.append(threads)
+        others = [threading.Thread(target=fn, args=(data,)) for _ in range(1, threads)]
+        for other in others:
+            other.start()
+        fn(data)
+        for other in others:
+            other.join()
+
+    class Large(Layer):
+        T, B, IN, H = 9, 40, 64, 96
+
+    results = []
+    for pool in (None, new(Pool, threads=3, parallel=parallel, context=7), new(Pool, threads=2)):
+        layer = Large(lib, LSTM, direction=direction)
+        layer.args.lengths = Tensor()
+        layer.args.pool = None if pool is None else c.addressof(pool)
+        assert layer.pack() == OK
+        for which in ("forward", "backward"):
+            assert layer.call(which) == OK, lib.rnnk_last_error()
+        results.append({name: np.array(array) for name, array in layer.outputs.items() if name != "packed"})
+        layer.close()
+    assert asked and set(asked) == {3}
+    for other in results[1:]:
+        for name in ("y", "h_n", "dx", "dweight_ih_0", "dweight_hh_0"):
+            assert np.array_equal(results[0][name], other[name]), name
+
+
+def test_pools_that_are_refused(lib: Any, layer: Layer) -> None:
+    for pool, sentence in (
+        (new(Pool, threads=0), "pool.threads: expected 1 to 256, got 0"),
+        (new(Pool, threads=257), "pool.threads: expected 1 to 256, got 257"),
+        (Pool(struct_size=4, threads=2), "pool.struct_size: expected at least 8, got 4"),
+    ):
+        layer.args.pool = c.addressof(pool)
+        refused(lib, layer.call("forward"), INVALID_VALUE, sentence)

@@ -281,8 +281,9 @@ void run(Input& in) {
                                           offsetof(rnnk_args, dy),
                                           offsetof(rnnk_args, dx),
                                           offsetof(rnnk_args, dh),
-                                          offsetof(rnnk_args, weights)};
-  a.struct_size = versions[in.one_in(2) ? in.below(6) : 0];
+                                          offsetof(rnnk_args, weights),
+                                          offsetof(rnnk_args, pool)};
+  a.struct_size = versions[in.one_in(2) ? in.below(7) : 0];
   if (in.one_in(40)) a.struct_size = odd_size(in, offsetof(rnnk_args, dy));
   a.flags = in.any_of<uint32_t>({0, 0, 1, 1, 1, 2});
   a.seq_len = T, a.batch = B;
@@ -306,6 +307,17 @@ void run(Input& in) {
   a.seed = in.take<uint64_t>(), a.call = in.take<uint32_t>(), a.stream = in.take<uint32_t>();
   a.first_step = in.any_of<int64_t>({0, 0, 5});
   if (in.one_in(4)) a.weights = arrays(200);
+  if (in.one_in(8)) {
+    rnnk_pool pool{};
+    pool.struct_size = in.any_of<uint32_t>({sizeof pool, sizeof pool, sizeof pool, 8, 4});
+    pool.threads = in.any_of<int32_t>({1, 2, 3, 256, 0, -1});
+    if (in.one_in(2)) {
+      pool.parallel = [](void*, void (*fn)(void*), void* data, int32_t threads) {
+        for (int32_t i = 0; i < threads; ++i) fn(data);
+      };
+    }
+    a.pool = memory.structs<rnnk_pool>({pool}, pool.struct_size);
+  }
   const rnnk_plan* plan = in.one_in(40) ? nullptr : made.plan;
   const rnnk_args* const forward = in.one_in(40) ? nullptr : memory.structs<rnnk_args>({a}, a.struct_size);
   const bool kept = rnnk_forward(plan, forward) == RNNK_OK && keep && a.reserve && plan;

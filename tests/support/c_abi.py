@@ -78,8 +78,10 @@ Args = _struct(
     *_fields(Tensor, "dy dh_n dc_n dx dh_0 dc_0"),
     *_fields(P, "dweights dh"),
     ("clip_dh", c.c_double),
-    ("weights", P),
+    *_fields(P, "weights pool"),
 )
+PARALLEL = c.CFUNCTYPE(None, P, c.CFUNCTYPE(None, P), P, I32)
+Pool = _struct("Pool", ("struct_size", U32), ("threads", I32), ("parallel", PARALLEL), ("context", P))
 Dropout = _struct(
     "Dropout",
     *_fields(U32, "struct_size call stream"),

@@ -191,6 +191,16 @@ enum {
       1 /* dropout, zoneout and recurrent dropout draw their masks; the same in rnnk_backward as in rnnk_forward */
 };
 
+/* Threads of a host for one call, so that two pools do not fight for the cores. Results have the same bits whatever the threads. */
+typedef struct rnnk_pool {
+  uint32_t struct_size;
+  int32_t threads; /* 1 to 256: the most that the call may use, the caller's included */
+  /* Calls fn(data) on up to `threads` threads, the caller's among them, and returns when all calls have returned; fewer calls will do,
+   * and so will several on one thread. NULL: the library's own team, or the threads that rnnk_set_pool lent it. */
+  void (*parallel)(void* context, void (*fn)(void* data), void* data, int32_t threads);
+  void* context;
+} rnnk_pool;
+
 /* The tensors of one call. Absent h_0, c_0, dy, dh_n, dc_n count as zero; absent outputs and gradients are not computed, and
  * rnnk_backward does not visit layers below the lowest one that a wanted gradient needs. */
 typedef struct rnnk_args {
@@ -229,6 +239,7 @@ typedef struct rnnk_args {
   /* rnnk_forward only: [L*D] to read in place of a pack, or NULL. A CPU reads the weights of a single step where they are; other
    * calls pack them first. Either way packed holds no pack afterwards that a call may be given. */
   const rnnk_weights* weights;
+  const rnnk_pool* pool; /* CPU: the threads of this call, or NULL: those of the library's team */
 } rnnk_args;
 
 typedef struct rnnk_plan rnnk_plan;

@@ -139,6 +139,53 @@ void borrowed_threads() {
   expect(g_most == 0, "threads given back were used");
 }
 
+// Pools of single calls, from several callers at the same time and beside jobs of the team: fewer threads than promised, the same
+// thread several times, late ones; and a limit on the team's own.
+void pools_of_calls() {
+  team_resize(3);
+  struct Host {
+    int threads;  // that it really uses
+    std::atomic<int> most{0};
+    static void parallel(void* context, void (*fn)(void*), void* data, int32_t threads) {
+      auto& self = *static_cast<Host*>(context);
+      self.most = std::max(self.most.load(), static_cast<int>(threads));
+      std::vector<std::thread> others;
+      for (int i = 1; i < std::min(self.threads, threads); ++i) {
+        others.emplace_back([=] {
+          if (i % 2 == 0) pause(50);
+          fn(data);
+        });
+      }
+      fn(data);
+      for (int i = self.threads; i < threads; ++i) fn(data);
+      for (auto& other : others) other.join();
+    }
+  };
+  std::vector<std::thread> callers;
+  for (int c = 0; c < 3; ++c) {
+    callers.emplace_back([c] {
+      Host its{1 + c};
+      const Pool pool{4, Host::parallel, &its};
+      for (int i = 0; i < 200; ++i) {
+        const PoolScope scope(i % 3 == 2 ? nullptr : &pool);
+        expect(team_size() == (i % 3 == 2 ? 3 : 4), "the size of a call's pool");
+        Ledger(1 + i % 6, 1 + i % 7).run();
+      }
+      expect(its.most == 4, "a pool was not asked for its threads");
+    });
+  }
+  for (auto& caller : callers) caller.join();
+  const Pool two{2}, many{200};
+  {
+    const PoolScope scope(&two);
+    expect(team_size() == 2, "a call's limit");
+    const PoolScope inner(&many);
+    expect(team_size() == 3, "a limit above the team's size");
+    Ledger(3, 10).run();
+  }
+  expect(team_size() == 3, "a scope that ended");
+}
+
 // By arithmetic, because fegetround() may look at another unit than the one that computes.
 bool rounds_up() {
   volatile float one = 1, little = 1e-20f;
@@ -181,6 +228,7 @@ int main() {
   several_callers(false);
   several_callers(true);
   borrowed_threads();
+  pools_of_calls();
   floating_point_mode();
   sorting();
   std::printf("team: ok\n");
