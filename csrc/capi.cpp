@@ -66,22 +66,19 @@ Pool pool_of(const rnnk_pool& given) {
 }
 
 // The weights of a call that brings them: packed, unless the kernels read them where they are. Returns what follows the header.
-void* take_weights(const Network& n, rnnk_args& a) {
+void* take_weights(const Network& n, rnnk_args& a, Halves halves) {
   void* const own = header_bytes(n) ? no_pack(a.packed) : a.packed;
-  if (reads_unpacked(n, a)) return own;
-  pack_network(n, a.weights, {true, false}, own, a.cuda_stream);
+  if (reads_unpacked(n, a, halves.backward)) return own;
+  pack_network(n, a.weights, halves, own, a.cuda_stream);
   a.weights = nullptr;
   return own;
 }
 
 // ``packed`` of a checked call becomes what the kernels have.
-void find_weights(const Network& n, rnnk_args& a, Pass pass) {
-  if (a.weights) {
-    a.packed = take_weights(n, a);
-  } else if (header_bytes(n)) {
-    const bool backward = pass == Pass::backward;  // which runs the forward again if the plan recomputes
-    a.packed = open_pack(a.packed, n.layout, {!backward || n.first().recompute, backward});
-  }
+void find_weights(const Network& n, rnnk_args& a, bool backward) {
+  const Halves halves{!backward || n.first().recompute, backward};  // a recomputing backward runs the forward again
+  if (a.weights) a.packed = take_weights(n, a, halves);
+  else if (header_bytes(n)) a.packed = open_pack(a.packed, n.layout, halves);
 }
 
 rnnk_status run(const rnnk_plan* plan, const rnnk_args* args, Pass pass) {
@@ -93,7 +90,7 @@ rnnk_status run(const rnnk_plan* plan, const rnnk_args* args, Pass pass) {
     // Without rows a step has no work, and there may be more steps than anybody could walk: an array of them takes no memory.
     if (a.batch == 0 && a.seq_len > 0) a.seq_len = 0;
     check_args(n, a, pass);
-    find_weights(n, a, pass);
+    find_weights(n, a, pass == Pass::backward);
     if (pass == Pass::forward) network_forward(n, a);
     else network_backward(n, a);
   });

@@ -40,6 +40,10 @@ constexpr double kSegment = 0.4;
 // CPU: rows of a single step that reads weights where they are. With more of them, splitting rows between threads pays, and each
 // thread would transpose all weights. Measured.
 constexpr int64_t kMostRowsUnpacked = 64;
+// The same in BPTT, whose products then read a row of weights once for a few rows.
+constexpr int64_t kMostRowsUnpackedBackward = 8;
+// Rows of a chunk whose dW is written as so many outer products.
+constexpr int64_t kMostOuterProducts = 8;
 
 // Work below which a second thread costs more than it saves (some 20 us).
 constexpr int64_t kSmallDropout = 20000;        // elements

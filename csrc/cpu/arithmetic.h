@@ -11,6 +11,7 @@
 //   broadcast(Operand*), weights(Weight*, j), mac(x, w, sum)   term j of a pair
 //   join(rows)            the bits of a vector of T whose lanes hold an operand of each row, the first in the lower bits
 //   join_stored(rows)     the same of rows in the caller's storage: a vector of weights
+//   plain                 operands, weights and sums are of one type, side by side: products need no pack (unpacked.h)
 //   matrix                true: walk() does whole products (isa/amx.cpp), and there is no mac(); rows and least_rows say of
 //                         what height
 #pragma once
@@ -68,7 +69,7 @@ struct Native {
   using Operand = T;
   using Weight = T;
   static constexpr int pair = 1, depth = 1, step = 1;
-  static constexpr bool matrix = false;
+  static constexpr bool matrix = false, plain = true;
   static constexpr int storage = native_dtype<T>();
   static double cycles_per_fma() { return V::cycles_per_fma; }
 
@@ -99,7 +100,7 @@ struct OfBf16 {
   using B = Bf16<V>;
   static_assert(std::is_same_v<T, float>);
   static constexpr int pair = 2;
-  static constexpr bool matrix = false;
+  static constexpr bool matrix = false, plain = false;
   static constexpr int storage = RNNK_BFLOAT16;
 
   RNNK_HD static void store_weights(const V (&terms)[2], Weight* p) { B::store_pair(terms[0], terms[1], p); }

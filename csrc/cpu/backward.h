@@ -46,6 +46,7 @@ struct Backward {
   int64_t block_count() const { return ceil_div(rows.steps, blocks.steps); }
 
   void begin(const Part& part) const {
+    if (args.unpacked && part.share == 0) pack_vectors(d, args.weights, problem.dtype, weights);
     for (int s = 0; s < d.shape.states; ++s) {
       const rnnk_tensor from = s == 0 ? args.dh_n : state_of(args.dc_n, s, d.H);
       const Axis<W>& units = d.state(s);
@@ -125,6 +126,13 @@ struct Backward {
         }
       }
     } else {
+      if constexpr (A::plain) {
+        if (args.unpacked && !nothing) {
+          fn.from = dgh;
+          const WeightMatrix<A> matrix{stage_weights(d.stage(k), args.weights), stage_rows(d, k, 0), d.terms(k), nullptr};
+          return product_in_place<A>(fn, r0, r1, p0, p1, matrix);
+        }
+      }
       const int64_t columns = d.head_columns(k);
       L::for_heads(d.operand(k), p0, p1, [&](int64_t head, int64_t q0, int64_t q1) RNNK_INLINE {
         fn.from = dgh + head * columns;

@@ -6,8 +6,8 @@
 #pragma once
 #include "cpu/extras.h"
 #include "cpu/norm.h"
-#include "cpu/pack.h"
 #include "cpu/schedule.h"
+#include "cpu/unpacked.h"
 
 namespace rnnk {
 namespace {
@@ -33,7 +33,7 @@ struct Entry {
   int64_t row;
 };
 
-// to [rows, columns] += dg_t . b
+// to [rows, columns] += dg_t . b; of the first chunk, that is all there is.
 template <class A>
 struct WeightTile {
   using V = typename A::V;
@@ -45,13 +45,16 @@ struct WeightTile {
   int64_t ld;
   T* to;
   int64_t columns;
+  bool first;
   const typename A::Operand* operand(int64_t row) const { return dg_t + row * ld; }
-  RNNK_HD void prepare(int64_t row, int64_t panel) const { fetch(to + row * columns + panel * W, W); }
+  RNNK_HD void prepare(int64_t row, int64_t panel) const {
+    if (!first) fetch(to + row * columns + panel * W, W);
+  }
   Start<A> start() const { return {}; }
   void finish(int64_t row, int64_t panel, const V (&sum)[1]) const {
     const int64_t n = smaller<int64_t>(W, columns - panel * W);
     T* at = to + row * columns + panel * W;
-    (V::load_n(at, n) + sum[0]).store_n(at, n);
+    (first ? V::set1(0) + sum[0] : V::load_n(at, n) + sum[0]).store_n(at, n);
   }
 };
 
@@ -88,36 +91,40 @@ struct Blocks {
   using Weight = typename A::Weight;
   using L = Layout<A>;
   static constexpr int W = V::lanes;
-  static constexpr int64_t kTransposed = kChunk + L::kLine;  // a line more: see Layout::leading
-  static constexpr int64_t kPanel = (kChunk + A::pair) * W;  // the same between panels
+  static constexpr int kLane = sizeof(T) / sizeof(Operand);  // operands that move as one lane
 
   const Problem& problem;
   const LayerCall& args;
   Gradients<T> to;
   L d;
   int64_t batch, steps, slots;
+  int64_t ld_t,
+      ld_panel;  // of a chunk's rows, transposed, and of its operands by panels; not powers of two: see Layout::leading
   Operand *dgx, *dgh[kMostStages];
   T* dp;
   T* dv
       [kMostStages];  // of a normalised stage: [slots][B][sides][stage_columns], the gradient of what its factors and shifts made
-  Operand *dgx_t, *dgh_t[kMostStages];  // transposed: [gates * units][kTransposed]
-  Weight *x, *operand[kMostStages];     // [panel][kPanel]
+  Operand *dgx_t, *dgh_t[kMostStages];  // transposed: [gates * units][ld_t]
+  Weight *x, *operand[kMostStages];     // [panel][ld_panel]
 
   Blocks(const Problem& p, const CellShape& shape, const LayerCall& a, const Gradients<T>& g)
       : problem(p), args(a), to(g), d(p, shape), batch(a.batch), steps(gradient_steps(a.seq_len, a.batch)),
-        slots(steps + 1) {}
+        slots(steps + 1) {
+    const int64_t rows = smaller(kChunk, steps * batch);
+    ld_t = round_up(rows, larger(A::depth, W * kLane)) + L::kLine;
+    ld_panel = (round_up(rows, larger(A::depth, A::pair)) + A::pair) * W;
+  }
 
   void carve(Carver& c) {
     dgx = c.take<Operand>(slots * batch * L::leading(d.gate_columns()));
     dp = c.take<T>(slots * batch * d.own_params * d.hidden.padded());
-    dgx_t = c.take<Operand>(d.shape.gates * d.H * kTransposed);
-    x = c.take<Weight>(d.input.panels() * kPanel);
+    dgx_t = c.take<Operand>(d.shape.gates * d.H * ld_t);
+    x = c.take<Weight>(d.input.panels() * ld_panel);
     for (int k = 0; k < d.shape.stages; ++k) {
       const bool product = has_product(d.shape, k);
       dgh[k] = same_dg(d.shape, k) ? dgx : c.take<Operand>(slots * batch * L::leading(d.stage_columns(k)));
-      dgh_t[k] =
-          same_dg(d.shape, k) ? dgx_t : c.take<Operand>(product ? d.stage(k).gates * d.axis(k).units * kTransposed : 0);
-      operand[k] = c.take<Weight>(product ? d.operand(k).panels() * kPanel : 0);
+      dgh_t[k] = same_dg(d.shape, k) ? dgx_t : c.take<Operand>(product ? d.stage(k).gates * d.axis(k).units * ld_t : 0);
+      operand[k] = c.take<Weight>(product ? d.operand(k).panels() * ld_panel : 0);
       dv[k] = c.take<T>(d.stage(k).norm ? slots * batch * sides(d.shape, k) * d.stage_columns(k) : 0);
     }
   }
@@ -160,21 +167,20 @@ struct Blocks {
     if (i % 2 == 0) {
       if (to.any()) pack_rows(rows, extras, reserve, list, n, part);
     } else {
-      if (to.any()) parameter_gradients(rows, reserve, list, n, part);
+      if (to.any()) parameter_gradients(rows, reserve, list, n, first == 0 && i == 1 && args.start_sums, part);
       if (args.dx.data) input_gradient(rows, weights, list, n, part);
       if (args.dx.data && i == 1 && !args.add_to_dx) zero_padding(rows, extras, first, part);
     }
   }
 
   // --- transposition and packing -------------------------------------------------------------------------------------------------
-  static constexpr int kLane = sizeof(T) / sizeof(Operand);  // operands that move as one lane
   alignas(64) static constexpr Operand kZeros[W] = {};
   template <class RowOf>
   void transpose(int gates, const Axis<W>& axis, int64_t n, const Part& part, const RowOf& row_of, Operand* out) const {
     const int64_t items = axis.panels() * gates;
     for (int64_t item = part.first(items); item < part.last(items); ++item) {
       const int64_t panel = item / gates, gate = item % gates, valid = axis.valid(panel);
-      Operand* to_row = out + (gate * axis.units + axis.first(panel)) * kTransposed;
+      Operand* to_row = out + (gate * axis.units + axis.first(panel)) * ld_t;
       for (int64_t j = 0; j < round_up(n, A::depth); j += W * kLane) {
         V block[W];
         RNNK_UNROLL for (int i = 0; i < W; ++i) {
@@ -187,7 +193,7 @@ struct Blocks {
         }
         rnnk::transpose<V>(block);
         RNNK_UNROLL for (int i = 0; i < W; ++i) {
-          if (i < valid) block[i].store(reinterpret_cast<T*>(to_row + i * kTransposed + j));
+          if (i < valid) block[i].store(reinterpret_cast<T*>(to_row + i * ld_t + j));
         }
       }
     }
@@ -210,7 +216,7 @@ struct Blocks {
       }
       int64_t p = first;
       for (; stored && p < whole; ++p) {
-        A::join_stored(from).store(reinterpret_cast<T*>(out + p * kPanel + j * W));
+        A::join_stored(from).store(reinterpret_cast<T*>(out + p * ld_panel + j * W));
         for (auto& at : from) at += W;
       }
       for (; p < last; ++p) {
@@ -219,7 +225,7 @@ struct Blocks {
           v[i] = row[i].data ? load_units<A>(row[i], axis.first(p), axis.valid(p)) : V::set1(0);
           if (changes && row[i].data) v[i] = change(v[i], j + i, p);
         }
-        A::store_weights(v, out + p * kPanel + j * W);
+        A::store_weights(v, out + p * ld_panel + j * W);
       }
     }
   }
@@ -266,18 +272,27 @@ struct Blocks {
   }
 
   // --- parameter gradients --------------------------------------------------------------------------------------------------------
-  // Rows [0, rows) of dg_t by panels of b: to [rows, columns].
-  void weight_gradient(const Operand* dg_t, const Weight* b, T* to, int64_t rows, int64_t columns, int64_t n,
-                       const Part& part) const {
-    for_tiles<A, 1>(WeightTile<A>{dg_t, kTransposed, to, columns}, part.first(rows), part.last(rows), 0,
-                    Axis<W>(columns).panels(), n, b, kPanel);
+  // Rows of dg_t by panels of b, n terms each: to [rows, columns].
+  struct Sum {
+    const Operand* dg_t;
+    const Weight* b;
+    T* to;
+    int64_t rows, columns;
+  };
+  void weight_gradient(const Sum& s, int64_t n, bool first, const Part& part) const {
+    const WeightTile<A> tile{s.dg_t, ld_t, s.to, s.columns, first};
+    const int64_t r0 = part.first(s.rows), r1 = part.last(s.rows), panels = Axis<W>(s.columns).panels();
+    if constexpr (A::plain) {
+      if (n <= costs::kMostOuterProducts) return outer_product<A>(tile, r0, r1, panels, n, s.b, ld_panel);
+    }
+    for_tiles<A, 1>(tile, r0, r1, 0, panels, n, s.b, ld_panel);
   }
 
   // Sums in W interleaved chains over the chunk, then over the lanes in order.
   void bias_gradient(const Operand* dg_t, T* to, int64_t rows, int64_t n, const Part& part) const {
     for (int64_t row = part.first(rows); row < part.last(rows); ++row) {
       V sum = V::set1(0);
-      for (int64_t j = 0; j < n; j += W) sum = sum + A::load(dg_t + row * kTransposed + j);  // zero from n on
+      for (int64_t j = 0; j < n; j += W) sum = sum + A::load(dg_t + row * ld_t + j);  // zero from n on
       T lanes[W], total = 0;
       sum.store(lanes);
       for (T lane : lanes) total += lane;
@@ -285,33 +300,36 @@ struct Blocks {
     }
   }
 
-  void parameter_gradients(const Rows& rows, const Reserve<A>& reserve, const Entry* list, int64_t n,
+  // first: of the first chunk, so that matrices are stored and not added to.
+  void parameter_gradients(const Rows& rows, const Reserve<A>& reserve, const Entry* list, int64_t n, bool first,
                            const Part& part) const {
-    if (to.weight_ih) weight_gradient(dgx_t, x, to.weight_ih, d.shape.gates * d.H, d.I, n, part);
+    if (to.weight_ih) weight_gradient({dgx_t, x, to.weight_ih, d.shape.gates * d.H, d.I}, n, first, part);
     if (to.bias_ih && !d.stage(0).norm) bias_gradient(dgx_t, to.bias_ih, d.shape.gates * d.H, n, part);
     for (int k = 0; k < d.shape.stages; ++k) {
       const Stage stage = d.stage(k);
       const auto& units = d.axis(k);
       if (stage.product == Product::weight_hr && to.weight_hr) {
-        weight_gradient(dgh_t[k], operand[k], to.weight_hr, units.units, d.terms(k), n, part);
+        weight_gradient({dgh_t[k], operand[k], to.weight_hr, units.units, d.terms(k)}, n, first, part);
       }
       if (stage.product != Product::weight_hh) continue;
-      if (to.weight_hh) recurrent_gradient(k, n, part);
+      if (to.weight_hh) recurrent_gradient(k, n, first, part);
       if (to.bias_hh && !stage.norm)
         bias_gradient(dgh_t[k], to.bias_hh + stage.first_gate * d.H, stage.gates * d.H, n, part);
     }
     if (d.shape.has_options) vector_gradients(rows, reserve, list, n, part);
   }
 
-  void recurrent_gradient(int k, int64_t n, const Part& part) const {
+  void recurrent_gradient(int k, int64_t n, bool first, const Part& part) const {
     const Stage stage = d.stage(k);
     const auto& units = d.axis(k);
     T* const out = to.weight_hh + stage.first_gate * d.H * d.terms(k);
-    if (units.heads == 1) return weight_gradient(dgh_t[k], operand[k], out, stage.gates * d.H, d.terms(k), n, part);
+    if (units.heads == 1) return weight_gradient({dgh_t[k], operand[k], out, stage.gates * d.H, d.terms(k)}, n, first, part);
     for (int64_t block = 0; block < units.heads * stage.gates; ++block) {  // of a head and a gate
       const int64_t head = block / stage.gates, row = block % stage.gates * d.H + head * units.each;
-      weight_gradient(dgh_t[k] + row * kTransposed, operand[k] + head * units.panels_each * kPanel, out + row * d.terms(k),
-                      units.each, d.terms(k), n, part);
+      const Operand* const dg_t = dgh_t[k] + row * ld_t;
+      weight_gradient(
+          {dg_t, operand[k] + head * units.panels_each * ld_panel, out + row * d.terms(k), units.each, d.terms(k)}, n, first,
+          part);
     }
   }
 
@@ -377,6 +395,12 @@ struct Blocks {
   void input_gradient(const Rows& rows, const Packed<A>& weights, const Entry* list, int64_t n, const Part& part) const {
     const int64_t K = d.gate_columns();
     const InputGradientTile<A> tile{dgx, slots, batch, L::leading(K), rows, args, d.I, list};
+    if constexpr (A::plain) {
+      if (args.unpacked) {
+        const WeightMatrix<A> matrix{args.weights.weight_ih, input_rows(d, 0), d.I, nullptr};
+        return product_in_place<A>(tile, 0, n, part.first(d.input.panels()), part.last(d.input.panels()), matrix);
+      }
+    }
     for_tiles<A, 1>(tile, part.first(n), part.last(n), 0, d.input.panels(), K, weights.w_ih_back, d.panel(K, 1));
   }
   void zero_padding(const Rows& rows, const Extras<A>& extras, int64_t first, const Part& part) const {

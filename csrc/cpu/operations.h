@@ -67,6 +67,7 @@ struct BackwardJob {
     void* to;
     int64_t count;
     T* sum;
+    bool matrix;
   } targets[6];
   F f;
   int64_t bytes;
@@ -79,12 +80,13 @@ struct BackwardJob {
   }
   BackwardJob(const CellCode<A>& cell, const Problem& p, const LayerCall& a)
       : problem(p), args(a),
-        targets{{a.dweight_ih, cell.shape.gates * p.hidden_size * p.input_size, static_cast<T*>(a.dweight_ih)},
-                {a.dweight_hh, cell.shape.gates * p.hidden_size * p.weight_hh_columns(), static_cast<T*>(a.dweight_hh)},
-                {a.dbias_ih, cell.shape.gates * p.hidden_size, static_cast<T*>(a.dbias_ih)},
-                {a.dbias_hh, cell.shape.gates * p.hidden_size, static_cast<T*>(a.dbias_hh)},
-                {a.dweight_hr, p.output_size * p.hidden_size, static_cast<T*>(a.dweight_hr)},
-                {a.dparams, param_rows(p) * p.hidden_size, static_cast<T*>(a.dparams)}},
+        targets{
+            {a.dweight_ih, cell.shape.gates * p.hidden_size * p.input_size, static_cast<T*>(a.dweight_ih), true},
+            {a.dweight_hh, cell.shape.gates * p.hidden_size * p.weight_hh_columns(), static_cast<T*>(a.dweight_hh), true},
+            {a.dbias_ih, cell.shape.gates * p.hidden_size, static_cast<T*>(a.dbias_ih), false},
+            {a.dbias_hh, cell.shape.gates * p.hidden_size, static_cast<T*>(a.dbias_hh), false},
+            {a.dweight_hr, p.output_size * p.hidden_size, static_cast<T*>(a.dweight_hr), true},
+            {a.dparams, param_rows(p) * p.hidden_size, static_cast<T*>(a.dparams), false}},
         f(p, cell.shape, a, gradients(targets), cell.backward) {
     Carver c(a.workspace ? static_cast<char*>(a.workspace) + f.bytes : nullptr);
     for (auto& target : targets) {
@@ -104,7 +106,7 @@ struct BackwardJob {
     if (!args.start_sums) return;
     const Part share = unit_share(f.rows, task, tasks);
     for (const auto& target : targets) {
-      if (!target.sum) continue;
+      if (!target.sum || (target.matrix && f.block_count() > 0)) continue;  // the first chunk stores matrices
       for (int64_t i = share.first(target.count); i < share.last(target.count); ++i) target.sum[i] = 0;
     }
   }
@@ -147,7 +149,7 @@ template <class A>
 void run_backward(const CellCode<A>& cell, const Problem& problem, const LayerCall& args) {
   using J = BackwardJob<A>;
   J job(cell, problem, args);
-  const Schedule plan = Cost<A>{job.f.d, true}.choose(args.seq_len, args.batch, team_size());
+  const Schedule plan = Cost<A>{job.f.d, true}.choose(args.seq_len, args.batch, team_size(), args.unpacked);
   if (plan.by_rows) {
     team_run(
         plan.tasks, job.phases(true),

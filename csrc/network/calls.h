@@ -22,7 +22,7 @@ rnnk_weights weights_at(const rnnk_weights* array, int64_t index, const char* na
 // All layers' weights, packed where kernels expect them: after a pack's header.
 void pack_network(const Network&, const rnnk_weights* weights, Halves halves, void* to, void* cuda_stream);
 // Whether kernels read a call's weights where they are, or expect a pack.
-bool reads_unpacked(const Network&, const rnnk_args&);
+bool reads_unpacked(const Network&, const rnnk_args&, bool backward);
 
 class Calls {
  public:

@@ -173,7 +173,6 @@ void check_args(const Network& n, const rnnk_args& a, Pass pass) {
     check_tensor(problem, a.h_n, "h_n", false, false);
     check_tensor(problem, a.c_n, "c_n", false, true);
   }
-  if (a.weights && backward) fail(RNNK_INVALID_VALUE, "weights: expected NULL in rnnk_backward, which reads a pack");
   if (a.weights) check_weights(n, a.weights, Wanted::all);
   check_room("packed", a.packed, a.packed_size, header_bytes(n) + n.packed_bytes);
 }

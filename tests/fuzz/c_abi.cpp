@@ -322,10 +322,6 @@ void run(Input& in) {
   const rnnk_args* const forward = in.one_in(40) ? nullptr : memory.structs<rnnk_args>({a}, a.struct_size);
   const bool kept = rnnk_forward(plan, forward) == RNNK_OK && keep && a.reserve && plan;
   if (!kept) return;
-  if (a.weights && !in.one_in(20)) {  // backward reads a pack
-    a.weights = nullptr;
-    rnnk_pack_weights(made.plan, w, RNNK_PACK_BOTH, packed, packed_size, nullptr);
-  }
   a.workspace = workspace(sizes.workspace_backward_least, sizes.workspace_backward, a.workspace_size);
   if (in.one_in(2)) a.dy = tensor(in, memory, p.dtype, {T, B, D * P}, 8, 20);
   a.dh_n = state(wide, P), a.dc_n = cell_state(wide);

@@ -1,7 +1,7 @@
 """Calls that bring their weights: the bits of calls that read a pack.
 
-A single step of few rows (``costs::kMostRowsUnpacked``) without heads reads weights where they are; other calls pack
-them first.
+A single step of few rows (``costs::kMostRowsUnpacked``; in BPTT ``kMostRowsUnpackedBackward``) without heads reads
+weights where they are; other calls pack them first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runner import KERNELS, SINGLE, takes
 from split_cases import KINDS, PLAIN, Case
 
 LSTM = 3  # of cells.inc
-MOST = 64  # kMostRowsUnpacked
+MOST, MOST_BACKWARD = 64, 8
 HALVES = ["bfloat16", "float16"]
 
 
@@ -34,7 +34,7 @@ def same(library: Any, kernel: str, case: Case, wanted: Callable[[str], bool] | 
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-@pytest.mark.parametrize("B", [1, 7, MOST, MOST + 1])
+@pytest.mark.parametrize("B", [1, 7, MOST_BACKWARD + 1, MOST, MOST + 1])
 @pytest.mark.parametrize(("kernel", "dtype"), PAIRS)
 @pytest.mark.parametrize("name", [*PLAIN, *KINDS])
 def test_cells(lib: Any, kernel: str, name: str, dtype: str, B: int, training: bool) -> None:
@@ -64,12 +64,12 @@ def test_steps_and_lengths(lib: Any, kernel: str, name: str, T: int, lengths: bo
 @pytest.mark.parametrize("kernel", SINGLE)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads(lib: Any, kernel: str, threads: int) -> None:
-    """Units are shared between threads, each with a room of its own for the panel it reads."""
+    """Units are shared between threads, each with a room of its own for the panel it reads; K past one chain."""
     before = lib.rnnk_get_num_threads()
     assert lib.rnnk_set_num_threads(threads) == OK
     try:
-        for B in (1, 40):
-            same(lib, kernel, Case("lstm", "float32", 1, B, 200, 300, 9), None)
+        for B in (1, 6, 40):
+            same(lib, kernel, Case("lstm", "float32", 1, B, 200, 300, 9), lambda name: True)
     finally:
         lib.rnnk_set_num_threads(before)
 
@@ -101,11 +101,10 @@ def test_refusals(lib: Any) -> None:
     layer = Layer(lib, LSTM)
     assert layer.pack() == OK
     layer.args.weights = ctypes.addressof(layer.weights)
-    assert layer.call("backward") == INVALID_VALUE
-    assert b"weights: expected NULL in rnnk_backward, which reads a pack" in lib.rnnk_last_error()
     layer.weights[0].weight_hh.data = None
-    assert layer.call("forward") == INVALID_VALUE
-    assert b"weights[0].weight_hh: expected a tensor, got NULL" in lib.rnnk_last_error()
+    for which in ("forward", "backward"):
+        assert layer.call(which) == INVALID_VALUE
+        assert b"weights[0].weight_hh: expected a tensor, got NULL" in lib.rnnk_last_error()
     layer.args.weights = None
     assert layer.call("forward") == OK  # a refused call has touched nothing, the pack included
     layer.close()

@@ -47,7 +47,7 @@ def run_case(
 ) -> dict[str, Array]:
     """Forward, and backward for the gradients whose names are ``wanted``; None: inference.
 
-    brings: the forward call brings the weights; otherwise it reads a pack, as every backward does.
+    brings: the calls bring the weights; otherwise they read a pack.
     """
 
     def check(status: int) -> None:
@@ -92,20 +92,15 @@ def run_case(
         setattr(args, f"{name}_size", buffer.size)
 
     given = c_abi.new(c_abi.Weights, **{name: c_abi.tensor(value) for name, value in params.items()})
-
-    def pack() -> None:
-        check(library.rnnk_pack_weights(plan, ctypes.byref(given), c_abi.BOTH, args.packed, args.packed_size, None))
-
     if brings:
         args.weights = ctypes.addressof(given)
     else:
-        pack()
+        check(library.rnnk_pack_weights(plan, ctypes.byref(given), c_abi.BOTH, args.packed, args.packed_size, None))
     check(library.rnnk_forward(plan, ctypes.byref(args)))
     if wanted:
         buffers["workspace"][:] = 0xFF
         if brings:
-            args.weights = None
-            pack()
+            buffers["packed"][:] = 0xFF
         check(library.rnnk_backward(plan, ctypes.byref(args)))
     library.rnnk_plan_destroy(plan)
     return results

@@ -236,8 +236,8 @@ typedef struct rnnk_args {
   const rnnk_tensor* dh; /* [L] out, or NULL: [T, B, D*P] each, the gradient of each step's h through all that follows; not
                                    written past a row's length */
   double clip_dh;        /* > 0: rnnk_backward bounds that gradient to [-clip_dh, clip_dh] at every step */
-  /* rnnk_forward only: [L*D] to read in place of a pack, or NULL. A CPU reads the weights of a single step where they are; other
-   * calls pack them first. Either way packed holds no pack afterwards that a call may be given. */
+  /* [L*D] to read in place of a pack, or NULL. A CPU reads the weights of a single step of few rows where they are; other calls pack
+   * them first. Either way packed holds no pack afterwards that a call may be given. */
   const rnnk_weights* weights;
   const rnnk_pool* pool; /* CPU: the threads of this call, or NULL: those of the library's team */
 } rnnk_args;
