@@ -399,13 +399,19 @@ bool plain_array(const py::handle& array, int axes, int64_t* shape, bool write, 
 
 Tensors::Tensors(const py::handle& like) : like_(like), api_(exchange_api(Py_TYPE(like.ptr()))) {}
 
-bool Tensors::read(const py::handle& array, int axes, int64_t* shape, rnnk_tensor& to) const {
+bool Tensors::view(const py::handle& array, void* to) const {
   if (exchange_api(Py_TYPE(array.ptr())) != api_) return false;
-  dlpack::Tensor t;
-  if (static_cast<const dlpack::ExchangeApi*>(api_)->tensor_from_object(array.ptr(), &t) != 0) {
-    PyErr_Clear();
-    return false;
+  if (static_cast<const dlpack::ExchangeApi*>(api_)->tensor_from_object(array.ptr(), static_cast<dlpack::Tensor*>(to)) ==
+      0) {
+    return true;
   }
+  PyErr_Clear();
+  return false;
+}
+
+bool Tensors::read(const py::handle& array, int axes, int64_t* shape, rnnk_tensor& to) const {
+  dlpack::Tensor t;
+  if (!view(array, &t)) return false;
   const int dtype = dtype_of(t.dtype);
   const bool host = t.device.type == dlpack::kCPU || t.device.type == dlpack::kCUDAHost;
   if (!host || dtype < 0 || t.ndim != axes) return false;
@@ -421,12 +427,30 @@ bool Tensors::read(const py::handle& array, int axes, int64_t* shape, rnnk_tenso
   return dense > 0 && to.data;
 }
 
-py::object Tensors::make(int, std::initializer_list<int64_t> shape, rnnk_tensor& to) const {
+py::object Tensors::new_empty(const py::handle& like, const py::tuple& sizes) const {
   static PyObject* const name = PyUnicode_InternFromString("new_empty");
+  py::object made = py::reinterpret_steal<py::object>(PyObject_CallMethodOneArg(like.ptr(), name, sizes.ptr()));
+  if (!made) throw py::error_already_set();
+  return made;
+}
+
+py::object Tensors::make_bytes(const py::handle& like, size_t size, void*& data) const {
+  const py::object made = new_empty(like, py::make_tuple(size));
+  size_t got = 0;
+  return read_bytes(made, data, got) ? made : py::object(py::none());
+}
+
+bool Tensors::read_bytes(const py::handle& array, void*& data, size_t& size) const {
+  dlpack::Tensor t;
+  if (!view(array, &t) || t.device.type != dlpack::kCPU || t.dtype.bits != 8 || t.ndim != 1) return false;
+  data = static_cast<char*>(t.data) + t.byte_offset, size = static_cast<size_t>(t.shape[0]);
+  return reinterpret_cast<uintptr_t>(data) % 64 == 0;
+}
+
+py::object Tensors::make(int, std::initializer_list<int64_t> shape, rnnk_tensor& to) const {
   py::tuple sizes(shape.size());
   for (size_t i = 0; i < shape.size(); ++i) sizes[i] = shape.begin()[i];
-  py::object made = py::reinterpret_steal<py::object>(PyObject_CallMethodOneArg(like_.ptr(), name, sizes.ptr()));
-  if (!made) throw py::error_already_set();
+  const py::object made = new_empty(like_, sizes);
   int64_t got[3];
   if (!read(made, static_cast<int>(shape.size()), got, to)) throw std::runtime_error("new_empty: expected a tensor like x");
   return made;

@@ -65,8 +65,14 @@ class Tensors {
   bool read(const py::handle& array, int axes, int64_t* shape, rnnk_tensor& to) const;
   // A new contiguous tensor, by `new_empty` of the one: also of its dtype.
   py::object make(int dtype, std::initializer_list<int64_t> shape, rnnk_tensor& to) const;
+  // The same of uint8, by a tensor of that: 64-byte aligned, or None.
+  py::object make_bytes(const py::handle& like, size_t size, void*& data) const;
+  bool read_bytes(const py::handle& array, void*& data, size_t& size) const;
 
  private:
+  py::object new_empty(const py::handle& like, const py::tuple& sizes) const;
+  bool view(const py::handle& array, void* to) const;
+
   py::handle like_;
   const void* api_;
 };

@@ -3,6 +3,7 @@
 #include "python/call.h"
 #include "python/inference.h"
 #include "python/stepper.h"
+#include "python/training.h"
 
 namespace rnnk_py {
 namespace {
@@ -120,6 +121,12 @@ PYBIND11_MODULE(_core_of_main_interpreter, m) {
       .def_property_readonly("plain", &Inference::plain)
       .def("try_call", &Inference::try_call, py::arg("x"), py::arg("state"))
       .def("try_tensors", &Inference::try_tensors, py::arg("x"), py::arg("state"), py::arg("weights") = none);
+  py::class_<Training, Inference>(m, "Training")
+      .def(py::init<std::shared_ptr<Plan>, bool, bool>(), py::arg("plan"), py::arg("batch_first") = false,
+           py::arg("step") = false)
+      .def("try_forward", &Training::try_forward, py::arg("x"), py::arg("state"), py::arg("weights"), py::arg("bytes"))
+      .def("try_backward", &Training::try_backward, py::arg("inputs"), py::arg("weights"), py::arg("outputs"),
+           py::arg("grads"), py::arg("needs"));
   m.def("dropout", &dropout, py::arg("x"), py::arg("out"), py::arg("p"), py::arg("key"), py::arg("lengths") = none);
   m.def("explain", &explain, py::arg("cell"), py::arg("dtype"), py::arg("sizes"), py::arg("extent"), py::arg("layer") = 0);
   m.def("device_count", &device_count);

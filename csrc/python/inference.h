@@ -1,5 +1,7 @@
 // Inference of a network on plain arrays in one call: it checks them, allocates the answer and runs the network.
 #pragma once
+#include <array>
+
 #include "python/plan.h"
 
 namespace rnnk_py {
@@ -48,62 +50,86 @@ class Inference {
     const Tensors tensors(x);
     if (!plain_ || !tensors) return py::none();
     if (weights.is_none()) return call(tensors, x, state, nullptr);
-    std::vector<rnnk_weights> given;
-    return take_weights(tensors, py::cast<py::list>(weights), given) ? call(tensors, x, state, given.data()) : py::none();
+    Weights given;
+    return take_weights(tensors, py::cast<py::list>(weights), given) ? call(tensors, x, state, given.all.data())
+                                                                     : py::none();
   }
   bool plain() const { return plain_; }
 
- private:
+ protected:
+  // The outputs of a call; of a cell h_n is y, and c_n is absent where the network has no cell state.
+  struct Outputs {
+    py::object y, h_n, c_n;
+  };
+
+  // x and the states of a call. False: something is unusual.
+  template <class Arrays>
+  bool take_inputs(const Arrays& arrays, const py::handle& x, const py::handle& state, rnnk_args& args) const {
+    int64_t shape[3] = {1, 1, 1};
+    if (!take_sequence(arrays, x, plan_->input_size(), shape, args.x)) return false;
+    args.struct_size = sizeof args;
+    args.seq_len = shape[0], args.batch = shape[1];
+    return take_states(arrays, state, args.batch, args.h_0, args.c_0);
+  }
+  template <class Arrays>
+  Outputs give_outputs(const Arrays& arrays, rnnk_args& args) const {
+    const int64_t B = args.batch, L = plan_->count(), P = plan_->outputs(), C = plan_->cell_units();
+    Outputs out;
+    out.y = give_sequence(arrays, args, plan_->width(), args.y);
+    if (!step_) out.h_n = give_states(arrays, {L, B, P}, args.h_n);
+    if (C > 0) out.c_n = give_states(arrays, {L, B, C}, args.c_n);
+    return out;
+  }
+  // Runs a pass with the weights, or on the pack where they are null.
+  void run(bool backward, rnnk_args& args, const rnnk_weights* weights) const {
+    const Needs needs = plan_->needs(args.seq_len, args.batch);
+    const size_t pack_bytes = weights ? (needs.sizes.packed + 63) / 64 * 64 : 0;
+    const size_t bytes = backward ? needs.sizes.workspace_backward : needs.sizes.workspace_forward;
+    const Workspace workspace(pack_bytes + std::max<size_t>(bytes, 64));
+    args.packed = weights ? workspace.data() : packed_->data();
+    args.packed_size = weights ? pack_bytes : packed_->size(), args.weights = weights;
+    args.workspace = static_cast<char*>(workspace.data()) + pack_bytes, args.workspace_size = workspace.size() - pack_bytes;
+    const double us = backward ? needs.backward_us : needs.forward_us;
+    check(released(us > kReleaseAboveUs || pack_bytes > kReleaseAboveBytes,
+                   [&] { return (backward ? rnnk_backward : rnnk_forward)(plan_->native(), &args); }));
+  }
+
   template <class Arrays>
   py::object call(const Arrays& arrays, const py::handle& x, const py::handle& state, const rnnk_weights* weights) const {
     if (!weights && !packed_) throw py::value_error("weights: expected a list, since there is no pack");
     rnnk_args args{};
-    int64_t shape[3] = {1, 1, 1};
-    if (!take(arrays, x, shape, args.x) || shape[2] != plan_->input_size()) return py::none();
-    const bool swapped = batch_first_ && !step_;
-    const int64_t T = shape[swapped ? 1 : 0], B = shape[swapped ? 0 : 1], L = plan_->count();
-    const int64_t P = plan_->outputs(), C = plan_->cell_units();
-    if (!take_states(arrays, state, B, args)) return py::none();
-    if (swapped) std::swap(args.x.stride[0], args.x.stride[1]);
-    args.struct_size = sizeof args;
-    args.seq_len = T, args.batch = B;
-    py::object y, h_n, c_n;
-    if (step_) {
-      h_n = give(arrays, {B, P}, args.y);
-      if (C > 0) c_n = give(arrays, {B, C}, args.c_n);
-    } else {
-      y = arrays.make(plan_->dtype(), {shape[0], shape[1], plan_->width()}, args.y);
-      if (swapped) std::swap(args.y.stride[0], args.y.stride[1]);
-      h_n = arrays.make(plan_->dtype(), {L, B, P}, args.h_n);
-      if (C > 0) c_n = arrays.make(plan_->dtype(), {L, B, C}, args.c_n);
-    }
-    const Needs needs = plan_->needs(T, B);
-    const size_t pack_bytes = weights ? (needs.sizes.packed + 63) / 64 * 64 : 0;
-    const Workspace workspace(pack_bytes + std::max<size_t>(needs.sizes.workspace_forward, 64));
-    args.packed = weights ? workspace.data() : packed_->data();
-    args.packed_size = weights ? pack_bytes : packed_->size(), args.weights = weights;
-    args.workspace = static_cast<char*>(workspace.data()) + pack_bytes, args.workspace_size = workspace.size() - pack_bytes;
-    check(released(needs.forward_us > kReleaseAboveUs || pack_bytes > kReleaseAboveBytes,
-                   [&] { return rnnk_forward(plan_->native(), &args); }));
-    py::object states = C > 0 ? py::object(py::make_tuple(h_n, c_n)) : h_n;
-    return step_ ? states : py::object(py::make_tuple(y, states));
+    if (!take_inputs(arrays, x, state, args)) return py::none();
+    const Outputs out = give_outputs(arrays, args);
+    run(false, args, weights);
+    const py::object& h_n = step_ ? out.y : out.h_n;
+    py::object states = out.c_n ? py::object(py::make_tuple(h_n, out.c_n)) : h_n;
+    return step_ ? states : py::object(py::make_tuple(out.y, states));
   }
 
-  bool take_weights(const Tensors& tensors, const py::list& given, std::vector<rnnk_weights>& all) const {
-    if (static_cast<int64_t>(given.size()) != 5 * plan_->count())
-      throw py::value_error("weights: expected five for each layer and direction");
-    all.resize(static_cast<size_t>(plan_->count()));
+  // The weights of a call: `kSlots` for each layer and direction.
+  static constexpr size_t kSlots = 5;
+  struct Weights {
+    std::vector<rnnk_weights> all;
+    std::vector<std::array<int64_t, 2>> shapes;  // of each slot; biases have one size
+  };
+  static rnnk_tensor& slot(rnnk_weights& w, size_t i) {
+    rnnk_tensor* const slots[kSlots] = {&w.weight_ih, &w.weight_hh, &w.bias_ih, &w.bias_hh, &w.weight_hr};
+    return *slots[i % kSlots];
+  }
+  static bool is_bias(size_t i) { return i % kSlots == 2 || i % kSlots == 3; }
+
+  bool take_weights(const Tensors& tensors, const py::list& given, Weights& weights) const {
+    const auto count = static_cast<size_t>(plan_->count());
+    if (given.size() != kSlots * count) throw py::value_error("weights: expected five for each layer and direction");
+    weights.all.assign(count, rnnk_weights{sizeof(rnnk_weights), {}, {}, {}, {}, {}, {}});
+    weights.shapes.resize(given.size());
     for (size_t i = 0; i < given.size(); ++i) {
-      rnnk_weights& w = all[i / 5];
-      w.struct_size = sizeof w;
-      rnnk_tensor* const slots[] = {&w.weight_ih, &w.weight_hh, &w.bias_ih, &w.bias_hh, &w.weight_hr};
       const py::handle array = PyList_GET_ITEM(given.ptr(), static_cast<Py_ssize_t>(i));
-      const int axes = i % 5 == 2 || i % 5 == 3 ? 1 : 2;
-      int64_t shape[2] = {1, 1};
-      rnnk_tensor& to = *slots[i % 5];
       if (array.is_none()) continue;
-      if (!tensors.read(array, axes, shape, to) || to.dtype != plan_->dtype()) return false;
-      if (axes == 2 ? to.stride[1] != 1 || to.stride[0] != shape[1] : to.stride[0] != 1) return false;
+      int64_t* const shape = weights.shapes[i].data();
+      rnnk_tensor& to = slot(weights.all[i / kSlots], i);
+      if (!tensors.read(array, is_bias(i) ? 1 : 2, shape, to) || to.dtype != plan_->dtype()) return false;
+      if (is_bias(i) ? to.stride[0] != 1 : to.stride[1] != 1 || to.stride[0] != shape[1]) return false;
     }
     return true;
   }
@@ -112,26 +138,46 @@ class Inference {
   template <class Arrays>
   bool take(const Arrays& arrays, const py::handle& array, int64_t* shape, rnnk_tensor& to) const {
     if (!arrays.read(array, step_ ? 2 : 3, step_ ? shape + 1 : shape, to) || to.dtype != plan_->dtype()) return false;
-    if (step_) to.stride[2] = to.stride[1], to.stride[1] = to.stride[0], to.stride[0] = 0;
+    if (step_) lead(to);
+    return true;
+  }
+  static void lead(rnnk_tensor& t) { t.stride[2] = t.stride[1], t.stride[1] = t.stride[0], t.stride[0] = 0; }
+
+  // [T, B, width] whatever the order of the axes in the caller's array; shape: as the kernels have it.
+  template <class Arrays>
+  bool take_sequence(const Arrays& arrays, const py::handle& array, int64_t width, int64_t* shape, rnnk_tensor& to) const {
+    if (!take(arrays, array, shape, to) || shape[2] != width) return false;
+    if (batch_first_ && !step_) std::swap(shape[0], shape[1]), std::swap(to.stride[0], to.stride[1]);
     return true;
   }
   template <class Arrays>
-  py::object give(const Arrays& arrays, std::initializer_list<int64_t> shape, rnnk_tensor& to) const {
-    py::object made = arrays.make(plan_->dtype(), shape, to);
-    to.stride[2] = to.stride[1], to.stride[1] = to.stride[0], to.stride[0] = 0;
+  py::object give_sequence(const Arrays& arrays, const rnnk_args& a, int64_t width, rnnk_tensor& to) const {
+    if (step_) return give_states(arrays, {1, a.batch, width}, to);
+    if (!batch_first_) return arrays.make(plan_->dtype(), {a.seq_len, a.batch, width}, to);
+    py::object made = arrays.make(plan_->dtype(), {a.batch, a.seq_len, width}, to);
+    std::swap(to.stride[0], to.stride[1]);
+    return made;
+  }
+  // [L*D, B, .]; of a cell [B, .].
+  template <class Arrays>
+  py::object give_states(const Arrays& arrays, std::initializer_list<int64_t> shape, rnnk_tensor& to) const {
+    if (!step_) return arrays.make(plan_->dtype(), shape, to);
+    py::object made = arrays.make(plan_->dtype(), {shape.begin()[1], shape.begin()[2]}, to);
+    lead(to);
     return made;
   }
   template <class Arrays>
-  bool take_states(const Arrays& arrays, const py::handle& state, int64_t B, rnnk_args& args) const {
+  bool take_state(const Arrays& arrays, const py::handle& array, int64_t B, int64_t units, rnnk_tensor& to) const {
+    int64_t shape[3] = {1, 1, 1};
+    return take(arrays, array, shape, to) && shape[0] == plan_->count() && shape[1] == B && shape[2] == units;
+  }
+  template <class Arrays>
+  bool take_states(const Arrays& arrays, const py::handle& state, int64_t B, rnnk_tensor& h, rnnk_tensor& c) const {
     if (state.is_none()) return true;
-    const bool pair = plan_->cell_units() > 0;
-    if (pair && !(PyTuple_CheckExact(state.ptr()) && PyTuple_GET_SIZE(state.ptr()) == 2)) return false;
-    const auto one = [&](const py::handle& array, int64_t units, rnnk_tensor& to) {
-      int64_t shape[3] = {1, 1, 1};
-      return take(arrays, array, shape, to) && shape[0] == plan_->count() && shape[1] == B && shape[2] == units;
-    };
-    return one(pair ? PyTuple_GET_ITEM(state.ptr(), 0) : state.ptr(), plan_->outputs(), args.h_0) &&
-           (!pair || one(PyTuple_GET_ITEM(state.ptr(), 1), plan_->cell_units(), args.c_0));
+    if (plan_->cell_units() == 0) return take_state(arrays, state, B, plan_->outputs(), h);
+    return PyTuple_CheckExact(state.ptr()) && PyTuple_GET_SIZE(state.ptr()) == 2 &&
+           take_state(arrays, PyTuple_GET_ITEM(state.ptr(), 0), B, plan_->outputs(), h) &&
+           take_state(arrays, PyTuple_GET_ITEM(state.ptr(), 1), B, plan_->cell_units(), c);
   }
 
   std::shared_ptr<Plan> plan_;

@@ -122,8 +122,32 @@ class Inference:
     def try_tensors(self, x: Any, state: Any, weights: list[Any] | None = None) -> Any:
         """The same for tensors of torch with DLPack's C table, in host memory, with any strides.
 
-        weights: five for each layer and direction (None: absent), of the plan's shapes; they are packed anew for this
-        call. The caller makes sure that memory holds values (no negation bit) and that no graph is to be recorded.
+        weights: five for each layer and direction (None: absent), of the plan's shapes. The caller
+        makes sure that memory holds values (no negation bit) and that no graph is to be recorded.
+        """
+
+class Training(Inference):
+    """Training of a network on plain tensors, one call for each pass. Weights are those of ``try_tensors``."""
+
+    def __init__(self, plan: Plan, batch_first: bool = False, step: bool = False) -> None: ...
+    def try_forward(self, x: Any, state: Any, weights: list[Any], bytes: Any) -> Any:
+        """(y, h_n, c_n, reserve) in new tensors, None where there is none; of a cell y is h, and h_n is None.
+
+        bytes: a tensor of uint8, whose like the reserve is. None, and nothing done, for anything unusual, and for a
+        reserve of more than 1 MiB.
+        """
+
+    def try_backward(
+        self,
+        inputs: tuple[Any, Any, Any],
+        weights: list[Any],
+        outputs: tuple[Any, Any],
+        grads: tuple[Any, ...],
+        needs: tuple[bool, ...],
+    ) -> Any:
+        """Gradients of (x, h_0, c_0, *weights that there are), None where ``needs`` says so.
+
+        inputs: x, h_0 and c_0 or None. outputs: y and the reserve. grads: of y, h_n and c_n, each perhaps None.
         """
 
 def fit(tensors: list[Any], types: tuple[type, ...], dtype: str, shapes: tuple[tuple[int, ...], ...]) -> bool:

@@ -1,5 +1,5 @@
-"""Plain tensors that record no gradient are answered by one call of the library, of frozen modules and others: the
-bits, shapes and errors of the other way."""
+"""Plain tensors are answered by one call of the library for each pass, by frozen modules and others: the bits, shapes
+and errors of the other way."""
 
 from __future__ import annotations
 
@@ -59,11 +59,15 @@ class Calls:
         return answer
 
 
-def by_the_other_way(module: Any, *args: Any) -> Any:
-    """The answer of a copy that knows no short way."""
+def without_short_calls(module: Any) -> Any:
     copied = copy.deepcopy(module)
     copied._short_answer = lambda *_: None
-    return copied(*args)
+    return copied
+
+
+def by_the_other_way(module: Any, *args: Any) -> Any:
+    """The answer of a copy that knows no short way."""
+    return without_short_calls(module)(*args)
 
 
 def same(got: Any, wanted: Any) -> None:
@@ -210,3 +214,96 @@ def test_the_same_errors(x: Any, hx: Any, kind: Any, words: str) -> None:
             each(x, hx)
         said.append(str(error.value))
     assert said[0] == said[1]
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def losses(answer: Any) -> Tensor:
+    """A number that weighs every output's every element on its own."""
+    return sum((t * torch.linspace(0.5, 1.5, t.numel(), dtype=t.dtype).view(t.shape)).sum() for t in flat(answer))  # type: ignore[return-value]
+
+
+def is_short(answer: Any) -> bool:
+    return "ShortRecurrence" in type(flat(answer)[0].grad_fn).__name__
+
+
+@pytest.mark.parametrize("used", ["all", "first", "last"])
+@pytest.mark.parametrize("with_state", [True, False], ids=["state", "zeros"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", [name for name in LAYERS if name not in ("options", "slstm cell")])
+def test_gradients_have_the_bits_of_the_other_way(name: str, dtype: torch.dtype, with_state: bool, used: str) -> None:
+    module = LAYERS[name](dtype=dtype)
+    x, state = arguments(module, dtype)
+    leaves = [x, *flat(state if with_state else ())]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    results = []
+    for call in (module, without_short_calls(module)):
+        answer = call(x, state) if with_state else call(x)
+        assert is_short(answer) == (call is module)
+        parts = flat(answer)
+        loss = losses({"all": parts, "first": parts[:1], "last": parts[-1:]}[used])
+        results.append((*parts, *torch.autograd.grad(loss, [*leaves, *call.parameters()], allow_unused=True)))
+    for got, wanted in zip(*results, strict=True):
+        assert (got is None) == (wanted is None) and (got is None or torch.equal(got, wanted))
+
+
+@pytest.mark.parametrize("name", ["gru", "batch first", "lstm cell", "gru cell"])
+def test_what_comes_in_above_a_short_call(name: str) -> None:
+    """Second derivatives, batches of gradients, hooks that copy what is saved, and gradients of another kind."""
+    module = LAYERS[name](dtype=torch.float64)
+    x, state = arguments(module, torch.float64)
+    x.requires_grad_()
+    leaves = [x, *module.parameters()]
+
+    def second(call: Any, params: Any) -> Any:
+        grads = torch.autograd.grad(losses(call(x, state)), [x, *params], create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in grads), [x, *params])  # type: ignore[arg-type]
+
+    copied = without_short_calls(module)
+    eps = torch.finfo(torch.float64).eps
+    for got, wanted in zip(second(module, leaves[1:]), second(copied, list(copied.parameters())), strict=True):
+        assert torch.allclose(got, wanted, rtol=64 * eps, atol=64 * eps * float(wanted.abs().max()))
+
+    answer = flat(module(x, state))[0]
+    assert is_short(answer)
+    seeds = torch.randn(3, *answer.shape, dtype=answer.dtype)
+    batched = torch.autograd.grad(answer, leaves, seeds, is_grads_batched=True, retain_graph=True)
+    for k in range(3):
+        alone = torch.autograd.grad(answer, leaves, seeds[k], retain_graph=True)
+        for got, wanted in zip(batched, alone, strict=True):
+            assert torch.allclose(got[k], wanted, rtol=64 * eps, atol=64 * eps * float(wanted.abs().max()))
+
+    plain = torch.autograd.grad(answer, leaves, seeds[0], retain_graph=True)
+    strange = torch._neg_view(-seeds[0])
+    assert strange.is_neg()
+    assert all(map(torch.equal, torch.autograd.grad(answer, leaves, strange, retain_graph=True), plain))
+    apart = torch.empty(*answer.shape, 2, dtype=answer.dtype)[..., 0].copy_(seeds[0])
+    assert not apart.is_contiguous()
+    assert all(map(torch.equal, torch.autograd.grad(answer, leaves, apart), plain))
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
+        answer = flat(module(x, state))[0]
+    assert all(map(torch.equal, torch.autograd.grad(answer, leaves, seeds[0]), plain))
+
+
+def test_a_saved_tensor_that_changed_is_noticed() -> None:
+    cell = LAYERS["gru cell"]()
+    x, h = arguments(cell)
+    answer = cell(x, h)
+    assert is_short(answer)
+    answer.mul_(2)
+    with pytest.raises(RuntimeError, match=r"modified by an inplace operation.*clone"):
+        answer.sum().backward()
+
+
+def test_frozen_modules_refuse_gradients_of_parameters_and_give_others() -> None:
+    cell = LAYERS["lstm cell"]().freeze()
+    x, state = arguments(cell)
+    with pytest.raises(RuntimeError, match="is frozen"):
+        cell(x, state)
+    cell.requires_grad_(False)
+    x.requires_grad_()
+    cell(x, state)[0].sum().backward()
+    assert x.grad is not None

@@ -354,7 +354,8 @@ def test_what_a_call_is_is_asked_at_every_call(change: Callable[[Any], None]) ->
         y, h_n = module(inputs)
         answers.append((y, h_n, *torch.autograd.grad(y.square().sum(), list(module.parameters()))))
     assert all(map(torch.equal, *answers))
-    assert called._check_weights(called._weights(), called._options())[1] == fresh._known[1]
+    specs = [module._check_weights(module._weights(), module._options())[1] for module in (called, fresh)]
+    assert specs[0] == specs[1]
 
 
 def test_a_forced_kernel_holds_from_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,9 +374,12 @@ def test_a_forced_kernel_holds_from_the_next_call(monkeypatch: pytest.MonkeyPatc
 def test_what_a_module_remembers_is_neither_copied_nor_saved() -> None:
     module = build("GRU")
     run(module)
-    assert "_known" in module.__dict__
-    assert "_known" not in copy.deepcopy(module).__dict__ and "_known" not in module.__getstate__()
-    assert "_known" not in module.unfreeze().__dict__
+    module(torch.zeros(T, B, IN), lengths=[T] * B)
+    for name in ("_known", "_short"):
+        assert name in module.__dict__
+        assert name not in copy.deepcopy(module).__dict__ and name not in module.__getstate__()
+    module.unfreeze()
+    assert "_known" not in module.__dict__ and "_short" not in module.__dict__
 
 
 def test_weights_fit_or_are_looked_at_one_by_one() -> None:

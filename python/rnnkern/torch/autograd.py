@@ -167,18 +167,25 @@ class Recurrence(torch.autograd.Function):
         needs = ctx.needs_input_grad[1:]
         if all(grad is None for grad in grads):
             return (None,) * (1 + len(needs))
-        saved = _saved(ctx)
-        # is_grads_batched=True maps by keys that know no operator from outside torch, and no kernel.
-        if operators.maps_batches():
-            return (None, *_where(needs, _composed_gradient(ctx.call, grads, saved, needs)))
-        if watched((*grads, *saved)):
-            return (None, *_watched_gradient(ctx.call, needs, grads, saved))
-        if torch.is_grad_enabled():  # create_graph
-            return (None, *RecurrenceGradient.apply(ctx.call, needs, *grads, *saved))  # type: ignore[no-untyped-call]
-        return (None, *_gradient(ctx.call, needs, grads, saved))
+        return (None, *gradient_of(ctx.call, needs, grads, saved_tensors(ctx)))
 
 
-def _saved(ctx: Any) -> Sequence[Any]:
+def gradient_of(call: Call, needs: Sequence[bool], grads: Sequence[Any], saved: Sequence[Any]) -> Sequence[Any]:
+    """Gradients of (x, h_0, c_0, *params), None where ``needs`` says so, whatever is around the backward pass.
+
+    grads: of y, h_n, c_n, each perhaps None. saved: x, h_0, c_0, y, the reserve, *params.
+    """
+    # is_grads_batched=True maps by keys that know no operator from outside torch, and no kernel.
+    if operators.maps_batches():
+        return _where(needs, _composed_gradient(call, grads, saved, needs))
+    if watched((*grads, *saved)):
+        return _watched_gradient(call, needs, grads, saved)
+    if torch.is_grad_enabled():  # create_graph
+        return RecurrenceGradient.apply(call, needs, *grads, *saved)  # type: ignore[no-any-return,no-untyped-call]
+    return _gradient(call, needs, grads, saved)
+
+
+def saved_tensors(ctx: Any) -> Sequence[Any]:
     """Saved tensors; where one was changed in place, the error says what to do: it is usually y."""
     try:
         return ctx.saved_tensors  # type: ignore[no-any-return]

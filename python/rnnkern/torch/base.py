@@ -17,8 +17,8 @@ from torch.nn import Module, Parameter, init
 from .. import _core
 from .. import _engine as engine
 from .._engine.spec import NO_MARKS, Marks
-from . import gpu
-from .autograd import Call, by_operator, records_gradient, recurrence, watched
+from . import gpu, short
+from .autograd import Call, by_operator, records_gradient, recurrence
 from .checks import check_tensor, same_device
 from .kernels import DTYPES, Around, Options, cell_dtype, draw_masks, kernel_is_forced, memory_of, spec_of
 from .options import StepOptions, parse
@@ -36,17 +36,6 @@ class Frozen(NamedTuple):
     blocks: tuple[Tensor, ...]
 
 
-class Short(NamedTuple):
-    """What answers plain tensors in host memory by one call of the library (``Recurrent._short_answer``)."""
-
-    settings: tuple[Any, ...]  # ``Recurrent._settings`` when it was made
-    dtype: torch.dtype
-    spec: engine.Spec
-    places: tuple[int | None, ...]  # of the weights as the call takes them
-    inference: Any  # _core.Inference
-
-
-_TYPES = (Tensor, Parameter)  # of tensors that have numbers: subclasses may only say what theirs would be
 _DERIVED = ("_frozen", "_known", "_short")  # attributes that are made again, and neither copied nor saved
 
 
@@ -64,7 +53,7 @@ class Recurrent(StepOptions, Module):
     recompute: bool = False  # set it on a module: backward runs the forward again instead of keeping its gates
     _frozen: Frozen | None = None
     _known: tuple[Any, engine.Spec] | None = None
-    _short: Short | None = None
+    _short: short.Short | None = None
     _is_layer: bool = False
     _cells: int = 1  # states behind h, where there are any
 
@@ -166,45 +155,30 @@ class Recurrent(StepOptions, Module):
         return (self._options(self.batch_first), self.input_size, self.hidden_size, self.bias)
 
     def _short_answer(self, input: Any, hx: Any) -> Any:
-        """The answer to plain tensors on the CPU that record no gradient, by one call of the library. None: something
-        is unusual; the other way then computes it, or says what is wrong."""
-        if torch.compiler.is_compiling() or watched(()):
+        """The answer to plain tensors on the CPU by one call of the library. None: something is unusual; the other way
+        then computes it, or says what is wrong."""
+        if not short.usual(input, hx) or self._draws():
             return None
-        tensors: tuple[Any, ...] = (input,) if hx is None else (input, *hx) if type(hx) is tuple else (input, hx)
-        for tensor in tensors:
-            if type(tensor) is not Tensor or tensor.is_neg() or tensor._is_zerotensor():
-                return None
         weights = self._weights()
-        if records_gradient((*tensors, *weights)) or torch.is_autocast_enabled("cpu") or kernel_is_forced():
+        known = self._short_of(weights)
+        if known is None:
             return None
-        short = self._short_of(weights)
-        # With the shapes of the spec: a weight's ``.data`` may be of another kind by now.
-        if short is None or self._draws() or not _core.fit(weights, _TYPES, short.spec.dtype, short.spec.shapes):
+        if self._frozen is not None and any(a is not b for a, b in zip(self._frozen.weights, weights, strict=True)):
             return None
-        if self._frozen is None:
-            given = [None if at is None else weights[at] for at in short.places]
-            return short.inference.try_tensors(input, hx, given)
-        for packed, now in zip(self._frozen.weights, weights, strict=True):
-            if packed is not now:
-                return None
-        return short.inference.try_tensors(input, hx)
+        return short.answer(known, input, hx, weights)
 
-    def _short_of(self, weights: list[Tensor]) -> Short | None:
-        short, settings, dtype = self._short, self._settings(), weights[0].dtype
-        if short is not None and short.dtype is dtype and short.settings == settings:
-            return short
+    def _short_of(self, weights: list[Tensor]) -> short.Short | None:
+        known, settings, dtype = self._short, self._settings(), weights[0].dtype
+        if known is not None and known.dtype is dtype and known.settings == settings:
+            return known
         if not weights[0].is_cpu or dtype not in (torch.float32, torch.float64) or gpu.index_of(weights[0]) is not None:
             return None
-        spec, frozen = self._spec(dtype, self._options()), self._frozen
+        spec, frozen = self._spec(dtype, settings[0]), self._frozen
         if frozen is not None and frozen.spec != spec:
             return None
-        network = engine.plan(spec)
-        inference = _core.Inference(network, frozen and frozen.packed, self.batch_first, not self._is_layer)
-        if not inference.plain or (frozen is None and network.param_rows):  # which are given in another form
-            return None
-        places = tuple(at for own in engine.places_of(spec) for at in own)
-        self.__dict__["_short"] = short = Short(settings, dtype, spec, places, inference)
-        return short
+        packed = None if frozen is None else frozen.packed
+        self.__dict__["_short"] = known = short.make(settings, dtype, spec, packed, step=not self._is_layer)
+        return known
 
     def _draws(self) -> bool:
         """Whether a call draws random masks."""
@@ -352,7 +326,7 @@ class Recurrent(StepOptions, Module):
         else:
             spec = self._spec(dtype, options, device)
             self.__dict__["_known"] = None if device != "cpu" or kernel_is_forced() else (said, spec)
-        if spec.gpu is None and _core.fit(weights, _TYPES, spec.dtype, spec.shapes):
+        if spec.gpu is None and _core.fit(weights, short.TYPES, spec.dtype, spec.shapes):
             return dtype, spec
         for name, weight, shape in zip(names, weights, spec.shapes, strict=True):
             here = weight.is_cpu if spec.gpu is None else weight.device == first.device
