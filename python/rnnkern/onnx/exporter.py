@@ -15,13 +15,14 @@ from onnx import helper, numpy_helper
 from ..nn.layer import Layer
 from ..nn.layers import GRU, LSTM, RNN
 from ..nn.parameters import check_bool, check_int
+from ..options import TABLE
 from ..weights import reorder
 from .activations import Activation, attributes, canonical
 from .nodes import DEFAULT, Array
 
-# Keyword of a layer -> its neutral value, for options that ONNX has no attribute for. (dropout, recurrent_dropout, seed
-# and recompute have no effect in inference, which is what a model describes.)
-_FOREIGN: dict[str, Any] = {"proj_size": 0, "layer_norm": False, "zoneout": 0.0, "heads": 1, "independent": False}
+# Options that become attributes or inputs of a node. (recurrent_dropout has no effect in inference, which is what a
+# model describes; neither have dropout, seed and recompute, which are no options of a step.)
+_EXPORTED = ("peephole", "coupled", "clip", "activations", "reset_after", "recurrent_dropout")
 
 
 def to_onnx(layer: Layer, *, state: bool = False, lengths: bool = False, opset: int | None = None) -> onnx.ModelProto:
@@ -46,9 +47,9 @@ def to_onnx(layer: Layer, *, state: bool = False, lengths: bool = False, opset: 
     newest = onnx.defs.onnx_opset_version()
     least = 22 if layer.dtype.name == "bfloat16" else 14
     opset = least if opset is None else check_int("opset", opset, least, newest)
-    for name, neutral in _FOREIGN.items():
-        value = getattr(layer, name, neutral)
-        if np.any(np.asarray(value) != neutral):
+    for name, value in layer._step_options.shown().items():
+        if name not in _EXPORTED:
+            neutral = TABLE[name].metadata["default"]
             raise NotImplementedError(f"layer: ONNX has no attribute for {name}={value!r}; expected {name}={neutral!r}")
     writer = _Writer(layer, check_bool("state", state), check_bool("lengths", lengths))
     graph = writer.graph()

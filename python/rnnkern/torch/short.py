@@ -16,7 +16,6 @@ from torch.nn import Parameter
 
 from .. import _core
 from .. import _engine as engine
-from . import operators
 from .autograd import Call, gradient_of, records_gradient, saved_tensors, watched
 from .kernels import Options, kernel_is_forced
 
@@ -49,10 +48,15 @@ def make(settings: tuple[Any, ...], dtype: torch.dtype, spec: engine.Spec, packe
     return Short(settings, dtype, spec, settings[0], places, inference, training, step)
 
 
+_in_batches = torch._C._functorch.is_legacy_batchedtensor  # of is_grads_batched
+
+
 def plain(tensors: Sequence[Any]) -> bool:
     """Whether these are torch's own tensors, whose memory holds their values. None counts."""
     for tensor in tensors:
-        if tensor is not None and (type(tensor) is not Tensor or tensor.is_neg() or tensor._is_zerotensor()):
+        if tensor is not None and (
+            type(tensor) is not Tensor or tensor.is_neg() or tensor._is_zerotensor() or _in_batches(tensor)
+        ):
             return False
     return True
 
@@ -113,7 +117,7 @@ class ShortRecurrence(torch.autograd.Function):
         if all(grad is None for grad in grads):
             return (None,) * (2 + len(needs))
         saved = saved_tensors(ctx)
-        if not (torch.is_grad_enabled() or operators.maps_batches() or watched((*grads, *saved)) or not plain(grads)):
+        if not torch.is_grad_enabled() and not watched((*grads, *saved)) and plain(grads):
             input, h, c, y, reserve, *weights = saved
             given = [None if at is None else weights[at] for at in short.places]
             answer = short.training.try_backward((input, h, c), given, (y, reserve), grads, needs)
