@@ -17,7 +17,7 @@ import rnnkern as rk
 import rnnkern.onnx as ro
 from onnx_judges import EPS, StandIn, error, session
 from onnx_models import DTYPES, Array, Case, model_of, truth
-from rnnkern.onnx import backend, exporter
+from rnnkern.onnx import attributes, backend
 from rnnkern.onnx.nodes import Arguments
 from rnnkern.options import TABLE
 
@@ -115,20 +115,13 @@ def test_options_there_and_back(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options_become_attributes(name: str, stand_in: None) -> None:
-    """The same with a plain layer that claims the options: model and way back mean what StandIn computes for them."""
+    """Model and way back mean what StandIn computes for them."""
     op, keywords = OPTIONS[name]
-    shape = {key: keywords[key] for key in ("num_layers", "bidirectional") if key in keywords}
-    params = dict(layer_of(op, **shape).state_dict())
-    if keywords.get("peephole"):
-        rng = np.random.default_rng(0)
-        names = [key.replace("weight_ih", "peephole") for key in params if key.startswith("weight_ih")]
-        params |= {key: rng.normal(size=(3, 5)).astype(np.float32) for key in names}
-    claims = {key: property(lambda _, value=value: value) for key, value in keywords.items()}
-    claims["state_dict"] = lambda _: params  # type: ignore[assignment]
-    claiming = type("Claiming", (getattr(rk, op),), claims)(3, 5, **shape)
+    layer = layer_of(op, **keywords)
+    params = dict(layer.state_dict())
     every = {"input_size": 3, "hidden_size": 5, "dtype": "float32", "bias": True, **keywords}
     wanted = StandIn(Arguments(op, every, params))
-    model = ro.to_onnx(claiming)
+    model = ro.to_onnx(layer)
     x = np.random.default_rng(0).normal(size=(4, 2, 3)).astype(np.float32)
     expected = call(wanted, x, [], None)
     # Attributes are floats of 32 bits, exact for these; results are rounded once.
@@ -152,7 +145,7 @@ def test_options_become_attributes(name: str, stand_in: None) -> None:
 )
 def test_options_that_onnx_has_not(keyword: str, value: Any) -> None:
     """An option that the exporter does not know is refused, also one that is added later; none is left out."""
-    assert set(exporter._EXPORTED) <= set(TABLE)
+    assert set(attributes.EXPORTED) <= set(TABLE)
     layer = rk.RNN(3, 5, independent=True) if keyword == "independent" else rk.LSTM(3, 5, **{keyword: value})
     with pytest.raises(NotImplementedError, match=f"ONNX has no attribute for {keyword}="):
         ro.to_onnx(layer)

@@ -227,20 +227,3 @@ def test_lists_of_lengths_are_no_constants() -> None:
         lengths = torch.randint(2, 12, (4,), generator=generator).tolist()
         assert torch.equal(compiled(x, lengths), layer(x, lengths=lengths)[0])
     assert nodes.graphs <= 3
-
-
-@pytest.mark.parametrize("dynamo", [False, True], ids=["TorchScript", "torch.export"])
-@pytest.mark.parametrize("replaced", [False, True])
-def test_the_onnx_exporters_say_what_to_do(dynamo: bool, replaced: bool) -> None:
-    pytest.importorskip("onnxscript")
-    model: Any = nn.Sequential(nn.LSTM(IN, H)) if replaced else rt.LSTM(IN, H)
-    report = rt.replace(model) if replaced else None
-    with pytest.raises(Exception) as found:
-        torch.onnx.export(model, (torch.randn(4, 2, IN),), io.BytesIO(), dynamo=dynamo)
-    said, error = "", found.value
-    while error is not None:
-        said, error = f"{said}{error}\n", error.__cause__ or error.__context__
-    assert "Call undo() of what replace(model) returned" in said
-    if report is not None:
-        report.undo()
-        torch.onnx.export(model, (torch.randn(4, 2, IN),), io.BytesIO(), dynamo=False)

@@ -15,14 +15,9 @@ from onnx import helper, numpy_helper
 from ..nn.layer import Layer
 from ..nn.layers import GRU, LSTM, RNN
 from ..nn.parameters import check_bool, check_int
-from ..options import TABLE
 from ..weights import reorder
-from .activations import Activation, attributes, canonical
-from .nodes import DEFAULT, Array
-
-# Options that become attributes or inputs of a node. (recurrent_dropout has no effect in inference, which is what a
-# model describes; neither have dropout, seed and recompute, which are no options of a step.)
-_EXPORTED = ("peephole", "coupled", "clip", "activations", "reset_after", "recurrent_dropout")
+from .attributes import of_node, refuse
+from .nodes import Array
 
 
 def to_onnx(layer: Layer, *, state: bool = False, lengths: bool = False, opset: int | None = None) -> onnx.ModelProto:
@@ -47,10 +42,7 @@ def to_onnx(layer: Layer, *, state: bool = False, lengths: bool = False, opset: 
     newest = onnx.defs.onnx_opset_version()
     least = 22 if layer.dtype.name == "bfloat16" else 14
     opset = least if opset is None else check_int("opset", opset, least, newest)
-    for name, value in layer._step_options.shown().items():
-        if name not in _EXPORTED:
-            neutral = TABLE[name].metadata["default"]
-            raise NotImplementedError(f"layer: ONNX has no attribute for {name}={value!r}; expected {name}={neutral!r}")
+    refuse(layer._step_options)
     writer = _Writer(layer, check_bool("state", state), check_bool("lengths", lengths))
     graph = writer.graph()
     opsets = [helper.make_opsetid("", opset)]
@@ -59,11 +51,6 @@ def to_onnx(layer: Layer, *, state: bool = False, lengths: bool = False, opset: 
     )
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def _option(layer: Layer, name: str, neutral: Any) -> Any:
-    """A keyword of the layer's constructor, which has the property of that name where it has the keyword."""
-    return getattr(layer, name, neutral)
 
 
 class _Writer:
@@ -75,6 +62,8 @@ class _Writer:
         self.states = ("h", "c") if self.op == "LSTM" else ("h",)
         self.params = layer.state_dict()
         self.suffixes = ("", "_reverse") if layer.bidirectional else ("",)
+        direction = "bidirectional" if layer.bidirectional else "reverse" if layer.reverse else "forward"
+        self.attributes = of_node(layer._spec.cell, layer._step_options, layer.hidden_size, direction)
         self.element = helper.np_dtype_to_tensor_dtype(layer.dtype)
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, Array] = {}
@@ -115,32 +104,8 @@ class _Writer:
         outputs = [f"Y_{index}", *(f"Y_{name}_{index}" for name in self.states)]
         for name, output in zip(self.states, outputs[1:], strict=True):
             finals[name].append(output)
-        self.nodes.append(helper.make_node(self.op, inputs, outputs, name=f"layer_{index}", **self.attributes()))
+        self.nodes.append(helper.make_node(self.op, inputs, outputs, name=f"layer_{index}", **self.attributes))
         return outputs[0]
-
-    def attributes(self) -> dict[str, Any]:
-        layer, D = self.layer, len(self.suffixes)
-        found: dict[str, Any] = {"hidden_size": layer.hidden_size}
-        if D == 2 or _option(layer, "reverse", False):
-            found["direction"] = "bidirectional" if D == 2 else "reverse"
-        functions = self.functions()
-        if functions != DEFAULT[self.op]:
-            found |= attributes(functions * D)
-        if _option(layer, "clip", None) is not None:
-            found["clip"] = float(_option(layer, "clip", None))
-        if self.op == "GRU" and _option(layer, "reset_after", True):
-            found["linear_before_reset"] = 1
-        if _option(layer, "coupled", False):
-            found["input_forget"] = 1
-        return found
-
-    def functions(self) -> tuple[Activation, ...]:
-        given = _option(self.layer, "activations", None)
-        if given is None:
-            return ("Relu",) if getattr(self.layer, "nonlinearity", "tanh") == "relu" else DEFAULT[self.op]
-        spelled = [(entry,) if isinstance(entry, str) else tuple(entry) for entry in given]
-        named = [(canonical(entry[0], "layer"), *entry[1:]) for entry in spelled]
-        return tuple(entry if len(entry) > 1 else entry[0] for entry in named)
 
     def side_by_side(self, y: str, output: str) -> str:
         """Y [T, D, B, H] -> [T, B, D*H]."""

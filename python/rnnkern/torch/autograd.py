@@ -77,8 +77,11 @@ def by_operator(
     around: Around,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """``recurrence`` with lengths, masks and marks as tensors."""
-    operators.refuse_onnx()
     lengths, masks, marks = around
+    if torch.onnx.is_in_onnx_export():
+        from . import onnx_nodes  # it needs onnx
+
+        return onnx_nodes.layer(x, h_0, c_0, params, options, around)
     if torch.compiler.is_compiling():
         if (
             torch._C._are_functorch_transforms_active()

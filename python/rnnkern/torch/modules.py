@@ -188,6 +188,11 @@ class RNNBase(Recurrent):
             for name, value in (("mask", mask), ("reset", reset)):
                 if value is not None:
                     raise ValueError(f"{name}: expected None with a PackedSequence; pass a padded tensor and lengths")
+            if torch.onnx.is_in_onnx_export():
+                raise NotImplementedError(
+                    "torch.onnx.export: a PackedSequence would make the lengths constants of the model; export a call "
+                    "with a padded tensor and lengths="
+                )
             # Its sizes are data, which no graph can know: captured graphs leave it out.
             packed = self._forward_packed
             return torch.compiler.disable(packed)(input, hx) if torch.compiler.is_compiling() else packed(input, hx)  # type: ignore[no-untyped-call]

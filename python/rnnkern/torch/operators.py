@@ -136,22 +136,14 @@ def _layer_backward(
 # Shapes alone -------------------------------------------------------------------------------------------------------
 
 
-def refuse_onnx() -> None:
-    """An exporter would only say that it knows no such operator. (Of torch.export's two ways, Dynamo's does not get to
-    see this question but where it asks for shapes.)
-    """
-    if torch.onnx.is_in_onnx_export():
-        raise NotImplementedError(
-            "torch.onnx.export: expected torch.nn's modules, got one of rnnkern.torch, which ONNX has no operator for. "
-            "Call undo() of what replace(model) returned, or load the state_dict into torch.nn's module; export that"
-        )
-
-
 def _fake(keep: bool, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
-    refuse_onnx()
-    x, _, c_0, params, _, masks, *rest = arguments
-    options, _ = _split(rest)
+    x, _, c_0, params, lengths, masks, *rest = arguments
+    options, marks = _split(rest)
     spec = spec_for(options, x, params)
+    if torch.onnx.is_in_onnx_export():  # a second try of torch.export's exporter, whose error is what it shows
+        from . import onnx_nodes
+
+        onnx_nodes.refuse(spec, Around(lengths, masks, marks))
     y = output_like(spec, options.batch_first, x)
     rows = (spec.num_layers * spec.directions, x.shape[1])
     c_n = x.new_empty((*rows, spec.cell_units) if spec.states > 1 else 0, dtype=cell_dtype(spec.states, x.dtype, c_0))
