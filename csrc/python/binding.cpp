@@ -119,6 +119,7 @@ PYBIND11_MODULE(_core_of_main_interpreter, m) {
       .def(py::init<std::shared_ptr<Plan>, std::shared_ptr<Packed>, bool, bool>(), py::arg("plan"),
            py::arg("packed").none(true), py::arg("batch_first") = false, py::arg("step") = false)
       .def_property_readonly("plain", &Inference::plain)
+      .def_property_readonly("keeps", &Inference::keeps)
       .def("try_call", &Inference::try_call, py::arg("x"), py::arg("state"))
       .def("try_tensors", &Inference::try_tensors, py::arg("x"), py::arg("state"), py::arg("weights") = none);
   py::class_<Training, Inference>(m, "Training")

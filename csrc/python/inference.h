@@ -2,6 +2,7 @@
 #pragma once
 #include <array>
 
+#include "python/digest.h"
 #include "python/plan.h"
 
 namespace rnnk_py {
@@ -41,7 +42,7 @@ class Inference {
   // None: something is unusual and nothing was done.
   py::object try_call(const py::handle& x, const py::handle& state) const {
     if (!plain_ || Py_TYPE(x.ptr()) != py::detail::npy_api::get().PyArray_Type_) return py::none();
-    return call(NumpyArrays{}, x, state, nullptr);
+    return call(NumpyArrays{}, x, state);
   }
   // The same for tensors with any strides. The caller knows that their memory holds their values, and that no graph is recorded.
   // weights: five for each layer and direction, as rnnk_weights has them but for params, None: absent. The caller has
@@ -49,14 +50,21 @@ class Inference {
   py::object try_tensors(const py::handle& x, const py::handle& state, const py::object& weights) const {
     const Tensors tensors(x);
     if (!plain_ || !tensors) return py::none();
-    if (weights.is_none()) return call(tensors, x, state, nullptr);
+    if (weights.is_none()) return call(tensors, x, state);
     Weights given;
-    return take_weights(tensors, py::cast<py::list>(weights), given) ? call(tensors, x, state, given.all.data())
-                                                                     : py::none();
+    if (!take_weights(tensors, py::cast<py::list>(weights), given)) return py::none();
+    return call(tensors, x, state, &given);
   }
   bool plain() const { return plain_; }
+  bool keeps() const { return kept_ != nullptr; }
 
  protected:
+  // A pack of weights that came in two calls, with the digest of all their bytes.
+  struct Kept {
+    Digest::Value digest;
+    Buffer memory;
+  };
+
   // The outputs of a call; of a cell h_n is y, and c_n is absent where the network has no cell state.
   struct Outputs {
     py::object y, h_n, c_n;
@@ -80,30 +88,17 @@ class Inference {
     if (C > 0) out.c_n = give_states(arrays, {L, B, C}, args.c_n);
     return out;
   }
-  // Runs a pass with the weights, or on the pack where they are null.
+  // Runs a pass with the weights, or on args.packed where they are null.
   void run(bool backward, rnnk_args& args, const rnnk_weights* weights) const {
     const Needs needs = plan_->needs(args.seq_len, args.batch);
     const size_t pack_bytes = weights ? (needs.sizes.packed + 63) / 64 * 64 : 0;
     const size_t bytes = backward ? needs.sizes.workspace_backward : needs.sizes.workspace_forward;
     const Workspace workspace(pack_bytes + std::max<size_t>(bytes, 64));
-    args.packed = weights ? workspace.data() : packed_->data();
-    args.packed_size = weights ? pack_bytes : packed_->size(), args.weights = weights;
+    if (weights) args.packed = workspace.data(), args.packed_size = pack_bytes, args.weights = weights;
     args.workspace = static_cast<char*>(workspace.data()) + pack_bytes, args.workspace_size = workspace.size() - pack_bytes;
     const double us = backward ? needs.backward_us : needs.forward_us;
     check(released(us > kReleaseAboveUs || pack_bytes > kReleaseAboveBytes,
                    [&] { return (backward ? rnnk_backward : rnnk_forward)(plan_->native(), &args); }));
-  }
-
-  template <class Arrays>
-  py::object call(const Arrays& arrays, const py::handle& x, const py::handle& state, const rnnk_weights* weights) const {
-    if (!weights && !packed_) throw py::value_error("weights: expected a list, since there is no pack");
-    rnnk_args args{};
-    if (!take_inputs(arrays, x, state, args)) return py::none();
-    const Outputs out = give_outputs(arrays, args);
-    run(false, args, weights);
-    const py::object& h_n = step_ ? out.y : out.h_n;
-    py::object states = out.c_n ? py::object(py::make_tuple(h_n, out.c_n)) : h_n;
-    return step_ ? states : py::object(py::make_tuple(out.y, states));
   }
 
   // The weights of a call: `kSlots` for each layer and direction.
@@ -112,6 +107,23 @@ class Inference {
     std::vector<rnnk_weights> all;
     std::vector<std::array<int64_t, 2>> shapes;  // of each slot; biases have one size
   };
+  // weights: of the call; null: the pack is read.
+  template <class Arrays>
+  py::object call(const Arrays& arrays, const py::handle& x, const py::handle& state, Weights* weights = nullptr) const {
+    if (!weights && !packed_) throw py::value_error("weights: expected a list, since there is no pack");
+    rnnk_args args{};
+    if (!take_inputs(arrays, x, state, args)) return py::none();
+    const Outputs out = give_outputs(arrays, args);
+    // A single step of few rows reads the weights once where they are, which costs no more than a digest and reading a pack.
+    const auto kept = weights && args.seq_len > 1 ? kept_pack(*weights) : nullptr;
+    if (kept) args.packed = kept->memory.data(), args.packed_size = kept->memory.size();
+    else if (!weights) args.packed = packed_->data(), args.packed_size = packed_->size();
+    run(false, args, kept || !weights ? nullptr : weights->all.data());
+    const py::object& h_n = step_ ? out.y : out.h_n;
+    py::object states = out.c_n ? py::object(py::make_tuple(h_n, out.c_n)) : h_n;
+    return step_ ? states : py::object(py::make_tuple(out.y, states));
+  }
+
   static rnnk_tensor& slot(rnnk_weights& w, size_t i) {
     rnnk_tensor* const slots[kSlots] = {&w.weight_ih, &w.weight_hh, &w.bias_ih, &w.bias_hh, &w.weight_hr};
     return *slots[i % kSlots];
@@ -132,6 +144,38 @@ class Inference {
       if (is_bias(i) ? to.stride[0] != 1 : to.stride[1] != 1 || to.stride[0] != shape[1]) return false;
     }
     return true;
+  }
+
+  Digest::Value digest_of(Weights& given) const {
+    Digest digest;
+    for (size_t i = 0; i < given.shapes.size(); ++i) {
+      const auto [rows, columns] = given.shapes[i];
+      const void* const data = slot(given.all[i / kSlots], i).data;
+      const auto count = static_cast<size_t>(rows * (is_bias(i) ? 1 : columns));
+      digest.add(data, data ? count * (plan_->dtype() == RNNK_FLOAT64 ? 8 : 4) : 0);
+    }
+    return digest.value();
+  }
+  // The pack of weights that are, to the bit, those of the last call; null: they are new. A change of them while they are packed is
+  // seen by the second digest. The members change with the GIL held.
+  std::shared_ptr<const Kept> kept_pack(Weights& given) const {
+    if (!Digest::fast()) return nullptr;
+    const size_t bytes = plan_->sizes(0, 0).packed;
+    const bool release = bytes > kReleaseAboveBytes;
+    const auto digest = [&] { return released(release, [&] { return digest_of(given); }); };
+    const Digest::Value now = digest();
+    if (kept_ && kept_->digest == now) return kept_;
+    const bool again = seen_ == now;
+    seen_ = now;
+    if (!again) return nullptr;
+    kept_ = nullptr;
+    const auto made = std::make_shared<Kept>(Kept{now, Buffer(bytes)});
+    const Buffer& to = made->memory;
+    check(released(release, [&] {
+      return rnnk_pack_weights(plan_->native(), given.all.data(), RNNK_PACK_FORWARD, to.data(), to.size(), nullptr);
+    }));
+    if (digest() != now) return nullptr;
+    return kept_ = made;
   }
 
   // An array with the axes that a layer's has; a cell's gets a first one of size 1.
@@ -183,6 +227,8 @@ class Inference {
   std::shared_ptr<Plan> plan_;
   std::shared_ptr<Packed> packed_;
   bool batch_first_, step_, plain_;
+  mutable std::shared_ptr<const Kept> kept_;
+  mutable Digest::Value seen_{};
 };
 
 }  // namespace

@@ -17,7 +17,7 @@ constexpr size_t kReleaseAboveBytes = 128 << 10;  // of a pack in host memory: a
 
 // Without the GIL where that is worth it.
 template <class Fn>
-rnnk_status released(bool release, const Fn& fn) {
+auto released(bool release, const Fn& fn) {
   if (!release) return fn();
   WithoutGil scope;
   return fn();

@@ -112,6 +112,10 @@ class Inference:
     def plain(self) -> bool:
         """Whether it ever answers: float32 and float64, but not sLSTM, whose states come in another form."""
 
+    @property
+    def keeps(self) -> bool:
+        """Whether it keeps a pack of weights that ``try_tensors`` got in two calls of several steps."""
+
     def try_call(self, x: Any, state: Any) -> Any:
         """(y, h_n) or (y, (h_n, c_n)) in new arrays, for x [T, B, I] (batch_first: [B, T, I]) and states [L*D, B, .];
         for a cell h or (h, c), for x [B, I] and states [B, .]. state None: zeros.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -93,7 +94,7 @@ def test_a_whole_model_and_back() -> None:
 def test_a_model_that_is_itself_such_a_module(name: str) -> None:
     module = getattr(torch.nn, name)(IN, H)
     keys, text = list(module.state_dict()), repr(module)
-    report = rt.replace(module)
+    report = rt.replace(module, always=True)
     assert report.swapped == ("",)
     assert str(report) == "swapped 1: (the model)"
     assert type(module) is getattr(rt, name)
@@ -103,6 +104,14 @@ def test_a_model_that_is_itself_such_a_module(name: str) -> None:
     report.undo()
     assert type(module) is getattr(torch.nn, name)
     assert vars(module).keys() == vars(getattr(torch.nn, name)(IN, H)).keys()
+
+
+def test_what_would_be_slower_is_left_with_its_figure() -> None:
+    model = torch.nn.ModuleDict({"rnn": torch.nn.RNNCell(IN, H), "lstm": torch.nn.LSTMCell(IN, H)})
+    report = rt.replace(model)
+    assert report.swapped == ("lstm",) and type(model["rnn"]) is torch.nn.RNNCell
+    assert re.search(r"RNNCell is slower here.*0\.\d\d of torch's speed.*always=True", report.left["rnn"])
+    assert rt.replace(model, always=True).swapped == ("rnn",)
 
 
 def test_a_projection_and_back() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import rnnkern.torch as rt
+from rnnkern import _core
 
 T, B, IN, H = 5, 3, 4, 6
 LAYERS: dict[str, Callable[..., Any]] = {
@@ -307,3 +308,80 @@ def test_frozen_modules_refuse_gradients_of_parameters_and_give_others() -> None
     x.requires_grad_()
     cell(x, state)[0].sum().backward()
     assert x.grad is not None
+
+
+# --- packs that are kept ----------------------------------------------------------------------------------------------
+
+
+def by_data(weight: Tensor) -> None:
+    weight.data = weight.data * 2
+
+
+def in_place(weight: Tensor) -> None:
+    with torch.no_grad():
+        weight.mul_(0.5)
+
+
+def behind_torchs_back(weight: Tensor) -> None:
+    weight.detach().numpy().reshape(-1)[-1] += 1
+
+
+def one_bit(weight: Tensor) -> None:
+    weight.detach().numpy().view("uint8").reshape(-1)[0] ^= 1
+
+
+def sign_of_zero(weight: Tensor) -> None:
+    weight.detach().numpy().reshape(-1)[3] *= -1
+
+
+def two_swapped(weight: Tensor) -> None:
+    values = weight.detach().numpy().reshape(-1)
+    values[[0, 1]] = values[[1, 0]]
+
+
+@pytest.mark.parametrize(
+    "change", [by_data, in_place, behind_torchs_back, one_bit, sign_of_zero, two_swapped], ids=lambda f: f.__name__
+)
+@pytest.mark.parametrize("which", ["weight_ih", "weight_hh", "bias_ih", "bias_hh"])
+@pytest.mark.parametrize("name", ["lstm cell", "batch first"])
+def test_a_pack_is_kept_for_the_same_weights_alone(name: str, which: str, change: Callable[[Tensor], None]) -> None:
+    """From the second call with the same bytes on; whoever changes a weight, however, the next call reads it."""
+    module = LAYERS[name]()
+    x, state = arguments(module)
+    weight = next(p for key, p in module.named_parameters() if key.startswith(which))
+    weight.detach().numpy().reshape(-1)[3] = 0.0
+    with torch.no_grad():
+        for _ in range(3):
+            same(module(x, state), by_the_other_way(module, x, state))
+        # A single step reads weights where they are; a digest is fast with AVX2.
+        assert module._short.inference.keeps == (module._is_layer and "avx2" in _core.cpu_features())
+        before = flat(module(x, state))
+        change(weight)
+        for _ in range(3):
+            after = module(x, state)
+            same(after, by_the_other_way(module, x, state))
+        if change not in (one_bit, sign_of_zero):
+            assert not all(map(torch.equal, flat(after), before))
+
+
+def test_weights_that_change_at_every_call_are_not_packed() -> None:
+    module = LAYERS["gru"]()
+    x, state = arguments(module)
+    with torch.no_grad():
+        for step in range(4):
+            module.weight_hh_l0.add_(step + 1)
+            same(module(x, state), by_the_other_way(module, x, state))
+            assert not module._short.inference.keeps
+
+
+def test_functional_calls_share_a_module_and_no_answer() -> None:
+    """Two sets of weights in turn, as EMA has them."""
+    module = LAYERS["lstm"]()
+    x, state = arguments(module)
+    other = {name: torch.randn_like(p) for name, p in module.named_parameters()}
+    with torch.no_grad():
+        wanted = [by_the_other_way(module, x, state), torch.func.functional_call(module, other, (x, state))]
+        for _ in range(3):
+            for _ in range(2):
+                same(module(x, state), wanted[0])
+            same(torch.func.functional_call(module, other, (x, state)), wanted[1])

@@ -28,6 +28,9 @@ _REPLACEMENTS: dict[type[Module], type[Recurrent]] = {
     torch.nn.LSTMCell: LSTMCell,
     torch.nn.GRUCell: GRUCell,
 }
+# Cells that are left, and torch's time over rnnkern's at their worst point over hidden_size 16 to 1024, B 1 to 64:
+# `python -m bench.cells`, bench/NOTES.md. Of a step of RNNCell most is Python, which torch.nn's has less of.
+_SLOWER: dict[type[Module], float] = {torch.nn.RNNCell: 0.68}
 # torch.nn's own list of its weights, which would go stale here; rebuilt by undo.
 _TORCH_CACHES = ("_flat_weights", "_flat_weight_refs")
 
@@ -63,12 +66,13 @@ class Replacement:
         return "\n".join(lines)
 
 
-def replace(model: Module) -> Replacement:
+def replace(model: Module, *, always: bool = False) -> Replacement:
     """Replace every torch.nn.RNN, LSTM, GRU, RNNCell, LSTMCell and GRUCell of a model by rnnkern's module, in place.
 
     This includes nested and shared modules and the model itself. Each module stays the same object, with the same
     parameters and hooks. Not replaced, with the reason in the report: subclasses (parametrized modules, too, because
-    torch makes a class for each), modules with a replaced ``forward``, other devices, other dtypes.
+    torch makes a class for each), modules with a replaced ``forward``, other devices, other dtypes, and RNNCell on the
+    CPU, some of whose sizes are slower here than in torch.nn, unless ``always``.
 
     Afterwards ``isinstance(m, torch.nn.LSTM)`` is False for the replaced modules. ``undo()`` of the report restores
     them. Raises TypeError if ``model`` is no torch.nn.Module.
@@ -81,7 +85,7 @@ def replace(model: Module) -> Replacement:
     for name, module in model.named_modules():  # visits a shared module once
         if not isinstance(module, (modules.rnn.RNNBase, modules.rnn.RNNCellBase)):
             continue
-        reason = _reason_to_leave(module)
+        reason = _reason_to_leave(module) or (None if always else _slower(module))
         if reason is not None:
             left[name] = reason
             continue
@@ -115,3 +119,11 @@ def _reason_to_leave(module: Any) -> str | None:
         if parameter.dtype not in DTYPES:
             return f"{name} has dtype {parameter.dtype}; implemented are {', '.join(DTYPES.values())}"
     return None
+
+
+def _slower(module: Any) -> str | None:
+    """Why a module on the CPU may lose; None: it does not."""
+    worst = _SLOWER.get(type(module))
+    if worst is None or any(parameter.is_cuda for parameter in module.parameters(recurse=False)):
+        return None
+    return f"{type(module).__name__} is slower here at some sizes ({worst} of torch's speed); always=True swaps it"
