@@ -1,7 +1,7 @@
 """torch's time over rnnkern's for cells and single steps: `python -m bench.cells --json out.json` (from a checkout).
 
 Each point is a module of torch.nn and the one that `rnnkern.torch.replace` puts in its place, with the same weights, in
-alternating blocks: without gradients, and 20 steps with backward. `replace` leaves the sizes whose worst point loses.
+alternating blocks: without gradients, and 20 steps with backward. `replace` leaves the kinds of which many points lose.
 """
 
 from __future__ import annotations

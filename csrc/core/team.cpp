@@ -62,6 +62,12 @@ class FloatMode {
 
 // Whether this thread is in a task of the team: a job of its own is then for it alone.
 thread_local bool t_in_task = false;
+// Whether it is in try_run.
+thread_local bool t_in_job = false;
+struct InJob {
+  InJob() { t_in_job = true; }
+  ~InJob() { t_in_job = false; }
+};
 
 // The threads that the call of this thread brought, or null.
 thread_local const Pool* t_pool = nullptr;
@@ -103,8 +109,10 @@ class Team {
     const bool brought = pool && pool->parallel;
     const int threads = brought ? pool->threads : granted(size());
     if (threads == 1) return false;
+    if (t_in_job) return false;  // a host's threads may do other calls of the library while they wait
     std::unique_lock<std::mutex> busy(busy_, std::try_to_lock);
     if (!busy.owns_lock()) return false;
+    const InJob in_job;
     const int64_t first = phase_.load(std::memory_order_relaxed);
     for (int i = 0; i < tasks; ++i) claimed_[i].phase.store(first, std::memory_order_relaxed);
     done_.store(0, std::memory_order_relaxed);
@@ -113,12 +121,14 @@ class Team {
     if (brought) {
       Borrowed entry{this, job, nullptr};
       pool->parallel(pool->context, join, &entry, threads);
+      work(job, 0);  // a host that called nothing, or gave up, leaves it to the caller
       return true;
     }
     if (const ParallelFn parallel = g_parallel.load(std::memory_order_acquire)) {
       Borrowed entry{this, job, g_index.load(std::memory_order_acquire)};
       // All that are granted: libgomp ends threads that a region has no use for, and makes them anew for the next.
       parallel(join, &entry, static_cast<unsigned>(threads), 0);
+      work(job, 0);
       return true;
     }
     {

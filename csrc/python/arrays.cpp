@@ -443,6 +443,7 @@ py::object Tensors::make_bytes(const py::handle& like, size_t size, void*& data)
 bool Tensors::read_bytes(const py::handle& array, void*& data, size_t& size) const {
   dlpack::Tensor t;
   if (!view(array, &t) || t.device.type != dlpack::kCPU || t.dtype.bits != 8 || t.ndim != 1) return false;
+  if (t.strides && t.strides[0] != 1 && t.shape[0] > 1) return false;
   data = static_cast<char*>(t.data) + t.byte_offset, size = static_cast<size_t>(t.shape[0]);
   return reinterpret_cast<uintptr_t>(data) % 64 == 0;
 }

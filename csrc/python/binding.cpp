@@ -120,6 +120,7 @@ PYBIND11_MODULE(_core_of_main_interpreter, m) {
            py::arg("packed").none(true), py::arg("batch_first") = false, py::arg("step") = false)
       .def_property_readonly("plain", &Inference::plain)
       .def_property_readonly("keeps", &Inference::keeps)
+      .def("forget", &Inference::forget)
       .def("try_call", &Inference::try_call, py::arg("x"), py::arg("state"))
       .def("try_tensors", &Inference::try_tensors, py::arg("x"), py::arg("state"), py::arg("weights") = none);
   py::class_<Training, Inference>(m, "Training")

@@ -65,7 +65,8 @@ class Digest {
   }();
 
   static uint64_t folded(uint64_t a, uint64_t b) {
-    const auto product = static_cast<unsigned __int128>(a) * b;
+    __extension__ using Wide = unsigned __int128;
+    const auto product = static_cast<Wide>(a) * b;
     return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
   }
 
@@ -89,7 +90,7 @@ class Digest {
       std::memcpy(data, from, sizeof data);
       for (size_t i = 0; i < kLanes; ++i) {
         const uint64_t keyed = data[i] ^ keys[i];
-        lanes[i] += data[i] + (keyed & 0xffffffffu) * (keyed >> 32);
+        lanes[i] += data[i ^ 1] + (keyed & 0xffffffffu) * (keyed >> 32);
       }
     }
   }
@@ -103,7 +104,7 @@ class Digest {
         const __m256i data = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from) + i);
         const __m256i keyed = _mm256_xor_si256(data, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(keys) + i));
         const __m256i product = _mm256_mul_epu32(keyed, _mm256_srli_epi64(keyed, 32));
-        sum[i] = _mm256_add_epi64(sum[i], _mm256_add_epi64(data, product));
+        sum[i] = _mm256_add_epi64(sum[i], _mm256_add_epi64(_mm256_shuffle_epi32(data, 0x4e), product));
       }
     }
     for (int i = 0; i < 2; ++i) _mm256_storeu_si256(to + i, sum[i]);

@@ -57,6 +57,7 @@ class Inference {
   }
   bool plain() const { return plain_; }
   bool keeps() const { return kept_ != nullptr; }
+  void forget() { kept_ = nullptr, seen_ = {}; }
 
  protected:
   // A pack of weights that came in two calls, with the digest of all their bytes.

@@ -116,6 +116,9 @@ class Inference:
     def keeps(self) -> bool:
         """Whether it keeps a pack of weights that ``try_tensors`` got in two calls of several steps."""
 
+    def forget(self) -> None:
+        """Let go of that pack."""
+
     def try_call(self, x: Any, state: Any) -> Any:
         """(y, h_n) or (y, (h_n, c_n)) in new arrays, for x [T, B, I] (batch_first: [B, T, I]) and states [L*D, B, .];
         for a cell h or (h, c), for x [B, I] and states [B, .]. state None: zeros.

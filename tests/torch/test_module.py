@@ -433,7 +433,7 @@ def test_explain(name: str) -> None:
     assert said.kernel == rk.explain(module, shape).kernel
     assert said.kernel in {kernel.name for kernel in rk.kernels()}
     assert "composed of torch's operations: second derivatives, forward mode" in repr(said)
-    assert "packed at every call" in repr(said) and "kept by freeze()" in repr(rk.explain(module.freeze(), shape))
+    assert "read at every call" in repr(said) and "kept by freeze()" in repr(rk.explain(module.freeze(), shape))
     with pytest.raises(ValueError, match=r"x: expected .* with I = "):
         rk.explain(module, (1, 2, 3, 4, IN))
     with pytest.raises(TypeError, match="layer: expected a layer or cell of rnnkern, got Linear"):

@@ -222,6 +222,20 @@ def test_what_onnx_cannot_say_is_refused_by_name(make: Any, keywords: Any, sente
     assert re.search(sentence, said)
 
 
+@pytest.mark.parametrize("dynamo", [False, True], ids=["TorchScript", "torch.export"])
+def test_frozen_modules_and_half_types(dynamo: bool) -> None:
+    module = rt.LSTM(IN, H).eval().freeze()
+    compare(export(module, (torch.randn(T, B, IN),), dynamo, 18, ["x"]), module, (torch.randn(T, B, IN),))
+    with pytest.raises(Exception) as found:
+        export(rt.LSTM(IN, H, dtype=torch.bfloat16).eval(), (torch.randn(T, B, IN).bfloat16(),), dynamo, 18, ["x"])
+    assert "bfloat16" in str(found.value) or "bfloat16" in str(found.value.__cause__)
+
+
+def test_an_example_without_steps() -> None:
+    module = rt.GRU(IN, H).eval()
+    compare(export(module, (torch.randn(0, B, IN),), False, 17, ["x"]), module, (torch.randn(T, B, IN),))
+
+
 def test_a_packed_sequence_is_refused_by_name() -> None:
     class Packs(nn.Module):
         def __init__(self) -> None:

@@ -299,6 +299,34 @@ def test_a_saved_tensor_that_changed_is_noticed() -> None:
         answer.sum().backward()
 
 
+@pytest.mark.parametrize("name", ["lstm", "lstm cell"])
+def test_a_weight_of_another_shape_in_backward_is_refused(name: str) -> None:
+    """``.data`` can be replaced after the forward, which no version counter sees."""
+    module = LAYERS[name]()
+    weight = next(p for key, p in module.named_parameters() if key.startswith("weight_hh"))
+    loss = losses(module(*arguments(module)))
+    weight.data = weight.data[:2].clone()
+    with pytest.raises((RuntimeError, ValueError), match="weight_hh: expected"):
+        loss.backward()
+    module = LAYERS[name]()
+    bias = next(p for key, p in module.named_parameters() if key.startswith("bias_ih"))
+    loss = losses(module(*arguments(module)))
+    bias.data = torch.zeros(1)
+    with pytest.raises((RuntimeError, ValueError), match="bias_ih: expected"):
+        loss.backward()
+
+
+def test_a_reserve_that_comes_back_strided_is_refused() -> None:
+    def apart(tensor: Tensor) -> Tensor:
+        return torch.stack([tensor, tensor], -1)[..., 0] if tensor.dtype == torch.uint8 else tensor
+
+    cell = LAYERS["gru cell"]()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, apart):
+        loss = losses(cell(*arguments(cell)))
+    with pytest.raises(ValueError, match="reserve: expected one contiguous axis"):
+        loss.backward()
+
+
 def test_frozen_modules_refuse_gradients_of_parameters_and_give_others() -> None:
     cell = LAYERS["lstm cell"]().freeze()
     x, state = arguments(cell)
@@ -362,6 +390,46 @@ def test_a_pack_is_kept_for_the_same_weights_alone(name: str, which: str, change
             same(after, by_the_other_way(module, x, state))
         if change not in (one_bit, sign_of_zero):
             assert not all(map(torch.equal, flat(after), before))
+
+
+def key_of_word(index: int) -> int:
+    """csrc/python/digest.h, kKeys."""
+    x = (index + 1) * 0x9E3779B97F4A7C15 % 2**64
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
+    return x ^ x >> 31
+
+
+def test_changes_that_a_product_of_halves_does_not_see() -> None:
+    """Where the upper half of a word is 1 after its key, the product is the lower half: with the word itself added in
+    the same lane, bits of the lower half cancel where the key has ones."""
+    layer = rt.LSTM(64, 64)
+    x = torch.randn(3, 2, 64)
+    words = layer.weight_ih_l0.detach().numpy().view("uint32").reshape(-1, 2)
+    tried = 0
+    with torch.no_grad():
+        for index in range(512):
+            key = key_of_word(index)
+            high, mask = key >> 32 ^ 1, key & 0x807FFFFF  # the exponent of the lower half stays
+            if not 0x3C000000 < high & 0x7FFFFFFF < 0x3E000000 or not key & 0x80000000:
+                continue
+            tried += 1
+            words[index] = 0x3D4CCCCD, high
+            for _ in range(2):
+                layer(x)
+            words[index, 0] ^= mask
+            same(layer(x), by_the_other_way(layer, x))
+    assert tried > 2
+
+
+def test_training_lets_go_of_the_pack() -> None:
+    layer = LAYERS["gru"]()
+    x, _ = arguments(layer)
+    with torch.no_grad():
+        layer(x), layer(x)
+        assert layer._short.inference.keeps == ("avx2" in _core.cpu_features())
+    layer(x)
+    assert not layer._short.inference.keeps
 
 
 def test_weights_that_change_at_every_call_are_not_packed() -> None:

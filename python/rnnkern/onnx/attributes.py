@@ -14,12 +14,14 @@ EXPORTED = ("peephole", "coupled", "clip", "activations", "reset_after", "recurr
 OPS = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "gru": "GRU", "lstm": "LSTM"}  # by the cell
 
 
-def refuse(options: Options) -> None:
-    """NotImplementedError for an option that ONNX has no attribute for."""
+def refuse(options: Options, where: str) -> None:
+    """NotImplementedError for an option that ONNX has no attribute for. where: begins the sentence."""
     for name, value in options.shown().items():
         if name not in EXPORTED:
             neutral = TABLE[name].metadata["default"]
-            raise NotImplementedError(f"layer: ONNX has no attribute for {name}={value!r}; expected {name}={neutral!r}")
+            raise NotImplementedError(
+                f"{where}: ONNX has no attribute for {name}={value!r}; expected {name}={neutral!r}"
+            )
 
 
 def of_node(cell: str, options: Options, hidden_size: int, direction: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def to_onnx(layer: Layer, *, state: bool = False, lengths: bool = False, opset: 
     newest = onnx.defs.onnx_opset_version()
     least = 22 if layer.dtype.name == "bfloat16" else 14
     opset = least if opset is None else check_int("opset", opset, least, newest)
-    refuse(layer._step_options)
+    refuse(layer._step_options, "layer")
     writer = _Writer(layer, check_bool("state", state), check_bool("lengths", lengths))
     graph = writer.graph()
     opsets = [helper.make_opsetid("", opset)]

@@ -230,7 +230,7 @@ class Recurrent(StepOptions, Module):
         """For ``rnnkern.explain``: the spec, whether this is a layer, what transforms do."""
         spec = self._check_weights(self._weights(), self._options())[1]
         assert spec is not None
-        frozen = "kept by freeze()" if self._frozen is not None else "packed at every call"
+        frozen = "kept by freeze()" if self._frozen is not None else "read at every call"
         notes = (
             f"weights: {frozen}",
             "kernels run: eager calls, torch.compile and torch.export (one node), autograd, torch.func.grad and vmap",
@@ -278,7 +278,8 @@ class Recurrent(StepOptions, Module):
             y, h_n, c_n = by_operator(options, x, h_0, c_0, weights, Around(lengths, masks, marks))
         else:
             keep = records_gradient([x, h_0, c_0, *weights])
-            packed = None if self._frozen is None else self._frozen_pack(spec, weights, keep)
+            frozen = self._frozen is not None and not torch.onnx.is_in_onnx_export()
+            packed = self._frozen_pack(spec, weights, keep) if frozen else None
             call = Call(options, spec, lengths, masks, keep, packed, marks)
             y, h_n, c_n = recurrence(call, x, h_0, c_0, weights)
         if c_n is None:

@@ -52,7 +52,9 @@ def refuse(spec: Spec, around: Around) -> None:
         raise NotImplementedError(f"{what} the random masks of training; call eval() before the export")
     if any(mark is not None for mark in around.marks):
         raise NotImplementedError(f"{what} mask and reset")
-    attributes.refuse(spec.options)
+    if spec.dtype == "bfloat16":
+        raise NotImplementedError(f"{what} bfloat16 in most opsets; export the module in float32, without autocast")
+    attributes.refuse(spec.options, "torch.onnx.export")
 
 
 class _Node:
@@ -97,7 +99,7 @@ class _Node:
         """Gate blocks in ONNX's order."""
         if self.op == "RNN":
             return rows
-        order = torch.tensor(permutation(self.op.lower(), "torch", "onnx"))
+        order = torch.tensor(permutation(self.op.lower(), "torch", "onnx"), device=rows.device)
         rest = (-1,) * (rows.dim() - 1)  # sizes that are no constants would become nodes of the model
         blocks = rows.reshape(len(order), self.hidden_size, *rest).index_select(0, order)
         return blocks.reshape(len(order) * self.hidden_size, *rest)
@@ -115,9 +117,9 @@ class _Traced(torch.autograd.Function):
         state = torch._C._get_tracing_state()  # type: ignore[attr-defined]
         torch._C._set_tracing_state(None)  # type: ignore[attr-defined]  # what follows is no part of the model
         try:
-            given_lengths = None if lengths is None else lengths.to(torch.int64).numpy()
+            given_lengths = None if lengths is None else lengths.to("cpu", torch.int64).numpy()
             y, *ends, _ = kernels.forward(node.spec, False, Inputs(x, h_0, c_0, given_lengths), node.params, False)
-            outputs[0].copy_(y.view(*y.shape[:2], D, -1).permute(0, 2, 1, 3))
+            outputs[0].copy_(y.view(*y.shape[:2], D, node.hidden_size).permute(0, 2, 1, 3))
             for output, end in zip(outputs[1:], ends, strict=False):
                 output.copy_(end)
         finally:

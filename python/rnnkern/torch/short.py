@@ -92,6 +92,7 @@ def answer(short: Short, input: Any, hx: Any, weights: list[Tensor]) -> Any:
     given = [None if at is None else weights[at] for at in short.places]
     if not records:
         return short.inference.try_tensors(input, hx, given)
+    short.inference.forget()  # the weights are about to change
     made = short.training.try_forward(input, hx, given, _BYTES)
     if made is None:
         return None
@@ -119,6 +120,8 @@ class ShortRecurrence(torch.autograd.Function):
         saved = saved_tensors(ctx)
         if not torch.is_grad_enabled() and not watched((*grads, *saved)) and plain(grads):
             input, h, c, y, reserve, *weights = saved
+            if not _core.fit(weights, TYPES, short.spec.dtype, short.spec.shapes):  # their .data is another one by now
+                return (None, None, *_by_recurrence(short, needs, grads, saved))
             given = [None if at is None else weights[at] for at in short.places]
             answer = short.training.try_backward((input, h, c), given, (y, reserve), grads, needs)
             if answer is not None:

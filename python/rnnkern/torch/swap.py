@@ -124,6 +124,6 @@ def _reason_to_leave(module: Any) -> str | None:
 def _slower(module: Any) -> str | None:
     """Why a module on the CPU may lose; None: it does not."""
     worst = _SLOWER.get(type(module))
-    if worst is None or any(parameter.is_cuda for parameter in module.parameters(recurse=False)):
+    if worst is None or not all(parameter.is_cpu for parameter in module.parameters(recurse=False)):
         return None
     return f"{type(module).__name__} is slower here at some sizes ({worst} of torch's speed); always=True swaps it"

@@ -175,6 +175,21 @@ void pools_of_calls() {
     });
   }
   for (auto& caller : callers) caller.join();
+  const Pool idle{4, [](void*, void (*)(void*), void*, int32_t) {}, nullptr};
+  {
+    const PoolScope scope(&idle);
+    Ledger(5, 7).run();  // by the caller alone
+  }
+  const Pool nested{3,
+                    [](void*, void (*fn)(void*), void* data, int32_t) {
+                      Ledger(4, 3).run();  // a host that has its waiting threads do other work
+                      fn(data);
+                    },
+                    nullptr};
+  {
+    const PoolScope scope(&nested);
+    Ledger(5, 7).run();
+  }
   const Pool two{2}, many{200};
   {
     const PoolScope scope(&two);
