@@ -27,8 +27,8 @@ struct RnnOf : OneStage<1>, Policy {
   }
 };
 
-using RnnTanh = RnnOf<Plain<Activate::tanh>, false>;
-using RnnRelu = RnnOf<Plain<Activate::relu>, false>;
+struct RnnTanh : RnnOf<Plain<Activate::tanh>, false> {};
+struct RnnRelu : RnnOf<Plain<Activate::relu>, false> {};
 using RnnAny = RnnOf<WithOptions, false>;
 using RnnNorm = RnnOf<WithOptions, true>;
 
