@@ -105,6 +105,7 @@ rnnk_tensor lengths(Input& in, Memory& memory, int64_t seq_len, int64_t batch) {
   if (batch < 0 || batch > kMost) return t;
   t.dtype = in.any_of<int32_t>({RNNK_INT64, RNNK_INT64, RNNK_INT64, RNNK_INT32, RNNK_INT32, RNNK_UINT8});
   t.stride[0] = in.any_of<int64_t>({1, 1, 1, 2, -1, 0});
+  if (t.stride[0] < -2 || t.stride[0] > 2) t.stride[0] = 2;  // there is memory for so much
   t.reserved = in.one_in(60);
   const int size = t.dtype == RNNK_INT64 ? 8 : 4;
   const int64_t last = batch > 0 ? (batch - 1) * t.stride[0] : 0;
