@@ -170,7 +170,7 @@ struct WeightMatrix {
   typename A::Weight* packed;
 };
 
-// What is not a matrix.
+// Packs the biases and the rows of params.
 template <class A>
 void pack_vectors(const Layout<A>& d, const Parameters& from, int dtype, const Packed<A>& to) {
   using V = typename A::V;

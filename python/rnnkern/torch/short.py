@@ -24,7 +24,7 @@ _BYTES = torch.empty(0, dtype=torch.uint8, device="cpu")
 
 
 class Short(NamedTuple):
-    """What a module keeps for its short calls."""
+    """The state that a module keeps for its short calls."""
 
     settings: tuple[Any, ...]  # of the module when it was made
     dtype: torch.dtype
@@ -73,7 +73,7 @@ def usual(input: Any, hx: Any) -> bool:
 
 
 def answer(short: Short, input: Any, hx: Any, weights: list[Tensor]) -> Any:
-    """What the module returns, or None: something is unusual. The call is ``usual``.
+    """Return the module's answer, or None if something is unusual. The call is ``usual``.
 
     weights: as the module has them now; a weight's ``.data`` may be of another kind than the module's.
     """
