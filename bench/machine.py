@@ -106,7 +106,7 @@ class Read:
     rate: float  # GB/s of all threads together
 
 
-_FMA: Final = ("float32", "float64", "bfloat16", "float32 of 256 bits")  # in the order of csrc/probe.h
+_FMA: Final = ("float32", "float64", "bfloat16", "float32 of 256 bits")  # in the order of bench/native/probe.h
 _NARROW: Final = _FMA[3]
 
 
@@ -178,7 +178,7 @@ def _once(threads: int, name: str, seconds: float) -> float:
 
 
 def _best(probe: Callable[[int, int, float], float], threads: int, what: int, seconds: float, times: int = 3) -> float:
-    """Best of some; RuntimeError when the probe got no memory or no threads (below zero, see csrc/probe.h)."""
+    """Best of some; RuntimeError when the probe got no memory or no threads (below zero, see bench/native/probe.h)."""
     rate = max(probe(threads, what, seconds) for _ in range(times))
     if rate < 0:
         raise RuntimeError(f"measuring the machine failed: no memory or no threads for {threads} threads of {what}")

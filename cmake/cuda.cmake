@@ -65,7 +65,8 @@ endif()
 
 # One strategy: a file with its record, and what it shares with others.
 function(rnnk_add_strategy name source)
-  if(rnnk_cuda STREQUAL "OFF" OR (RNNKERN_KERNELS AND NOT name IN_LIST RNNKERN_KERNELS))
+  rnnk_is_wanted(${name} wanted)
+  if(rnnk_cuda STREQUAL "OFF" OR NOT wanted)
     return()
   endif()
   add_library(${name} OBJECT ${source})

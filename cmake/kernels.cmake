@@ -1,12 +1,23 @@
 # rnnk_add_kernel(NAME SOURCE [FLAGS ...])  compiles one kernel file with its own flags and puts NAME on the list.
 # rnnk_write_lists()                        writes the two generated headers: the kernel list and the cells' includes.
 set(RNNK_GENERATED ${CMAKE_CURRENT_BINARY_DIR}/generated)
-set(RNNKERN_KERNELS "" CACHE STRING "Only these kernels of the list, semicolons between them; empty: all")
+set(RNNKERN_KERNELS "" CACHE STRING "Only kernels with these names, which may be regular expressions; semicolons between them; empty: all")
 set(RNNK_KERNEL_NAMES "")
 set(RNNK_KERNEL_OBJECTS "")
 
+# Sets `result` to whether RNNKERN_KERNELS asks for the kernel.
+function(rnnk_is_wanted name result)
+  string(REPLACE ";" "|" pattern "${RNNKERN_KERNELS}")
+  if(NOT RNNKERN_KERNELS OR name MATCHES "^(${pattern})$")
+    set(${result} TRUE PARENT_SCOPE)
+  else()
+    set(${result} FALSE PARENT_SCOPE)
+  endif()
+endfunction()
+
 function(rnnk_add_kernel name source)
-  if(RNNKERN_KERNELS AND NOT name IN_LIST RNNKERN_KERNELS)
+  rnnk_is_wanted(${name} wanted)
+  if(NOT wanted)
     return()
   endif()
   cmake_parse_arguments(arg "" "" "FLAGS" ${ARGN})

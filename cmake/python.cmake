@@ -5,14 +5,14 @@ set(RNNKERN_PYTHON_HEADERS "" CACHE STRING "Modules to build without an interpre
 function(rnnk_python_module target)
   target_sources(${target} PRIVATE csrc/python/binding.cpp csrc/python/arrays.cpp $<TARGET_OBJECTS:rnnkern_helpers>
                  $<TARGET_OBJECTS:rnnkern_objects> ${RNNK_KERNEL_OBJECTS})
-  target_include_directories(${target} PRIVATE csrc csrc/include)
+  target_include_directories(${target} PRIVATE csrc csrc/include bench/native)
   target_link_libraries(${target} PRIVATE Threads::Threads)
   target_compile_definitions(${target} PRIVATE RNNK_BUILDING)
 endfunction()
 
 if(RNNKERN_PYTHON OR RNNKERN_PYTHON_HEADERS)  # files of the module that know no Python
-  add_library(rnnkern_helpers OBJECT csrc/python/memory.cpp csrc/probe.cpp)
-  target_include_directories(rnnkern_helpers PRIVATE csrc csrc/include)
+  add_library(rnnkern_helpers OBJECT csrc/python/memory.cpp bench/native/probe.cpp)
+  target_include_directories(rnnkern_helpers PRIVATE csrc csrc/include bench/native)
   target_compile_definitions(rnnkern_helpers PRIVATE RNNK_BUILDING)
 endif()
 

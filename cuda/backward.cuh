@@ -66,7 +66,8 @@ struct BackwardPoint {
       if (s >= 0) nothing(d, at, in_block);
       return;
     }
-    const bool held = Cell::kHasOptions && w.masked(t, row), reset = Cell::kHasOptions && w.resets(t, row);
+    const Around<T> around{w, at, t};
+    const bool held = Cell::kHasOptions && around.masked();
     if constexpr (last) {
       T dh = through_product(w, sum[0], s + 1, at) + *dh_to;
       if (d.dy.data && !held) dh += load3<T>(d.dy, t, row, at.unit(w.out));
@@ -81,7 +82,7 @@ struct BackwardPoint {
       if constexpr (!projects(kShape)) q.ds_prev[0] = {*dh_to};
     }
     if constexpr (Cell::kHasOptions) {
-      if (held) return hold(d, at, q.ds[0].v, reset, in_block);
+      if (held) return hold(d, at, q.ds[0].v, around.resets(), in_block);
     }
     T* const carry = d.dcarry + row * Cell::kCarry * H + column;
     const T* const saved = d.saved + (t * w.batch + row) * Cell::kSaved * H + column;
@@ -94,28 +95,19 @@ struct BackwardPoint {
       RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.ds[i] = {d.dstate[i][row * d.ld_dstate[i] + column]};
       previous_states(d, q, s, t, at);
     }
-    V kept[Cell::kStates];  // of zoneout
+    V kept[Cell::kStates];  // by zoneout
     if constexpr (Cell::kHasOptions) {
       q.o = &w.o;
-      RNNK_UNROLL for (int i = 0; i < Cell::kStates; ++i) {
-        kept[i] = {T(0)};
-        if (!(i == 0 ? last : K == 0) || !w.zones(i)) continue;
-        const Zone<V> zone = w.zone(i, t, row, at.unit(i == 0 ? w.out : hidden));
-        kept[i] = zone.kept(q.ds[i]), q.ds[i] = zone.renewed(q.ds[i]);
-      }
+      split_gradients<K>(q, kept, around);
     }
     Cell::template backward<K>(q);
     if constexpr (Cell::kHasOptions) {
-      if constexpr (last) q.ds_prev[0] = q.ds_prev[0] + kept[0];
       if constexpr (K == 0 && S > 1 && !projects(kShape)) {
         if constexpr (gives_operand()) {
           q.ds_prev[0].v += w.dropped ? w.thinned(q.doperand.v, row, out_column) : q.doperand.v;
         }
       }
-      RNNK_UNROLL for (int i = 0; i < Cell::kStates; ++i) {
-        if (i > 0 && K == 0) q.ds_prev[i] = q.ds_prev[i] + kept[i];
-        if (reset && (K == 0 || (i == 0 && projects(kShape) && last))) q.ds_prev[i] = {T(0)};
-      }
+      join_gradients<K>(q, kept, around);
     }
     if constexpr (last || !projects(kShape)) *dh_to = q.ds_prev[0].v;
     if constexpr (!stage.projected) {
@@ -185,8 +177,7 @@ struct BackwardPoint {
   static RNNK_DEVICE void hold(const Data& d, const Place& at, T dh, bool reset, int64_t in_block) {
     const Walk<T>& w = d.walk;
     if constexpr (last) {
-      const bool drop = reset && (K == 0 || projects(kShape));
-      d.dstate[0][at.row * d.ld_dstate[0] + at.column(w.out)] = drop ? T(0) : dh;
+      d.dstate[0][at.row * d.ld_dstate[0] + at.column(w.out)] = reset && completes<Cell>(K, 0) ? T(0) : dh;
     }
     if constexpr (K == 0) {
       if (reset && !projects(kShape)) d.dstate[0][at.row * d.ld_dstate[0] + at.column(w.out)] = T(0);
@@ -203,7 +194,7 @@ struct BackwardPoint {
     const bool first = !w.alive(s - 1, row);
     if constexpr (Cell::kReadsH || (Cell::kHasOptions && K == 0 && !projects(kShape))) {
       int64_t before = first ? kInitialState : s - 1;
-      if constexpr (Cell::kHasOptions) before = w.source(s, row);
+      if constexpr (Cell::kHasOptions) before = source_of(w, s, row);
       q.s[0] = {T(0)};
       if (before >= 0) q.s[0] = {load3<T>(d.y, w.time(before), row, unit)};
       else if (before == kInitialState && d.h_0.data) q.s[0] = {load2<T>(d.h_0, row, unit)};

@@ -46,6 +46,7 @@ struct ForwardPoint {
       return;
     }
     Step<Cell, V> q;
+    const Around<T> around{w, at, t};
     const Axis& hidden = w.hidden;
     const int64_t H = hidden.padded(), column = at.column(hidden), record = t * w.batch + row;
     const T* gx = d.gx + ((t - d.t0) * w.batch + row) * d.ld_gx;
@@ -82,19 +83,11 @@ struct ForwardPoint {
       q.o = &w.o;
       if constexpr (K == 0) {
         if constexpr (!projects(kShape)) q.operand = {load<T>(d.fed_from, w.dtype, h_at)};
-        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
-          if (w.resets(t, row)) q.s[i] = {T(0)};
-        }
+        reset_states(q, around);
       }
     }
     Cell::template forward<K>(q);
-    if constexpr (Cell::kHasOptions && K == 0) {
-      for_constants<1, Cell::kStates>([&](auto i) {
-        if (w.zones(i)) q.s_new[i] = w.zone(i, t, row, at.unit(hidden)).mix(q.s[i], q.s_new[i]);
-        if (w.masked(t, row)) q.s_new[i] = q.s[i];
-        if constexpr (Cell::kSavedState[i] >= 0) q.saved[Cell::kSavedState[i]] = q.s_new[i];
-      });
-    }
+    if constexpr (Cell::kHasOptions && K == 0) keep_states(q, around);
     if constexpr (!stage.projected) {
       RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) d.state[i][state_at] = q.s_new[i].v;
       for (int i = 0; i < Cell::kCarry; ++i) carry[i * H] = q.carry[i].v;
@@ -141,14 +134,13 @@ struct ForwardPoint {
       store(d.h_to, w.dtype, h_at, out);
       store3<T>(d.y, t, at.row, at.unit(w.out), out);
     } else {
-      const V old{load<T>(d.h_from, w.dtype, h_at)};
-      if (w.zones(0)) now = w.zone(0, t, at.row, at.unit(w.out)).mix(old, now);
-      const bool held = w.masked(t, at.row);
-      T out = held ? old.v : rounded(now.v, w.dtype);
-      store3<T>(d.y, t, at.row, at.unit(w.out), held ? T(0) : out);
-      if (w.resets_at(s + 1, at.row)) out = T(0);
-      store(d.h_to, w.dtype, h_at, out);
-      if (w.dropped) store(d.fed_to, w.dtype, h_at, w.thinned(out, at.row, at.column(w.out)));
+      const Around<T> around{w, at, t};
+      const auto to_storage = [&](V v) { return V{rounded(v.v, w.dtype)}; };
+      auto [h, out] = keep_hidden(V{load<T>(d.h_from, w.dtype, h_at)}, now, around, to_storage);
+      store3<T>(d.y, t, at.row, at.unit(w.out), out.v);
+      if (w.resets_at(s + 1, at.row)) h = {T(0)};
+      store(d.h_to, w.dtype, h_at, h.v);
+      if (w.dropped) store(d.fed_to, w.dtype, h_at, w.thinned(h.v, at.row, at.column(w.out)));
     }
   }
 };

@@ -1,8 +1,7 @@
 // What a step of a row asks of its surroundings, forward and backward: whether the row is alive, held or reset, which random masks
 // it has. Everything is selected, never multiplied by zero: padding and held steps may hold anything, NaN included.
 #pragma once
-#include <type_traits>
-
+#include "cells/effects.h"
 #include "core/cell_options.h"
 #include "core/philox.h"
 #include "cuda/layout.h"
@@ -10,9 +9,6 @@
 
 namespace rnnk {
 namespace gpu {
-
-// Sources of a state that are no step of the walk.
-enum : int64_t { kInitialState = -1, kZeroState = -2 };
 
 // The walk of one call; by value in every kernel's parameters.
 template <class Element>
@@ -46,15 +42,6 @@ struct Walk {
   RNNK_DEVICE bool resets(int64_t t, int64_t row) const { return reset && reset[t * batch + row]; }
   // Before step s, if the row takes that step.
   RNNK_DEVICE bool resets_at(int64_t s, int64_t row) const { return reset && alive(s, row) && resets(time(s), row); }
-
-  // The step whose y is the h that step s starts from.
-  RNNK_DEVICE int64_t source(int64_t s, int64_t row) const {
-    for (;; --s) {
-      if (resets(time(s), row)) return kZeroState;
-      if (!alive(s - 1, row)) return kInitialState;
-      if (!masked(time(s - 1), row)) return s - 1;
-    }
-  }
 
   RNNK_DEVICE uint32_t random(int word, int64_t t, int64_t row, const Axis& axis, int64_t unit) const {
     uint32_t words[4][1];
@@ -90,16 +77,6 @@ Walk<T> walk_of(const Problem& p, const LayerCall& a, const Layout& d, const voi
   return w;
 }
 
-// fn(i) for the numbers [i, end), each a constant: device code may not index a static array (a cell's stages, its states) at run
-// time.
-template <int i, int end, class Fn>
-RNNK_HD void for_constants(const Fn& fn) {
-  if constexpr (i < end) {
-    fn(std::integral_constant<int, i>());
-    for_constants<i + 1, end>(fn);
-  }
-}
-
 // One unit of one row: what pointwise parts are called for.
 struct Place {
   int64_t row, head, i;  // i: of the head's units
@@ -110,6 +87,21 @@ struct Place {
   RNNK_DEVICE static bool at(const Axis& axis, int64_t row, int64_t column, Place& to) {
     to = {row, column / axis.pad, column % axis.pad};
     return to.i < axis.each;
+  }
+};
+
+// One unit of one row in one step, as cells/effects.h asks for it.
+template <class T>
+struct Around {
+  using V = One<T>;
+  const Walk<T>& walk;
+  const Place& at;
+  int64_t t;
+  RNNK_DEVICE bool masked() const { return walk.masked(t, at.row); }
+  RNNK_DEVICE bool resets() const { return walk.resets(t, at.row); }
+  RNNK_DEVICE bool zones(int state) const { return walk.zones(state); }
+  RNNK_DEVICE Zone<V> zone(int state) const {
+    return walk.zone(state, t, at.row, at.unit(state == 0 ? walk.out : walk.hidden));
   }
 };
 

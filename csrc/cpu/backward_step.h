@@ -90,8 +90,8 @@ struct BackwardStep {
       const int64_t H = d.hidden.padded(), at = t * f.rows.batch + row, caller_row = f.rows.row(row);
       const int64_t valid = d.axis(K).template valid_of<any>(panel);
       const int64_t first_unit = d.axis(K).template first_of<any>(panel);
-      const bool held = Cell::kHasOptions && extras.masked(t, row);
-      const bool reset = Cell::kHasOptions && extras.resets(t, row);
+      [[maybe_unused]] typename Extras<A>::At around(extras, t, row, panel);
+      const bool held = Cell::kHasOptions && around.masked();
       T* const dh_to = f.dstate[0] + row * d.out.padded() + panel * W;
       if constexpr (last) {
         q.ds[0] = f.template through_product<any>(sum[0], u - 1, row, panel) + V::load(dh_to);
@@ -102,10 +102,10 @@ struct BackwardStep {
         if constexpr (!projects(kShape)) q.ds_prev[0] = V::load(dh_to);
       }
       if constexpr (Cell::kHasOptions) {
-        if (held) return hold(q.ds[0], row, panel, reset);
+        if (held) return hold(q.ds[0], row, panel, around.resets());
       }
       T* carry = f.dcarry + (row * d.hidden.panels() + panel) * (Cell::kCarry * W);
-      V kept[Cell::kStates];  // of zoneout
+      V kept[Cell::kStates];  // by zoneout
       if constexpr (!stage.projected) {
         const T* saved = f.reserve.saved + at * f.reserve.saved_columns + panel * (Cell::kSaved * W);
         RNNK_UNROLL for (int i = 0; i < Cell::kSaved; ++i) q.saved[i] = V::load(saved + i * W);
@@ -120,24 +120,14 @@ struct BackwardStep {
       }
       if constexpr (Cell::kHasOptions) {
         q.o = &extras.o;
-        typename Extras<A>::Zones zones(extras, t, row, panel);
-        RNNK_UNROLL for (int i = 0; i < Cell::kStates; ++i) {
-          kept[i] = V::set1(0);
-          if (!(i == 0 ? last : K == 0) || !extras.zones(i)) continue;
-          const Zone<V> zone = zones.of(i);
-          kept[i] = zone.kept(q.ds[i]), q.ds[i] = zone.renewed(q.ds[i]);
-        }
+        split_gradients<K>(q, kept, around);
       }
       Cell::template backward<K>(q);
       if constexpr (Cell::kHasOptions) {
-        if constexpr (last) q.ds_prev[0] = q.ds_prev[0] + kept[0];
         if constexpr (K == 0 && S > 1 && !projects(kShape)) {
           q.ds_prev[0] = q.ds_prev[0] + (gives_operand() ? through_operand(q.doperand, row, panel) : V::set1(0));
         }
-        RNNK_UNROLL for (int i = 0; i < Cell::kStates; ++i) {
-          if (i > 0 && K == 0) q.ds_prev[i] = q.ds_prev[i] + kept[i];
-          if (reset && (K == 0 || (i == 0 && projects(kShape) && last))) q.ds_prev[i] = V::set1(0);
-        }
+        join_gradients<K>(q, kept, around);
       }
       if constexpr (last || !projects(kShape)) q.ds_prev[0].store(dh_to);
       if constexpr (!stage.projected) {
@@ -179,8 +169,7 @@ struct BackwardStep {
     __attribute__((noinline)) void hold(V dh, int64_t row, int64_t panel, bool reset) const {
       const V zero = V::set1(0);
       if constexpr (last) {
-        const bool drop = reset && (K == 0 || projects(kShape));
-        (drop ? zero : dh).store(f.dstate[0] + row * f.d.out.padded() + panel * W);
+        (reset && completes<Cell>(K, 0) ? zero : dh).store(f.dstate[0] + row * f.d.out.padded() + panel * W);
       }
       for (int i = projects(kShape) ? 1 : 0; K == 0 && reset && i < Cell::kStates; ++i) {
         zero.store(f.dstate[i] + row * f.d.state(i).padded() + panel * W);
@@ -198,7 +187,7 @@ struct BackwardStep {
       if constexpr (Cell::kReadsH || (Cell::kHasOptions && K == 0 && !projects(kShape))) {
         const rnnk_tensor& h_0 = f.args.h_0;
         int64_t before = first ? kInitialState : s - 1;
-        if constexpr (Cell::kHasOptions) before = f.extras.source(s, row);
+        if constexpr (Cell::kHasOptions) before = source_of(f.extras, s, row);
         q.s[0] = before >= 0 ? load_units<A>(row3(f.args.y, f.rows.time(before), caller_row), unit, n)
                  : before == kInitialState && h_0.data ? load_units<A>(row2(h_0, caller_row), unit, n)
                                                        : zero;

@@ -1,15 +1,12 @@
-// What the driver does around a step of a cell with options: held and reset states, zoneout, recurrent dropout. Everything is
-// selected, never multiplied by zero: 0 * NaN is NaN, and steps that are masked out may hold anything.
+// A step's surroundings, as cells/effects.h asks for them: held steps, resets, random masks of zoneout; and recurrent dropout.
 #pragma once
+#include "cells/effects.h"
 #include "core/cell_options.h"
 #include "core/random_words.h"
 #include "cpu/layout.h"
 
 namespace rnnk {
 namespace {
-
-// Sources of a state that are no step of the walk.
-enum : int64_t { kInitialState = -1, kZeroState = -2 };
 
 template <class A>
 struct Extras {
@@ -46,31 +43,28 @@ struct Extras {
   bool quiet() const { return !args.mask.data && !args.reset.data && !zones(0) && !zones(1) && !drops(); }
   // Before step s of the walk, if the row takes that step.
   bool resets_at(int64_t s, int64_t sorted) const {
-    return args.reset.data && sorted < rows.alive(s) && resets(rows.time(s), sorted);
+    return args.reset.data && alive(s, sorted) && resets(rows.time(s), sorted);
   }
   int64_t first_step(int64_t sorted) const { return rows.reverse && rows.lengths ? rows.steps - rows.lengths[sorted] : 0; }
 
-  // The step whose y is the h that step s starts from.
-  int64_t source(int64_t s, int64_t sorted) const {
-    for (;; --s) {
-      if (resets(rows.time(s), sorted)) return kZeroState;
-      if (sorted >= rows.alive(s - 1)) return kInitialState;
-      if (!masked(rows.time(s - 1), sorted)) return s - 1;
-    }
-  }
+  int64_t time(int64_t s) const { return rows.time(s); }
+  bool alive(int64_t s, int64_t sorted) const { return sorted < rows.alive(s); }
 
   Counter counter(int64_t t, int64_t sorted, const Axis<W>& axis, int64_t panel) const {
     return {args.seed, args.call, args.stream, static_cast<uint32_t>(args.first_step) + static_cast<uint32_t>(t),
             static_cast<uint32_t>(rows.row(sorted) * axis.units + axis.first(panel))};
   }
   bool zones(int state) const { return state < 2 && problem.zoneout[state] > 0; }  // states behind c have no zoneout
-  // The random masks of a panel of a row in one step. States with as many units have theirs from one block of words, drawn when
-  // the first of them is asked for.
-  class Zones {
+  // A panel of a row in one step. quiet: nothing changes any step. Random masks of states with as many units come from one block of
+  // words, drawn when the first of them is asked for.
+  class At {
    public:
-    Zones(const Extras& extras, int64_t t, int64_t sorted, int64_t panel)
-        : extras_(extras), t_(t), sorted_(sorted), panel_(panel) {}
-    Zone<V> of(int state) {
+    At(const Extras& extras, int64_t t, int64_t sorted, int64_t panel, bool quiet = false)
+        : extras_(extras), t_(t), sorted_(sorted), panel_(panel), quiet_(quiet) {}
+    RNNK_HD bool masked() const { return !quiet_ && extras_.masked(t_, sorted_); }
+    RNNK_HD bool resets() const { return !quiet_ && extras_.resets(t_, sorted_); }
+    RNNK_HD bool zones(int state) const { return !quiet_ && extras_.zones(state); }
+    Zone<V> zone(int state) {
       const double p = extras_.problem.zoneout[state];
       if (!extras_.args.train) return {V::set1(static_cast<T>(p)), false};
       const Axis<W>& axis = extras_.d.state(state);
@@ -86,6 +80,7 @@ struct Extras {
    private:
     const Extras& extras_;
     int64_t t_, sorted_, panel_, drawn_ = -1;
+    bool quiet_;
     uint32_t words_[4][W];
   };
 

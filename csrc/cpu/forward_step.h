@@ -140,24 +140,16 @@ struct ForwardStep {
           }
         }
       }
+      [[maybe_unused]] typename Extras<A>::At around(f.extras, t, row, panel, quiet);
       if constexpr (Cell::kHasOptions) {
         q.o = &f.extras.o;
         if constexpr (K == 0) {
           if constexpr (!projects(kShape)) q.operand = A::load(f.fed[s & 1] + row * ld_h + unit);
-          RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
-            if (!quiet && f.extras.resets(t, row)) q.s[i] = V::set1(0);
-          }
+          reset_states(q, around);
         }
       }
       Cell::template forward<K>(q);
-      [[maybe_unused]] typename Extras<A>::Zones zones(f.extras, t, row, panel);
-      if constexpr (Cell::kHasOptions && K == 0) {
-        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
-          if (!quiet && f.extras.zones(i)) q.s_new[i] = zones.of(i).mix(q.s[i], q.s_new[i]);
-          if (!quiet && f.extras.masked(t, row)) q.s_new[i] = q.s[i];
-          if (Cell::kSavedState[i] >= 0) q.saved[Cell::kSavedState[i]] = q.s_new[i];
-        }
-      }
+      if constexpr (Cell::kHasOptions && K == 0) keep_states(q, around);
       if constexpr (!stage.projected) {
         RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s_new[i].store(state[i]);
         RNNK_UNROLL for (int i = 0; i < Cell::kCarry; ++i) q.carry[i].store(carry + i * W);
@@ -175,7 +167,7 @@ struct ForwardStep {
           q.emit.store(f.raw[K + 1] + row * f.d.stage_columns(K + 1) + unit);
         }
       } else if (Cell::kHasOptions && !quiet) {
-        finish_h(q.s_new[0], row, panel, zones, y_new, valid);
+        finish_h(q.s_new[0], row, panel, around, y_new, valid);
       } else if (plain && valid == W) {
         const V out = A::round(q.s_new[0]);
         A::store(out, h_new);
@@ -189,21 +181,19 @@ struct ForwardStep {
 
     // The new h of a cell with options: kept, held, reset before the next step; y beside it.
     template <class Stored>
-    RNNK_HD void finish_h(V now, int64_t row, int64_t panel, typename Extras<A>::Zones& zones, Stored* y_new,
+    RNNK_HD void finish_h(V now, int64_t row, int64_t panel, typename Extras<A>::At& around, Stored* y_new,
                           int64_t valid) const {
       const Extras<A>& extras = f.extras;
       const int64_t at = row * ld_h + panel * W;
-      const V old = A::load(h_from + at);
-      if (extras.zones(0)) now = zones.of(0).mix(old, now);
-      const bool held = extras.masked(t, row);
-      V out = held ? old : quantize<A>(now, f.problem.dtype);
-      if (A::depth > 1) out = out.first_n(valid);
-      const V shown = held ? V::set1(0) : out;
-      if (plain && valid == W) A::store_stored(shown, y_new);
-      else store_units<A>(row3(f.args.y, t, f.rows.row(row)), f.d.out.first(panel), valid, shown);
-      if (extras.resets_at(s + 1, row)) out = V::set1(0);
-      A::store(out, h_to + at);
-      if (extras.drops()) A::store(extras.thinned(out, row, panel), f.fed[(s + 1) & 1] + at);
+      auto [h, out] = keep_hidden(A::load(h_from + at), now, around, [&](V v) RNNK_INLINE {
+        const V rounded = quantize<A>(v, f.problem.dtype);
+        return A::depth > 1 ? rounded.first_n(valid) : rounded;
+      });
+      if (plain && valid == W) A::store_stored(out, y_new);
+      else store_units<A>(row3(f.args.y, t, f.rows.row(row)), f.d.out.first(panel), valid, out);
+      if (extras.resets_at(s + 1, row)) h = V::set1(0);
+      A::store(h, h_to + at);
+      if (extras.drops()) A::store(extras.thinned(h, row, panel), f.fed[(s + 1) & 1] + at);
     }
   };
 

@@ -263,7 +263,7 @@ struct Blocks {
           [&](int64_t j) {
             const int64_t s = step(j), row = list[j].row;
             int64_t before = row < rows.alive(s - 1) ? s - 1 : kInitialState;
-            if (d.shape.has_options) before = extras.source(s, row);
+            if (d.shape.has_options) before = source_of(extras, s, row);
             if (before >= 0) return row3(args.y, rows.time(before), rows.row(row));
             return before == kInitialState && args.h_0.data ? row2(args.h_0, rows.row(row)) : Row{nullptr, 1, A::storage};
           },

@@ -59,7 +59,7 @@ def test_hidden_by_default() -> None:
 # --- includes -------------------------------------------------------------
 
 SOURCES = sorted(
-    p for top in (CSRC, ROOT / "cuda") for p in top.rglob("*") if p.suffix in (".h", ".cpp", ".cu", ".cuh")
+    p for top in (CSRC, ROOT / "cuda", ROOT / "bench" / "native") for p in top.rglob("*") if p.suffix in (".h", ".cpp", ".cu", ".cuh")
 )
 # Beyond the standard library: which folders of csrc each folder may include (ARCHITECTURE.md, "Who may use whom").
 FOLDERS = {
@@ -70,15 +70,19 @@ FOLDERS = {
     "include": {"rnnkern"},
     "network": {"core", "network", "rnnkern"},
     "python": {"python", "pybind11", "rnnkern"},
+    "bench": set(),
 }
 # The files on top of csrc, by name.
 FILES = {
     "capi.cpp": {"core/", "network/"},
-    "probe.cpp": {"core/os.h", "probe.h", "rnnkern/rnnkern.h"},
-    "probe.h": {"python/gil.h"},
 }
 # Files that may include more than their folder.
-MORE = {"python/binding.cpp": {"probe.h"}, "python/gpu.h": {"core/os.h"}, "python/memory.cpp": {"core/os.h"}}
+MORE = {
+    "csrc/python/binding.cpp": {"probe.h"},
+    "csrc/python/gpu.h": {"core/os.h"},
+    "csrc/python/memory.cpp": {"core/os.h"},
+    "bench/native/probe.cpp": {"core/os.h", "probe.h", "rnnkern/rnnkern.h"},
+}
 # Headers of the compiler and the system that the CPU files may name.
 SYSTEM = {
     *("immintrin.h", "arm_neon.h", "cpuid.h", "dlfcn.h", "pthread.h", "sched.h", "stddef.h", "stdint.h"),
@@ -99,9 +103,8 @@ def allowed(path: Path) -> set[str]:
         return FILES[path.name]
     if path == ROOT / "cuda" / "runtime.cu":  # the one file that knows CUDA's runtime
         return {"cuda/", "cuda_runtime.h"}
-    top = path.relative_to(CSRC).parts[0] if path.is_relative_to(CSRC) else "cuda"
-    more = MORE.get(str(path.relative_to(CSRC)), set()) if path.is_relative_to(CSRC) else set()
-    return {f"{folder}/" for folder in FOLDERS[top]} | more
+    top = path.relative_to(CSRC if path.is_relative_to(CSRC) else ROOT).parts[0]
+    return {f"{folder}/" for folder in FOLDERS[top]} | MORE.get(str(path.relative_to(ROOT)), set())
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -128,7 +131,7 @@ def test_cells_are_numbered_in_order() -> None:
 
 def test_every_cell_is_in_one_header_and_every_header_has_a_cell() -> None:
     headers = {p for p in (CSRC / "cells").glob("*.h")} - {
-        CSRC / f"cells/{name}.h" for name in ("hd", "math", "options", "shape", "takes")
+        CSRC / f"cells/{name}.h" for name in ("effects", "hd", "math", "options", "shape", "takes")
     }
     assert {cell for cell, *_ in VARIANTS} <= {name for _, name, _ in CELL_LIST}
     assert len({(cell, shape) for cell, _, shape in VARIANTS}) == len(VARIANTS) > 10

@@ -38,7 +38,7 @@ def simt_library() -> Any:
     with alone(build):
         run(
             tool("cmake"), "-S", ROOT, "-B", build, "-DRNNKERN_PYTHON=OFF", "-DRNNKERN_CUDA=SIMT",
-            "-DRNNKERN_KERNELS=cuda_cluster;cuda_grid;cuda_stepwise;cuda_solo",
+            "-DRNNKERN_KERNELS=cuda_.*",
         )  # fmt: skip
         run(tool("cmake"), "--build", build, "--parallel", str(os.cpu_count()), "--target", "rnnkern")
     return c_abi.load(build / "librnnkern.so")

@@ -8,6 +8,8 @@ Results are dicts: y, h_n, c_n, dx, dh_0, dc_0, dweight_ih, dweight_hh, dbias_ih
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,8 @@ KERNELS = tuple(UNAVAILABLE)
 
 
 # Strategies of a GPU, which tests run on the host SIMT executor (device_plan.py).
-DEVICE_KERNELS = ("cuda_stepwise", "cuda_solo", "cuda_cluster", "cuda_grid")
+_CMAKE = (Path(__file__).resolve().parents[2] / "CMakeLists.txt").read_text()
+DEVICE_KERNELS = tuple(re.findall(r"(?m)^rnnk_add_strategy\((\w+)", _CMAKE))
 
 
 def plan_of(problem: Problem, kernel: str) -> Any:
