@@ -210,7 +210,7 @@ struct GatherHidden {
     Place at;
     T v = 0;
     if (Place::at(out, e / columns % walk.batch, e % columns, at) && walk.alive(s, at.row) && !walk.masked(t, at.row)) {
-      const int64_t before = walk.source(s, at.row), unit = at.unit(out);
+      const int64_t before = source_of(walk, s, at.row), unit = at.unit(out);
       if (before >= 0) v = load3<T>(y, walk.time(before), at.row, unit);
       else if (before == kInitialState && h_0.data) v = load2<T>(h_0, at.row, unit);
       if (walk.dropped) v = walk.thinned(v, at.row, at.column(out));

@@ -125,10 +125,16 @@ def test_the_judge_knows_numpy_alone() -> None:
 
 
 def test_frameworks_are_imported_only_in_their_own_module() -> None:
-    """The benchmark's peers/ are the opponents, loaded by name when asked for; its modules.py, cells.py and gpu/ are
-    programs on torch.
+    """The benchmark's peers/ are the opponents, loaded by name when asked for; its modules.py, cells.py, models.py
+    and gpu/ are programs on torch.
     """
-    programs = (("bench", "peers"), ("bench", "modules.py"), ("bench", "cells.py"), ("bench", "gpu"))
+    programs = (
+        ("bench", "peers"),
+        ("bench", "modules.py"),
+        ("bench", "cells.py"),
+        ("bench", "models.py"),
+        ("bench", "gpu"),
+    )
     for path in sources():
         if path.relative_to(PACKAGE).parts[:2] in programs:
             continue

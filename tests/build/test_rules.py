@@ -59,7 +59,10 @@ def test_hidden_by_default() -> None:
 # --- includes -------------------------------------------------------------
 
 SOURCES = sorted(
-    p for top in (CSRC, ROOT / "cuda", ROOT / "bench" / "native") for p in top.rglob("*") if p.suffix in (".h", ".cpp", ".cu", ".cuh")
+    p
+    for top in (CSRC, ROOT / "cuda", ROOT / "bench" / "native")
+    for p in top.rglob("*")
+    if p.suffix in (".h", ".cpp", ".cu", ".cuh")
 )
 # Beyond the standard library: which folders of csrc each folder may include (ARCHITECTURE.md, "Who may use whom").
 FOLDERS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -227,3 +228,35 @@ def test_lists_of_lengths_are_no_constants() -> None:
         lengths = torch.randint(2, 12, (4,), generator=generator).tolist()
         assert torch.equal(compiled(x, lengths), layer(x, lengths=lengths)[0])
     assert nodes.graphs <= 3
+
+
+class Loop(nn.Module):
+    """A cell in a Python loop over the steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = rt.LSTMCell(IN, H)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = c = x.new_zeros(x.shape[1], H)
+        for step in x:
+            h, c = self.cell(step, (h, c))
+        return h
+
+
+def test_cells_are_exported() -> None:
+    loop, x = Loop(), torch.randn(5, 3, IN)
+    assert torch.equal(torch.export.export(loop, (x,)).module()(x), loop(x))
+    rows = {0: torch.export.Dim("rows")}
+    program = torch.export.export(loop.cell, (x[0],), dynamic_shapes=(rows,))
+    assert torch.equal(program.module()(x[0, :2])[0], loop.cell(x[0, :2])[0])
+
+
+@pytest.mark.builds
+@pytest.mark.filterwarnings("ignore")  # torch's own deprecations
+def test_a_package_of_aot_inductor(tmp_path: Path) -> None:
+    loop, x = Loop().eval(), torch.randn(5, 3, IN)
+    with torch.no_grad():
+        program = torch.export.export(loop, (x,))
+        package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "loop.pt2"))
+        assert torch.equal(torch._inductor.aoti_load_package(package)(x), loop(x))

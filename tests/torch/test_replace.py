@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import warnings
 from typing import Any
 
 import pytest
@@ -17,8 +18,17 @@ IN, H = 3, 4
 NAMES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
 
 
+class Named(torch.nn.LSTM):
+    """A subclass that changes no call."""
+
+    def __init__(self) -> None:
+        super().__init__(IN, H, dtype=torch.float64)
+        self.extra = 1
+
+
 class Subclass(torch.nn.LSTM):
-    pass
+    def forward(self, *args: Any) -> Any:
+        return super().forward(*args)
 
 
 class Model(torch.nn.Module):
@@ -156,7 +166,6 @@ def test_what_is_left_says_why() -> None:
     strange.nonlinearity = "sine"
     kept: dict[str, Any] = {
         "subclass": Subclass(IN, H),
-        "parametrized": parametrizations.weight_norm(torch.nn.LSTM(IN, H), "weight_hh_l0"),
         "patched": patched,
         "complex": torch.nn.GRUCell(IN, H, dtype=torch.complex64),
         "strange": strange,
@@ -169,7 +178,6 @@ def test_what_is_left_says_why() -> None:
     assert {name: type(module) for name, module in kept.items()} == classes
     reasons = {
         "subclass": "Subclass is a subclass",
-        "parametrized": "ParametrizedLSTM is a subclass",
         "patched": "forward was replaced",
         "complex": "weight_ih has dtype torch.complex64",
         "strange": "'sine'",
@@ -180,16 +188,90 @@ def test_what_is_left_says_why() -> None:
     assert "left empty: input_size 3 and hidden_size 0" in str(report)
 
 
-def test_undo_leaves_alone_what_was_changed_since() -> None:
-    model = torch.nn.Sequential(torch.nn.LSTM(IN, H))
+def test_undo_finds_the_modules_whatever_became_of_them() -> None:
+    model = torch.nn.Sequential(torch.nn.LSTM(IN, H), torch.nn.GRU(IN, H))
     report = rt.replace(model)
-    swapped = model[0]
+    swapped, other = model
     model[0] = torch.nn.GRU(IN, H)
     parametrizations.weight_norm(swapped, "weight_hh_l0")
-    kind = type(swapped)
+    other.__class__ = rt.RNN
     report.undo()
-    assert type(swapped) is kind
+    assert torch.nn.utils.parametrize.type_before_parametrizations(swapped) is torch.nn.LSTM
+    assert type(other) is rt.RNN  # somebody's own change
     assert type(model[0]) is torch.nn.GRU
+
+
+def test_a_subclass_without_code_of_its_own() -> None:
+    model, x = torch.nn.Sequential(Named()), torch.randn(5, 2, IN, dtype=torch.float64)
+    wanted = model(x)[0]
+    report = rt.replace(model)
+    assert report.swapped == ("0",) and type(model[0]) is rt.LSTM and model[0].extra == 1
+    assert_close([model(x)[0]], [wanted])
+    report.undo()
+    assert type(model[0]) is Named and torch.equal(model(x)[0], wanted)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_weight_norm_of_both_kinds(old: bool) -> None:
+    norm: Any = torch.nn.utils.weight_norm if old else parametrizations.weight_norm
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the older kind is deprecated
+        module = norm(torch.nn.LSTM(IN, H, dtype=torch.float64), "weight_hh_l0")
+    kind, x = type(module), torch.randn(5, 2, IN, dtype=torch.float64)
+
+    def train() -> list[torch.Tensor]:
+        module.zero_grad()
+        y = module(x)[0]
+        y.square().sum().backward()
+        return [y.detach(), *(p.grad.clone() for p in module.parameters())]
+
+    wanted = train()
+    report = rt.replace(module)
+    assert report.left == {} and isinstance(module, rt.LSTM)
+    assert_close(train(), wanted)
+    if not old:  # torch cannot copy what the older kind computes
+        assert_close([copy.deepcopy(module)(x)[0]], [wanted[0]])
+    report.undo()
+    assert torch.nn.utils.parametrize.type_before_parametrizations(module) is torch.nn.LSTM
+    assert type(module).__name__ == kind.__name__
+    assert_close(train(), wanted)
+    if not old:  # parametrizations may go while the module is replaced
+        report = rt.replace(module)
+        torch.nn.utils.parametrize.remove_parametrizations(module, "weight_hh_l0")
+        assert type(module) is rt.LSTM
+        report.undo()
+        assert type(module) is torch.nn.LSTM
+        assert_close([module(x)[0]], [wanted[0]])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_torch_jit_has_compiled_is_left_by_name() -> None:
+    class Half(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = torch.nn.LSTMCell(IN, H)
+            self.done = torch.jit.script(torch.nn.Sequential(torch.nn.GRU(IN, H)))
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.cell(self.done(x)[0])
+
+    report = rt.replace(Half())
+    assert report.swapped == ("cell",)
+    assert report.left == {"done.0": "torch.jit has compiled its calls of aten::gru; replace the modules before that"}
+    frozen = torch.jit.freeze(torch.jit.script(torch.nn.Sequential(torch.nn.LSTM(IN, H)).eval()))
+    assert "compiled its calls of aten::lstm" in rt.replace(frozen).left[""]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchs_quantisation_says_what_it_leaves() -> None:
+    model = torch.nn.ModuleDict({"lstm": torch.nn.LSTM(IN, H), "head": torch.nn.Linear(H, 2)})
+    report = rt.replace(model)
+    with pytest.warns(UserWarning, match=r"rnnkern\.torch\.LSTM keeps its dtype.*undo\(\)"):
+        quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.LSTM, torch.nn.Linear})
+    assert type(quantized["lstm"]) is rt.LSTM and type(quantized["head"]) is not torch.nn.Linear
+    report.undo()
+    again = torch.ao.quantization.quantize_dynamic(model, {torch.nn.LSTM})
+    assert type(again["lstm"]) is torch.ao.nn.quantized.dynamic.LSTM
 
 
 def test_only_modules_can_be_replaced() -> None:

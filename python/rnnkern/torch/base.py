@@ -6,7 +6,9 @@ what ``functional_call`` put there. Nothing derived from it is kept between call
 
 from __future__ import annotations
 
+import copy
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,7 +38,12 @@ class Frozen(NamedTuple):
     blocks: tuple[Tensor, ...]
 
 
-_DERIVED = ("_frozen", "_known", "_short")  # attributes that are made again, and neither copied nor saved
+_DERIVED = (
+    "_frozen",
+    "_known",
+    "_short",
+    "_script_weights",
+)  # attributes that are made again, and neither copied nor saved
 
 
 class Recurrent(StepOptions, Module):
@@ -58,12 +65,21 @@ class Recurrent(StepOptions, Module):
     _cells: int = 1  # states behind h, where there are any
 
     def _cell(self) -> str:
-        """The kernel's name for this module's cell."""
+        """The kernels' name of this module's cell (``forwards.py``)."""
         raise NotImplementedError
 
     def _weight_names(self) -> Sequence[str]:
         """Attribute names in the order of ``Spec.param_names``."""
         raise NotImplementedError
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "qconfig":  # torch.ao.quantization marks every module that it looks at
+            warnings.warn(
+                f"rnnkern.torch.{type(self).__name__} keeps its dtype: torch.ao.quantization does not know it. To "
+                "quantize torch.nn's module instead, call undo() of replace's report first",
+                stacklevel=2,
+            )
+        super().__setattr__(name, value)
 
     def _weights(self) -> list[Tensor]:
         own: Any = self._parameters  # getattr finds them there too, by a long way
@@ -119,12 +135,7 @@ class Recurrent(StepOptions, Module):
         A call of a frozen module that would record gradients of its parameters raises RuntimeError. ``freeze`` raises
         RuntimeError for parametrized weights, which are new tensors at every call.
         """
-        weights = self._weights()
-        if any(first is not second for first, second in zip(weights, self._weights(), strict=True)):
-            raise RuntimeError(
-                f"{type(self).__name__}.freeze: a weight is computed anew at every access (a parametrization); "
-                "remove it first, with torch.nn.utils.parametrize.remove_parametrizations"
-            )
+        weights = self._fixed_weights("freeze")
         spec = self._check_weights(weights, self._options())[1]
         assert spec is not None
         memory, given = memory_of(spec), [weight.detach() for weight in weights]
@@ -142,6 +153,21 @@ class Recurrent(StepOptions, Module):
             gpu.library().synchronize(spec.gpu)
         self.__dict__.pop("_short", None)
         self._frozen = Frozen(spec, tuple(weights), packed, tuple(blocks))
+        return self
+
+    def _fixed_weights(self, who: str) -> list[Tensor]:
+        """The weights; RuntimeError where one is no fixed tensor."""
+        weights = self._weights()
+        if any(first is not second for first, second in zip(weights, self._weights(), strict=True)):
+            raise RuntimeError(
+                f"{type(self).__name__}.{who}: a weight is computed anew at every access (a parametrization); "
+                "remove it first, with torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        return weights
+
+    def __prepare_scriptable__(self) -> Any:
+        """Called by torch.jit.script: TorchScript has no way to list the parameters, so it gets them in a list."""
+        self.__dict__["_script_weights"] = self._fixed_weights("forward under torch.jit.script")
         return self
 
     def unfreeze(self) -> Any:
@@ -214,6 +240,12 @@ class Recurrent(StepOptions, Module):
         for name in _DERIVED:
             state.pop(name, None)
         return state
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # Parametrized modules would else have one of torch, which copies the whole __dict__.
+        twin = memo[id(self)] = self.__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(Recurrent.__getstate__(self), memo))
+        return twin
 
     # The call -------------------------------------------------------------------------------------------------------
 

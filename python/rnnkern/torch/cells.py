@@ -15,6 +15,7 @@ from torch import Tensor
 from ..options import check_keywords, takes_options
 from .base import Recurrent
 from .checks import check_tensor
+from .forwards import ElmanCell, FourStatesCell, OneStateCell, TwoStatesCell
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -104,13 +105,11 @@ class RNNCellBase(Recurrent):
 
 
 @takes_options("rnn", single_step=True)
-class RNNCell(RNNCellBase):
+class RNNCell(ElmanCell, RNNCellBase):
     """One step of ``RNN``: h = tanh(W x + b_ih + R h' + b_hh), or ReLU instead of tanh.
 
     The arguments and defaults are those of torch.nn.RNNCell; the options come after them.
     """
-
-    nonlinearity: str
 
     def __init__(
         self,
@@ -126,17 +125,7 @@ class RNNCell(RNNCellBase):
         super().__init__(cell, input_size, hidden_size, bias, device, dtype, options)
         self.nonlinearity = nonlinearity
 
-    def _cell(self) -> str:
-        if self.nonlinearity not in ("tanh", "relu"):
-            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        return f"rnn_{self.nonlinearity}"
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Returns h, with the shape of hx.
-
-        input: [B, I] or [I].
-        hx: [B, H] or [H]; zeros by default.
-        """
+    def _forward(self, input: Tensor, hx: Tensor | None) -> Tensor:
         answer = self._short_answer(input, hx)
         if answer is not None:
             return answer  # type: ignore[no-any-return]
@@ -144,8 +133,10 @@ class RNNCell(RNNCellBase):
 
 
 @takes_options("gru", single_step=True)
-class GRUCell(RNNCellBase):
+class GRUCell(OneStateCell, RNNCellBase):
     """One step of ``GRU``. The arguments are those of torch.nn.GRUCell, then come the options."""
+
+    _cell_name = "gru"
 
     def __init__(
         self,
@@ -158,15 +149,7 @@ class GRUCell(RNNCellBase):
     ) -> None:
         super().__init__("gru", input_size, hidden_size, bias, device, dtype, options)
 
-    def _cell(self) -> str:
-        return "gru"
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Returns h, with the shape of hx.
-
-        input: [B, I] or [I].
-        hx: [B, H] or [H]; zeros by default.
-        """
+    def _forward(self, input: Tensor, hx: Tensor | None) -> Tensor:
         answer = self._short_answer(input, hx)
         if answer is not None:
             return answer  # type: ignore[no-any-return]
@@ -174,8 +157,10 @@ class GRUCell(RNNCellBase):
 
 
 @takes_options("lstm", single_step=True)
-class LSTMCell(RNNCellBase):
+class LSTMCell(TwoStatesCell, RNNCellBase):
     """One step of ``LSTM``. The arguments are those of torch.nn.LSTMCell, then come the options."""
+
+    _cell_name = "lstm"
 
     def __init__(
         self,
@@ -188,15 +173,7 @@ class LSTMCell(RNNCellBase):
     ) -> None:
         super().__init__("lstm", input_size, hidden_size, bias, device, dtype, options)
 
-    def _cell(self) -> str:
-        return "lstm"
-
-    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Returns (h, c), with the shapes of hx.
-
-        input: [B, I] or [I].
-        hx: (h [B, P], c [B, H]), or without B; zeros by default.
-        """
+    def _forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         answer = self._short_answer(input, hx)
         if answer is not None:
             return answer  # type: ignore[no-any-return]
@@ -209,9 +186,10 @@ class LSTMCell(RNNCellBase):
 
 
 @takes_options("slstm", single_step=True)
-class sLSTMCell(RNNCellBase):
+class sLSTMCell(FourStatesCell, RNNCellBase):
     """One step of ``sLSTM``. The arguments are those of torch.nn.GRUCell, then come the options."""
 
+    _cell_name = "slstm"
     _cells = 3
 
     def __init__(
@@ -225,15 +203,7 @@ class sLSTMCell(RNNCellBase):
     ) -> None:
         super().__init__("slstm", input_size, hidden_size, bias, device, dtype, options)
 
-    def _cell(self) -> str:
-        return "slstm"
-
-    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor, Tensor, Tensor] | None = None) -> tuple[Tensor, ...]:
-        """Returns (h, c, n, m), with the shapes of hx.
-
-        input: [B, I] or [I].
-        hx: (h, c, n, m), each [B, H], or without B; zeros by default.
-        """
+    def _forward(self, input: Tensor, hx: tuple[Tensor, Tensor, Tensor, Tensor] | None) -> tuple[Tensor, ...]:
         if isinstance(hx, Tensor):
             raise TypeError("sLSTMCell: expected hx to be a tuple (h, c, n, m), got a Tensor")
         if hx is not None and len(hx) != 4:

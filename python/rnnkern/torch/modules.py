@@ -29,13 +29,12 @@ from .checks import (
     take_lengths,
     take_marks,
 )
+from .forwards import FourStates, OneState, TwoStates
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..option_types import GruOptions, LstmOptions, RnnOptions, SlstmOptions
-
-_CELLS = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru", "SLSTM": "slstm"}
 
 
 class RNNBase(Recurrent):
@@ -66,7 +65,7 @@ class RNNBase(Recurrent):
         options: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        refuse_unknown(type(self).__name__, _CELLS[mode], options)
+        refuse_unknown(type(self).__name__, mode.lower(), options)
         proj_size = options.get("proj_size", 0)
         sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
         check_options(sizes, {"bias": bias, "batch_first": batch_first}, dropout, proj_size)
@@ -90,9 +89,6 @@ class RNNBase(Recurrent):
         self._flat_weights_names = list(spec.param_names)
         self._all_weights = [self._flat_weights_names[i : i + each] for i in range(0, len(spec.param_names), each)]
         self.reset_parameters()
-
-    def _cell(self) -> str:
-        return _CELLS[self.mode]
 
     def _weight_names(self) -> Sequence[str]:
         return self._flat_weights_names
@@ -149,35 +145,8 @@ class RNNBase(Recurrent):
 
     # The call -------------------------------------------------------------------------------------------------------
 
-    def forward(
-        self, input: Any, hx: Any = None, lengths: Any = None, mask: Any = None, reset: Any = None
-    ) -> tuple[Any, Any]:
-        """Run the layers over a whole sequence. Returns (output, state).
-
-        input: tensor [T, B, I] ([B, T, I] with batch_first), unbatched [T, I], or a PackedSequence.
-        hx: h_0 [L*D, B, P] (LSTM: the tuple (h_0, c_0), c_0 [L*D, B, H]; sLSTM: (h_0, c_0, n_0, m_0)), without B for
-            unbatched input; zeros by default.
-        lengths: number of valid steps of each row: integers [B] in [0, T], in any order; for batched tensors only. The
-            contents of padding do not matter. The output is zero there, and the final state of a row is the one after
-            its last valid step (a row of length 0 returns its initial state).
-        mask: bool [T, B] ([B, T] with batch_first, [T] unbatched), a tensor or array. Where it is False, the step is
-            skipped: the input is not read, the state does not change, and the output is zero.
-        reset: bool, with the shape of mask. Where it is True, the state is zero before the step. Nothing passes the
-            border to the step before, in either direction.
-
-        The output is [T, B, D*P] in the layout of the input. The state is h_n, for LSTM (h_n, c_n), for sLSTM (h_n,
-        c_n, n_n, m_n). A bfloat16 or float16 LSTM takes c_0 in float32, too, and then returns c_n in float32: a
-        sequence in pieces has the bits of the whole one if every piece, the first included, gets such a c_0. With c in
-        the layer's dtype each piece rounds c once.
-
-        On a GPU all tensors but lengths, mask and reset must be there. These three may be on the host, where they are
-        checked, or on the GPU, where nothing waits for them. There rnnkern clamps a length outside [0, T], and raises
-        at the next call on that GPU or at ``rnnkern.check``.
-
-        Raises ValueError or RuntimeError as torch.nn does for a wrong rank, size, dtype or device, NotImplementedError
-        for a tensor that is not dense or on another device, and TypeError for a value that is no tensor, or a length
-        that is no integer.
-        """
+    def _forward(self, input: Any, hx: Any, lengths: Any, mask: Any, reset: Any) -> tuple[Any, Any]:
+        """``forward`` of eager calls."""
         if lengths is None and mask is None and reset is None:
             answer = self._short_answer(input, hx)
             if answer is not None:
@@ -257,7 +226,7 @@ class RNNBase(Recurrent):
 
 
 @takes_options("rnn")
-class RNN(RNNBase):
+class RNN(OneState, RNNBase):
     """Elman layers: h = tanh(W x + b_ih + R h' + b_hh), or ReLU instead of tanh.
 
     The arguments and defaults are those of torch.nn.RNN; ``reverse`` and the options come after them.
@@ -288,7 +257,7 @@ class RNN(RNNBase):
 
 
 @takes_options("gru")
-class GRU(RNNBase):
+class GRU(OneState, RNNBase):
     """Gated recurrent units, gates r z n, with the reset after the product, as torch.nn.GRU:
 
         r, z = s(W x + b_ih + R h' + b_hh);  n = tanh(W_n x + b_in + r*(R_n h' + b_hn));  h = (1-z)*n + z*h'
@@ -316,7 +285,7 @@ class GRU(RNNBase):
 
 
 @takes_options("lstm")
-class LSTM(RNNBase):
+class LSTM(TwoStates, RNNBase):
     """Long short-term memory, gates i f g o, as torch.nn.LSTM:
 
         i, f, o = s(W x + b_ih + R h' + b_hh);  g = tanh(the same);  c = f*c' + i*g;  h = o*tanh(c), or W_hr times it
@@ -357,7 +326,7 @@ class LSTM(RNNBase):
 
 
 @takes_options("slstm")
-class sLSTM(RNNBase):
+class sLSTM(FourStates, RNNBase):
     """sLSTM, gates i f z o. ``rnnkern.sLSTM`` has the equations. The arguments and defaults are those of torch.nn.GRU.
 
     The state is the tuple (h, c, n, m), each [L*D, B, H]; n and m keep c in range. In bfloat16 and float16 modules, and
