@@ -11,7 +11,7 @@ function(rnnk_python_module target)
 endfunction()
 
 if(RNNKERN_PYTHON OR RNNKERN_PYTHON_HEADERS)  # files of the module that know no Python
-  add_library(rnnkern_helpers OBJECT csrc/python/memory.cpp bench/native/probe.cpp)
+  add_library(rnnkern_helpers OBJECT csrc/python/memory.cpp csrc/python/xla.cpp bench/native/probe.cpp)
   target_include_directories(rnnkern_helpers PRIVATE csrc csrc/include bench/native)
   target_compile_definitions(rnnkern_helpers PRIVATE RNNK_BUILDING)
 endif()

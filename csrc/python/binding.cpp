@@ -4,6 +4,7 @@
 #include "python/inference.h"
 #include "python/stepper.h"
 #include "python/training.h"
+#include "python/xla.h"
 
 namespace rnnk_py {
 namespace {
@@ -97,6 +98,7 @@ PYBIND11_MODULE(_core_of_main_interpreter, m) {
             Call(plan, packed, true, arguments).run();
           },
           py::arg("packed"))
+      .def_property_readonly("problem", &Plan::problem_bytes)
       .def("estimate", &Plan::estimate, py::arg("seq_len"), py::arg("batch"), py::arg("backward") = false)
       .def(
           "sizes",
@@ -179,6 +181,7 @@ PYBIND11_MODULE(_core_of_main_interpreter, m) {
       },
       py::arg("parallel"), py::arg("index") = 0, py::arg("count") = 0);
   m.def("pool_is_lent", [] { return rnnk_pool_is_lent() != 0; });
+  m.def("xla_handler", [] { return py::capsule(xla_handler(), "xla._CUSTOM_CALL_TARGET"); });
   m.def("empty_cache", &empty_cache);
   m.def("cached_bytes", &cached_bytes);
   m.def("version", &rnnk_version);

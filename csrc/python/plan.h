@@ -150,6 +150,7 @@ class Plan {
            (p.flags & RNNK_PROBLEM_LAYER_NORM ? " with layer norm" : "") +
            (p.flags & RNNK_PROBLEM_INDEPENDENT ? " independent" : "");
   }
+  py::bytes problem_bytes() const { return {reinterpret_cast<const char*>(&problem_), sizeof problem_}; }
   uint64_t layout() const { return rnnk_plan_pack_layout(plan_.get()); }
   int64_t param_rows() const { return rnnk_plan_param_rows(plan_.get()); }
   int64_t weight_hh_columns() const { return outputs_ / std::max<int64_t>(problem_.heads, 1); }

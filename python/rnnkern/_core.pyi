@@ -85,6 +85,9 @@ class Plan:
         The arguments of forward but h_n and c_n, with y and reserve as forward left them; dy, dh_n, dc_n; outputs dx,
         dh_0, dc_0, gradients (as pack's weights), dh (an array [T, B, D*P] for each layer: of every h_t); clip_dh.
         """
+    @property
+    def problem(self) -> bytes:
+        """The plan's rnnk_problem."""
     def estimate(self, seq_len: int, batch: int, backward: bool = False) -> float:
         """Estimated microseconds of a call."""
     def sizes(self, seq_len: int, batch: int) -> dict[str, int]:
@@ -216,6 +219,9 @@ def set_pool(parallel: int, index: int = 0, count: int = 0) -> None:
     """
 
 def pool_is_lent() -> bool: ...
+def xla_handler() -> object:
+    """A capsule with the handler of XLA's calls (csrc/python/xla.cpp)."""
+
 def empty_cache() -> int:
     """Bytes given back."""
 

@@ -36,7 +36,9 @@ def public(module: str) -> list[str]:
     raise AssertionError(f"{module} has no __all__")
 
 
-@pytest.mark.parametrize("module", ["rnnkern", "rnnkern.torch", "rnnkern.train", "rnnkern.structure", "rnnkern.onnx"])
+@pytest.mark.parametrize(
+    "module", ["rnnkern", "rnnkern.torch", "rnnkern.jax", "rnnkern.train", "rnnkern.structure", "rnnkern.onnx"]
+)
 def test_every_public_name_is_documented(site: Path, module: str) -> None:
     inventory = (site / "objects.inv").read_bytes()
     _, _, compressed = inventory.partition(b"zlib.\n")

@@ -6,23 +6,17 @@ Element (t, row, unit) has key ``seed`` and counter (call, stream, t, row*K + un
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..steps import Masks
 from .options import Options
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
-
-
-class Masks(NamedTuple):
-    """The random masks of one layer in one direction."""
-
-    kept: Tensor | None  # bool [B, P]: of h' in the recurrent product, in every step
-    held: tuple[Tensor | None, Tensor | None]  # bool [T, B, P] and [T, B, H]: h and c stay what they were
 
 
 def draw(
