@@ -24,6 +24,7 @@ from .structure import InitialState, Merge, Pyramid, PyramidalLSTM, Stack, trunc
 if TYPE_CHECKING:
     from . import decode as decode
     from . import jax as jax
+    from . import keras as keras
     from . import onnx as onnx
     from . import torch as torch
     from . import train as train
@@ -32,7 +33,7 @@ __version__ = _core.version()
 
 # Submodules imported at first use. A framework is one file and one name here; without the framework, the file itself
 # raises an ImportError that says what to install.
-_LAZY = ("train", "decode", "torch", "jax", "onnx")
+_LAZY = ("train", "decode", "torch", "jax", "keras", "onnx")
 
 __all__ = [
     "GRU",

@@ -60,7 +60,7 @@ def test_using_arrays_brings_no_framework() -> None:
 
 
 @pytest.mark.parametrize("use", ["rnnkern.{0}", "import rnnkern.{0}", "from rnnkern import {0}"])
-@pytest.mark.parametrize("name", ["torch", "jax", "onnx"])
+@pytest.mark.parametrize("name", ["torch", "jax", "keras", "onnx"])
 def test_a_missing_framework_says_what_to_install(name: str, use: str) -> None:
     said = python(
         f"import sys; sys.modules[{name!r}] = None\n"  # what an absent package looks like to the import system
@@ -128,7 +128,7 @@ def test_the_judge_knows_numpy_alone() -> None:
 
 def test_frameworks_are_imported_only_in_their_own_module() -> None:
     """The benchmark's peers/ are the opponents, loaded by name when asked for; its modules.py, cells.py, models.py
-    and gpu/ are programs on torch, flax.py on Flax.
+    and gpu/ are programs on torch, flax.py on Flax, keras.py on Keras. A backend of Keras is another framework.
     """
     programs = (
         ("bench", "peers"),
@@ -136,6 +136,7 @@ def test_frameworks_are_imported_only_in_their_own_module() -> None:
         ("bench", "cells.py"),
         ("bench", "models.py"),
         ("bench", "flax.py"),
+        ("bench", "keras.py"),
         ("bench", "gpu"),
     )
     for path in sources():
@@ -143,4 +144,6 @@ def test_frameworks_are_imported_only_in_their_own_module() -> None:
             continue
         own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         found = imports(path) & set(FRAMEWORKS)
-        assert found <= {own, *(["flax"] if own == "jax" else [])}, f"{path.name} imports {sorted(found)}"
+        assert found <= {own, *({"jax": ["flax"], "keras": ["torch"]}.get(own, []))}, (
+            f"{path.name} imports {sorted(found)}"
+        )

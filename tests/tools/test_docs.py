@@ -57,7 +57,7 @@ def test_python_blocks_run_in_order(page: str, tmp_path: Path) -> None:
 
 def test_few_blocks_are_not_run() -> None:
     reasons = [why for page in PAGES for _, why in blocks(page, "python", "sh", "c", "cpp") if why]
-    assert len(reasons) <= 4, reasons
+    assert len(reasons) <= 6, reasons
 
 
 # The names that the blocks of README.md and docs/c.md use without declaring them.

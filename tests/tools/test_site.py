@@ -37,7 +37,8 @@ def public(module: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["rnnkern", "rnnkern.torch", "rnnkern.jax", "rnnkern.train", "rnnkern.structure", "rnnkern.onnx"]
+    "module",
+    ["rnnkern", "rnnkern.torch", "rnnkern.jax", "rnnkern.keras", "rnnkern.train", "rnnkern.structure", "rnnkern.onnx"],
 )
 def test_every_public_name_is_documented(site: Path, module: str) -> None:
     inventory = (site / "objects.inv").read_bytes()

@@ -1,0 +1,86 @@
+"""Keras's cells as networks of the kernels: equations, options, and the layout of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+from keras import activations, ops
+
+# Functions of Keras by their names here, with ONNX's alpha and beta. hard_sigmoid is relu6(x + 3) / 6.
+_ACTIVATIONS: tuple[tuple[tuple[Callable[..., Any], ...], tuple[Any, ...]], ...] = (
+    ((activations.tanh, ops.tanh), ("tanh",)),
+    ((activations.sigmoid, ops.sigmoid), ("sigmoid",)),
+    ((activations.relu, ops.relu), ("relu",)),
+    ((activations.linear,), ("affine", 1.0, 0.0)),
+    ((activations.hard_sigmoid, ops.hard_sigmoid), ("hardsigmoid", 1 / 6, 0.5)),
+    ((activations.softsign, ops.softsign), ("softsign",)),
+    ((activations.softplus, ops.softplus), ("softplus",)),
+    ((activations.elu, ops.elu), ("elu", 1.0)),
+    ((activations.leaky_relu, ops.leaky_relu), ("leakyrelu", 0.2)),
+)
+
+
+class NotFused(Exception):
+    """Why a layer runs Keras's own loop."""
+
+
+class Network(NamedTuple):
+    """A cell as the kernels know it."""
+
+    cell: str
+    gates: int
+    options: tuple[tuple[str, Any], ...]  # keywords of the step's options
+    states: int
+
+
+def network_of(cell: Any) -> Network:
+    """The network of one step of a cell; NotFused where the kernels have none."""
+    kinds = {keras.layers.LSTMCell: _lstm, keras.layers.GRUCell: _gru, keras.layers.SimpleRNNCell: _simple}
+    if type(cell) not in kinds:
+        raise NotFused(f"its cell is a {type(cell).__name__}, not one of LSTMCell, GRUCell, SimpleRNNCell")
+    return kinds[type(cell)](cell)
+
+
+def _lstm(cell: Any) -> Network:
+    chosen = [_activation(cell.recurrent_activation), *[_activation(cell.activation)] * 2]
+    return Network("lstm", 4, _options(chosen, ("sigmoid", "tanh", "tanh")), 2)
+
+
+def _gru(cell: Any) -> Network:
+    chosen = [_activation(cell.recurrent_activation), _activation(cell.activation)]
+    options = _options(chosen, ("sigmoid", "tanh"))
+    return Network("gru", 3, options if cell.reset_after else (*options, ("reset_after", False)), 1)
+
+
+def _simple(cell: Any) -> Network:
+    chosen = _activation(cell.activation)
+    if chosen in (("tanh",), ("relu",)):
+        return Network(f"rnn_{chosen[0]}", 1, (), 1)
+    return Network("rnn_tanh", 1, (("activations", (chosen,)),), 1)
+
+
+def _activation(function: Any) -> tuple[Any, ...]:
+    for known, entry in _ACTIVATIONS:
+        if any(function is one for one in known):
+            return entry
+    raise NotFused(f"its activation {getattr(function, '__name__', function)} is none of the kernels'")
+
+
+def _options(chosen: list[tuple[Any, ...]], own: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
+    return () if tuple(chosen) == tuple((name,) for name in own) else (("activations", tuple(chosen)),)
+
+
+def weights_of(cell: Any) -> list[Any]:
+    """weight_ih [G*H, I], weight_hh [G*H, H], and with biases bias_ih and bias_hh [G*H], as tensors of the backend."""
+    kernel, recurrent = (ops.transpose(ops.convert_to_tensor(w)) for w in (cell.kernel, cell.recurrent_kernel))
+    found = [kernel, recurrent]
+    if cell.bias is not None:
+        bias = ops.convert_to_tensor(cell.bias)
+        # GRU's with the reset after the product is [2, 3*H]; the others have one for the input.
+        found += [bias[0], bias[1]] if len(bias.shape) == 2 else [bias, ops.zeros_like(bias)]
+    if isinstance(cell, keras.layers.GRUCell):  # Keras: z r h; here: r z n
+        n = recurrent.shape[1]
+        found = [ops.concatenate([w[n : 2 * n], w[:n], w[2 * n :]]) for w in found]
+    return found

@@ -1,0 +1,89 @@
+"""``inner_loop`` of Keras's recurrent layers by one call of the kernels, and the layers that have it.
+
+Here the layer's dropout, ``training``, ``zero_output_for_mask`` and the mask are known, which ``backend.lstm`` is not
+told.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from .cells import NotFused, network_of, weights_of
+
+_run: Callable[..., Any] = importlib.import_module(f".{keras.config.backend()}_backend", __package__).run
+
+
+def inner_loop(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
+    """-> the last output [B, H], outputs [B, T, H], the states. Raises NotFused where the kernels cannot do it."""
+    cell = layer.cell
+    network = network_of(cell)
+    if training and cell.dropout and getattr(cell, "dropout_mask_count", None) is not None:
+        raise NotFused("with implementation=1 each gate has a dropout mask of its own")
+    if training and cell.recurrent_dropout:
+        raise NotFused("recurrent_dropout is Keras's own in training")
+    if len(sequences.shape) != 3 or not sequences.shape[1]:
+        raise NotFused("its input is no [batch, time, features] with at least one step")
+    states = list(initial_state) if isinstance(initial_state, (list, tuple)) else [initial_state]
+    mask = mask[0] if isinstance(mask, (list, tuple)) else mask
+    if mask is not None:
+        mask = ops.cast(mask, "bool")
+        mask = ops.squeeze(mask, -1) if len(mask.shape) == 3 else mask
+    weights = weights_of(cell)
+    dtype = keras.backend.standardize_dtype(weights[0].dtype)
+    x = ops.cast(sequences, dtype)
+    if training and cell.dropout:
+        x = x * ops.cast(cell.get_dropout_mask(sequences[:, 0, :]), dtype)[:, None]
+    y, after = _run(network, x, [ops.cast(s, dtype) for s in states], mask, weights, bool(layer.go_backwards))
+    last = after[0]
+    if mask is not None:
+        # Where a step is masked, Keras repeats the output before it, zero at the start; or gives zero.
+        taken = mask[:, :1] if layer.go_backwards else mask[:, -1:]
+        taken = taken if layer.zero_output_for_mask else ops.any(mask, 1, keepdims=True)
+        last = ops.where(taken, last, ops.zeros_like(last))
+    if not layer.return_sequences:
+        return last, last[:, None], after
+    if layer.go_backwards:  # outputs in the order of the walk
+        y = ops.flip(y, 1)
+        mask = None if mask is None else ops.flip(mask, 1)
+    if mask is not None and not layer.zero_output_for_mask:
+        y = _repeated(y, mask)
+    return last, y, after
+
+
+def _repeated(y: Any, mask: Any) -> Any:
+    """y [B, T, H] with the output of the last step that was taken in place of those of masked steps."""
+    steps = ops.where(mask, ops.arange(1, mask.shape[1] + 1, dtype="int32"), ops.cast(0, "int32"))
+    # The largest so far: that many steps in, the last one that was taken; 0: none.
+    last = ops.associative_scan(ops.maximum, steps, axis=1)
+    at = ops.broadcast_to(ops.cast(ops.maximum(last - 1, 0), "int32")[..., None], ops.shape(y))
+    return ops.where((last > 0)[..., None], ops.take_along_axis(y, at, 1), ops.zeros_like(y))
+
+
+class _Fused:
+    """The kernels, or Keras's own loop where ``explain`` says so."""
+
+    def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
+        try:
+            return inner_loop(self, sequences, initial_state, mask, training)
+        except NotFused:
+            return super().inner_loop(sequences, initial_state, mask, training=training)  # type: ignore[misc]
+
+
+@keras.saving.register_keras_serializable(package="rnnkern")
+class LSTM(_Fused, keras.layers.LSTM):
+    """``keras.layers.LSTM`` on the kernels, with its arguments, weights and answers."""
+
+
+@keras.saving.register_keras_serializable(package="rnnkern")
+class GRU(_Fused, keras.layers.GRU):
+    """``keras.layers.GRU`` on the kernels, with its arguments, weights and answers, both forms of ``reset_after``."""
+
+
+@keras.saving.register_keras_serializable(package="rnnkern")
+class SimpleRNN(_Fused, keras.layers.SimpleRNN):
+    """``keras.layers.SimpleRNN`` on the kernels, with its arguments, weights and answers."""
