@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shared import figure, finish, package, start
+from shared import figure, finish, package, save, start
 from tweets import SOURCE, read
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # jax and numpy are the others that rnnkern.keras knows
@@ -40,6 +40,16 @@ def build(SimpleRNN: Any, vocabulary: int) -> Any:
     model.compile(optimizer=keras.optimizers.Adam(clipnorm=1.0), loss="binary_crossentropy", metrics=["accuracy"])
     model.build((None, WORDS))
     return model
+
+
+class Weights:
+    """The weights of a model, as checkpoints have them."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        return {str(place): weight for place, weight in enumerate(self.model.get_weights())}
 
 
 class Clock(keras.callbacks.Callback):
@@ -73,6 +83,7 @@ def main() -> None:
         epochs = 4 if args.quick else args.epochs
         said = model.fit(*batch(used), validation_data=batch(held), epochs=epochs, verbose=0, callbacks=[clock])
         reached[name] = said.history["val_accuracy"][-1]
+        save(args, Weights(model), {"words": list(places), "layers": name})
         curves[name] = clock.seconds, said.history["val_accuracy"]
         print(f"{name}: {reached[name]:.3f} of the signs right, {clock.seconds[-1]:.1f} s for {epochs} epochs")
     reached["majority"] = np.mean(ratings[held] > 0)
