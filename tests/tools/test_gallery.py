@@ -96,8 +96,8 @@ def test_a_quick_run(program: Program, tmp_path: Path) -> None:
     (checkpoint,) = tmp_path.glob("*.safetensors")
     again = run(program, tmp_path / "again", *(("--load", checkpoint) if program.loads else ()))
     for figures in (reached, again):
-        for time in ("real-time factor", "seconds of training"):
-            figures.pop(time, None)
+        for a_time in ("real-time factor", "seconds of training"):
+            figures.pop(a_time, None)
     assert again == reached, "a loaded model, or the same seed, reaches the same"
 
 
