@@ -35,6 +35,21 @@ class Network(NamedTuple):
     states: int
 
 
+def cells_of(layer: Any) -> list[Any]:
+    """The cells of a recurrent layer, the lowest first."""
+    cell = layer.cell
+    return list(cell.cells) if type(cell) is keras.layers.StackedRNNCells else [cell]
+
+
+def refuse(cells: list[Any], training: bool) -> None:
+    """NotFused where a call draws masks that the kernels do not."""
+    for cell in cells if training else ():
+        if cell.recurrent_dropout:
+            raise NotFused("recurrent_dropout is Keras's own in training")
+        if cell.dropout and getattr(cell, "dropout_mask_count", None) is not None:
+            raise NotFused("with implementation=1 each gate has a dropout mask of its own")
+
+
 def network_of(cell: Any) -> Network:
     """The network of one step of a cell; NotFused where the kernels have none."""
     kinds = {keras.layers.LSTMCell: _lstm, keras.layers.GRUCell: _gru, keras.layers.SimpleRNNCell: _simple}

@@ -13,38 +13,40 @@ from typing import Any
 import keras
 from keras import ops
 
-from .cells import NotFused, network_of, weights_of
+from .cells import NotFused, cells_of, network_of, refuse, weights_of
 
 _run: Callable[..., Any] = importlib.import_module(f".{keras.config.backend()}_backend", __package__).run
 
 
 def inner_loop(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
     """-> the last output [B, H], outputs [B, T, H], the states. Raises NotFused where the kernels cannot do it."""
-    cell = layer.cell
-    network = network_of(cell)
-    if training and cell.dropout and getattr(cell, "dropout_mask_count", None) is not None:
-        raise NotFused("with implementation=1 each gate has a dropout mask of its own")
-    if training and cell.recurrent_dropout:
-        raise NotFused("recurrent_dropout is Keras's own in training")
+    cells = cells_of(layer)
+    networks = [network_of(cell) for cell in cells]
+    refuse(cells, training)
     if len(sequences.shape) != 3 or not sequences.shape[1]:
         raise NotFused("its input is no [batch, time, features] with at least one step")
-    states = list(initial_state) if isinstance(initial_state, (list, tuple)) else [initial_state]
     mask = mask[0] if isinstance(mask, (list, tuple)) else mask
     if mask is not None:
         mask = ops.cast(mask, "bool")
         mask = ops.squeeze(mask, -1) if len(mask.shape) == 3 else mask
-    weights = weights_of(cell)
-    dtype = keras.backend.standardize_dtype(weights[0].dtype)
-    x = ops.cast(sequences, dtype)
-    if training and cell.dropout:
-        x = x * ops.cast(cell.get_dropout_mask(sequences[:, 0, :]), dtype)[:, None]
-    y, after = _run(network, x, [ops.cast(s, dtype) for s in states], mask, weights, bool(layer.go_backwards))
-    last = after[0]
+    states, after = iter(keras.tree.flatten(initial_state)), []
+    y = sequences
+    for cell, network in zip(cells, networks, strict=True):
+        weights = weights_of(cell)
+        dtype = keras.backend.standardize_dtype(weights[0].dtype)
+        given = [ops.cast(next(states), dtype) for _ in range(network.states)]
+        x = ops.cast(y, dtype)
+        if training and cell.dropout:
+            x = x * ops.cast(cell.get_dropout_mask(y[:, 0, :]), dtype)[:, None]
+        y, own = _run(network, x, given, mask, weights, bool(layer.go_backwards))
+        after += own
+    last = own[0]
     if mask is not None:
         # Where a step is masked, Keras repeats the output before it, zero at the start; or gives zero.
         taken = mask[:, :1] if layer.go_backwards else mask[:, -1:]
         taken = taken if layer.zero_output_for_mask else ops.any(mask, 1, keepdims=True)
         last = ops.where(taken, last, ops.zeros_like(last))
+    after = keras.tree.pack_sequence_as(initial_state, after)
     if not layer.return_sequences:
         return last, last[:, None], after
     if layer.go_backwards:  # outputs in the order of the walk

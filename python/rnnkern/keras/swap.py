@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from .cells import NotFused, network_of
+from .cells import NotFused, cells_of, network_of, refuse
 from .layers import inner_loop
 
 
@@ -35,7 +35,7 @@ class Replacement:
 
 
 def replace(model: Any) -> Replacement:
-    """Have every LSTM, GRU, SimpleRNN, and RNN around one of their cells, of a model run on the kernels, in place.
+    """Have every LSTM, GRU, SimpleRNN, and RNN around their cells, of a model run on the kernels, in place.
 
     This includes layers inside of Bidirectional and of nested models. Each stays the same layer of the same class:
     what it saves stays plain Keras, and ``undo()`` of the report restores it.
@@ -72,7 +72,8 @@ def _reason_to_leave(layer: Any) -> str | None:
     if type(layer).inner_loop not in _KERAS_LOOPS:
         return f"its class {type(layer).__name__} has an inner_loop of its own"
     try:
-        network_of(layer.cell)
+        for cell in cells_of(layer):
+            network_of(cell)
     except NotFused as why:
         return str(why)
     return None
@@ -92,13 +93,10 @@ def explain(layer: Any, *, training: bool = False) -> str:
         raise TypeError(f"layer: expected a recurrent layer of Keras, got {type(layer).__name__}")
     if "inner_loop" not in vars(layer) and type(layer).inner_loop in _KERAS_LOOPS:
         return "Keras's own loop: the layer is neither of rnnkern.keras nor replaced"
-    cell = layer.cell
     try:
-        network_of(cell)
+        for cell in cells_of(layer):
+            network_of(cell)
+        refuse(cells_of(layer), training)
     except NotFused as why:
         return f"Keras's own loop: {why}"
-    if training and cell.recurrent_dropout:
-        return "Keras's own loop: recurrent_dropout is Keras's own in training"
-    if training and cell.dropout and getattr(cell, "dropout_mask_count", None) is not None:
-        return "Keras's own loop: with implementation=1 each gate has a dropout mask of its own"
     return "kernels"
