@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include <type_traits>
+
 #include "cuda/dispatch.cuh"
 #include "cuda/solo_backward.cuh"
 #include "cuda/solo_forward.cuh"

@@ -25,9 +25,7 @@ from tweets import SOURCE, read
 os.environ.setdefault("KERAS_BACKEND", "torch")  # jax and numpy are the others that rnnkern.keras knows
 keras = package("keras")
 kernels = package("rnnkern.keras")
-from keras.layers import Dense, Embedding  # noqa: E402  (the backend is chosen by now)
-from keras.models import Sequential  # noqa: E402
-
+Dense, Embedding, Sequential = keras.layers.Dense, keras.layers.Embedding, keras.Sequential
 WORDS = 30  # of a tweet; longer ones are cut, shorter ones begin with zeros, which Keras's mask leaves out
 
 

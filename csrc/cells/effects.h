@@ -6,11 +6,11 @@
 // Everything is selected, never multiplied by zero: held steps, and states before a reset, may be anything, NaN included.
 #pragma once
 #include <cstdint>
-#include <type_traits>
 
 #include "cells/options.h"
 
 namespace rnnk {
+namespace {  // internal linkage: compiled for different instruction sets
 
 // Sources of a state that are no step of the walk.
 enum : int64_t { kInitialState = -1, kZeroState = -2 };
@@ -27,10 +27,14 @@ RNNK_HD int64_t source_of(const Walk& walk, int64_t s, int64_t row) {
 
 // fn(i) for the numbers [i, end), each a constant: device code may not index a static array (a cell's stages, its states) at run
 // time.
+template <int value>
+struct Constant {
+  RNNK_HD constexpr operator int() const { return value; }
+};
 template <int i, int end, class Fn>
 RNNK_HD void for_constants(const Fn& fn) {
   if constexpr (i < end) {
-    fn(std::integral_constant<int, i>());
+    fn(Constant<i>());
     for_constants<i + 1, end>(fn);
   }
 }
@@ -103,4 +107,5 @@ RNNK_HD void join_gradients(Step<Cell, V>& q, const V (&kept)[Cell::kStates], co
   });
 }
 
+}  // namespace
 }  // namespace rnnk

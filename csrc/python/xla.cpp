@@ -192,6 +192,37 @@ class Aligned {
   bool write_;
 };
 
+// The last bytes of a reserve say of how many rows it is. A transform may hand a backward the reserve of another call: a sharded
+// array that was gathered since, rows of several calls side by side.
+struct Stamp {
+  static constexpr uint64_t kMagic = 0x65767265736572u;  // "reserve"
+  uint64_t magic, rows;
+};
+void stamp(void* reserve, size_t size, int64_t rows) {
+  const Stamp made{Stamp::kMagic, static_cast<uint64_t>(rows)};
+  std::memcpy(static_cast<char*>(reserve) + size - sizeof made, &made, sizeof made);
+}
+bool is_of(const void* reserve, size_t size, int64_t rows) {
+  Stamp found{};
+  std::memcpy(&found, static_cast<const char*>(reserve) + size - sizeof found, sizeof found);
+  return found.magic == Stamp::kMagic && found.rows == static_cast<uint64_t>(rows);
+}
+
+// What a forward of the same arguments keeps.
+void keep_again(const Meaning& m, rnnk_args a, const rnnk_sizes& sizes, const Buffer& reserve) {
+  const Workspace workspace((sizes.packed + 63) / 64 * 64 + std::max<size_t>(sizes.workspace_forward, 64));
+  const int64_t width = (m.problem.proj_size ? m.problem.proj_size : m.problem.hidden_size) *
+                        (m.problem.direction == RNNK_BOTH_DIRECTIONS ? 2 : 1);
+  const Buffer y(static_cast<size_t>(a.seq_len * a.batch * width) * 8);
+  a.y.data = y.data(), a.y.stride[0] = a.batch * width, a.y.stride[1] = width, a.y.stride[2] = 1;
+  a.dweights = nullptr;
+  for (rnnk_tensor* unused : {&a.dy, &a.dh_n, &a.dc_n, &a.dx, &a.dh_0, &a.dc_0}) *unused = {};
+  a.reserve = reserve.data(), a.reserve_size = reserve.size();
+  a.packed = workspace.data(), a.packed_size = (sizes.packed + 63) / 64 * 64;
+  a.workspace = static_cast<char*>(workspace.data()) + a.packed_size, a.workspace_size = workspace.size() - a.packed_size;
+  check(rnnk_forward(m.plan.get(), &a));
+}
+
 void run(const xla::CallFrame& frame) {
   const auto meaning = understood(frame);
   const Meaning& m = *meaning;
@@ -233,6 +264,14 @@ void run(const xla::CallFrame& frame) {
   sizes.struct_size = sizeof sizes;
   check(rnnk_plan_sizes(m.plan.get(), a.seq_len, a.batch, &sizes));
   const bool backward = m.task == Meaning::backward;
+  const bool stale = backward && reserve && !is_of(reserve->data, bytes_of(*reserve), a.batch);
+  Buffer again;
+  if (stale) {
+    if (!has_weights) refuse("reserve: expected that of this call");
+    again.reserve(std::max<size_t>(sizes.reserve, 64));
+    a.weights = weights.data();
+    keep_again(m, a, sizes, again);
+  }
   const size_t pack_bytes = has_weights ? (sizes.packed + 63) / 64 * 64 : 0;
   const size_t work_bytes = backward ? sizes.workspace_backward : sizes.workspace_forward;
   const Workspace workspace(pack_bytes + std::max<size_t>(work_bytes, 64));
@@ -241,8 +280,10 @@ void run(const xla::CallFrame& frame) {
   if (has_weights) a.packed = workspace.data(), a.packed_size = pack_bytes, a.weights = weights.data();
   else if (packed) a.packed = pack.data(), a.packed_size = bytes_of(*packed);
   if (reserve) a.reserve = kept.data(), a.reserve_size = bytes_of(*reserve);
+  if (stale) a.reserve = again.data(), a.reserve_size = again.size();
   a.workspace = static_cast<char*>(workspace.data()) + pack_bytes, a.workspace_size = workspace.size() - pack_bytes;
   check((backward ? rnnk_backward : rnnk_forward)(m.plan.get(), &a));
+  if (reserve && !backward) stamp(a.reserve, a.reserve_size, a.batch);
 }
 
 xla::Error* fail(const xla::CallFrame& frame, const Refusal& why) {

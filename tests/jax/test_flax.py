@@ -86,6 +86,17 @@ def test_a_carry_of_the_caller(x: jax.Array) -> None:
     )
 
 
+def test_half_types_and_boxed_parameters(x: jax.Array) -> None:
+    """Flax rounds every product and gate to bfloat16, the kernels h: a few roundings of 2^-9."""
+    cell = nnx.OptimizedLSTMCell(IN, H, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    got, wanted = rnnkern.jax.nnx.RNN(cell)(x, return_carry=True), nnx.RNN(cell)(x, return_carry=True)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        assert a.dtype == b.dtype == jnp.float32 and np.abs(a - b).max() <= 8 * 2.0**-9
+    boxed = linen.OptimizedLSTMCell(H, kernel_init=linen.with_partitioning(linen.initializers.ones, (None, "model")))
+    variables = linen.RNN(boxed).init(jax.random.key(0), x)
+    close(rnnkern.jax.linen.RNN(boxed).apply(variables, x), linen.RNN(boxed).apply(variables, x))
+
+
 def test_other_cells_are_refused_by_name(x: jax.Array) -> None:
     with pytest.raises(NotImplementedError, match=r"cell: expected one of Flax's LSTMCell.*got MGUCell"):
         rnnkern.jax.linen.RNN(linen.MGUCell(H)).init(jax.random.key(0), x)

@@ -102,6 +102,7 @@ def test_layouts(batch_first: bool) -> None:
     y, h = rj.gru(params, jnp.zeros((STEPS, 0, IN)))
     assert y.shape == (STEPS, 0, H) and h.shape == (1, 0, H)
     assert rj.gru(params, jnp.zeros((0, ROWS, IN)))[0].shape == (0, ROWS, H)
+    assert jax.vmap(lambda x: rj.gru(params, x)[0])(jnp.zeros((0, STEPS, ROWS, IN))).shape == (0, STEPS, ROWS, H)
 
 
 def test_reverse_and_recompute() -> None:
@@ -125,6 +126,10 @@ def test_packed_parameters() -> None:
         jax.grad(lambda x: rj.lstm(packed, x)[0].sum())(jnp.asarray(x))
     with pytest.raises(ValueError, match="params: expected a pack for this cell"):
         rj.gru(packed, x)
+    with pytest.raises(ValueError, match="dropout: expected 0 with packed parameters"):
+        rj.lstm(packed, x, dropout=0.5)
+    two = jax.vmap(rj.pack)(jax.tree.map(lambda a: jnp.stack([a, 2 * a]), params))
+    assert_equal(jax.vmap(lambda p: rj.lstm(p, x)[0])(two)[0], layer(x)[0])
 
 
 def test_random_masks_need_a_key_and_follow_it() -> None:
@@ -179,6 +184,7 @@ def test_bad_input_is_refused_by_name() -> None:
         (ValueError, "nonlinearity", partial(rj.rnn, params, x, nonlinearity="sine")),
         (ValueError, "cell: expected", partial(rj.init, jax.random.key(0), "transformer", 2, 3)),
         (ValueError, "cell: expected", partial(rj.pack, params, "transformer")),
+        (ValueError, "weight_ih_l0: expected", partial(rj.gru, params | {"weight_ih_l0": jnp.zeros(())}, x)),
         (ValueError, "weight_ih_l0: expected", partial(rj.gru, params | {"weight_ih_l0": jnp.zeros((25, 4))}, x)),
         (ValueError, "dropout", partial(rj.lstm, params, x, dropout=2.0)),
     ]  # fmt: skip

@@ -157,10 +157,15 @@ def model() -> Any:
 IDS = np.array([[1, 2, 3, 0, 0], [0, 4, 5, 6, 7], [9, 8, 0, 7, 1]])
 
 
-def test_replace_and_undo() -> None:
+def test_replace_and_undo(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = model()
     wanted = whole.predict(IDS, verbose=0)
     report = rkk.replace(whole)
+    calls: list[int] = []
+    own = rkk.layers._run
+    monkeypatch.setattr(rkk.layers, "_run", lambda *args: calls.append(1) or own(*args))
+    whole.predict(IDS, verbose=0)
+    assert len(calls) == 6, "the function that predict compiled before holds Keras's loop"
     assert sorted(report.swapped) == ["around", "backward_both", "forward_both", "nested", "stacked"]
     assert report.left == {
         "own": "its cell is a Own, not one of LSTMCell, GRUCell, SimpleRNNCell",
@@ -171,8 +176,17 @@ def test_replace_and_undo() -> None:
     assert rkk.explain(whole.get_layer("around")) == "kernels"
     assert rkk.replace(whole).swapped == ()
     report.undo()
+    calls.clear()
     assert rkk.explain(whole.get_layer("around")).startswith("Keras's own loop: the layer is neither")
     close(whole.predict(IDS, verbose=0), wanted)
+    assert not calls
+
+    class Looped(layers.GRU):
+        def inner_loop(self, *args: Any, **kwargs: Any) -> Any:
+            return super().inner_loop(*args, **kwargs)
+
+    assert "is neither of rnnkern.keras nor replaced" in rkk.explain(Looped(3))
+    assert "Looped has an inner_loop of its own" in rkk.replace(Looped(3, name="mine")).left["mine"]
 
 
 @pytest.mark.skipif(not TRAINS, reason="Keras's numpy backend does not train")

@@ -26,6 +26,15 @@ class Named(torch.nn.LSTM):
         self.extra = 1
 
 
+class Helper:
+    def helper(self) -> int:
+        return 1
+
+
+class Mixed(torch.nn.LSTM, Helper):
+    pass
+
+
 class Subclass(torch.nn.LSTM):
     def forward(self, *args: Any) -> Any:
         return super().forward(*args)
@@ -166,6 +175,7 @@ def test_what_is_left_says_why() -> None:
     strange.nonlinearity = "sine"
     kept: dict[str, Any] = {
         "subclass": Subclass(IN, H),
+        "mixed": Mixed(IN, H),
         "patched": patched,
         "complex": torch.nn.GRUCell(IN, H, dtype=torch.complex64),
         "strange": strange,
@@ -178,6 +188,7 @@ def test_what_is_left_says_why() -> None:
     assert {name: type(module) for name, module in kept.items()} == classes
     reasons = {
         "subclass": "Subclass is a subclass",
+        "mixed": "Mixed is a subclass with code of its own",
         "patched": "forward was replaced",
         "complex": "weight_ih has dtype torch.complex64",
         "strange": "'sine'",

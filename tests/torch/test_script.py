@@ -139,6 +139,8 @@ def test_what_a_script_cannot_do_is_refused_by_name() -> None:
     script = torch.jit.script(rt.GRU(IN, H))
     with pytest.raises(torch.jit.Error, match="Expected input to be 2D or 3D, got 1D"):
         script(torch.zeros(IN))
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(torch.jit.Error, match="does not heed autocast"):
+        script(torch.zeros(4, 2, IN, dtype=torch.bfloat16))
     with pytest.raises(torch.jit.Error, match="lengths: expected None with unbatched input"):
         script(torch.zeros(4, IN), None, torch.tensor([4]))
     with pytest.raises(RuntimeError, match="PackedSequence"):

@@ -54,6 +54,8 @@ def network_of(cell: str, params: Any, around: Around, options: dict[str, Any]) 
         again = parse(cell, spec.hidden_size, options)
         if (spec.cell, spec.options, spec.reverse) != (cell, again, around.reverse):
             raise ValueError("params: expected a pack for this cell, direction and these options")
+        if around.dropout:
+            raise ValueError(f"dropout: expected 0 with packed parameters, got {around.dropout}")
         return params.network
     if cell not in GATES:
         raise ValueError(f"cell: expected one of {', '.join(GATES)}, got {cell!r}")
@@ -61,8 +63,8 @@ def network_of(cell: str, params: Any, around: Around, options: dict[str, Any]) 
         got = ", ".join(map(str, params)) if isinstance(params, Mapping) else type(params).__name__
         raise ValueError(f"params: expected arrays by name (weight_ih_l0, weight_hh_l0, ...), got {got or 'nothing'}")
     first = params["weight_ih_l0"]
-    hidden, left = divmod(first.shape[0], GATES[cell])
-    if first.ndim != 2 or left or not hidden:
+    hidden, left = divmod(first.shape[0] if first.ndim == 2 else 0, GATES[cell])
+    if left or not hidden:
         raise ValueError(f"weight_ih_l0: expected [{GATES[cell]}*H, I], got {list(first.shape)}")
     check_keywords(cell, _KEYWORDS.get(cell, cell), options)
     spec = engine.Spec(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -54,7 +54,8 @@ def _call(network: Network, task: str, names: tuple[str, ...], results: tuple[st
         found = jax.ffi.ffi_call(TARGET, shapes)(*arrays, **said, names=" ".join((*names, *results)))
         return tuple(found)
 
-    if task == "pack":
+    # A mask depends on a row's number in the whole batch, so that a call that draws some is not split over shards.
+    if task == "pack" or "random" in names:
         return run
 
     def batch_axes(shapes: Sequence[Any]) -> Any:
@@ -71,10 +72,6 @@ def _call(network: Network, task: str, names: tuple[str, ...], results: tuple[st
         axes = batch_axes(shapes)
 
         def local(*arrays: Array) -> tuple[Array, ...]:
-            if axes is not None and "random" in names:  # rows of each shard draw masks of their own
-                at = names.index("random")
-                mixed = arrays[at].at[2].add(jax.lax.axis_index(axes).astype(jnp.uint32))
-                arrays = (*arrays[:at], mixed, *arrays[at + 1 :])
             found = run(*arrays)
             if axes is None:
                 return found
@@ -177,7 +174,7 @@ def _spread(arrays: Sequence[Array], results: Sequence[Array]) -> tuple[Array, .
 
 def pack(network: Network, weights: Sequence[Array]) -> Array:
     """The packed weights for forward calls, uint8 [.]."""
-    return _call(network, "pack", network.weight_names, ("packed",))(*weights)[0]
+    return _mapped(network, "pack", network.weight_names, ("packed",))(*weights)[0]
 
 
 @lru_cache(maxsize=256)
@@ -190,30 +187,27 @@ def _mapped(network: Network, task: str, names: tuple[str, ...], results: tuple[
     @mapped.def_vmap
     def rule(size: int, batched: Sequence[bool], *arrays: Array) -> tuple[Any, Any]:
         # Masks depend on a row's number, so that rows of several calls do not make one.
-        may_fold = task == "forward" and "random" not in names
+        may_fold = size > 0 and task == "forward" and "random" not in names
         if may_fold and not any(b and w for b, w in zip(batched, is_weight, strict=True)):
             found = mapped(*(fold(name, a, b, size) for name, a, b in zip(names, arrays, batched, strict=True)))
             return tuple(unfold(name, a, size) for name, a in zip(results, found, strict=True)), (True,) * len(results)
-        own = [a for a, b in zip(arrays, batched, strict=True) if b]
-
-        def one(own: list[Array]) -> tuple[Array, ...]:
-            left = iter(own)
-            full = [next(left) if b else a for a, b in zip(arrays, batched, strict=True)]
-            if task == "backward" and not any(b and w for b, w in zip(batched, is_weight, strict=True)):
-                full = _kept_anew(network, names, full)
-            return mapped(*full)  # type: ignore[no-any-return]
-
-        return jax.lax.map(one, own), (True,) * len(results)
+        return in_turn(mapped, tuple(batched))(*arrays), (True,) * len(results)
 
     return mapped
 
 
-def _kept_anew(network: Network, names: Sequence[str], arrays: Sequence[Array]) -> list[Array]:
-    """The arguments of a backward with a reserve of its own: that of one call for all rows has no part for each."""
-    end = names.index("y")
-    results = ("y", "h_n", *(["c_n"] if network.spec.states > 1 else []), "reserve")
-    found = _call(network, "forward", tuple(names[:end]), results)(*arrays[:end])
-    return [*arrays[:end], found[0], found[-1], *arrays[end + 2 :]]
+@lru_cache(maxsize=256)
+def in_turn(call: Callable[..., Any], batched: tuple[bool, ...]) -> Callable[..., Any]:
+    """``call`` for each entry of the arrays that are batched, one after the other; compiled once."""
+
+    def one(arrays: Sequence[Array], own: list[Array]) -> Any:
+        left = iter(own)
+        return call(*(next(left) if b else a for a, b in zip(arrays, batched, strict=True)))
+
+    def run(*arrays: Array) -> Any:
+        return jax.lax.map(partial(one, arrays), [a for a, b in zip(arrays, batched, strict=True) if b])
+
+    return jax.jit(run)  # type: ignore[no-any-return]
 
 
 def fold(name: str, array: Array, batched: bool, size: int) -> Array:

@@ -8,7 +8,7 @@ and forward mode and second derivatives work.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -18,13 +18,14 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from . import calls, composed
-from .network import Array, Network, Operands, spread, varying
+from .network import Array, Network, Operands, refuse_explicit, spread, varying
 
 _LINEAR = ("x", "h_0", "c_0")  # of operands; and the weights
 
 
 def layer(network: Network, operands: Operands) -> tuple[Array, ...]:
     """-> y, h_n, c_n where there is one."""
+    refuse_explicit(operands.x)
     axes = varying(jax.tree.leaves(operands))
     return _layer(network, *_parted(jax.tree.map(partial(spread, axes=axes), operands)))  # type: ignore[no-any-return]
 
@@ -64,7 +65,7 @@ def _pushforward(keep: bool, network: Network, primals: tuple[Any, ...], tangent
         found = [jnp.zeros_like(a) for a in answers]
     if not keep:
         return tuple(answers), tuple(found)
-    return (*answers, reserve), (*found, np.zeros(reserve.shape, jax.dtypes.float0))
+    return (*answers, reserve), (*found, _no_tangent(reserve))
 
 
 def _instantiated(tangents: dict[str, Any]) -> tuple[tuple[int, ...], list[Array]]:
@@ -72,6 +73,13 @@ def _instantiated(tangents: dict[str, Any]) -> tuple[tuple[int, ...], list[Array
     leaves = jax.tree.leaves(tangents, is_leaf=_is_zero)
     places = tuple(i for i, leaf in enumerate(leaves) if not _is_zero(leaf))
     return places, [leaves[i] for i in places]
+
+
+def _no_tangent(array: Array) -> Any:
+    """The tangent of integers."""
+    if hasattr(jax.custom_derivatives, "zero_from_primal"):
+        return jax.custom_derivatives.zero_from_primal(array)
+    return np.zeros(array.shape, jax.dtypes.float0)
 
 
 def _is_zero(tangent: Any) -> bool:
@@ -177,19 +185,18 @@ def _batched(
     names = _names(network, tree, wanted)
     static = {"network": network, "tree": tree, "wanted": wanted}
     fixed = [name in (*network.weight_names, "random") for name in names]
-    if "random" not in names and not any(b and f for b, f in zip(batched, fixed, strict=True)):
+    if size > 0 and "random" not in names and not any(b and f for b, f in zip(batched, fixed, strict=True)):
         folded = [calls.fold(name, a, b, size) for name, a, b in zip(names, arrays, batched, strict=True)]
         found = tangent_p.bind(*folded, **static)
         results = ("y", "h_n", "c_n")[: len(found)]
         return [calls.unfold(name, a, size) for name, a in zip(results, found, strict=True)], [0] * len(found)
-
-    def one(own: list[Array]) -> list[Array]:
-        left = iter(own)
-        full = [next(left) if b else a for a, b in zip(arrays, batched, strict=True)]
-        return tangent_p.bind(*full, **static)  # type: ignore[no-any-return]
-
-    found = jax.lax.map(one, [a for a, b in zip(arrays, batched, strict=True) if b])
+    found = calls.in_turn(_bound(**static), tuple(batched))(*arrays)
     return found, [0] * len(found)
+
+
+@lru_cache(maxsize=256)
+def _bound(**static: Any) -> Any:
+    return partial(tangent_p.bind, **static)
 
 
 def _names(network: Network, tree: Any, wanted: tuple[int, ...]) -> list[str]:
@@ -202,7 +209,12 @@ def _names(network: Network, tree: Any, wanted: tuple[int, ...]) -> list[str]:
     return [*leaves, *kept, *(leaves[place] for place in wanted)]
 
 
-tangent_p.def_impl(lambda *arrays, **static: jax.jit(partial(_tangent, **static))(*arrays))
+@lru_cache(maxsize=256)
+def _compiled(**static: Any) -> Any:
+    return jax.jit(partial(_tangent, **static))
+
+
+tangent_p.def_impl(lambda *arrays, **static: _compiled(**static)(*arrays))
 tangent_p.def_abstract_eval(lambda *arrays, **static: _kept(arrays, **static)[:-1])
 mlir.register_lowering(tangent_p, mlir.lower_fun(_tangent, multiple_results=True))
 ad.primitive_transposes[tangent_p] = _transposed

@@ -98,13 +98,14 @@ def run(
         return array.reshape(1, rows, array.shape[-1]).astype(dtype)
 
     two = isinstance(carry, tuple)
+    answered = jnp.result_type(dtype, *jax.tree.leaves(carry))  # Flax's: a float32 carry makes float32 of bfloat16
     given = (state(carry[1]), state(carry[0])) if two else state(carry)
     lengths = None if seq_lengths is None else jnp.broadcast_to(seq_lengths, lead).reshape(rows)
     y, last = function(params, x, given, lengths=lengths, batch_first=not time_major, reverse=reverse)
-    y = y.reshape(*inputs.shape[:-1], y.shape[-1])
+    y = y.reshape(*inputs.shape[:-1], y.shape[-1]).astype(answered)
     if reverse and not keep_order:
         y = flip(y, seq_lengths, num_batch_dims=len(lead), time_major=time_major)
     if two:
-        h, c = (s.reshape(*lead, s.shape[-1]) for s in last)
+        h, c = (s.reshape(*lead, s.shape[-1]).astype(answered) for s in last)
         return (c, h), y
-    return last.reshape(*lead, last.shape[-1]), y
+    return last.reshape(*lead, last.shape[-1]).astype(answered), y

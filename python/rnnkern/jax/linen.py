@@ -52,5 +52,5 @@ class RNN(linen.RNN):
         reverse = self.reverse if reverse is None else reverse
         keep_order = self.keep_order if keep_order is None else keep_order
         asked = Asked(seq_lengths, time_major, reverse, keep_order, flip_sequences)
-        carry, outputs = run(self.cell, self.cell.variables["params"], inputs, initial_carry, asked)
+        carry, outputs = run(self.cell, linen.meta.unbox(self.cell.variables["params"]), inputs, initial_carry, asked)
         return (carry, outputs) if (self.return_carry if return_carry is None else return_carry) else outputs

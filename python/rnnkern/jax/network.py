@@ -51,6 +51,16 @@ def spread(array: Array, axes: frozenset[str]) -> Array:
     return jax.lax.pcast(array, missing, to="varying") if hasattr(jax.lax, "pcast") else jax.lax.pvary(array, missing)
 
 
+def refuse_explicit(x: Array) -> None:
+    """NotImplementedError where JAX tracks the sharding of x in its type: only Auto axes of a mesh are supported."""
+    spec = getattr(getattr(_type_of(x), "sharding", None), "spec", None)
+    if spec is not None and any(axis is not None for axis in spec):
+        raise NotImplementedError(
+            f"x: expected axes of type Auto in its mesh, got the explicit sharding {spec}; "
+            "make the mesh with axis_types=(jax.sharding.AxisType.Auto,), or use jax.sharding.auto_axes"
+        )
+
+
 # Axes of operands and results by name; b is the batch, which alone may be sharded. Single letters are sizes.
 AXES = {
     "x": "t b i", "h_0": "l b p", "c_0": "l b c", "y": "t b o", "h_n": "l b p", "c_n": "l b c", "lengths": "b",
@@ -116,5 +126,5 @@ class Network:
         return jnp.dtype(self.spec.state_dtype)
 
     def reserve_width(self, seq_len: int, drop: bool) -> int:
-        """Bytes a row of the reserve [B, .], of which every number of rows is enough for as many."""
-        return -(-engine.reserve_bytes(self.spec, seq_len, 1, drop) // 64) * 64
+        """Bytes a row of the reserve [B, .], of which every number of rows is enough for as many, and for a stamp."""
+        return -(-engine.reserve_bytes(self.spec, seq_len, 1, drop) // 64) * 64 + 64

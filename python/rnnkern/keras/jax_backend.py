@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+
 from ..jax.arguments import Around
 from ..jax.functions import _run as call
 from .cells import Network
 
 _NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+
+
+def elsewhere() -> str:
+    """Why no call can run on the kernels."""
+    platform = jax.default_backend()
+    return "" if platform == "cpu" else f"JAX computes on {platform}; the kernels run on the CPU"
 
 
 def run(

@@ -13,16 +13,25 @@ from typing import Any
 import keras
 from keras import ops
 
-from .cells import NotFused, cells_of, network_of, refuse, weights_of
+from .cells import Network, NotFused, cells_of, network_of, refuse, weights_of
 
-_run: Callable[..., Any] = importlib.import_module(f".{keras.config.backend()}_backend", __package__).run
+_backend = importlib.import_module(f".{keras.config.backend()}_backend", __package__)
+_run: Callable[..., Any] = _backend.run
+
+
+def check(layer: Any, training: bool) -> list[Network]:
+    """The networks of a layer's cells; NotFused where Keras's own loop runs, whatever the input."""
+    networks = [network_of(cell) for cell in cells_of(layer)]
+    refuse(cells_of(layer), training)
+    if _backend.elsewhere():
+        raise NotFused(_backend.elsewhere())
+    return networks
 
 
 def inner_loop(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
     """-> the last output [B, H], outputs [B, T, H], the states. Raises NotFused where the kernels cannot do it."""
     cells = cells_of(layer)
-    networks = [network_of(cell) for cell in cells]
-    refuse(cells, training)
+    networks = check(layer, training)
     if len(sequences.shape) != 3 or not sequences.shape[1]:
         raise NotFused("its input is no [batch, time, features] with at least one step")
     mask = mask[0] if isinstance(mask, (list, tuple)) else mask
@@ -66,7 +75,7 @@ def _repeated(y: Any, mask: Any) -> Any:
     return ops.where((last > 0)[..., None], ops.take_along_axis(y, at, 1), ops.zeros_like(y))
 
 
-class _Fused:
+class Fused:
     """The kernels, or Keras's own loop where ``explain`` says so."""
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
@@ -77,15 +86,15 @@ class _Fused:
 
 
 @keras.saving.register_keras_serializable(package="rnnkern")
-class LSTM(_Fused, keras.layers.LSTM):
+class LSTM(Fused, keras.layers.LSTM):
     """``keras.layers.LSTM`` on the kernels, with its arguments, weights and answers."""
 
 
 @keras.saving.register_keras_serializable(package="rnnkern")
-class GRU(_Fused, keras.layers.GRU):
+class GRU(Fused, keras.layers.GRU):
     """``keras.layers.GRU`` on the kernels, with its arguments, weights and answers, both forms of ``reset_after``."""
 
 
 @keras.saving.register_keras_serializable(package="rnnkern")
-class SimpleRNN(_Fused, keras.layers.SimpleRNN):
+class SimpleRNN(Fused, keras.layers.SimpleRNN):
     """``keras.layers.SimpleRNN`` on the kernels, with its arguments, weights and answers."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 
-from .cells import NotFused, cells_of, network_of, refuse
-from .layers import inner_loop
+from .cells import NotFused
+from .layers import Fused, check, inner_loop
 
 
 @dataclass
@@ -23,11 +23,13 @@ class Replacement:
     swapped: tuple[str, ...]
     left: dict[str, str]
     _undo: list[Any] = field(repr=False)
+    _model: Any = field(repr=False)
 
     def undo(self) -> None:
         """Give the layers Keras's own loop back. A second call does nothing."""
         while self._undo:
             vars(self._undo.pop()).pop("inner_loop", None)
+        _forget_compiled(self._model)
 
     def __str__(self) -> str:
         lines = [f"swapped {len(self.swapped)}: {', '.join(self.swapped) or 'none'}"]
@@ -58,7 +60,15 @@ def replace(model: Any) -> Replacement:
         # Beside Keras's tracking of attributes, which would save it.
         object.__setattr__(layer, "inner_loop", types.MethodType(_fused, layer))
         swapped.append(layer)
-    return Replacement(tuple(layer.name for layer in swapped), left, swapped)
+    _forget_compiled(model)
+    return Replacement(tuple(layer.name for layer in swapped), left, swapped, model)
+
+
+def _forget_compiled(model: Any) -> None:
+    """Have Keras make the functions of ``predict``, ``fit`` and ``evaluate`` anew: compiled ones hold the old loop."""
+    for each in model._flatten_layers():
+        if isinstance(each, keras.Model):
+            each.train_function = each.test_function = each.predict_function = None
 
 
 def _fused(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
@@ -72,8 +82,7 @@ def _reason_to_leave(layer: Any) -> str | None:
     if type(layer).inner_loop not in _KERAS_LOOPS:
         return f"its class {type(layer).__name__} has an inner_loop of its own"
     try:
-        for cell in cells_of(layer):
-            network_of(cell)
+        check(layer, False)
     except NotFused as why:
         return str(why)
     return None
@@ -91,12 +100,10 @@ def explain(layer: Any, *, training: bool = False) -> str:
     """
     if not isinstance(layer, keras.layers.RNN):
         raise TypeError(f"layer: expected a recurrent layer of Keras, got {type(layer).__name__}")
-    if "inner_loop" not in vars(layer) and type(layer).inner_loop in _KERAS_LOOPS:
+    if "inner_loop" not in vars(layer) and not isinstance(layer, Fused):
         return "Keras's own loop: the layer is neither of rnnkern.keras nor replaced"
     try:
-        for cell in cells_of(layer):
-            network_of(cell)
-        refuse(cells_of(layer), training)
+        check(layer, training)
     except NotFused as why:
         return f"Keras's own loop: {why}"
     return "kernels"

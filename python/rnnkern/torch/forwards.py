@@ -52,6 +52,11 @@ class Scriptable:
             raise ValueError(f"rnnkern: Expected input to be 2D or 3D, got {input.dim()}D instead")
         if not batched and lengths is not None:
             raise ValueError("lengths: expected None with unbatched input; pass input[:length]")
+        if input.dtype != self._script_weights[0].dtype:
+            raise ValueError(
+                f"input: expected {self._script_weights[0].dtype} as the weights, got {input.dtype}; a script does not "
+                "heed autocast"
+            )
         x = input
         if not batched:
             x = input.unsqueeze(1)

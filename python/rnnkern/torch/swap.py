@@ -120,12 +120,9 @@ def replace(model: Module, *, always: bool = False) -> Replacement:
 
 def _replaced_class(kind: type[Module]) -> type[Module] | None:
     """The class of torch.nn that instances of ``kind`` behave as; None: a subclass on the way defines something."""
-    for each in kind.__mro__:
-        if each in _REPLACEMENTS:
-            return each
-        if not vars(each).keys() <= _HARMLESS:
-            return None
-    return None
+    base = next((each for each in kind.__mro__ if each in _REPLACEMENTS), None)
+    own = [] if base is None else [each for each in kind.__mro__ if each not in base.__mro__]
+    return base if all(vars(each).keys() <= _HARMLESS for each in own) else None
 
 
 def _on_base(module: Module, base: type[Module]) -> Any:
