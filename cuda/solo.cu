@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-
 #include <type_traits>
 
 #include "cuda/dispatch.cuh"

@@ -69,7 +69,7 @@ struct Place {
   size_t index = 0;  // layer * directions + direction
 };
 
-// What the strings of a call say.
+// The meaning of a call's strings.
 struct Meaning {
   std::shared_ptr<rnnk_plan> plan;
   rnnk_problem problem{};
@@ -208,7 +208,7 @@ bool is_of(const void* reserve, size_t size, int64_t rows) {
   return found.magic == Stamp::kMagic && found.rows == static_cast<uint64_t>(rows);
 }
 
-// What a forward of the same arguments keeps.
+// Makes the reserve of these arguments by a forward.
 void keep_again(const Meaning& m, rnnk_args a, const rnnk_sizes& sizes, const Buffer& reserve) {
   const Workspace workspace((sizes.packed + 63) / 64 * 64 + std::max<size_t>(sizes.workspace_forward, 64));
   const int64_t width = (m.problem.proj_size ? m.problem.proj_size : m.problem.hidden_size) *

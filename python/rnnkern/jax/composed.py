@@ -54,7 +54,7 @@ _steps = Steps(_Operations())  # type: ignore[arg-type]  # JAX's functions have 
 
 
 class _Walk(NamedTuple):
-    """What all layers and directions of a call share."""
+    """The part that all layers and directions of a call share."""
 
     network: Network
     operands: Operands
@@ -187,7 +187,7 @@ def _masks(network: Network, random: Array, stream: int, steps: int, batch: int)
 
 
 def _between_layers(network: Network, random: Array, index: int, x: Array) -> Array:
-    """What dropout multiplies the output of a layer by."""
+    """The factors by which dropout multiplies the output of a layer."""
     spec = network.spec
     p, directions = spec.dropout, spec.directions
     scale = 1 / (1 - p) if p < 1 else 0.0

@@ -200,7 +200,7 @@ def _bound(**static: Any) -> Any:
 
 
 def _names(network: Network, tree: Any, wanted: tuple[int, ...]) -> list[str]:
-    """What each array of ``tangent_p`` is called."""
+    """The names of the arrays of ``tangent_p``."""
     values, others = jax.tree.unflatten(tree, range(tree.num_leaves))
     own = {place: name for part in (values, others) for name, place in part.items() if name != "weights"}
     own |= dict(zip(values["weights"], network.weight_names, strict=True))

@@ -1,4 +1,4 @@
-"""What ``nnx.RNN`` and ``linen.RNN`` share: Flax's cells as networks, and the forms of Flax's arguments."""
+"""Flax's cells as networks, and the forms of Flax's arguments, for ``nnx.RNN`` and ``linen.RNN``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call computes, as a static value, and what it reads, as a pytree."""
+"""The network of a call as a static value, and its operands as a pytree."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = Any  # a jax.Array or a tracer
 
 
 class Operands(NamedTuple):
-    """What a forward reads; None: absent, and zeros for the states."""
+    """The arrays that a forward reads; None: absent, and zeros for the states."""
 
     x: Array  # [T, B, I]
     h_0: Array | None  # [L*D, B, P]

@@ -87,7 +87,7 @@ class Scriptable:
 
 
 class Layer(Scriptable):
-    """What the forwards of layers share."""
+    """The name of a layer's cell."""
 
     def _cell(self) -> str:
         return self.mode.lower()

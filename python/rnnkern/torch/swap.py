@@ -32,7 +32,7 @@ _REPLACEMENTS: dict[type[Module], type[Recurrent]] = {
 # Cells that are left, and torch's time over rnnkern's at their worst point over hidden_size 16 to 1024, B 1 to 64:
 # `python -m bench.cells`, bench/NOTES.md. Of a step of RNNCell most is Python, which torch.nn's has less of.
 _SLOWER: dict[type[Module], float] = {torch.nn.RNNCell: 0.68}
-# What a subclass may define that changes no call.
+# A subclass may define these: they change no call.
 _HARMLESS = {"__module__", "__qualname__", "__doc__", "__init__", "__annotations__", "__annotate_func__"}
 _HARMLESS |= {"__firstlineno__", "__static_attributes__", "__annotations_cache__"}
 # The recurrent operators of torch in a TorchScript graph.
