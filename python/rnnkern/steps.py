@@ -19,7 +19,7 @@ _NORM_EPS = 1e-5  # torch.nn.LayerNorm's
 
 
 class Operations(Protocol):
-    """The functions that the steps ask of a framework. They work on elements, but where a comment says something else."""
+    """The functions that the steps ask of a framework. They work on elements, unless a comment says something else."""
 
     def sigmoid(self, v: Tensor) -> Tensor: ...
     def tanh(self, v: Tensor) -> Tensor: ...
