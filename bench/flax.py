@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from statistics import geometric_mean, median
+from statistics import geometric_mean
 from typing import Any, Final
 
 import jax
@@ -21,24 +20,16 @@ from flax import nnx
 
 import rnnkern.jax.nnx
 
+from .cells import ratio
+
 CELLS: Final = ("OptimizedLSTMCell", "GRUCell", "SimpleCell")
 HIDDEN: Final = (64, 128, 256, 512)
 BATCH: Final = (1, 32)
 STEPS: Final = 50
-BLOCKS: Final = 9
 
 
-def ratio(one: Callable[[], Any], other: Callable[[], Any], seconds: float) -> float:
-    def block(run: Callable[[], Any]) -> float:
-        begin, count = time.perf_counter(), 0
-        while time.perf_counter() - begin < seconds:
-            jax.block_until_ready(run())
-            count += 1
-        return (time.perf_counter() - begin) / count
-
-    for run in (one, other):
-        jax.block_until_ready(run())
-    return median(block(one) / block(other) for _ in range(BLOCKS))
+def done(function: Callable[..., Any], *arguments: Any) -> None:
+    jax.block_until_ready(function(*arguments))
 
 
 def measure(seconds: float) -> Iterator[dict[str, Any]]:
@@ -58,8 +49,8 @@ def measure(seconds: float) -> Iterator[dict[str, Any]]:
                         return jnp.square(call(state, x)).sum()
 
                     run, back = jax.jit(call), jax.jit(jax.value_and_grad(loss, (0, 1), allow_int=True))
-                    forward.append(partial(run, state, x))
-                    both.append(partial(back, state, x))
+                    forward.append(partial(done, run, state, x))
+                    both.append(partial(done, back, state, x))
                 yield {
                     "cell": name, "H": hidden, "B": batch,
                     "forward": ratio(forward[0], forward[1], seconds), "gradient": ratio(both[0], both[1], seconds),

@@ -20,7 +20,6 @@ KINDS: Final = ("LSTM", "GRU", "SimpleRNN")
 HIDDEN: Final = (64, 128, 256)
 BATCH: Final = (1, 32)
 STEPS: Final = 50
-BLOCKS: Final = 7
 
 
 def on_torch(layer: Any, x: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:

@@ -25,12 +25,13 @@ RNNK_HD int64_t source_of(const Walk& walk, int64_t s, int64_t row) {
   }
 }
 
-// fn(i) for the numbers [i, end), each a constant: device code may not index a static array (a cell's stages, its states) at run
-// time.
+// A number as a type. (std::integral_constant's functions have external linkage.)
 template <int value>
 struct Constant {
   RNNK_HD constexpr operator int() const { return value; }
 };
+// fn(i) for the numbers [i, end), each a constant: device code may not index a static array (a cell's stages, its states) at run
+// time.
 template <int i, int end, class Fn>
 RNNK_HD void for_constants(const Fn& fn) {
   if constexpr (i < end) {

@@ -172,6 +172,8 @@ size_t bytes_of(const xla::Buffer& buffer) {  // of u8
   return n;
 }
 
+size_t whole_lines(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
 // Bytes at a multiple of 64, which the library asks for and XLA does not promise: those given, or a copy beside them.
 class Aligned {
  public:
@@ -199,18 +201,20 @@ struct Stamp {
   uint64_t magic, rows;
 };
 void stamp(void* reserve, size_t size, int64_t rows) {
+  if (size < sizeof(Stamp)) return;  // no rows
   const Stamp made{Stamp::kMagic, static_cast<uint64_t>(rows)};
   std::memcpy(static_cast<char*>(reserve) + size - sizeof made, &made, sizeof made);
 }
 bool is_of(const void* reserve, size_t size, int64_t rows) {
   Stamp found{};
+  if (size < sizeof found) return false;
   std::memcpy(&found, static_cast<const char*>(reserve) + size - sizeof found, sizeof found);
   return found.magic == Stamp::kMagic && found.rows == static_cast<uint64_t>(rows);
 }
 
 // Makes the reserve of these arguments by a forward.
 void keep_again(const Meaning& m, rnnk_args a, const rnnk_sizes& sizes, const Buffer& reserve) {
-  const Workspace workspace((sizes.packed + 63) / 64 * 64 + std::max<size_t>(sizes.workspace_forward, 64));
+  const Workspace workspace(whole_lines(sizes.packed) + std::max<size_t>(sizes.workspace_forward, 64));
   const int64_t width = (m.problem.proj_size ? m.problem.proj_size : m.problem.hidden_size) *
                         (m.problem.direction == RNNK_BOTH_DIRECTIONS ? 2 : 1);
   const Buffer y(static_cast<size_t>(a.seq_len * a.batch * width) * 8);
@@ -218,7 +222,7 @@ void keep_again(const Meaning& m, rnnk_args a, const rnnk_sizes& sizes, const Bu
   a.dweights = nullptr;
   for (rnnk_tensor* unused : {&a.dy, &a.dh_n, &a.dc_n, &a.dx, &a.dh_0, &a.dc_0}) *unused = {};
   a.reserve = reserve.data(), a.reserve_size = reserve.size();
-  a.packed = workspace.data(), a.packed_size = (sizes.packed + 63) / 64 * 64;
+  a.packed = workspace.data(), a.packed_size = whole_lines(sizes.packed);
   a.workspace = static_cast<char*>(workspace.data()) + a.packed_size, a.workspace_size = workspace.size() - a.packed_size;
   check(rnnk_forward(m.plan.get(), &a));
 }
@@ -272,7 +276,7 @@ void run(const xla::CallFrame& frame) {
     a.weights = weights.data();
     keep_again(m, a, sizes, again);
   }
-  const size_t pack_bytes = has_weights ? (sizes.packed + 63) / 64 * 64 : 0;
+  const size_t pack_bytes = has_weights ? whole_lines(sizes.packed) : 0;
   const size_t work_bytes = backward ? sizes.workspace_backward : sizes.workspace_forward;
   const Workspace workspace(pack_bytes + std::max<size_t>(work_bytes, 64));
   const Aligned pack(packed ? packed->data : nullptr, packed ? bytes_of(*packed) : 0, true, false);

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .. import _core
 from .. import _engine as engine
 from ..options import check_keywords, parse
 from .network import Array, Network, Operands
 
-GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "lstm": 4, "slstm": 4}
+_CELLS = ("rnn_tanh", "rnn_relu", "gru", "lstm", "slstm")
+GATES = {name: gates for name, gates, *_ in _core.cells() if name in _CELLS}
 _KEYWORDS = {"rnn_tanh": "rnn", "rnn_relu": "rnn"}
 _STATES = {"lstm": ("h_0", "c_0"), "slstm": ("h_0", "c_0", "n_0", "m_0")}
 

@@ -40,7 +40,7 @@ def rnn(
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"nonlinearity: expected 'tanh' or 'relu', got {nonlinearity!r}")
     around = Around(lengths, mask, reset, batch_first, dropout, key, reverse, recompute)
-    return _run(f"rnn_{nonlinearity}", params, x, state, around, options)
+    return run(f"rnn_{nonlinearity}", params, x, state, around, options)
 
 
 def gru(
@@ -62,7 +62,7 @@ def gru(
 
     Arguments as of ``lstm``; state is h_0.
     """
-    return _run(
+    return run(
         "gru", params, x, state, Around(lengths, mask, reset, batch_first, dropout, key, reverse, recompute), options
     )
 
@@ -107,7 +107,7 @@ def lstm(
 
     Raises ValueError and TypeError for shapes and dtypes that do not fit, when the function is traced.
     """
-    return _run(
+    return run(
         "lstm", params, x, state, Around(lengths, mask, reset, batch_first, dropout, key, reverse, recompute), options
     )
 
@@ -131,7 +131,7 @@ def slstm(
 
     Arguments as of ``lstm``; the state has four arrays.
     """
-    return _run(
+    return run(
         "slstm", params, x, state, Around(lengths, mask, reset, batch_first, dropout, key, reverse, recompute), options
     )
 
@@ -182,7 +182,7 @@ def pack(params: Mapping[str, Array], cell: str = "lstm", *, reverse: bool = Fal
     return Packed(network, calls.pack(network, network.weights(params)))
 
 
-def _run(cell: str, params: Any, x: Any, state: Any, around: Around, options: dict[str, Any]) -> Any:
+def run(cell: str, params: Any, x: Any, state: Any, around: Around, options: dict[str, Any]) -> Any:
     packed = isinstance(params, Packed)
     network = network_of(cell, params, around, options)
     x = jnp.asarray(x)

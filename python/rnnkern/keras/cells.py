@@ -30,7 +30,6 @@ class Network(NamedTuple):
     """A cell as the kernels know it."""
 
     cell: str
-    gates: int
     options: tuple[tuple[str, Any], ...]  # keywords of the step's options
     states: int
 
@@ -60,20 +59,20 @@ def network_of(cell: Any) -> Network:
 
 def _lstm(cell: Any) -> Network:
     chosen = [_activation(cell.recurrent_activation), *[_activation(cell.activation)] * 2]
-    return Network("lstm", 4, _options(chosen, ("sigmoid", "tanh", "tanh")), 2)
+    return Network("lstm", _options(chosen, ("sigmoid", "tanh", "tanh")), 2)
 
 
 def _gru(cell: Any) -> Network:
     chosen = [_activation(cell.recurrent_activation), _activation(cell.activation)]
     options = _options(chosen, ("sigmoid", "tanh"))
-    return Network("gru", 3, options if cell.reset_after else (*options, ("reset_after", False)), 1)
+    return Network("gru", options if cell.reset_after else (*options, ("reset_after", False)), 1)
 
 
 def _simple(cell: Any) -> Network:
     chosen = _activation(cell.activation)
     if chosen in (("tanh",), ("relu",)):
-        return Network(f"rnn_{chosen[0]}", 1, (), 1)
-    return Network("rnn_tanh", 1, (("activations", (chosen,)),), 1)
+        return Network(f"rnn_{chosen[0]}", (), 1)
+    return Network("rnn_tanh", (("activations", (chosen,)),), 1)
 
 
 def _activation(function: Any) -> tuple[Any, ...]:

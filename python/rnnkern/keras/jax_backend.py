@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from ..jax.arguments import Around
-from ..jax.functions import _run as call
+from ..jax.functions import run as call
 from .cells import Network
 
 _NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")

@@ -75,14 +75,20 @@ def _repeated(y: Any, mask: Any) -> Any:
     return ops.where((last > 0)[..., None], ops.take_along_axis(y, at, 1), ops.zeros_like(y))
 
 
+def either(layer: Any, own: Callable[..., Any], *arguments: Any) -> Any:
+    """``inner_loop`` by the kernels, or by Keras's ``own`` where ``explain`` says so. arguments: of own."""
+    try:
+        return inner_loop(layer, *arguments)
+    except NotFused:
+        *given, training = arguments
+        return own(*given, training=training)
+
+
 class Fused:
-    """The kernels, or Keras's own loop where ``explain`` says so."""
+    """A layer whose loop is ``either``."""
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
-        try:
-            return inner_loop(self, sequences, initial_state, mask, training)
-        except NotFused:
-            return super().inner_loop(sequences, initial_state, mask, training=training)  # type: ignore[misc]
+        return either(self, super().inner_loop, sequences, initial_state, mask, training)  # type: ignore[misc]
 
 
 @keras.saving.register_keras_serializable(package="rnnkern")

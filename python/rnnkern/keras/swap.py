@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from .cells import NotFused
-from .layers import Fused, check, inner_loop
+from .layers import Fused, check, either
 
 
 @dataclass
@@ -72,10 +72,8 @@ def _forget_compiled(model: Any) -> None:
 
 
 def _fused(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
-    try:
-        return inner_loop(layer, sequences, initial_state, mask, training)
-    except NotFused:
-        return type(layer).inner_loop(layer, sequences, initial_state, mask, training=training)
+    own = types.MethodType(type(layer).inner_loop, layer)
+    return either(layer, own, sequences, initial_state, mask, training)
 
 
 def _reason_to_leave(layer: Any) -> str | None:
