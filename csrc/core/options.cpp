@@ -27,6 +27,28 @@ void not_both(bool one, const char* one_name, bool other, const char* other_name
   if (one && other) fail(RNNK_NOT_SUPPORTED, "%s and %s: no kernel does both at once", one_name, other_name);
 }
 
+// In the type that kernels compute in.
+double computed(const Problem& p, double v) {
+  return p.dtype == RNNK_FLOAT64 ? v : static_cast<double>(static_cast<float>(v));
+}
+
+// Those that are given; RNNK_OF_CELL leaves what p has.
+void take_activations(Problem& p, const rnnk_activation (&given)[3], const char* name, const CellInfo& cell) {
+  const int count = cell.activation_count();
+  for (int i = 0; i < 3; ++i) {
+    const rnnk_activation& a = given[i];
+    if (a.kind < 0 || a.kind > RNNK_SOFTPLUS || (a.kind && i >= count)) {
+      fail(RNNK_INVALID_VALUE, "%s[%d]: expected %s, got kind %d", name, i,
+           i < count ? "a value of rnnk_activation_kind" : "none for this cell", a.kind);
+    }
+    if (!std::isfinite(computed(p, a.alpha)) || !std::isfinite(computed(p, a.beta))) {
+      fail(RNNK_INVALID_VALUE, "%s[%d]: expected finite alpha and beta, got %g and %g", name, i, a.alpha, a.beta);
+    }
+    if (a.reserved) fail(RNNK_INVALID_VALUE, "%s[%d].reserved: expected 0, got %d", name, i, a.reserved);
+    if (a.kind) p.activations[i] = a;
+  }
+}
+
 int shape_of(const Problem& p) {
   return (p.has(RNNK_PROBLEM_LAYER_NORM) ? kNormShape : 0) | (p.projects ? kProjectedShape : 0) |
          (p.has(RNNK_PROBLEM_RESET_BEFORE) ? kResetBeforeShape : 0) |
@@ -52,7 +74,7 @@ const char* cell_option(const CellInfo& cell, int i) {
   return nullptr;
 }
 
-void take_options(Problem& p, const rnnk_problem& from) {
+void take_options(Problem& p, const rnnk_problem& from, int direction) {
   const CellInfo& cell = *cell_info(p.cell);
   p.flags = from.flags & ~uint32_t{RNNK_PROBLEM_NO_BIAS | RNNK_PROBLEM_RECOMPUTE | RNNK_PROBLEM_TF32};
   for (const Option& option : kOptions) {
@@ -79,26 +101,13 @@ void take_options(Problem& p, const rnnk_problem& from) {
   not_both(p.projects, "proj_size", heads, "heads");
   not_both(p.has(RNNK_PROBLEM_INDEPENDENT), "independent", heads, "heads");
 
-  // In the type that kernels compute in.
-  const auto computed = [&](double v) { return p.dtype == RNNK_FLOAT64 ? v : static_cast<double>(static_cast<float>(v)); };
-  if (!(from.clip >= 0) || (from.clip > 0 && computed(from.clip) == 0))
+  if (!(from.clip >= 0) || (from.clip > 0 && computed(p, from.clip) == 0))
     fail(RNNK_INVALID_VALUE, "clip: expected a bound above 0, or 0 for none, got %g", from.clip);
   if (from.clip > 0 && !(cell.takes & kTakesClip))
     fail(RNNK_INVALID_VALUE, "clip: expected 0 for this cell, got %g", from.clip);
   p.clip = from.clip;
-  const int activations = cell.activation_count();
-  for (int i = 0; i < 3; ++i) {
-    const rnnk_activation& a = from.activations[i];
-    if (a.kind < 0 || a.kind > RNNK_SOFTPLUS || (a.kind && i >= activations)) {
-      fail(RNNK_INVALID_VALUE, "activations[%d]: expected %s, got kind %d", i,
-           i < activations ? "a value of rnnk_activation_kind" : "none for this cell", a.kind);
-    }
-    if (!std::isfinite(computed(a.alpha)) || !std::isfinite(computed(a.beta))) {
-      fail(RNNK_INVALID_VALUE, "activations[%d]: expected finite alpha and beta, got %g and %g", i, a.alpha, a.beta);
-    }
-    if (a.reserved) fail(RNNK_INVALID_VALUE, "activations[%d].reserved: expected 0, got %d", i, a.reserved);
-    p.activations[i] = a;
-  }
+  take_activations(p, from.activations, "activations", cell);
+  if (direction == 1) take_activations(p, from.activations_reverse, "activations_reverse", cell);
   check_probability("zoneout[0]", from.zoneout[0]);
   check_probability("zoneout[1]", from.zoneout[1]);
   check_probability("recurrent_dropout", from.recurrent_dropout);

@@ -82,17 +82,22 @@ rnnk_problem checked_problem(const rnnk_problem* given) {
   if (p->direction < RNNK_FORWARD_ONLY || p->direction > RNNK_BOTH_DIRECTIONS) {
     fail(RNNK_INVALID_VALUE, "problem.direction: expected a value of rnnk_direction, got %d", p->direction);
   }
+  for (int i = 0; i < 3 && p->direction != RNNK_BOTH_DIRECTIONS; ++i) {
+    if (const int kind = p->activations_reverse[i].kind) {
+      fail(RNNK_INVALID_VALUE, "activations_reverse[%d]: expected none for a single direction, got kind %d", i, kind);
+    }
+  }
   check_probability("dropout", p->dropout);
   if (p->reserved) fail(RNNK_INVALID_VALUE, "problem.reserved: expected 0, got %d", p->reserved);
   if ((p->flags & RNNK_PROBLEM_TF32) && !(gpu && p->dtype == RNNK_FLOAT32)) {
     fail(RNNK_INVALID_VALUE, "problem.flags: RNNK_PROBLEM_TF32 is for float32 on RNNK_CUDA, got %s on %s",
          dtype_name(p->dtype), gpu ? "RNNK_CUDA" : "RNNK_CPU");
   }
-  layer_problem(whole, 0);  // which checks the options
+  for (int direction = 0; direction < 2; ++direction) layer_problem(whole, 0, direction);  // which checks the options
   return whole;
 }
 
-Problem layer_problem(const rnnk_problem& p, int64_t layer) {
+Problem layer_problem(const rnnk_problem& p, int64_t layer, int direction) {
   Problem q;
   q.cell = p.cell;
   q.dtype = p.dtype;
@@ -100,10 +105,10 @@ Problem layer_problem(const rnnk_problem& p, int64_t layer) {
   q.device_index = p.device_index;
   q.tf32 = p.flags & RNNK_PROBLEM_TF32;
   q.bias = !(p.flags & RNNK_PROBLEM_NO_BIAS);
-  q.reverse = p.direction == RNNK_REVERSE_ONLY;
+  q.reverse = p.direction == RNNK_REVERSE_ONLY || direction == 1;
   q.recompute = p.flags & RNNK_PROBLEM_RECOMPUTE;
   q.hidden_size = q.output_size = p.hidden_size;
-  take_options(q, p);
+  take_options(q, p, direction);
   q.input_size = layer == 0 ? p.input_size : (p.direction == RNNK_BOTH_DIRECTIONS ? 2 : 1) * q.output_size;
   choose_variant(q);
   return q;

@@ -27,8 +27,11 @@ from c_abi import (
     NOT_SUPPORTED,
     OK,
     PARALLEL,
+    SOFTSIGN,
+    TANH,
     TRAIN,
     UINT8,
+    Activation,
     Args,
     Dropout,
     Layer,
@@ -78,7 +81,7 @@ def iter_names(name_of: Any) -> list[bytes]:
     return names
 
 
-PROBLEMS: list[tuple[dict[str, float], int, str]] = [
+PROBLEMS: list[tuple[dict[str, Any], int, str]] = [
     ({"struct_size": 8}, INVALID_VALUE, rf"problem\.struct_size: expected at least {Problem.num_layers.offset}, got 8"),
     ({"cell": 99}, INVALID_VALUE, r"problem\.cell: no cell has the number 99"),
     ({"cell": -1}, INVALID_VALUE, r"problem\.cell: .*-1"),
@@ -102,11 +105,21 @@ PROBLEMS: list[tuple[dict[str, float], int, str]] = [
     ({"dropout": float("nan")}, INVALID_VALUE, r"dropout: expected 0 to 1, got -?nan"),
     ({"reserved": 1}, INVALID_VALUE, r"problem\.reserved: expected 0, got 1"),
     ({"typical_batch": -1}, INVALID_VALUE, r"typical_batch: expected 0 to \d+, got -1"),
+    (
+        {"activations_reverse": (Activation * 3)(Activation(SOFTSIGN))},
+        INVALID_VALUE,
+        r"activations_reverse\[0\]: expected none for a single direction, got kind 10",
+    ),
+    (
+        {"direction": 2, "activations_reverse": (Activation * 3)(Activation(), Activation(99))},
+        INVALID_VALUE,
+        r"activations_reverse\[1\]: expected a value of rnnk_activation_kind, got kind 99",
+    ),
 ]
 
 
 @pytest.mark.parametrize("change, code, sentence", PROBLEMS, ids=[sentence for *_, sentence in PROBLEMS])
-def test_bad_problem(lib: Any, change: dict[str, float], code: int, sentence: str) -> None:
+def test_bad_problem(lib: Any, change: dict[str, Any], code: int, sentence: str) -> None:
     problem, plan = new(Problem, cell=LSTM, input_size=3, hidden_size=4), P(1)
     for name, value in change.items():
         setattr(problem, name, value)
@@ -451,6 +464,37 @@ def test_a_pack_of_another_plan_is_refused(lib: Any, layer: Layer) -> None:
     ]  # fmt: skip
     assert len({layout, *(layout_of(**change) for change in others)}) == 1 + len(others)
     assert lib.rnnk_plan_pack_layout(None) == 0
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["forward has the cell's own", "reverse has the cell's own"])
+def test_directions_with_different_activations(lib: Any, own: bool) -> None:
+    """Each direction has the bits that it has in a network with its activations in both."""
+    softsign, cells = Activation(SOFTSIGN), Activation(TANH)
+
+    def run(**problem: Any) -> dict[str, Any]:
+        layer = Layer(lib, LSTM, direction=2, **problem)
+        for which in ("pack", "forward", "backward"):
+            status = layer.pack() if which == "pack" else layer.call(which)
+            assert status == OK, lib.rnnk_last_error()
+        layer.close()
+        out, H = layer.outputs, Layer.H
+        each = {f"y_{d}": out["y"][..., d * H : (d + 1) * H] for d in range(2)}
+        each |= {f"{name}_{d}": out[name][d] for d in range(2) for name in ("h_n", "c_n", "dh_0", "dc_0")}
+        return each | {name: array for name, array in out.items() if name.startswith("dweight")}
+
+    def of(activation: Any) -> Any:
+        return (Activation * 3)(Activation(), activation)
+
+    given = of(softsign)
+    mixed = run(activations_reverse=given) if own else run(activations=given, activations_reverse=of(cells))
+    both = [run(), run(activations=given)]
+    for name, array in mixed.items():
+        wanted, other = (both[int(name[-1]) ^ (not own)][name], both[int(name[-1]) ^ own][name])
+        if own or name[-1] == "0":
+            assert np.array_equal(array, wanted), name
+        else:  # tanh by its name is a function called by its number
+            np.testing.assert_allclose(array, wanted, rtol=0, atol=16 * np.finfo(np.float32).eps * np.abs(wanted).max())
+        assert not np.allclose(array, other), f"{name} has the other direction's activations"
 
 
 @pytest.mark.parametrize("direction", [0, 1, 2])

@@ -16,6 +16,7 @@ DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3, "int32": 4, "
 FLOAT32, FLOAT64, BFLOAT16 = 0, 1, 2
 INT32, INT64, UINT8 = 4, 5, 6
 TRAIN = 1
+TANH, SOFTSIGN = 2, 10  # rnnk_activation_kind
 FORWARD, BACKWARD, BOTH = 1, 2, 3  # rnnk_halves
 LSTM = 3
 
@@ -43,6 +44,7 @@ Problem = _struct(
     ("zoneout", c.c_double * 2),
     ("recurrent_dropout", c.c_double),
     *_fields(I64, "typical_seq_len typical_batch"),
+    ("activations_reverse", Activation * 3),
 )
 Sizes = _struct(
     "Sizes",

@@ -138,6 +138,8 @@ typedef struct rnnk_problem {
   double recurrent_dropout; /* in [0, 1]: with RNNK_CALL_TRAIN one mask a row on what the recurrent product multiplies */
   /* Hint: a typical call, by which the kernels are chosen. 0: T = 32, B = 16. A hint may change the kernel, and so the bits. */
   int64_t typical_seq_len, typical_batch;
+  /* RNNK_BOTH_DIRECTIONS: those of the reverse direction, as ONNX has them; RNNK_OF_CELL: the function in `activations`. */
+  rnnk_activation activations_reverse[3];
 } rnnk_problem;
 
 /* Bytes the caller provides. A workspace of any size from the least on works, with the same bits: a larger one, up to the one
