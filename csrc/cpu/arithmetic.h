@@ -164,6 +164,18 @@ RNNK_HD void transpose(V (&rows)[V::lanes]) {
   }
 }
 
+// The columns of a block of W rows of W lanes: out[k] has element k of row(0), row(1), ... An instruction set whose shuffles are the
+// bottleneck has a load_columns of its own.
+template <class V, class RowOf>
+RNNK_HD void load_columns(const RowOf& row, V (&out)[V::lanes]) {
+  if constexpr (requires { V::load_columns(row, out); }) {
+    V::load_columns(row, out);
+  } else {
+    RNNK_UNROLL for (int i = 0; i < V::lanes; ++i) out[i] = V::load(row(i));
+    transpose<V>(out);
+  }
+}
+
 // The elements of an operand of n elements, n a multiple of the vector's width, up to a multiple of depth.
 template <class A>
 RNNK_HD void zero_tail(typename A::Operand* p, int64_t n) {

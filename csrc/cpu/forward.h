@@ -8,6 +8,7 @@
 #include "cpu/extras.h"
 #include "cpu/pack.h"
 #include "cpu/schedule.h"
+#include "cpu/unpacked.h"
 
 namespace rnnk {
 namespace {
@@ -107,15 +108,19 @@ struct Forward {
     step(*this, first, first + (i - head()) / step_phases, static_cast<int>((i - head()) % step_phases), part);
   }
 
-  // fn(first, last, weights, stride) for the packed panels [p0, p1) of a product of K terms: all of them, or, in a call that brings
-  // its weights, one after the other in the room of the first, which stays in a near cache. `source` is then [rows, K].
-  template <class Fn>
-  void for_panels(const WeightMatrix<A>& m, int64_t p0, int64_t p1, const Fn& fn) const {
+  // for_tiles() of a matrix. A call that brings its weights multiplies few rows by them where they are; for more, it packs one panel
+  // after the other into the room of the first, which stays in a near cache.
+  template <int G, class Fn>
+  RNNK_HD void product(const Fn& fn, const WeightMatrix<A>& m, int64_t r0, int64_t r1, int64_t p0, int64_t p1) const {
     const int64_t stride = d.panel(m.K, m.rows.gates);
-    if (!args.unpacked) return fn(p0, p1, m.packed, stride);
-    for (int64_t p = p0; p < p1; ++p) {
-      pack_one(m, p, m.packed + p0 * stride);
-      fn(p, p + 1, m.packed + p0 * stride, 0);
+    if (!args.unpacked) return for_tiles<A, G>(fn, r0, r1, p0, p1, m.K, m.packed, stride);
+    typename A::Weight* const room = m.packed + p0 * stride;
+    if constexpr (A::plain) {
+      if (problem.dtype == native_dtype<T>()) p0 = whole_panels_in_place<A, G>(fn, r0, r1, p0, p1, m);
+    }
+    for (; p0 < p1; ++p0) {
+      pack_one(m, p0, room);
+      for_tiles<A, G>(fn, r0, r1, p0, p0 + 1, m.K, room, 0);
     }
   }
   __attribute__((noinline)) void pack_one(const WeightMatrix<A>& m, int64_t panel, typename A::Weight* to) const {
@@ -211,10 +216,8 @@ struct Forward {
     const int64_t end = smaller(first + block, rows.steps), panels = d.hidden.panels();
     const T* bias = d.stage(0).norm ? nullptr : weights.b_ih;  // a norm's bias comes after it
     const auto flush = [&] {
-      for_panels({args.weights.weight_ih, input_rows(d, 0), d.I, weights.w_ih}, part.first(panels), part.last(panels),
-                 [&](int64_t p0, int64_t p1, const typename A::Weight* w, int64_t stride) {
-                   for_tiles<A, G>(InputTile<A, G>{from, to, bias}, 0, n, p0, p1, d.I, w, stride);
-                 });
+      const WeightMatrix<A> matrix{args.weights.weight_ih, input_rows(d, 0), d.I, weights.w_ih};
+      product<G>(InputTile<A, G>{from, to, bias}, matrix, 0, n, part.first(panels), part.last(panels));
       n = 0;
     };
     for (int64_t s = first; s < end; ++s) {

@@ -211,9 +211,7 @@ struct ForwardStep {
         const WeightMatrix<A> matrix{stage_weights(kind, f.args.weights), stage_rows(d, K, 0), d.terms(K), f.weights.w[K]};
         L::for_heads(d.axis(K), p0, p1, [&](int64_t head, int64_t q0, int64_t q1) RNNK_INLINE {
           point.from = operands + head * head_units;
-          f.for_panels(matrix, q0, q1, [&](int64_t q0, int64_t q1, const typename A::Weight* w, int64_t stride) RNNK_INLINE {
-            for_tiles<A, kind.gates>(point, part.r0, r1, q0, q1, d.terms(K), w, stride);
-          });
+          f.template product<kind.gates>(point, matrix, part.r0, r1, q0, q1);
         });
       }
     }

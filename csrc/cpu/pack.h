@@ -74,8 +74,7 @@ void pack_panel(const From& from, const GateRows& rows_of, int64_t K, int64_t pa
     if constexpr (From::plain) {  // a lane is a pair, or a term, as it is
       for (; valid == W && k + W * pair <= K; k += W * pair) {
         V block[W];
-        RNNK_UNROLL for (int i = 0; i < W; ++i) block[i] = V::load(from.template lanes<T>(row + i * K + k));
-        transpose<V>(block);
+        load_columns<V>([&](int i) { return from.template lanes<T>(row + i * K + k); }, block);
         RNNK_UNROLL for (int i = 0; i < W; ++i, to += gates * W * pair) block[i].store(reinterpret_cast<T*>(to));
       }
     }

@@ -1,4 +1,4 @@
-// Products of few rows in BPTT that need no pack: with weights where they are, and with so few terms that a sum is one short chain.
+// Products of few rows that need no pack: with weights where they are, and in BPTT with so few terms that a sum is one short chain.
 // Their bits are those of tile.h's.
 #pragma once
 #include "cpu/pack.h"
@@ -6,7 +6,109 @@
 namespace rnnk {
 namespace {
 
-// Rows and panels of a block whose sums are in registers.
+// Forward: vectors of results whose weights are transposed in turn, so that the chains of one hide the latency of another's; as many
+// as the shuffles of a block leave room for (measured on Zen 4 with 16 and 8 lanes).
+template <class V, int R>
+constexpr int vectors_in_turn() {
+  return V::lanes >= 16 ? 1 : R <= 2 ? 16 / V::lanes > 4 ? 4 : 16 / V::lanes : 1;
+}
+constexpr int kMostRowsInPlace = 4;  // with more, a transposed panel is better kept for all of them
+
+// sums [R][row_of_sums] of R rows by N vectors of results: vector n has weights source[n] [lanes][K] and begins with start[n], or with
+// zero where that is null.
+template <class A, int R, int N>
+__attribute__((noinline)) void multiply_columns(const typename A::Operand* const* rows, const typename A::T* const* source,
+                                                int64_t K, int64_t chain_terms, const typename A::T* const* start,
+                                                typename A::T* sums, int64_t row_of_sums) {
+  using V = typename A::V;
+  constexpr int W = V::lanes;
+  V sum[R][N], chain[R][N];
+  const typename A::Operand* a[R];
+  RNNK_UNROLL for (int r = 0; r < R; ++r) a[r] = rows[r];
+  const auto term = [&](int n, V weights, int64_t k) RNNK_INLINE {
+    RNNK_UNROLL for (int r = 0; r < R; ++r) chain[r][n] = A::mac(A::broadcast(a[r] + k), weights, chain[r][n]);
+  };
+  for (int64_t k = 0; k < K;) {
+    const bool first = k == 0;
+    RNNK_UNROLL for (int r = 0; r < R; ++r) { RNNK_UNROLL for (int n = 0; n < N; ++n) chain[r][n] = V::set1(0); }
+    const int64_t end = smaller(k + chain_terms, K);
+    for (; k + W <= end; k += W) {
+      RNNK_UNROLL for (int n = 0; n < N; ++n) {
+        V block[W];
+        load_columns<V>([&](int i) RNNK_INLINE { return source[n] + i * K + k; }, block);
+        RNNK_UNROLL for (int i = 0; i < W; ++i) term(n, block[i], k + i);
+      }
+    }
+    for (; k < end; ++k) {
+      RNNK_UNROLL for (int n = 0; n < N; ++n) {
+        typename A::T lanes[W];
+        for (int i = 0; i < W; ++i) lanes[i] = source[n][i * K + k];
+        term(n, V::load(lanes), k);
+      }
+    }
+    RNNK_UNROLL for (int r = 0; r < R; ++r) {
+      RNNK_UNROLL for (int n = 0; n < N; ++n) {
+        if (!first) sum[r][n] = sum[r][n] + chain[r][n];
+        else sum[r][n] = start[n] ? V::load(start[n]) + chain[r][n] : chain[r][n];
+      }
+    }
+  }
+  RNNK_UNROLL for (int r = 0; r < R; ++r) {
+    RNNK_UNROLL for (int n = 0; n < N; ++n) sum[r][n].store(sums + r * row_of_sums + n * W);
+  }
+}
+
+// for_tiles<A, G> of R rows over those of panels [p0, p1) that have no padding.
+template <class A, int G, int R, class Fn>
+void panels_in_place(const Fn& fn, int64_t r0, int64_t p0, int64_t p1, const WeightMatrix<A>& m) {
+  using V = typename A::V;
+  using T = typename A::T;
+  constexpr int W = V::lanes, N = vectors_in_turn<V, R>(), at_once = N / (N % G == 0 ? G : G % N == 0 ? N : 1);
+  static_assert(at_once * G % N == 0);
+  alignas(64) T sums[R * at_once * G * W];
+  const auto* const source = static_cast<const T*>(m.source);
+  const Start<A> start = fn.start();
+  const typename A::Operand* rows[R];
+  for (int r = 0; r < R; ++r) rows[r] = fn.operand(r0 + r);
+  for (int64_t p = p0; p < p1;) {
+    const int panels = p + at_once <= p1 ? at_once : 1, vectors = panels == at_once ? N : 1;
+    for (int r = 0; r < R; ++r) {
+      for (int i = 0; i < panels; ++i) fn.prepare(r0 + r, p + i);
+    }
+    for (int v = 0; v < panels * G; v += vectors) {
+      const T *weights[N], *begin[N];
+      for (int n = 0; n < vectors; ++n) {
+        const int64_t panel = p + (v + n) / G, gate = (v + n) % G;
+        weights[n] = source + m.rows(gate, panel * W) * m.K;
+        begin[n] = start.from ? start.from + panel * start.stride + gate * W : nullptr;
+      }
+      const auto multiply = vectors == N ? multiply_columns<A, R, N> : multiply_columns<A, R, 1>;
+      multiply(rows, weights, m.K, chain_of<Fn>(), begin, sums + v * W, panels * G * W);
+    }
+    for (int i = 0; i < R * panels; ++i) {
+      V gates[G];
+      RNNK_UNROLL for (int g = 0; g < G; ++g) gates[g] = V::load(sums + (i * G + g) * W);
+      fn.finish(r0 + i / panels, p + i % panels, gates);
+    }
+    p += panels;
+  }
+}
+
+// for_tiles<A, G> over the panels of [p0, p1) without padding, if rows are few. Returns the first panel that is left.
+template <class A, int G, class Fn>
+int64_t whole_panels_in_place(const Fn& fn, int64_t r0, int64_t r1, int64_t p0, int64_t p1, const WeightMatrix<A>& m) {
+  const int64_t end = smaller(p1, m.rows.units / A::V::lanes);
+  if (r1 - r0 > kMostRowsInPlace || end <= p0) return p0;
+  switch (r1 - r0) {
+    case 1: panels_in_place<A, G, 1>(fn, r0, p0, end, m); break;
+    case 2: panels_in_place<A, G, 2>(fn, r0, p0, end, m); break;
+    case 3: panels_in_place<A, G, 3>(fn, r0, p0, end, m); break;
+    case 4: panels_in_place<A, G, 4>(fn, r0, p0, end, m); break;
+  }
+  return end;
+}
+
+// BPTT: rows and panels of a block whose sums are in registers.
 template <class V>
 struct InPlace {
   static constexpr int rows = V::registers >= 32 ? 4 : 2, panels = 4;

@@ -58,6 +58,22 @@ struct VecF {
     lo = {_mm256_permute2f128_ps(even, odd, 0x20)};
     hi = {_mm256_permute2f128_ps(even, odd, 0x31)};
   }
+  // Loads put rows i and i + 4 into the halves of a register; within the halves 4 x 4 are transposed: 16 shuffles, where zip takes 48.
+  template <class RowOf>
+  RNNK_HD static void load_columns(const RowOf& row, VecF (&out)[lanes]) {
+    RNNK_UNROLL for (int k = 0; k < lanes; k += 4) {
+      __m256 part[4];
+      RNNK_UNROLL for (int i = 0; i < 4; ++i) {
+        part[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row(i) + k)), _mm_loadu_ps(row(i + 4) + k), 1);
+      }
+      const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(part[0], part[1]));
+      const __m256d b = _mm256_castps_pd(_mm256_unpackhi_ps(part[0], part[1]));
+      const __m256d c = _mm256_castps_pd(_mm256_unpacklo_ps(part[2], part[3]));
+      const __m256d d = _mm256_castps_pd(_mm256_unpackhi_ps(part[2], part[3]));
+      out[k] = {_mm256_castpd_ps(_mm256_unpacklo_pd(a, c))}, out[k + 1] = {_mm256_castpd_ps(_mm256_unpackhi_pd(a, c))};
+      out[k + 2] = {_mm256_castpd_ps(_mm256_unpacklo_pd(b, d))}, out[k + 3] = {_mm256_castpd_ps(_mm256_unpackhi_pd(b, d))};
+    }
+  }
 };
 
 struct VecD {
@@ -94,6 +110,16 @@ struct VecD {
     const __m256d even = _mm256_unpacklo_pd(a.v, b.v), odd = _mm256_unpackhi_pd(a.v, b.v);
     lo = {_mm256_permute2f128_pd(even, odd, 0x20)};
     hi = {_mm256_permute2f128_pd(even, odd, 0x31)};
+  }
+  template <class RowOf>
+  RNNK_HD static void load_columns(const RowOf& row, VecD (&out)[lanes]) {  // as VecF's
+    RNNK_UNROLL for (int k = 0; k < lanes; k += 2) {
+      __m256d part[2];
+      RNNK_UNROLL for (int i = 0; i < 2; ++i) {
+        part[i] = _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(row(i) + k)), _mm_loadu_pd(row(i + 2) + k), 1);
+      }
+      out[k] = {_mm256_unpacklo_pd(part[0], part[1])}, out[k + 1] = {_mm256_unpackhi_pd(part[0], part[1])};
+    }
   }
 };
 
