@@ -157,7 +157,7 @@ struct BackwardPoint {
         store(d.dgx, w.dtype, in_block * G * w.hidden.padded() + at.gate(w.hidden, G, stage.first_gate + g), x);
       }
       if constexpr (!same_dg(kShape, K)) store(d.dgh[K], w.dtype, in_block * columns + c, h);
-      if (d.near[K]) store(d.near[K], w.dtype, at.row * d.ld_near[K] + g * d.near_gate[K] + at.i, h);
+      if (d.near[K]) store(d.near[K], w.dtype, at.row * d.ld_near[K] + g * d.near_gate[K] + at.i, h);  // path: state
     }
   }
 

@@ -131,7 +131,7 @@ struct ForwardPoint {
     const Walk<T>& w = d.walk;
     if constexpr (!Cell::kHasOptions) {
       const T out = rounded(now.v, w.dtype);
-      store(d.h_to, w.dtype, h_at, out);
+      store(d.h_to, w.dtype, h_at, out);  // path: state
       store3<T>(d.y, t, at.row, at.unit(w.out), out);
     } else {
       const Around<T> around{w, at, t};
@@ -139,7 +139,7 @@ struct ForwardPoint {
       auto [h, out] = keep_hidden(V{load<T>(d.h_from, w.dtype, h_at)}, now, around, to_storage);
       store3<T>(d.y, t, at.row, at.unit(w.out), out.v);
       if (w.resets_at(s + 1, at.row)) h = {T(0)};
-      store(d.h_to, w.dtype, h_at, h.v);
+      store(d.h_to, w.dtype, h_at, h.v);  // path: state
       if (w.dropped) store(d.fed_to, w.dtype, h_at, w.thinned(h.v, at.row, at.column(w.out)));
     }
   }

@@ -35,7 +35,7 @@ struct Resident {
     for (int f = 0; f < F; ++f) {
       if (f >= fragments) break;
       const typename A::B b = A::load_b(rows, f * A::K);
-      for (int g = 0; g < G; ++g) A::multiply(d[g], fragment[f][g], b);
+      for (int g = 0; g < G; ++g) A::multiply(d[g], fragment[f][g], b);  // path: product
     }
   }
 };

@@ -80,13 +80,13 @@ struct SoloBackward {
         } else {
           const Operand* const weights = space.weights[from] + tile * fragments * (kTile * A::K);
           for (int64_t f = 0; f < fragments; ++f) {
-            A::multiply(sum[0], A::load_a(weights + f * (kTile * A::K)), A::load_b(rows, f * A::K));
+            A::multiply(sum[0], A::load_a(weights + f * (kTile * A::K)), A::load_b(rows, f * A::K));  // path: product
           }
         }
         finish_tile(sums, sum, first, count, head, tile * kTile, axis.each, point);
       }
     }
-    sync_block();
+    sync_block();  // path: begin
     if constexpr (kind.norm) {
       if (s >= 0) norm<K>(p, d, s, first, count);
       sync_block();
@@ -126,7 +126,7 @@ struct SoloBackward {
           const bool valid = any && c % pad < axis.each;
           const T v = valid ? p.scale[K][record] * (gamma[c] * dg[c] - mean - normed[c] * slope) : T(0);
           store(side == 0 ? d.dgx : d.dgh[K], w.dtype, in_block * columns + c, v);
-          if (side == 1) store(d.near[K], w.dtype, row * d.ld_near[K] + c, v);
+          if (side == 1) store(d.near[K], w.dtype, row * d.ld_near[K] + c, v);  // path: state
         }
       }
     }

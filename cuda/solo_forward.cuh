@@ -89,7 +89,8 @@ struct SoloForward {
           const Operand* const weights = space.weights[K] + tile * fragments * (G * kTile * A::K);
           for (int64_t f = 0; f < fragments; ++f) {
             const typename A::B b = A::load_b(rows, f * A::K);
-            for (int g = 0; g < G; ++g) A::multiply(sum[g], A::load_a(weights + (f * G + g) * (kTile * A::K)), b);
+            for (int g = 0; g < G; ++g)
+              A::multiply(sum[g], A::load_a(weights + (f * G + g) * (kTile * A::K)), b);  // path: product
           }
         }
         if constexpr (kind.norm) {
@@ -185,7 +186,7 @@ struct SoloForward {
         const int columns = static_cast<int>(space.ld_gx), all = static_cast<int>(count) * columns;
         for (int e = thread() * n; e < all; e += threads() * n) {
           const int r = e / columns, c = e % columns;
-          copy_async(to + e, p.data.gx + (row + r) * p.data.ld_gx + head * space.ld_gx + c);
+          copy_async(to + e, p.data.gx + (row + r) * p.data.ld_gx + head * space.ld_gx + c);  // path: fetch
         }
       }
       copy_commit();
@@ -194,7 +195,7 @@ struct SoloForward {
     fetch(p.s0 + 1);
     for (int64_t s = p.s0; s < p.s1; ++s) {
       copy_wait<1>();
-      sync_block();  // gx of this step is there, and h; the slot of the step before is free
+      sync_block();  // gx of this step is there, and h; the slot of the step before is free; path: begin
       fetch(s + 2);
       if (s < begin || s >= end) {
         const int each = static_cast<int>(out.each);

@@ -1,5 +1,8 @@
 // What a step of a row asks of its surroundings, forward and backward: whether the row is alive, held or reset, which random masks
 // it has. Everything is selected, never multiplied by zero: padding and held steps may hold anything, NaN included.
+//
+// A comment `path: NAME` at the end of a line, here and in what includes this, marks it for tests/support/kernel_paths.py, which
+// follows the path from a barrier to a message in the machine code. It moves with its statement.
 #pragma once
 #include "cells/effects.h"
 #include "core/cell_options.h"

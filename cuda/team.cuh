@@ -184,12 +184,12 @@ struct Post {
   // 16 bytes of a message, to block `to`; at: where they lie in the message. barrier_at: this block's own barrier for that message.
   RNNK_DEVICE void send(Quad quad, char* message, int64_t at, uint64_t* barrier_at, int to) const {
     if (call.team.exchange == Exchange::cluster) {
-      store_async(reinterpret_cast<Quad*>(map_shared(message + at, to)), quad, map_shared(barrier_at, to));
+      store_async(reinterpret_cast<Quad*>(map_shared(message + at, to)), quad, map_shared(barrier_at, to));  // path: cluster
     } else if (call.team.exchange == Exchange::data) {
       for (uint32_t& word : quad.word) word = word == kNothingYet ? 0x7fffffffu : word;  // a NaN of either sign stays one
       store_relaxed(reinterpret_cast<Quad*>(message + at), quad);
     } else {
-      publish(reinterpret_cast<Quad*>(message + at), quad);
+      publish(reinterpret_cast<Quad*>(message + at), quad);  // path: grid
     }
   }
 

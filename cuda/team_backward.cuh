@@ -105,7 +105,7 @@ struct TeamBackward {
     T sum[1][4] = {};
     int f = 0, tile = warp();
     const auto take = [&](const typename A::A& weights) {
-      A::multiply(sum[0], weights, A::load_b(rows, f * A::K));
+      A::multiply(sum[0], weights, A::load_b(rows, f * A::K));  // path: product
       if (++f < held.each) return;
       send_share(mailbox, sum[0], tile, row_tile, message);
       for (T& v : sum[0]) v = T(0);
@@ -205,7 +205,7 @@ struct TeamBackward {
         if (own.has_tile()) add_up(mailbox, sum, row_tile, message);
         put_sums(sums + warp() * (kRows * kSumsLd), sum);
       }
-      sync_block();
+      sync_block();  // path: begin
       const bool broken = *space.broken != 0;
       d.near[0] = space.near + (row_tile * kRows - first) * space.ld - own.tile0 * kTile;
       for (int k = 0; k < Cell::kStates; ++k) {
@@ -217,8 +217,8 @@ struct TeamBackward {
         if (row >= count || at.i >= axis.each) continue;
         if (lives) {
           const T* const part = sums + tile * own.split * (kRows * kSumsLd) + row * kSumsLd + unit;
-          T total[1] = {part[0]};
-          for (int i = 1; i < own.split; ++i) total[0] += part[i * (kRows * kSumsLd)];
+          T total[1] = {part[0]};                                                       // path: first
+          for (int i = 1; i < own.split; ++i) total[0] += part[i * (kRows * kSumsLd)];  // path: more
           total[0] = or_nan(total[0], broken);
           Point::run(d, s, at, total);
         } else if (s >= 0) {

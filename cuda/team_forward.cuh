@@ -226,7 +226,7 @@ struct TeamForward {
         const int each = static_cast<int>(own.count_of(row_tile)) * G * units;
         for (int e = thread() * n; e < each; e += kTeamThreads * n) {
           const int row = e / (G * units), gate = e / units % G, i = e % units;
-          copy_async(
+          copy_async(  // path: fetch
               to + (row * G + gate) * space.units + i,
               p.data.gx + (row0 + row) * p.data.ld_gx + own.head * G * axis.pad + gate * axis.pad + own.tile0 * kTile + i);
         }
@@ -249,7 +249,7 @@ struct TeamForward {
         for (int g = 0; g < G; ++g) put_sums(sums + (warp() * G + g) * (kRows * kSumsLd), sum[g]);
       }
       copy_wait<1>();
-      sync_block();  // the sums of this turn are there, and its gx; the slot of the turn before is free
+      sync_block();  // the sums of this turn are there, and its gx; the slot of the turn before is free; path: begin
       fetch(turn + 2);
       const int64_t h_at = row_tile * kRows * space.ld, back = first * space.ld + column;
       d.h_from = (s & 1 ? space.h[1] : space.h[0]) + h_at - back, d.h_to = (s & 1 ? space.h[0] : space.h[1]) + h_at - back;
@@ -267,8 +267,8 @@ struct TeamForward {
             T total[G];
             for (int g = 0; g < G; ++g) {
               const T* const part = sums + (tile * own.split * G + g) * (kRows * kSumsLd) + row * kSumsLd + unit;
-              total[g] = part[0];
-              for (int i = 1; i < own.split; ++i) total[g] += part[i * (G * kRows * kSumsLd)];
+              total[g] = part[0];                                                               // path: first
+              for (int i = 1; i < own.split; ++i) total[g] += part[i * (G * kRows * kSumsLd)];  // path: more
               total[g] = or_nan(total[g], broken);
             }
             ForwardPoint<T, Cell, 0>::run(d, s, at, total);

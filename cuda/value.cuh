@@ -49,7 +49,7 @@ RNNK_DEVICE T load(const void* data, int dtype, int64_t i) {
     case RNNK_FLOAT32: return static_cast<T>(static_cast<const float*>(data)[i]);
     case RNNK_FLOAT64: return static_cast<T>(static_cast<const double*>(data)[i]);
     case RNNK_BFLOAT16: return static_cast<T>(bf16_to_float(static_cast<const uint16_t*>(data)[i]));
-    default: return static_cast<T>(from_half(static_cast<const uint16_t*>(data)[i]));
+    default: return static_cast<T>(from_half(static_cast<const uint16_t*>(data)[i]));  // path: float16
   }
 }
 template <class T>
@@ -58,7 +58,7 @@ RNNK_DEVICE void store(void* data, int dtype, int64_t i, T value) {
     case RNNK_FLOAT32: static_cast<float*>(data)[i] = static_cast<float>(value); break;
     case RNNK_FLOAT64: static_cast<double*>(data)[i] = static_cast<double>(value); break;
     case RNNK_BFLOAT16: static_cast<uint16_t*>(data)[i] = float_to_bf16(static_cast<float>(value)); break;
-    default: static_cast<uint16_t*>(data)[i] = to_half(static_cast<float>(value)); break;
+    default: static_cast<uint16_t*>(data)[i] = to_half(static_cast<float>(value)); break;  // path: float16
   }
 }
 // What a value becomes by being stored.

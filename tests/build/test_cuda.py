@@ -3,7 +3,6 @@ record (cuda/instances.tsv, written by tests/support/cuda_instances.py). All of 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from pathlib import Path
@@ -11,7 +10,10 @@ from pathlib import Path
 import pytest
 
 import cuda_instances
-from cuda_instances import Figures, Instances, differences, parse, recorded, recorded_compiler
+import kernel_paths
+import sass
+import sass_walk
+from cuda_instances import Figures, Instances, differences, parse, recorded, recorded_compiler, worse
 from native import ROOT, once, run, tool
 
 MOST_INSTANCES = 401  # compile time and the size of the library grow with them
@@ -27,16 +29,19 @@ def compiled() -> Instances:
 
     def make(folder: Path) -> None:
         instances = cuda_instances.measure(("sm_90",))[0]["sm_90"]
-        lines = ["\t".join([*key, *map(str, dataclasses.astuple(figures))]) for key, figures in instances.items()]
+        lines = ["\t".join([*key, *cuda_instances.cells(figures, "sm_90")]) for key, figures in instances.items()]
         (folder / "instances.tsv").write_text("\n".join(lines))
 
     if "RNNKERN_NVCC_LOGS" in os.environ:
         return cuda_instances.kept(Path(os.environ["RNNKERN_NVCC_LOGS"]), "sm_90")
     tool("nvcc")
-    name = f"cuda-{cuda_instances.compiler()}"
-    text = (once(name, make, ROOT / "cuda", ROOT / "cmake", ROOT / "CMakeLists.txt") / "instances.tsv").read_text()
+    name = f"cuda-{cuda_instances.compiler()}" + ("" if sass.nvdisasm() else "-without-code")
+    readers = [Path(module.__file__) for module in (cuda_instances, kernel_paths, sass, sass_walk)]
+    text = (
+        once(name, make, ROOT / "cuda", ROOT / "cmake", ROOT / "CMakeLists.txt", *readers) / "instances.tsv"
+    ).read_text()
     lines = [line.split("\t") for line in text.splitlines()]
-    return {(file, kernel): Figures(*map(int, figures)) for file, kernel, *figures in lines}
+    return {(file, kernel): cuda_instances.from_cells(figures) for file, kernel, *figures in lines}
 
 
 # --- instances --------------------------------------------------------------
@@ -53,15 +58,25 @@ def test_instances_are_the_recorded_ones(compiled: Instances) -> None:
 @pytest.mark.nvcc
 def test_instances_take_what_is_recorded(compiled: Instances) -> None:
     """No more registers than recorded; no spill where none is recorded, and no larger one."""
+    the_recorded_compiler()
+    assert worse(compiled, recorded()["sm_90"], ("registers", "spill")) == []
+
+
+@pytest.mark.nvcc
+def test_paths_are_as_short_as_recorded(compiled: Instances) -> None:
+    """No more code, and on the paths (kernel_paths.py) no more instructions, cycles and divisions of integers."""
+    the_recorded_compiler()
+    if not sass.nvdisasm():
+        pytest.skip(sass.MISSING)
+    assert all(figures.code for figures in compiled.values())
+    assert worse(compiled, recorded()["sm_90"], cuda_instances.IN_CODE) == [], (
+        "python tests/support/cuda_instances.py --path"
+    )
+
+
+def the_recorded_compiler() -> None:
     if cuda_instances.compiler() != recorded_compiler():
         pytest.skip(f"nvcc is {cuda_instances.compiler()}, the record is of {recorded_compiler()}")
-    then = recorded()["sm_90"]
-    worse = {
-        key: (now, then[key])
-        for key, now in compiled.items()
-        if key in then and (now.registers > then[key].registers or now.spill > then[key].spill)
-    }
-    assert worse == {}
 
 
 @pytest.mark.nvcc
@@ -78,6 +93,11 @@ def test_record(arch: str) -> None:
     assert len(plain) >= 24 and {kernel: spill for kernel, spill in plain.items() if spill} == {}
     assert {file for file, _ in then} <= {path.name for path in (ROOT / "cuda").glob("*.cu")}
     assert len(then) <= MOST_INSTANCES and all(0 < figures.registers <= 255 for figures in then.values())
+    for (_, kernel), figures in then.items():  # every figure that the record is to have
+        walked = kernel_paths.kernel_of(kernel) if arch == "sm_90" else None
+        assert (figures.code or 0) % 128 == 0 and bool(figures.code) == (arch == "sm_90")
+        assert bool(figures.message_cycles) == bool(walked)
+        assert bool(figures.cluster_tile_cycles) == bool(walked and walked.kind == "team_backward")
 
 
 NAMES = (
@@ -112,6 +132,14 @@ def test_differences_are_named() -> None:
     now: Instances = {("a.cu", "f"): Figures(9, 4, 0, 0), ("b.cu", "h"): Figures(8, 0, 0, 0)}
     assert differences(now, then) == ["gone: a.cu g", "new: b.cu h", "a.cu f: registers 8 -> 9, spill 0 -> 4"]
     assert differences(then, then) == []
+    assert worse(now, then, ("registers", "spill")) == ["a.cu f: registers 8 -> 9, spill 0 -> 4"]
+    assert worse(then, now, ("registers", "spill")) == []
+
+
+def test_a_row_of_the_record_is_read_as_written() -> None:
+    some = Figures(8, 0, 0, 0, code=128, message_cycles=7)
+    assert cuda_instances.from_cells(cuda_instances.cells(some, "sm_90")) == some
+    assert cuda_instances.from_cells(cuda_instances.cells(some, "sm_80")) == Figures(8, 0, 0, 0)
 
 
 # --- which build ------------------------------------------------------------
