@@ -19,6 +19,7 @@ struct alignas(16) Vector4 {  // 16 or 32 bytes
 
 struct Sixteen {  // what the two 16-bit types share
   using T = float;
+  using V = One<float, true>;
   using Operand = uint16_t;
   static constexpr int K = 16;
   struct A {
@@ -61,6 +62,7 @@ struct Float16 : Sixteen {
 
 struct Tf32 {
   using T = float;
+  using V = One<float>;
   using Operand = float;
   static constexpr int K = 8, dtype = RNNK_FLOAT32;
   static constexpr Precision precision = Precision::tf32;
@@ -94,6 +96,7 @@ struct Tf32 {
 template <class Element, int its_dtype, Precision its_precision>
 struct Fused {
   using T = Element;
+  using V = One<Element>;
   using Operand = Element;
   static constexpr int K = 4, dtype = its_dtype;
   static constexpr Precision precision = its_precision;

@@ -24,10 +24,11 @@ struct BackwardData {
   double clip_dh;
 };
 
-template <class Element, class Cell, int K>
+// In: as of ForwardPoint.
+template <class In, class Cell, int K>
 struct BackwardPoint {
-  using T = Element;
-  using V = One<T>;
+  using T = typename In::T;
+  using V = typename In::V;
   using Data = BackwardData<T>;
   static constexpr CellShape kShape = shape_of<Cell>();
   static constexpr Stage stage = Cell::kStage[K];
@@ -41,6 +42,11 @@ struct BackwardPoint {
   static constexpr bool last = K == S - 1, recurrent = stage.product == Product::weight_hh;
 
   static RNNK_DEVICE const Axis& axis(const Data& d) { return stage.projected ? d.walk.out : d.walk.hidden; }
+  static RNNK_DEVICE int dtype(const Data& d) { return In::dtype == kAnyDtype ? d.walk.dtype : In::dtype; }
+  // An element of y or dy.
+  static RNNK_DEVICE T read(const Data& d, const rnnk_tensor& from, int64_t t, const Place& at) {
+    return load<T>(from.data, dtype(d), t * from.stride[0] + at.row * from.stride[1] + at.unit(d.walk.out) * from.stride[2]);
+  }
 
   // What the product's share of the gradient of the h that step s started from is.
   static RNNK_DEVICE T through_product(const Walk<T>& w, T sum, int64_t s, const Place& at) {
@@ -66,11 +72,11 @@ struct BackwardPoint {
       if (s >= 0) nothing(d, at, in_block);
       return;
     }
-    const Around<T> around{w, at, t};
+    const Around<V> around{w, at, t};
     const bool held = Cell::kHasOptions && around.masked();
     if constexpr (last) {
       T dh = through_product(w, sum[0], s + 1, at) + *dh_to;
-      if (d.dy.data && !held) dh += load3<T>(d.dy, t, row, at.unit(w.out));
+      if (d.dy.data && !held) dh += read(d, d.dy, t, at);
       if (d.clip_dh > 0) {
         const V bound{static_cast<T>(d.clip_dh)};
         dh = fmin(bound, fmax(-bound, V{dh})).v;
@@ -154,10 +160,10 @@ struct BackwardPoint {
       if constexpr (!(recurrent && Cell::kSameGrad)) d.dv[K][(in_block * n + n - 1) * columns + c] = h;
     } else {
       if constexpr (recurrent || K == 0) {
-        store(d.dgx, w.dtype, in_block * G * w.hidden.padded() + at.gate(w.hidden, G, stage.first_gate + g), x);
+        store(d.dgx, dtype(d), in_block * G * w.hidden.padded() + at.gate(w.hidden, G, stage.first_gate + g), x);
       }
-      if constexpr (!same_dg(kShape, K)) store(d.dgh[K], w.dtype, in_block * columns + c, h);
-      if (d.near[K]) store(d.near[K], w.dtype, at.row * d.ld_near[K] + g * d.near_gate[K] + at.i, h);  // path: state
+      if constexpr (!same_dg(kShape, K)) store(d.dgh[K], dtype(d), in_block * columns + c, h);
+      if (d.near[K]) store(d.near[K], dtype(d), at.row * d.ld_near[K] + g * d.near_gate[K] + at.i, h);  // path: state
     }
   }
 
@@ -196,7 +202,7 @@ struct BackwardPoint {
       int64_t before = first ? kInitialState : s - 1;
       if constexpr (Cell::kHasOptions) before = source_of(w, s, row);
       q.s[0] = {T(0)};
-      if (before >= 0) q.s[0] = {load3<T>(d.y, w.time(before), row, unit)};
+      if (before >= 0) q.s[0] = {read(d, d.y, w.time(before), at)};
       else if (before == kInitialState && d.h_0.data) q.s[0] = {load2<T>(d.h_0, row, unit)};
       if constexpr (Cell::kHasOptions) {
         q.operand = {w.dropped ? w.thinned(q.s[0].v, row, at.column(w.out)) : q.s[0].v};

@@ -44,6 +44,17 @@ RNNK_DEVICE double shuffle_xor(double v, int mask) { return __shfl_xor_sync(0xff
 
 RNNK_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 RNNK_DEVICE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
+RNNK_DEVICE float reciprocal_of(float a) {  // to 1 ulp, subnormal numbers as zero
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(a));
+  return r;
+}
+RNNK_DEVICE double reciprocal_of(double a) { return 1 / a; }
+RNNK_DEVICE float power_of_2_near(float a) {  // 2^a to 2 ulp; overflows to infinity, and to zero where it is subnormal
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(a));
+  return r;
+}
 
 RNNK_DEVICE float from_half(uint16_t h) {
   float f;

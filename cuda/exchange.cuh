@@ -32,7 +32,8 @@ struct alignas(16) Quad {
 namespace rnnk {
 namespace gpu {
 
-// Of 4, 8 or 16 bytes, aligned; no store nor load of it is left out.
+// Of 4, 8 or 16 bytes, aligned; no store nor load of it is left out. Words of 4 bytes each: the memory model promises nothing where a
+// load and a store that overlap differ in size (PTX ISA, "Conflict and data-races").
 template <class T>
 RNNK_DEVICE void store_relaxed(T* to, T value) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);
@@ -41,9 +42,9 @@ RNNK_DEVICE void store_relaxed(T* to, T value) {
     memcpy(&u, &value, 4);
     asm volatile("st.relaxed.gpu.global.b32 [%0], %1;" ::"l"(to), "r"(u) : "memory");
   } else if constexpr (sizeof(T) == 8) {
-    uint64_t u;
-    memcpy(&u, &value, 8);
-    asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(to), "l"(u) : "memory");
+    uint32_t u[2];
+    memcpy(u, &value, 8);
+    asm volatile("st.relaxed.gpu.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(u[0]), "r"(u[1]) : "memory");
   } else {
     uint32_t u[4];
     memcpy(u, &value, 16);
@@ -60,9 +61,9 @@ RNNK_DEVICE T load_relaxed(const T* from) {
     asm volatile("ld.relaxed.gpu.global.b32 %0, [%1];" : "=r"(u) : "l"(from) : "memory");
     memcpy(&value, &u, 4);
   } else if constexpr (sizeof(T) == 8) {
-    uint64_t u;
-    asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(u) : "l"(from) : "memory");
-    memcpy(&value, &u, 8);
+    uint32_t u[2];
+    asm volatile("ld.relaxed.gpu.global.v2.b32 {%0, %1}, [%2];" : "=r"(u[0]), "=r"(u[1]) : "l"(from) : "memory");
+    memcpy(&value, u, 8);
   } else {
     uint32_t u[4];
     asm volatile("ld.relaxed.gpu.global.v4.b32 {%0, %1, %2, %3}, [%4];"
@@ -139,7 +140,7 @@ RNNK_DEVICE void mbarrier_expect_more(uint64_t* barrier, uint32_t bytes) {
   [[maybe_unused]] const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
   RNNK_SM90("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
 }
-// Whether the phase of this parity has ended: 0 for the first phase, then 1, 0...
+// Whether the phase of this parity has ended: 0 for the first phase, then 1, 0... Waits a while for it.
 RNNK_DEVICE bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity) {
   [[maybe_unused]] const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
   uint32_t passed = 0;
@@ -147,6 +148,19 @@ RNNK_DEVICE bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity) {
       "{\n"
       ".reg .pred p;\n"
       "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}" : "=r"(passed) : "r"(at),
+      "r"(parity) : "memory");
+  return passed != 0;
+}
+// The same, without waiting.
+RNNK_DEVICE bool mbarrier_test(uint64_t* barrier, uint32_t parity) {
+  [[maybe_unused]] const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+  uint32_t passed = 0;
+  RNNK_SM90(
+      "{\n"
+      ".reg .pred p;\n"
+      "mbarrier.test_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
       "selp.u32 %0, 1, 0, p;\n"
       "}" : "=r"(passed) : "r"(at),
       "r"(parity) : "memory");

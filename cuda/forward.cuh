@@ -26,27 +26,37 @@ struct ForwardData {
   rnnk_tensor y;
 };
 
-template <class Element, class Cell, int K>
+// In: how values are computed and stored, an arithmetic or AnyStorage.
+template <class In, class Cell, int K>
 struct ForwardPoint {
-  using T = Element;
-  using V = One<T>;
+  using T = typename In::T;
+  using V = typename In::V;
   using Data = ForwardData<T>;
   static constexpr CellShape kShape = shape_of<Cell>();
   static constexpr Stage stage = Cell::kStage[K];
   static constexpr int gates = stage.gates, G = Cell::kGates, S = Cell::kStages;
 
   static RNNK_DEVICE const Axis& axis(const Data& d) { return stage.projected ? d.walk.out : d.walk.hidden; }
+  static RNNK_DEVICE int dtype(const Data& d) { return In::dtype == kAnyDtype ? d.walk.dtype : In::dtype; }
 
   // gh: what the product made of the stage's gates; of a stage without one, what the one before emitted.
   static RNNK_DEVICE void run(const Data& d, int64_t s, const Place& at, const T (&gh)[gates]) {
-    const Walk<T>& w = d.walk;
-    const int64_t t = w.time(s), row = at.row;
-    if (!w.alive(s, row)) {
-      if constexpr (K == S - 1) store3<T>(d.y, t, row, at.unit(w.out), T(0));
+    if (!d.walk.alive(s, at.row)) {
+      if constexpr (K == S - 1) put_y(d, s, at, T(0));
       return;
     }
     Step<Cell, V> q;
-    const Around<T> around{w, at, t};
+    compute(d, s, at, gh, q);
+    T y = 0;
+    if constexpr (K == S - 1) y = put_h(d, s, at, q.s_new[0]);
+    put_away(d, s, at, q, y);
+  }
+
+  // The parts of run() of a row that takes the step: a strategy whose h others wait for sends it before the rest is stored.
+  static RNNK_DEVICE void compute(const Data& d, int64_t s, const Place& at, const T (&gh)[gates], Step<Cell, V>& q) {
+    const Walk<T>& w = d.walk;
+    const int64_t t = w.time(s), row = at.row;
+    const Around<V> around{w, at, t};
     const Axis& hidden = w.hidden;
     const int64_t H = hidden.padded(), column = at.column(hidden), record = t * w.batch + row;
     const T* gx = d.gx + ((t - d.t0) * w.batch + row) * d.ld_gx;
@@ -63,15 +73,13 @@ struct ForwardPoint {
         q.gh[gate].v += d.b_hh[(at.head * G + gate) * d.bias_gate + at.i];
       }
     }
-    T* const saved = d.saved + record * Cell::kSaved * H + column;
-    T* const carry = d.carry + row * Cell::kCarry * H + column;
-    const int64_t state_at = row * d.ld_state + column;
-    const int64_t h_at = row * d.ld_h + at.column(w.out);
+    const int64_t state_at = row * d.ld_state + column, h_at = row * d.ld_h + at.column(w.out);
     if constexpr (!stage.projected) {
       for (int i = 0; i < Cell::kParams; ++i) q.p[i] = {i < w.own_params ? d.params[i * H + column] : T(0)};
-      if constexpr (!projects(kShape)) q.s[0] = {load<T>(d.h_from, w.dtype, h_at)};
+      if constexpr (!projects(kShape)) q.s[0] = {load<T>(d.h_from, dtype(d), h_at)};
       RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s[i] = {d.state[i][state_at]};
       if constexpr (K > 0) {  // what earlier stages left; the states are already the new ones
+        const T *const carry = d.carry + row * Cell::kCarry * H + column, *const saved = saved_of(d, record, column);
         for (int i = 0; i < Cell::kCarry; ++i) q.carry[i] = {carry[i * H]};
         RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s_new[i] = q.s[i];
         if (w.keep) {
@@ -82,29 +90,61 @@ struct ForwardPoint {
     if constexpr (Cell::kHasOptions) {
       q.o = &w.o;
       if constexpr (K == 0) {
-        if constexpr (!projects(kShape)) q.operand = {load<T>(d.fed_from, w.dtype, h_at)};
+        if constexpr (!projects(kShape)) q.operand = {load<T>(d.fed_from, dtype(d), h_at)};
         reset_states(q, around);
       }
     }
     Cell::template forward<K>(q);
     if constexpr (Cell::kHasOptions && K == 0) keep_states(q, around);
+  }
+
+  // The new h, which the next step reads: kept by zoneout, held by the mask, reset before the next step. Returns y.
+  static RNNK_DEVICE T put_h(const Data& d, int64_t s, const Place& at, V now) {
+    const Walk<T>& w = d.walk;
+    const int64_t h_at = at.row * d.ld_h + at.column(w.out);
+    if constexpr (!Cell::kHasOptions) {
+      store(d.h_to, dtype(d), h_at, now.v);  // path: state
+      return now.v;
+    } else {
+      const Around<V> around{w, at, w.time(s)};
+      const auto to_storage = [&](V v) { return V{rounded(v.v, dtype(d))}; };
+      auto [h, out] = keep_hidden(V{load<T>(d.h_from, dtype(d), h_at)}, now, around, to_storage);
+      if (w.resets_at(s + 1, at.row)) h = {T(0)};
+      store(d.h_to, dtype(d), h_at, h.v);  // path: state
+      if (w.dropped) store(d.fed_to, dtype(d), h_at, w.thinned(h.v, at.row, at.column(w.out)));
+      return out.v;
+    }
+  }
+
+  // What nobody waits for: states behind h, saved values, what the next stage reads, y.
+  static RNNK_DEVICE void put_away(const Data& d, int64_t s, const Place& at, const Step<Cell, V>& q, T y) {
+    const Walk<T>& w = d.walk;
+    const int64_t t = w.time(s), row = at.row, H = w.hidden.padded(), column = at.column(w.hidden),
+                  record = t * w.batch + row;
     if constexpr (!stage.projected) {
-      RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) d.state[i][state_at] = q.s_new[i].v;
+      T *const carry = d.carry + row * Cell::kCarry * H + column, *const saved = saved_of(d, record, column);
+      RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) d.state[i][row * d.ld_state + column] = q.s_new[i].v;
       for (int i = 0; i < Cell::kCarry; ++i) carry[i * H] = q.carry[i].v;
       if (w.keep) {
         for (int i = 0; i < Cell::kSaved; ++i) saved[i * H] = q.saved[i].v;
       }
     }
-    if constexpr (K + 1 < S) {
-      if constexpr (has_product(kShape, K + 1)) {
-        store(d.emit[K + 1], w.dtype, row * d.ld_emit + column, q.emit.v);
-        if (w.keep) store(d.emitted[K + 1], w.dtype, record * H + column, q.emit.v);
-      } else {
-        d.raw[K + 1][row * H + column] = q.emit.v;
-      }
+    if constexpr (K == S - 1) {
+      put_y(d, s, at, y);
+    } else if constexpr (has_product(kShape, K + 1)) {
+      store(d.emit[K + 1], dtype(d), row * d.ld_emit + column, q.emit.v);
+      if (w.keep) store(d.emitted[K + 1], dtype(d), record * H + column, q.emit.v);
     } else {
-      finish_h(d, s, t, at, q.s_new[0], h_at);
+      d.raw[K + 1][row * H + column] = q.emit.v;
     }
+  }
+
+  static RNNK_DEVICE void put_y(const Data& d, int64_t s, const Place& at, T y) {
+    const rnnk_tensor& to = d.y;
+    store(to.data, dtype(d), d.walk.time(s) * to.stride[0] + at.row * to.stride[1] + at.unit(d.walk.out) * to.stride[2], y);
+  }
+  static RNNK_DEVICE T* saved_of(const Data& d, int64_t record, int64_t column) {
+    return d.saved + record * Cell::kSaved * d.walk.hidden.padded() + column;
   }
 
   // gx and gh of gate g, each (x - mean) * scale, then its factor and shift.
@@ -123,24 +163,6 @@ struct ForwardPoint {
       }
       const T* shift = !both ? d.beta[K] : i == 0 ? d.b_ih : d.b_hh;
       v.v = fused(d.gamma[K][i][c], v.v, shift[c]);
-    }
-  }
-
-  // The new h: kept by zoneout, held by the mask, reset before the next step; y beside it.
-  static RNNK_DEVICE void finish_h(const Data& d, int64_t s, int64_t t, const Place& at, V now, int64_t h_at) {
-    const Walk<T>& w = d.walk;
-    if constexpr (!Cell::kHasOptions) {
-      const T out = rounded(now.v, w.dtype);
-      store(d.h_to, w.dtype, h_at, out);  // path: state
-      store3<T>(d.y, t, at.row, at.unit(w.out), out);
-    } else {
-      const Around<T> around{w, at, t};
-      const auto to_storage = [&](V v) { return V{rounded(v.v, w.dtype)}; };
-      auto [h, out] = keep_hidden(V{load<T>(d.h_from, w.dtype, h_at)}, now, around, to_storage);
-      store3<T>(d.y, t, at.row, at.unit(w.out), out.v);
-      if (w.resets_at(s + 1, at.row)) h = {T(0)};
-      store(d.h_to, w.dtype, h_at, h.v);  // path: state
-      if (w.dropped) store(d.fed_to, w.dtype, h_at, w.thinned(h.v, at.row, at.column(w.out)));
     }
   }
 };

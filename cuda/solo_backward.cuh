@@ -55,7 +55,7 @@ struct SoloBackward {
   template <int K, class Registers>
   static RNNK_DEVICE void stage(const SoloBackwardParams<A>& p, const BackwardData<T>& d, const Space& space,
                                 const Registers& registers, int64_t s, int64_t first, int64_t count, int64_t head) {
-    using Point = BackwardPoint<T, Cell, K>;
+    using Point = BackwardPoint<A, Cell, K>;
     constexpr int from = K == S - 1 ? 0 : K + 1;  // the stage whose product is multiplied back
     constexpr Stage kind = Cell::kStage[K], source = Cell::kStage[from];
     const Walk<T>& w = d.walk;
@@ -204,7 +204,7 @@ struct SoloBackward {
     for (int64_t s = p.s1 - 1; s >= (p.s0 == 0 ? -1 : p.s0); --s) {
       for (int e = thread(); e < static_cast<int>(count) * static_cast<int>(hidden.pad) / kTile; e += threads()) {
         const int n = static_cast<int>(hidden.pad) / kTile;
-        BackwardPoint<T, Cell, S - 1>::prefetch_step(d, s - 2, Place{first + e / n, head, e % n * kTile});
+        BackwardPoint<A, Cell, S - 1>::prefetch_step(d, s - 2, Place{first + e / n, head, e % n * kTile});
       }
       if (S == 1) d.near[0] = (s & 1 ? space.other : space.near[0]) - first * space.ld_near[0];
       if (s < end && s + 1 >= begin) stage<S - 1>(p, d, space, registers, s, first, count, head);

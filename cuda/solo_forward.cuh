@@ -69,7 +69,7 @@ struct SoloForward {
   template <int K, class Registers>
   static RNNK_DEVICE void stage(const ForwardData<T>& d, const Space& space, const Registers& registers, int64_t s,
                                 int64_t first, int64_t count, int64_t head) {
-    using Point = ForwardPoint<T, Cell, K>;
+    using Point = ForwardPoint<A, Cell, K>;
     constexpr Stage kind = Cell::kStage[K];
     constexpr int G = kind.gates;
     const Walk<T>& w = d.walk;
@@ -178,22 +178,24 @@ struct SoloForward {
       if (w.reverse) begin = w.steps - longest;
       else end = longest;
     }
-    const auto fetch = [&](int64_t s) {  // gx of step s, in the background
+    int ahead = 0;                       // the place in the ring of the step that is fetched next
+    const auto fetch = [&](int64_t s) {  // gx of step s, in the background; a division for each element would take longer
       if (s < p.s1 && s >= begin && s < end) {
-        T* const to = space.ring + s % kRing * (p.rows * space.ld_gx);
-        const int64_t row = (w.time(s) - p.data.t0) * w.batch + first;
+        T* to = space.ring + ahead * (p.rows * space.ld_gx);
+        const T* from = p.data.gx + ((w.time(s) - p.data.t0) * w.batch + first) * p.data.ld_gx + head * space.ld_gx;
         constexpr int n = 16 / sizeof(T);
-        const int columns = static_cast<int>(space.ld_gx), all = static_cast<int>(count) * columns;
-        for (int e = thread() * n; e < all; e += threads() * n) {
-          const int r = e / columns, c = e % columns;
-          copy_async(to + e, p.data.gx + (row + r) * p.data.ld_gx + head * space.ld_gx + c);  // path: fetch
+        const int columns = static_cast<int>(space.ld_gx), rows = static_cast<int>(count);
+        for (int r = 0; r < rows; ++r, to += columns, from += p.data.ld_gx) {
+          for (int c = thread() * n; c < columns; c += threads() * n) copy_async(to + c, from + c);  // path: fetch
         }
       }
       copy_commit();
+      ahead = ahead + 1 < kRing ? ahead + 1 : 0;
     };
     fetch(p.s0);
     fetch(p.s0 + 1);
-    for (int64_t s = p.s0; s < p.s1; ++s) {
+    int slot = 0;
+    for (int64_t s = p.s0; s < p.s1; ++s, slot = slot + 1 < kRing ? slot + 1 : 0) {
       copy_wait<1>();
       sync_block();  // gx of this step is there, and h; the slot of the step before is free; path: begin
       fetch(s + 2);
@@ -204,7 +206,7 @@ struct SoloForward {
         }
         continue;
       }
-      d.gx = space.ring + s % kRing * (p.rows * space.ld_gx) - ((w.time(s) - d.t0) * w.batch + first) * space.ld_gx -
+      d.gx = space.ring + slot * (p.rows * space.ld_gx) - ((w.time(s) - d.t0) * w.batch + first) * space.ld_gx -
              head * space.ld_gx;
       d.h_from = (s & 1 ? space.h[1] : space.h[0]) - h_offset, d.h_to = (s & 1 ? space.h[0] : space.h[1]) - h_offset;
       d.fed_from = (s & 1 ? space.fed[1] : space.fed[0]) - h_offset;

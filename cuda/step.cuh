@@ -17,7 +17,6 @@ namespace gpu {
 template <class Element>
 struct Walk {
   using T = Element;
-  using V = One<T>;
   int64_t steps, batch;
   const int64_t* lengths;  // [B] on the device, any order, or null
   const uint8_t *mask, *reset;
@@ -53,6 +52,7 @@ struct Walk {
     return words[word][0];
   }
   RNNK_DEVICE bool zones(int state) const { return state < 2 && zoneout[state] > 0; }  // states behind c have no zoneout
+  template <class V>
   RNNK_DEVICE Zone<V> zone(int state, int64_t t, int64_t row, int64_t unit) const {
     if (!train) return {{static_cast<T>(zoneout[state])}, false};
     const uint32_t bits = random(1 + state, t, row, state == 0 ? out : hidden, unit);
@@ -94,17 +94,16 @@ struct Place {
 };
 
 // One unit of one row in one step, as cells/effects.h asks for it.
-template <class T>
+template <class V>
 struct Around {
-  using V = One<T>;
-  const Walk<T>& walk;
+  const Walk<typename V::T>& walk;
   const Place& at;
   int64_t t;
   RNNK_DEVICE bool masked() const { return walk.masked(t, at.row); }
   RNNK_DEVICE bool resets() const { return walk.resets(t, at.row); }
   RNNK_DEVICE bool zones(int state) const { return walk.zones(state); }
   RNNK_DEVICE Zone<V> zone(int state) const {
-    return walk.zone(state, t, at.row, at.unit(state == 0 ? walk.out : walk.hidden));
+    return walk.template zone<V>(state, t, at.row, at.unit(state == 0 ? walk.out : walk.hidden));
   }
 };
 

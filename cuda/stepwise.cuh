@@ -43,11 +43,15 @@ void launch_point(const PointParams<Point>& p, void* stream) {
          "point_kernel");
 }
 
+// Pointwise parts of cells with options are kernels of their own, compiled once for each type of values.
+template <class A, class Cell>
+using PointIn = std::conditional_t<Cell::kHasOptions, AnyStorage<typename A::T>, A>;
+
 // --- forward -------------------------------------------------------------------------------------------------------------------
 template <class A, class Cell, int K = 0>
 void forward_stages(const Forward<A>& f, int64_t s) {
   using T = typename A::T;
-  using Point = ForwardPoint<T, Cell, K>;
+  using Point = ForwardPoint<PointIn<A, Cell>, Cell, K>;
   constexpr Stage stage = Cell::kStage[K];
   const Layout& d = f.d;
   const Axis &axis = d.axis(K), &terms = d.operand(K);
@@ -89,7 +93,7 @@ void stepwise_forward(const Problem& p, const LayerCall& a) {
 template <class A, class Cell, int K = Cell::kStages - 1>
 void backward_stages(const Backward<A>& b, int64_t s, int64_t s1) {
   using T = typename A::T;
-  using Point = BackwardPoint<T, Cell, K>;
+  using Point = BackwardPoint<PointIn<A, Cell>, Cell, K>;
   constexpr bool last = K == Cell::kStages - 1;
   constexpr int from = last ? 0 : K + 1;  // the stage whose product is multiplied back
   constexpr Stage source = Cell::kStage[from], stage = Cell::kStage[K];

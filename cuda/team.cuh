@@ -33,7 +33,7 @@ struct Patience {
   int polls = 0;
   RNNK_DEVICE explicit Patience(uint64_t limit) : limit(limit) {}
   RNNK_DEVICE bool expired() {
-    if (polls++ % 64 != 0) return false;
+    if (++polls % 64 != 0) return false;  // reading the clock takes longer than most waits
     const uint64_t now = global_timer();
     if (begin == 0) begin = now;
     else poll_pause();
@@ -44,6 +44,7 @@ struct Patience {
 // A block and its row tiles.
 struct Member {
   int64_t head, first, count;  // rows
+  int64_t messages;            // place of its first row tile among all that have messages
   int rank, tiles, tile0, row_tiles;
   int split, tile, part;  // of this warp: which tile, and which of `split` parts of its terms
   template <class A>
@@ -54,6 +55,7 @@ struct Member {
     head = index % heads;
     first = c.first_row + index / heads * (team.row_tiles * kRows);
     count = least(c.batch - first, team.row_tiles * kRows);
+    messages = first / kRows * heads + head;
     row_tiles = static_cast<int>((count + kRows - 1) / kRows);
     tiles = team.tiles_of(rank), tile0 = rank * team.tiles;
     split = kTeamWarps / team.tiles;
@@ -62,7 +64,20 @@ struct Member {
   RNNK_DEVICE bool has_tile() const { return tile < tiles; }
   RNNK_DEVICE int64_t first_of(int row_tile) const { return first + row_tile * kRows; }
   RNNK_DEVICE int64_t count_of(int row_tile) const { return least(kRows, count - row_tile * kRows); }
-  RNNK_DEVICE int64_t messages_of(int row_tile, int64_t heads) const { return first_of(row_tile) / kRows * heads + head; }
+  RNNK_DEVICE int64_t messages_of(int row_tile, int64_t heads) const { return messages + row_tile * heads; }
+};
+
+constexpr int kTeamRing = 3;  // turns of gx in shared memory: one in use, two on their way
+
+// The step and row tile of a turn, and its place in a ring. Counted, since a division by a number known at run time takes 100 cycles.
+struct Turn {
+  int64_t s;
+  int row_tile = 0, slot = 0;
+  RNNK_DEVICE explicit Turn(int64_t first) : s(first) {}
+  RNNK_DEVICE void next(int row_tiles, int step) {
+    if (++row_tile == row_tiles) row_tile = 0, s += step;
+    if (++slot == kTeamRing) slot = 0;
+  }
 };
 
 // The steps [start, stop) of a row tile outside of which none of its rows lives.
@@ -103,8 +118,8 @@ struct TeamSpace : SharedSpace {
   RNNK_DEVICE char* mailbox_of(int64_t message) const { return message % 2 ? mailbox[1] : mailbox[0]; }
 };
 
-// A block's waiting and sending, the same forward and backward.
-template <class A, class Space>
+// A block's waiting and sending, the same forward and backward. may_be_data: a call may have Exchange::data.
+template <class A, class Space, bool may_be_data>
 struct Post {
   const TeamCall<A>& call;
   const Member& own;
@@ -143,7 +158,7 @@ struct Post {
     for (const uint64_t begin = global_timer(); global_timer() - begin < 1000000;) poll_pause();
   }
 
-  // Before a poll, or after one in vain: whether to wait no longer, since time is up, or was before.
+  // After a poll in vain: whether to wait no longer, since time is up, or was before.
   RNNK_DEVICE bool gives_up(Patience& patience, int whom, int64_t step) const {
     if (*static_cast<volatile int*>(space.broken)) return true;
     if (!patience.expired()) return false;
@@ -152,40 +167,39 @@ struct Post {
     return true;
   }
 
-  // With all threads: until a message is there from all peers (Exchange::data: its words are waited for where they are read).
-  RNNK_DEVICE void wait(int row_tile, int64_t message, int64_t step) const {
+  // With all threads: until a message is there from the peers [from, to), those that this warp reads; the warps of a block read all.
+  // (Exchange::data: its words are waited for where they are read.)
+  RNNK_DEVICE void wait(int row_tile, int64_t message, int64_t step, int from, int to) const {
     const Team& team = call.team;
     if (team.exchange == Exchange::cluster) {
       uint64_t* const at = barrier(row_tile, message);
-      Patience patience(call.patience);
-      bool passed = false;
-      while (!passed && !gives_up(patience, kAnyPeer, step))
-        passed = mbarrier_try_wait(at, static_cast<uint32_t>(message / 2 % 2));
+      const auto parity = static_cast<uint32_t>(message / 2 % 2);
+      bool passed = mbarrier_test(at, parity);
+      for (Patience patience(call.patience); !passed && !gives_up(patience, kAnyPeer, step);)
+        passed = mbarrier_try_wait(at, parity);
       if (thread() == 0) {  // message + 2
         if (passed) mbarrier_expect(at, expected);
         else mbarrier_expect_more(at, expected);  // peers go on: what they send must not be counted below what is expected
       }
-      sync_warp();
     } else if (team.exchange != Exchange::data) {
       const bool one = team.exchange == Exchange::sync;
       const int64_t count = (message + 1) * (one ? team.active() : 1);
-      if (warp() == 0) {
-        for (int rank = lane(); rank < (one ? 1 : team.active()); rank += 32) {
-          Patience patience(call.patience);
-          while (static_cast<int64_t>(load_acquire(flag(row_tile, rank))) < count &&
-                 !gives_up(patience, one ? kAnyPeer : rank, step)) {
-          }
+      if (one) from = 0, to = 1;
+      for (int rank = from + lane(); rank < to; rank += 32) {
+        Patience patience(call.patience);
+        while (static_cast<int64_t>(load_acquire(flag(row_tile, rank))) < count &&
+               !gives_up(patience, one ? kAnyPeer : rank, step)) {
         }
       }
-      sync_block();
     }
+    sync_warp();
   }
 
   // 16 bytes of a message, to block `to`; at: where they lie in the message. barrier_at: this block's own barrier for that message.
   RNNK_DEVICE void send(Quad quad, char* message, int64_t at, uint64_t* barrier_at, int to) const {
     if (call.team.exchange == Exchange::cluster) {
       store_async(reinterpret_cast<Quad*>(map_shared(message + at, to)), quad, map_shared(barrier_at, to));  // path: cluster
-    } else if (call.team.exchange == Exchange::data) {
+    } else if (may_be_data && call.team.exchange == Exchange::data) {
       for (uint32_t& word : quad.word) word = word == kNothingYet ? 0x7fffffffu : word;  // a NaN of either sign stays one
       store_relaxed(reinterpret_cast<Quad*>(message + at), quad);
     } else {
@@ -202,6 +216,28 @@ struct Post {
     else store_release(flag(row_tile, own.rank), static_cast<uint32_t>(message + 1));
   }
 };
+
+// The sums of an element's gates over the parts of its terms, `split` warps', all loads before the additions wait for them.
+template <int split, int G, class T>
+RNNK_DEVICE void add_parts(const T* part, T (&total)[G]) {
+  RNNK_UNROLL
+  for (int g = 0; g < G; ++g) total[g] = part[g * (kRows * kSumsLd)];  // path: sums
+  RNNK_UNROLL
+  for (int i = 1; i < split; ++i) {
+    RNNK_UNROLL
+    for (int g = 0; g < G; ++g) total[g] += part[(i * G + g) * (kRows * kSumsLd)];  // path: sums
+  }
+}
+template <int G, class T>
+RNNK_DEVICE void add_parts(const T* part, int split, T (&total)[G]) {
+  static_assert(kTeamWarps == 8 && kMostTiles == 8, "split is 8, 4, 2 or 1");
+  switch (split) {
+    case 8: return add_parts<8>(part, total);
+    case 4: return add_parts<4>(part, total);
+    case 2: return add_parts<2>(part, total);
+    default: return add_parts<1>(part, total);
+  }
+}
 
 // A NaN in the place of every sum, once a wait has expired: outputs from there on are NaN, the peers' too.
 template <class T>

@@ -48,8 +48,8 @@ struct TeamBackward {
   using T = typename A::T;
   using Operand = typename A::Operand;
   using Space = TeamBackwardSpace<A, Cell>;
-  using Mailbox = Post<A, Space>;
-  using Point = BackwardPoint<T, Cell, 0>;
+  using Mailbox = Post<A, Space, false>;
+  using Point = BackwardPoint<A, Cell, 0>;
   static constexpr int G = Cell::kGates, F = Space::F, kFragment = kTile * A::K, kPerTile = kTile / A::K;
 
   // This warp's weights, in the order in which multiply() takes them: tiles warp, warp + 8... of the result, for each of them the
@@ -79,7 +79,6 @@ struct TeamBackward {
     }
   };
 
-  // Where the share of block `rank` in `tile` (of the head) lies. In a cluster: in the receiver's mailbox.
   static RNNK_DEVICE char* message_at(const Mailbox& mailbox, int row_tile, int64_t message) {
     const Team& team = mailbox.call.team;
     if (team.exchange == Exchange::cluster)
@@ -87,29 +86,47 @@ struct TeamBackward {
     return mailbox.call.mailbox + (mailbox.own.messages_of(row_tile, mailbox.heads) * 2 + message % 2) *
                                       (team.all * int64_t{team.active()} * kShareBytes);
   }
-  static RNNK_DEVICE int64_t share_at(const Team& team, int tile, int rank) {
-    const int64_t inner = team.exchange == Exchange::cluster ? tile % team.tiles : tile;
-    return (inner * team.active() + rank) * kShareBytes + lane() * 16;
-  }
+  // Where this block's share in a tile of this warp's lies in a message, this lane's 16 bytes, and whose tile it is: from one tile to
+  // the next without a multiplication. In a cluster the message is the receiver's, and has its tiles alone.
+  struct Outlet {
+    int at, inner, peer, apart, rest, split, tiles;
+    RNNK_DEVICE explicit Outlet(const Mailbox& mailbox) {
+      const Team& team = mailbox.call.team;
+      const int of_tile = team.active() * static_cast<int>(kShareBytes);
+      const bool cluster = team.exchange == Exchange::cluster;
+      split = mailbox.own.split, tiles = team.tiles, rest = kTeamWarps % tiles;
+      inner = warp() % tiles, peer = warp() / tiles;
+      apart = cluster ? of_tile : kTeamWarps * of_tile;
+      at = (cluster ? inner : warp()) * of_tile + mailbox.own.rank * static_cast<int>(kShareBytes) + lane() * 16;
+    }
+    RNNK_DEVICE void next(bool cluster) {
+      if (!cluster) {
+        at += apart;
+        return;
+      }
+      const int before = inner;
+      inner += rest, peer += split;
+      if (inner >= tiles) inner -= tiles, ++peer;
+      at += (inner - before) * apart;
+    }
+  };
 
-  static RNNK_DEVICE void send_share(const Mailbox& mailbox, const T (&sum)[4], int tile, int row_tile, int64_t message) {
-    Quad quad;
-    for (int i = 0; i < 4; ++i) quad.word[i] = float_to_bits(sum[i]);
-    mailbox.send(quad, message_at(mailbox, row_tile, message), share_at(mailbox.call.team, tile, mailbox.own.rank),
-                 mailbox.barrier(row_tile, message), tile / mailbox.call.team.tiles);
-  }
-
-  // The product of a row tile's dgh, its shares sent as they are ready.
-  static RNNK_DEVICE void multiply(const Held& held, const Mailbox& mailbox, int row_tile, int64_t message) {
+  // The product of a row tile's dgh, its shares sent as they are ready. to: message_at().
+  static RNNK_DEVICE void multiply(const Held& held, const Mailbox& mailbox, Outlet outlet, int row_tile, char* to,
+                                   uint64_t* barrier) {
     const typename A::Rows rows(mailbox.space.near + row_tile * kRows * mailbox.space.ld, mailbox.space.ld, kRows);
+    const bool cluster = mailbox.call.team.exchange == Exchange::cluster;
     T sum[1][4] = {};
-    int f = 0, tile = warp();
+    int f = 0;
     const auto take = [&](const typename A::A& weights) {
       A::multiply(sum[0], weights, A::load_b(rows, f * A::K));  // path: product
       if (++f < held.each) return;
-      send_share(mailbox, sum[0], tile, row_tile, message);
+      Quad quad;
+      for (int i = 0; i < 4; ++i) quad.word[i] = float_to_bits(sum[0][i]);
+      mailbox.send(quad, to, outlet.at, barrier, outlet.peer);
+      outlet.next(cluster);
       for (T& v : sum[0]) v = T(0);
-      f = 0, tile += kTeamWarps;
+      f = 0;
     };
     RNNK_UNROLL
     for (int j = 0; j < F; ++j) {
@@ -119,16 +136,24 @@ struct TeamBackward {
     for (int j = F; j < held.count; ++j) take(A::load_a(held.rest + (j - F) * kFragment));
   }
 
-  // This warp's part of the shares in its tile.
-  static RNNK_DEVICE void add_up(const Mailbox& mailbox, T (&sum)[4], int row_tile, int64_t message) {
+  // The blocks whose shares this warp adds up in its tile.
+  struct Peers {
+    int first, last;
+    RNNK_DEVICE explicit Peers(const Mailbox& mailbox) : first(0), last(0) {
+      if (!mailbox.own.has_tile()) return;
+      const int all = mailbox.call.team.active(), each = (all + mailbox.own.split - 1) / mailbox.own.split;
+      first = mailbox.own.part * each, last = static_cast<int>(least(all, first + each));
+    }
+  };
+  static RNNK_DEVICE void add_up(const Mailbox& mailbox, const Peers& peers, T (&sum)[4], int row_tile, int64_t message) {
     const Team& team = mailbox.call.team;
-    const int each = (team.active() + mailbox.own.split - 1) / mailbox.own.split, first = mailbox.own.part * each;
-    const int last = static_cast<int>(least(team.active(), first + each));
-    const char* const at = message_at(mailbox, row_tile, message);
-    for (int rank = first; rank < last; ++rank) {
-      const auto* const from =
-          reinterpret_cast<const Quad*>(at + share_at(team, mailbox.own.tile0 + mailbox.own.tile, rank));
-      const Quad quad = team.exchange == Exchange::cluster ? *from : load_relaxed(from);
+    const bool cluster = team.exchange == Exchange::cluster;
+    const int tile = mailbox.own.tile + (cluster ? 0 : mailbox.own.tile0);
+    const auto* from =
+        reinterpret_cast<const Quad*>(message_at(mailbox, row_tile, message) + int64_t{tile} * team.active() * kShareBytes) +
+        lane() + peers.first * (kShareBytes / 16);
+    for (int rank = peers.first; rank < peers.last; ++rank, from += kShareBytes / 16) {
+      const Quad quad = cluster ? *from : load_relaxed(from);
       for (int i = 0; i < 4; ++i) sum[i] += bits_to_float(quad.word[i]);
     }
   }
@@ -177,10 +202,12 @@ struct TeamBackward {
     move_states(true);
     copy_wait<0>();
     sync_block();
+    const Outlet outlet(mailbox);
+    const Peers peers(mailbox);
     // Message 0: through the step before this launch's first, or zeros.
     for (int row_tile = 0; row_tile < own.row_tiles && own.tiles > 0; ++row_tile) {
       if (space.windows[row_tile].start >= space.windows[row_tile].stop) continue;
-      multiply(held, mailbox, row_tile, 0);
+      multiply(held, mailbox, outlet, row_tile, message_at(mailbox, row_tile, 0), mailbox.barrier(row_tile, 0));
       mailbox.sent(row_tile, 0);
     }
     d.ld_near[0] = space.ld, d.near_gate[0] = units;  // gates beside each other, as the product takes them
@@ -188,37 +215,40 @@ struct TeamBackward {
 
     const int turns = own.tiles > 0 ? static_cast<int>(call.s1 - lowest) * own.row_tiles : 0;
     const int elements = kRows * units;
-    for (int turn = 0; turn < turns; ++turn) {
-      const int64_t s = call.s1 - 1 - turn / own.row_tiles;
-      const int row_tile = turn % own.row_tiles;
+    Turn now(call.s1 - 1);
+    for (int turn = 0; turn < turns; ++turn, now.next(own.row_tiles, -1)) {
+      const int64_t s = now.s;
+      const int row_tile = now.row_tile;
       const Window window = space.windows[row_tile];
-      const int64_t first = own.first_of(row_tile), count = own.count_of(row_tile), message = window.stop - 1 - s;
+      const int64_t first = own.first_of(row_tile), message = window.stop - 1 - s;
+      const int count = static_cast<int>(own.count_of(row_tile));
       const bool lives = s >= window.start && s < window.stop;
+      d.near[0] = space.near + (row_tile * kRows - first) * space.ld - own.tile0 * kTile;
+      for (int k = 0; k < Cell::kStates; ++k) {
+        d.dstate[k] = space.dstate[k] + (row_tile * kRows - first) * space.units - column;
+      }
+      char* const to = message_at(mailbox, row_tile, message + 1);
+      uint64_t* const barrier = mailbox.barrier(row_tile, message + 1);
       T* const sums = space.sums_of(turn);
       for (int e = thread() * kTile; e < elements; e += kTeamThreads * kTile) {
         const int row = e / kTile % kRows, tile = e / (kTile * kRows);
         if (row < count) Point::prefetch_step(d, s - 2, Place{first + row, own.head, (own.tile0 + tile) * kTile});
       }
       if (lives) {
-        mailbox.wait(row_tile, message, s);
+        mailbox.wait(row_tile, message, s, peers.first, peers.last);
         T sum[4] = {};
-        if (own.has_tile()) add_up(mailbox, sum, row_tile, message);
+        add_up(mailbox, peers, sum, row_tile, message);
         put_sums(sums + warp() * (kRows * kSumsLd), sum);
       }
       sync_block();  // path: begin
       const bool broken = *space.broken != 0;
-      d.near[0] = space.near + (row_tile * kRows - first) * space.ld - own.tile0 * kTile;
-      for (int k = 0; k < Cell::kStates; ++k) {
-        d.dstate[k] = space.dstate[k] + (row_tile * kRows - first) * space.units - column;
-      }
       for (int e = thread(); e < elements; e += kTeamThreads) {
         const int unit = e % kTile, row = e / kTile % kRows, tile = e / (kTile * kRows);
         const Place at{first + row, own.head, (own.tile0 + tile) * kTile + unit};
         if (row >= count || at.i >= axis.each) continue;
         if (lives) {
-          const T* const part = sums + tile * own.split * (kRows * kSumsLd) + row * kSumsLd + unit;
-          T total[1] = {part[0]};                                                       // path: first
-          for (int i = 1; i < own.split; ++i) total[0] += part[i * (kRows * kSumsLd)];  // path: more
+          T total[1];
+          add_parts(sums + tile * own.split * (kRows * kSumsLd) + row * kSumsLd + unit, own.split, total);
           total[0] = or_nan(total[0], broken);
           Point::run(d, s, at, total);
         } else if (s >= 0) {
@@ -227,7 +257,7 @@ struct TeamBackward {
       }
       if (!lives || s <= window.start) continue;
       sync_block();  // the gradients of this turn are there
-      multiply(held, mailbox, row_tile, message + 1);
+      multiply(held, mailbox, outlet, row_tile, to, barrier);
       mailbox.sent(row_tile, message + 1);
     }
     sync_block();

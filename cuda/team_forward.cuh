@@ -24,7 +24,6 @@ template <class A, class Cell>
 constexpr int kHeld = Cell::kHasOptions                ? 16
                       : A::K == 8 && Cell::kGates == 1 ? 24
                                                        : 32;
-constexpr int kTeamRing = 3;  // turns of gx in shared memory: one in use, two on their way
 
 template <class A, class Cell>
 struct TeamForwardSpace : TeamSpace<A, Cell::kGates> {
@@ -64,7 +63,7 @@ struct TeamForward {
   using T = typename A::T;
   using Operand = typename A::Operand;
   using Space = TeamForwardSpace<A, Cell>;
-  using Mailbox = Post<A, Space>;
+  using Mailbox = Post<A, Space, true>;
   static constexpr int G = Cell::kGates, F = Space::F, N = F < 8 ? F : 8, kFragment = kTile * A::K;
 
   // This warp's weights.
@@ -104,12 +103,19 @@ struct TeamForward {
     }
     for (int i = 0; i < N; ++i) words[i] = i < count ? load_relaxed(from + i * apart) : 0;
     if (team.exchange != Exchange::data) return;
-    for (int i = 0; i < N; ++i) {
-      Patience patience(mailbox.call.patience);
-      while (i < count && (static_cast<uint32_t>(words[i]) == kNothingYet || words[i] >> 32 == kNothingYet)) {
-        if (mailbox.gives_up(patience, (f0 + i) * A::K / kTile / team.tiles, step)) break;
+    const auto is_there = [](uint64_t word) {
+      return static_cast<uint32_t>(word) != kNothingYet && word >> 32 != kNothingYet;
+    };
+    Patience patience(mailbox.call.patience);
+    for (int late = 0; late >= 0;) {
+      late = -1;
+      RNNK_UNROLL
+      for (int i = 0; i < N; ++i) {
+        if (i >= count || is_there(words[i])) continue;
         words[i] = load_relaxed(from + i * apart);
+        if (!is_there(words[i])) late = i;
       }
+      if (late >= 0 && mailbox.gives_up(patience, (f0 + late) * A::K / kTile / team.tiles, step)) break;
     }
     sync_warp();
   }
@@ -146,21 +152,28 @@ struct TeamForward {
     return mailbox.call.mailbox + (mailbox.own.messages_of(row_tile, mailbox.heads) * mailbox.call.slots + message) * bytes;
   }
 
-  // With a warp, after a sync_warp(): its two rows of a tile's 16 units (e: the first element, units innermost), to all peers.
-  static RNNK_DEVICE void send(const Mailbox& mailbox, const Operand* rows, int row_tile, int64_t message, int e) {
-    constexpr int per_row = 2 * kTile / A::K, pieces = 2 * per_row;  // of 16 bytes
-    const int tile = e / (kTile * kRows), row0 = e / kTile % kRows;
+  // Where a warp's two rows of a tile's 16 units go in a message (e: the first element, units innermost), and the 16-byte pieces of
+  // them that this lane sends first.
+  struct Parcel {
+    static constexpr int per_row = 2 * kTile / A::K, pieces = 2 * per_row;
+    int words, at;  // of the rows that are sent, as 4 bytes; of the message, in bytes
+    RNNK_DEVICE Parcel(const Mailbox& mailbox, int e) {
+      const int tile = e / (kTile * kRows), row = e / kTile % kRows + lane() % pieces / per_row, piece = lane() % per_row;
+      const int fragment = (mailbox.own.tile0 + tile) * kTile / A::K + piece / 2;
+      words = (row * static_cast<int>(mailbox.space.ld) + tile * kTile) * static_cast<int>(sizeof(Operand)) / 4 +
+              piece / 2 * 8 + piece % 2 * 2;
+      at = fragment * static_cast<int>(kFragmentBytes) + row * 32 + piece % 2 * 16;
+    }
+  };
+  // With a warp, after a sync_warp(): to all peers. to: message_at().
+  static RNNK_DEVICE void send(const Mailbox& mailbox, const Parcel& parcel, const Operand* rows, char* to,
+                               uint64_t* barrier) {
     const Team& team = mailbox.call.team;
     const int peers = team.exchange == Exchange::cluster ? team.active() : 1;
-    char* const to = message_at(mailbox, row_tile, message);
-    for (int i = lane(); i < pieces * peers; i += 32) {
-      const int row = row0 + i % pieces / per_row, piece = i % per_row;
-      const auto* const words =
-          reinterpret_cast<const uint32_t*>(rows + row * mailbox.space.ld + tile * kTile) + piece / 2 * 8 + piece % 2 * 2;
-      const int64_t fragment = (mailbox.own.tile0 + tile) * int64_t{kTile} / A::K + piece / 2;
+    for (int i = lane(); i < Parcel::pieces * peers; i += 32) {
+      const auto* const words = reinterpret_cast<const uint32_t*>(rows) + parcel.words;
       const Quad quad{{words[0], words[4], words[1], words[5]}};  // two lanes' low and high words
-      mailbox.send(quad, to, fragment * kFragmentBytes + row * 32 + piece % 2 * 16, mailbox.barrier(row_tile, message),
-                   i / pieces);
+      mailbox.send(quad, to, parcel.at, barrier, i / Parcel::pieces);
     }
   }
 
@@ -210,82 +223,97 @@ struct TeamForward {
       const Window window = space.windows[row_tile];
       if (window.start >= window.stop) continue;
       const Operand* const from = (window.start & 1 ? space.fed[1] : space.fed[0]) + row_tile * kRows * space.ld;
-      for (int e = thread(); e < elements; e += kTeamThreads) send(mailbox, from, row_tile, 0, e - lane());
+      for (int e = thread(); e < elements; e += kTeamThreads) {
+        send(mailbox, Parcel(mailbox, e - lane()), from, message_at(mailbox, row_tile, 0), mailbox.barrier(row_tile, 0));
+      }
       mailbox.sent(row_tile, 0);
     }
     d.ld_h = space.ld, d.ld_state = space.units, d.ld_gx = G * space.units, d.gx_gate = space.units;
 
+    using Point = ForwardPoint<A, Cell, 0>;
     const int turns = own.tiles > 0 ? static_cast<int>(call.s1 - call.s0) * own.row_tiles : 0;
-    const auto fetch = [&](int turn) {  // gx of a turn, in the background
-      const int64_t s = call.s0 + turn / own.row_tiles;
-      const int row_tile = turn % own.row_tiles;
-      if (turn < turns && s >= space.windows[row_tile].start && s < space.windows[row_tile].stop) {
-        T* const to = space.ring + turn % kTeamRing * (kRows * d.ld_gx);
-        const int64_t row0 = (w.time(s) - p.data.t0) * w.batch + own.first_of(row_tile);
+    Turn ahead(call.s0);
+    const auto fetch = [&](int turn) {  // gx of a turn, in the background: a row for each warp
+      static_assert(kTeamWarps == kRows);
+      const int64_t s = ahead.s;
+      const int row_tile = ahead.row_tile;
+      if (turn < turns && s >= space.windows[row_tile].start && s < space.windows[row_tile].stop &&
+          warp() < own.count_of(row_tile)) {
+        T* const to = space.ring + (ahead.slot * kRows + warp()) * (G * space.units);
+        const int64_t row = (w.time(s) - p.data.t0) * w.batch + own.first_of(row_tile) + warp();
+        const T* const from = p.data.gx + row * p.data.ld_gx + own.head * G * axis.pad + own.tile0 * kTile;
         constexpr int n = 16 / sizeof(T);
-        const int each = static_cast<int>(own.count_of(row_tile)) * G * units;
-        for (int e = thread() * n; e < each; e += kTeamThreads * n) {
-          const int row = e / (G * units), gate = e / units % G, i = e % units;
-          copy_async(  // path: fetch
-              to + (row * G + gate) * space.units + i,
-              p.data.gx + (row0 + row) * p.data.ld_gx + own.head * G * axis.pad + gate * axis.pad + own.tile0 * kTile + i);
+        for (int g = 0; g < G; ++g) {
+          for (int i = lane() * n; i < units; i += 32 * n) {
+            copy_async(to + g * space.units + i, from + g * axis.pad + i);  // path: fetch
+          }
         }
       }
       copy_commit();
+      ahead.next(own.row_tiles, 1);
     };
     fetch(0);
     fetch(1);
-    for (int turn = 0; turn < turns; ++turn) {
-      const int64_t s = call.s0 + turn / own.row_tiles;
-      const int row_tile = turn % own.row_tiles;
+    const Parcel parcel(mailbox, thread() - lane());
+    const int units_of_peer = call.team.tiles * kTile;  // the peers whose units this warp multiplies
+    const int first_peer = held.first * A::K / units_of_peer;
+    const int end_peer = ((held.first + held.count) * A::K + units_of_peer - 1) / units_of_peer;
+    Turn now(call.s0);
+    for (int turn = 0; turn < turns; ++turn, now.next(own.row_tiles, 1)) {
+      const int64_t s = now.s;
+      const int row_tile = now.row_tile;
       const Window window = space.windows[row_tile];
-      const int64_t first = own.first_of(row_tile), count = own.count_of(row_tile);
-      const bool lives = s >= window.start && s < window.stop;
-      T* const sums = space.sums_of(turn);
-      if (lives) {
-        mailbox.wait(row_tile, s - window.start, s);
-        T sum[G][4] = {};
-        if (own.has_tile()) multiply(sum, held, mailbox, message_at(mailbox, row_tile, s - window.start), s);
-        for (int g = 0; g < G; ++g) put_sums(sums + (warp() * G + g) * (kRows * kSumsLd), sum[g]);
-      }
-      copy_wait<1>();
-      sync_block();  // the sums of this turn are there, and its gx; the slot of the turn before is free; path: begin
-      fetch(turn + 2);
-      const int64_t h_at = row_tile * kRows * space.ld, back = first * space.ld + column;
+      const int64_t first = own.first_of(row_tile), h_at = row_tile * kRows * space.ld, back = first * space.ld + column;
+      const int count = static_cast<int>(own.count_of(row_tile));
+      const bool lives = s >= window.start && s < window.stop, sends = lives && s + 1 < window.stop;
+      const int64_t message = s - window.start;
       d.h_from = (s & 1 ? space.h[1] : space.h[0]) + h_at - back, d.h_to = (s & 1 ? space.h[0] : space.h[1]) + h_at - back;
       Operand* const fed_to = (s & 1 ? space.fed[0] : space.fed[1]) + h_at;
       d.fed_from = (s & 1 ? space.fed[1] : space.fed[0]) + h_at - back, d.fed_to = fed_to - back;
       d.state[1] = space.state + row_tile * kRows * space.units - first * space.units - column;
-      d.gx = space.ring + turn % kTeamRing * (kRows * d.ld_gx) - ((w.time(s) - d.t0) * w.batch + first) * d.ld_gx -
+      d.gx = space.ring + now.slot * (kRows * d.ld_gx) - ((w.time(s) - d.t0) * w.batch + first) * d.ld_gx -
              own.head * d.ld_gx - own.tile0 * kTile;
+      char* const to = message_at(mailbox, row_tile, message + 1);
+      uint64_t* const barrier = mailbox.barrier(row_tile, message + 1);
+      T* const sums = space.sums_of(turn);
+      if (lives) {
+        mailbox.wait(row_tile, message, s, first_peer, end_peer);
+        T sum[G][4] = {};
+        if (own.has_tile()) multiply(sum, held, mailbox, message_at(mailbox, row_tile, message), s);
+        for (int g = 0; g < G; ++g) put_sums(sums + (warp() * G + g) * (kRows * kSumsLd), sum[g]);
+      }
+      copy_wait<1>();
+      sync_block();  // the sums of this turn are there, and its gx; the slot of the turn before is free; path: begin
       const bool broken = *space.broken != 0;
+      Parcel own_part = parcel;
       for (int e = thread(); e < elements; e += kTeamThreads) {
         const int unit = e % kTile, row = e / kTile % kRows, tile = e / (kTile * kRows);
         const Place at{first + row, own.head, (own.tile0 + tile) * kTile + unit};
-        if (row < count && at.i < axis.each) {
-          if (lives) {
-            T total[G];
-            for (int g = 0; g < G; ++g) {
-              const T* const part = sums + (tile * own.split * G + g) * (kRows * kSumsLd) + row * kSumsLd + unit;
-              total[g] = part[0];                                                               // path: first
-              for (int i = 1; i < own.split; ++i) total[g] += part[i * (G * kRows * kSumsLd)];  // path: more
-              total[g] = or_nan(total[g], broken);
-            }
-            ForwardPoint<T, Cell, 0>::run(d, s, at, total);
-            if (broken && d.walk.alive(s, at.row)) {  // whatever an activation, a mask or zoneout makes of a NaN
-              store(d.h_to, w.dtype, at.row * d.ld_h + at.column(axis), or_nan(T(0), true));
-              store3<T>(d.y, w.time(s), at.row, at.unit(axis), or_nan(T(0), true));
-            }
-          } else {
-            store3<T>(d.y, w.time(s), at.row, at.unit(axis), T(0));
+        const bool exists = row < count && at.i < axis.each, takes = exists && lives && d.walk.alive(s, at.row);
+        Step<Cell, typename Point::V> q;
+        T y = 0;
+        if (takes) {
+          T total[G];
+          add_parts(sums + tile * own.split * G * (kRows * kSumsLd) + row * kSumsLd + unit, own.split, total);
+          Point::compute(d, s, at, total, q);
+          y = Point::put_h(d, s, at, q.s_new[0]);
+          if (broken) {  // whatever an activation, a mask or zoneout makes of a NaN
+            y = or_nan(T(0), true);
+            store(d.h_to, A::dtype, at.row * d.ld_h + at.column(axis), y);  // path: state
           }
         }
-        if (s + 1 < window.stop && lives) {
+        if (sends) {
           sync_warp();
-          send(mailbox, fed_to, row_tile, s + 1 - window.start, e - lane());
+          send(mailbox, own_part, fed_to, to, barrier);
+          // The next element of this thread: two tiles on.
+          own_part.words += kTeamThreads / (kTile * kRows) * kTile * static_cast<int>(sizeof(Operand)) / 4;
+          own_part.at += kTeamThreads / (kTile * kRows) * (kTile / A::K) * static_cast<int>(kFragmentBytes);
         }
+        if (takes) Point::put_away(d, s, at, q, y);
+        else if (exists) Point::put_y(d, s, at, T(0));
       }
-      if (s + 1 < window.stop && lives) mailbox.sent(row_tile, s + 1 - window.start);
+      if (sends) mailbox.sent(row_tile, message + 1);
+      fetch(turn + 2);  // the slot is that of the turn before, which all threads have left
     }
     copy_wait<0>();
     sync_block();

@@ -19,7 +19,8 @@ RNNK_DEVICE double power_of_2(double n) {
   return power;
 }
 
-template <class Element>
+// near: sigmoid and tanh by the unit for special functions, for results that are rounded to 16 bits (errors: below).
+template <class Element, bool near = false>
 struct One {
   using T = Element;
   static constexpr int lanes = 1;
@@ -37,9 +38,33 @@ struct One {
   friend RNNK_DEVICE One rint(One a) { return {to_integer(a.v)}; }
   // NaN has no integer value; any finite factor will do, since x is NaN too then.
   friend RNNK_DEVICE One scale2(One x, One n) { return {x.v * power_of_2(n.v == n.v ? n.v : T(0))}; }
-  friend RNNK_DEVICE One reciprocal(One a) { return {T(1) / a.v}; }
+  friend RNNK_DEVICE One reciprocal(One a) { return {reciprocal_of(a.v)}; }
   friend RNNK_DEVICE bool less(One a, One b) { return a.v < b.v; }
   friend RNNK_DEVICE One select(bool m, One a, One b) { return m ? a : b; }
+
+  // Relative errors up to 2^-17, where half precision rounds by 2^-12. 1 - 2 / (1 + 2^u) has the absolute error of 4 ulp of 1, which
+  // is too much near zero; there x - x^3 / 3 leaves out 2 / 15 x^4 of x.
+  friend RNNK_DEVICE One sigmoid(One x)
+    requires near
+  {
+    return {reciprocal_of(T(1) + power_of_2_near(x.v * T(-1.4426950408889634)))};
+  }
+  friend RNNK_DEVICE One tanh(One x)
+    requires near
+  {
+    const T large = fused(T(-2), reciprocal_of(T(1) + power_of_2_near(x.v * T(2.885390081777927))), T(1));
+    const T small = fused(x.v * x.v * x.v, T(-1.0 / 3), x.v);
+    return {x.v * x.v < T(1.0 / 256) ? small : large};
+  }
+};
+
+// How values are stored where the dtype is known at run time: for what is compiled once for each type of values.
+constexpr int kAnyDtype = -1;
+template <class Element>
+struct AnyStorage {
+  using T = Element;
+  using V = One<T>;
+  static constexpr int dtype = kAnyDtype;
 };
 
 // An element of an array of a dtype known at run time.

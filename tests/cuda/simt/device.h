@@ -34,6 +34,9 @@ double shuffle_xor(double v, int mask);
 
 RNNK_DEVICE float fused(float a, float b, float c) { return std::fma(a, b, c); }
 RNNK_DEVICE double fused(double a, double b, double c) { return std::fma(a, b, c); }
+RNNK_DEVICE float reciprocal_of(float a) { return 1 / a; }
+RNNK_DEVICE double reciprocal_of(double a) { return 1 / a; }
+RNNK_DEVICE float power_of_2_near(float a) { return std::exp2(a); }
 
 RNNK_DEVICE float from_half(uint16_t h) { return half_to_float(h); }
 RNNK_DEVICE uint16_t to_half(float f) { return float_to_half(f); }

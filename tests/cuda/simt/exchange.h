@@ -51,6 +51,7 @@ inline bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity) {
   simt::yield(simt::Op::mbarrier);
   return false;
 }
+inline bool mbarrier_test(uint64_t* barrier, uint32_t parity) { return simt::barrier_passed(barrier, parity); }
 template <class T>
 void store_async(T* to, T value, uint64_t* barrier) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 16);
