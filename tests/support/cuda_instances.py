@@ -140,15 +140,16 @@ def compiled(file: str, arch: str) -> Path:
     return once(name, make, ROOT / "cuda", ROOT / "cmake", ROOT / "CMakeLists.txt")
 
 
-def codes(cubin: Path) -> Iterator[tuple[str, sass.Code]]:
+def codes(cubin: Path, lines: bool = True) -> Iterator[tuple[str, sass.Code]]:
     """The kernels of a cubin by name."""
-    for code in sass.disassembled(cubin):
+    for code in sass.disassembled(cubin, lines):
         yield short(demangled(code.name).strip()), code
 
 
 def with_code(instances: Instances, file: str, cubin: Path) -> Instances:
     """The instances of one file, with what is read in their machine code."""
-    read = {(file, kernel): kernel_paths.figures(kernel, code) for kernel, code in codes(cubin)}
+    lines = any(kernel_paths.kernel_of(kernel) for _, kernel in instances)
+    read = {(file, kernel): kernel_paths.figures(kernel, code) for kernel, code in codes(cubin, lines)}
     assert read.keys() == instances.keys(), f"{file}: the cubin has other kernels than ptxas speaks of"
     return {key: dataclasses.replace(figures, **read[key]) for key, figures in instances.items()}
 

@@ -51,6 +51,7 @@ MARKS = {
 SPLIT = 8  # kTeamWarps over one tile
 STORES = ("ST", "STS", "STG", "STAS")
 OF_DTYPE = (*STORES, "LD", "LDS", "LDG", "F2F", "F2FP", "HADD2")  # address arithmetic before them is everyone's
+BELOW = ("arithmetic.cuh", "device.cuh", "exchange.cuh", "math.h", "options.h", "step.cuh", "storage.h", "value.cuh")
 PATHS = ("message", "cluster_message", "tile", "cluster_tile")
 
 
@@ -208,25 +209,33 @@ def _text(line: Line) -> str:
     return ""
 
 
-def _table(way: list[Step], depth: int) -> dict[tuple[Line, ...], list[int]]:
-    """By source lines, so many calls deep below the kernel's run(): cycles, those waited, instructions, divisions."""
+def _in_run(lines: tuple[Line, ...]) -> tuple[Line, ...]:
+    """The line of the kernel's run() that an instruction comes from."""
+    return lines[-2:-1]
+
+
+def _in_kernel(lines: tuple[Line, ...]) -> tuple[Line, ...]:
+    """The innermost three calls on the way to an instruction, without those within what everything calls."""
+    calls = lines[:-1][::-1]
+    kept = next((at for at, (file, _) in enumerate(calls) if file in BELOW), len(calls))
+    return calls[:kept][-3:]
+
+
+def _table(way: list[Step], place: Callable[[tuple[Line, ...]], tuple[Line, ...]]) -> dict[tuple[Line, ...], list[int]]:
+    """By place: cycles, those waited, instructions, divisions of integers."""
     done: dict[tuple[Line, ...], list[int]] = {}
     for step in way[1:]:
-        i = step.instruction
-        row = done.setdefault(i.lines[:-1][::-1][:depth], [0, 0, 0, 0])
-        for at, more in enumerate((step.cycles if step is not way[-1] else step.wait, step.wait, 1, is_division(i))):
+        row = done.setdefault(place(step.instruction.lines), [0, 0, 0, 0])
+        cycles = step.cycles if step is not way[-1] else step.wait
+        for at, more in enumerate((cycles, step.wait, 1, is_division(step.instruction))):
             row[at] += more
     return done
-
-
-def _where_from(lines: tuple[Line, ...]) -> str:
-    return " > ".join(f"{file}:{number}" for file, number in lines)
 
 
 def report(name: str, code: Code, ldg: int = LDG, most: int = 30) -> None:
     """Prints where the cycles of a kernel's paths go: by the lines of run(), in order, then by the lines below them,
     dearest first."""
-    console = Console(width=180, highlight=False, markup=False)
+    console = Console(width=220, highlight=False, markup=False)
     console.print(f"{name}: {16 * len(code.instructions)} bytes of code")
     for path, way in paths(name, code, ldg).items():
         begin, end = way[0].instruction, way[-1].instruction
@@ -234,14 +243,10 @@ def report(name: str, code: Code, ldg: int = LDG, most: int = 30) -> None:
             f"\n{path}: {len(way) - 1} instructions, {cycles(way)} cycles, {divisions(way)} divisions of integers, "
             f"from {begin.opcode} at {begin.address:#x} to {end.opcode} at {end.address:#x}"
         )
-        dearest = sorted(_table(way, 3).items(), key=lambda row: -row[1][0])
-        for title, rows in (("by line of run(), in order", list(_table(way, 1).items())), ("dearest", dearest[:most])):
-            longest = max(len(_where_from(lines)) for lines, _ in rows)
-            table = Table(title=title, title_justify="left", box=SIMPLE)
-            for heading in ("cycles", "waiting", "instructions", "divisions"):
-                table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
-            table.add_column("where", no_wrap=True, min_width=longest)
-            table.add_column("source", no_wrap=True)
+        dearest = sorted(_table(way, _in_kernel).items(), key=lambda row: -row[1][0])[:most]
+        for title, rows in (("by line of run(), in order", list(_table(way, _in_run).items())), ("dearest", dearest)):
+            table = Table("cycles", "waiting", "instructions", "divisions", "where", "source", title=title, box=SIMPLE)
             for lines, numbers in rows:
-                table.add_row(*map(str, numbers), _where_from(lines), Text(_text(lines[-1]) if lines else ""))
+                where = " > ".join(f"{file}:{number}" for file, number in lines)
+                table.add_row(*map(str, numbers), where, Text(_text(lines[-1])[:80] if lines else ""))
             console.print(table)

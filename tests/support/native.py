@@ -66,7 +66,7 @@ def once(name: str, make: Callable[[Path], None], *sources: Path) -> Path:
     """build/tests/NAME, as ``make`` has filled it; again where a file of the sources, or of csrc, is another."""
     folder = ROOT / "build" / "tests" / name
     files = sorted(file for top in (CSRC, *sources) for file in ([top] if top.is_file() else top.rglob("*")))
-    key = hashlib.sha256(sys.executable.encode())
+    key = hashlib.sha256(f"{sys.prefix} {sys.version}".encode())  # python and python3 of one environment are the same
     for file in files:
         if file.is_file() and file.suffix != ".pyc":
             key.update(str(file).encode() + b"\0" + file.read_bytes())

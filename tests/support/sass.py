@@ -102,12 +102,13 @@ def nvdisasm() -> str | None:
     return next((str(file.locate()) for file in files if file.stem == "nvdisasm"), None)
 
 
-def disassembled(cubin: Path) -> Iterator[Code]:
-    """Every function of a cubin; skips the test where nvdisasm is not installed."""
+def disassembled(cubin: Path, lines: bool = True) -> Iterator[Code]:
+    """Every function of a cubin, with source lines or (faster) without; skips the test where nvdisasm is missing."""
     program = nvdisasm()
     if not program:
         pytest.skip(MISSING)
-    command = [program, "--print-code", "--print-instruction-encoding", "--print-line-info-inline", str(cubin)]
+    command = [program, "--print-code", "--print-instruction-encoding", str(cubin)]
+    command += ["--print-line-info-inline"] if lines else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         yield from parsed(process.stdout)
