@@ -23,7 +23,7 @@ from .points import CELLS, Point
 LATENCIES: Final = Path(__file__).with_name("latencies.cu")
 
 TIMES: Final = 100  # repetitions that must give the same bits
-WAIT: Final = {"RNNKERN_GPUWAIT_SECONDS": "2"}  # a wait between blocks that is not met costs no more than that
+WAIT: Final = {"RNNKERN_GPU_WAIT_SECONDS": "2"}  # a wait between blocks that is not met costs no more than that
 _WORKERS: Final = 14  # of the tests, of 16 cores
 _MOST_FAILURES: Final = 8  # after which the tests end: what follows is seldom another fault
 _FIRST: Final = 60.0  # seconds for the first answer of a process, which loads torch and CUDA; then _ANSWER
@@ -61,8 +61,13 @@ Outcome = dict[str, Any]
 
 def nvcc() -> str:
     """The compiler's path, "" where there is none."""
-    beside = os.environ.get("CUDA_HOME", "/usr/local/cuda")
-    return shutil.which("nvcc") or shutil.which("nvcc", path=f"{beside}/bin") or ""
+    return toolkit("nvcc")
+
+
+def toolkit(name: str, *folders: str) -> str:
+    """The path of one of CUDA's programs, which may lie in the toolkit or in these folders; "" where there is none."""
+    own = f"{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/bin"
+    return shutil.which(name) or shutil.which(name, path=os.pathsep.join([own, *folders])) or ""
 
 
 def build(compiler: str, to: Path) -> list[str]:
@@ -143,7 +148,7 @@ class Check:
             return _measured(self._run([str(program)], end - time.monotonic(), "latencies"), limit)
 
     def _tests(self, limit: float) -> Outcome:
-        return tested(self._run(tests(), limit, "failures", RNNKERN_GPUWAIT_SECONDS="5"), limit)
+        return tested(self._run(tests(), limit, "failures", RNNKERN_GPU_WAIT_SECONDS="5"), limit)
 
     def facts(self, limit: float) -> dict[str, Any]:
         """What worker.facts found."""
@@ -163,11 +168,14 @@ class Check:
             for process in processes.values():
                 process.start()
             for index, (name, process) in enumerate(processes.items()):
+                declined = asking.declined
                 asking.all(process, requests, {"kernel": name}, 1 / (len(processes) - index))
+                if asking.declined - declined == len(requests):
+                    asking.fault(f"{name} takes none of the points")
         finally:
             for process in processes.values():
                 process.close()
-        return asking.outcome(f"{len(SMOKE)} points, {len(processes)} strategies")
+        return asking.outcome(f"{len(SMOKE)} points by {len(processes)} strategies, {asking.declined} declined")
 
     def _together(self, limit: float) -> Outcome:
         repeated = {"do": "repeat", "times": TOGETHER_TIMES}
@@ -190,7 +198,7 @@ class Check:
         return asking.outcome(f"{TIMES} repetitions at {len(REPEATED)} points")
 
     def _sanitized(self, tool: str, limit: float) -> Outcome:
-        sanitizer = shutil.which("compute-sanitizer")
+        sanitizer = toolkit("compute-sanitizer")
         if not sanitizer:
             return {"ok": None, "said": "compute-sanitizer is not installed"}
         # torch's cache would hide an access beyond an array that stays within the cached block.
@@ -208,6 +216,7 @@ class _Asking:
         self._take, self._name, self._deadline = take, name, deadline
         self._faults: list[str] = []
         self._unasked = 0
+        self.declined = 0
 
     def _left(self) -> float:
         return max(0.0, self._deadline - time.monotonic())
@@ -235,7 +244,11 @@ class _Asking:
             self._take(self._name, given | (about or {}) | found)
             if fault := found.get("error") or found.get("wrong") or found.get("differing"):
                 name = " ".join([*(about or {}).values(), *request.get("environment", {}).values()])
-                self._faults.append(f"{name} {request['point']}: {fault}".strip())
+                self.fault(f"{name} {request['point']}: {fault}".strip())
+            self.declined += "declined" in found
+
+    def fault(self, said: str) -> None:
+        self._faults.append(said)
 
     def outcome(self, said: str) -> Outcome:
         unasked = [f"{self._unasked} not reached"] if self._unasked else []

@@ -94,6 +94,7 @@ def shrink() -> None:
             "TOGETHER_TIMES": 2,
         },
         counters: {"PROFILED": {"": tiny}},  # by the kernel that is chosen
+        linked: {"_headers": lambda where: ()},
         points: {"grid": lambda **given: [tiny]},
         record: {"refusal": lambda: "", "gpu": lambda: {"name": "dry run", "capability": "9.0", "now": {}}},
     }

@@ -32,6 +32,8 @@ def link(where: Places, limit: float, line: Line) -> Outcome:
     """The package in `site`, from what was carried. It is kept: a second call finds it."""
     end = time.monotonic() + limit
     manifest = where.manifest()
+    if manifest["sources"] != prepared.sources(where.root):
+        raise prepared.Missing(f"{where.carried} was made of other sources: `bench/gpu/once.sh prepare` makes it anew")
     if _linked(where) == manifest:
         return _imported(limit, line, "as linked before")
     assemble(where)

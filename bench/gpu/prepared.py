@@ -6,6 +6,7 @@ wheels, headers of Python, and a manifest. linked.py makes a package of it, ther
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -142,6 +143,16 @@ def binding(work: Path, root: Path) -> dict[str, list[str]]:
     return {"sources": sources, "flags": flags}
 
 
+def sources(root: Path) -> str:
+    """A digest of what the library and latencies.cu are compiled from."""
+    files = [path for folder in ("csrc", "cuda", "bench/native") for path in (root / folder).rglob("*")]
+    files += [root / "CMakeLists.txt", *(root / "cmake").glob("*.cmake"), *(root / "bench/gpu").glob("*.cu*")]
+    digest = hashlib.sha256()
+    for path in sorted(file for file in files if file.is_file() and file.suffix != ".pyc"):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
 def write_manifest(where: Places, made: dict[str, list[str]], about: dict[str, Any]) -> dict[str, Any]:
     sizes = {
         str(path.relative_to(where.carried)): path.stat().st_size
@@ -155,7 +166,8 @@ def write_manifest(where: Places, made: dict[str, list[str]], about: dict[str, A
             f"{where.carried}: expected at most {MOST_MIB:.0f} MiB to carry, got {mib} MiB; the largest file is "
             f"{largest} with {sizes[largest] / 2**20:.1f} MiB"
         )
-    head = {"commit": record.commit(where.root), "capability": CAPABILITY, "python": PYTHON, "mib": mib}
+    head = {"commit": record.commit(where.root), "sources": sources(where.root), "mib": mib}
+    head |= {"capability": CAPABILITY, "python": PYTHON}
     manifest = head | about | {"binding": made, "bytes": sizes}
     (where.carried / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest

@@ -14,6 +14,7 @@ from typing import Any, Final
 from .points import CELLS, MODES, PRECISIONS, parse
 
 MOST: Final = 40
+_POINTS: Final = 7  # of a command: the anchors, and one more
 _WIDTH: Final = 180
 
 
@@ -40,14 +41,23 @@ def means(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def lines(document: dict[str, Any], out: Path) -> list[str]:
     """Every step first; then figures, of which the record has more where they are cut off."""
     steps = [_step(name, entry) for name, entry in document["steps"].items()]
-    figures = [*_latencies(document.get("latencies", [])), *_failures(document.get("failures", []))]
-    figures += [*_strategies(_points(out, "strategies")), *_bench(_points(out, "bench"))]
-    figures += list(_counters(document.get("counters", [])))
+    figures = [*_failures(document.get("failures", [])), *_latencies(document.get("latencies", []))]
+    figures += _few(_strategies(_points(out, "strategies")))
+    figures += _counters(document.get("counters", []))
+    bench = _points(out, "bench")
+    figures += [*_few(_bench(bench)), *_means(bench)]
     text = [f"{document['command']}: {document.get('gpu', {}).get('name', 'no GPU')}, {document['commit']}", *steps]
     room = MOST - len(text)
     if len(figures) > room:
-        figures = [*figures[: room - 1], f"... {len(figures) - room + 1} more lines in the records"]
+        figures = [*figures[: room - 1], f"  ... {len(figures) - room + 1} more lines in the records"]
     return [line[:_WIDTH] for line in [*text, *figures]]
+
+
+def _few(points: Iterator[str]) -> list[str]:
+    """The first points, which are the anchors."""
+    every = list(points)
+    more = [f"  ... {len(every) - _POINTS} more points in the record"] if len(every) > _POINTS else []
+    return [*every[:_POINTS], *more]
 
 
 def _step(name: str, entry: dict[str, Any]) -> str:
@@ -82,19 +92,34 @@ def _points(out: Path, command: str) -> list[dict[str, Any]]:
 
 
 def _strategies(entries: list[dict[str, Any]]) -> Iterator[str]:
-    """us a step of inference and training; the model's choice in front."""
+    """us a step of inference and training by every strategy; a star at the one that the model chooses."""
     for entry in entries:
         if "strategies" not in entry:
             yield f"  {entry['point']}: {entry.get('error', '')}"
             continue
         words = []
         for name, mine in entry["strategies"].items():
-            pair = [f"{mine[mode]['us_per_step']:.2f}" if "us_per_step" in mine[mode] else "WRONG" for mode in MODES]
-            words.append(f"{name.removeprefix('cuda_')} {'/'.join(pair)}")
-        yield f"  {entry['point']}: {entry['kernel'].removeprefix('cuda_')} chosen; {', '.join(words)}"
+            pair = "/".join(_time(mine[mode]) for mode in MODES)
+            star = "*" if name.split()[0] == entry["kernel"] else ""
+            words.append(f"{star}{name.removeprefix('cuda_')} {pair}")
+        yield f"  {entry['point']}: {', '.join(words)}"
+
+
+def _time(figures: dict[str, Any]) -> str:
+    return f"{figures['us_per_step']:.2f}" if "us_per_step" in figures else "WRONG"
 
 
 def _bench(entries: list[dict[str, Any]]) -> Iterator[str]:
+    """us a step of rnnkern and of cuDNN, and their ratio."""
+    for entry in entries:
+        words = [str(entry["error"]).splitlines()[0]] if "error" in entry else [str(entry["kernel"])]
+        for mode in (mode for mode in MODES if mode in entry):
+            pair = " to ".join(_time(entry[mode].get(name, {})) for name in ("rnnkern", "cudnn"))
+            words.append(f"{mode} {pair}" + (f" ({entry[mode]['ratio']:.2f}x)" if "ratio" in entry[mode] else ""))
+        yield f"  {entry['point']}: {', '.join(words)}"
+
+
+def _means(entries: list[dict[str, Any]]) -> Iterator[str]:
     for mean in means(entries):
         name = f"{mean['cell']} {mean['precision']} {mean['mode']}"
         least = f"least {mean['worst']:.2f} at {mean['worst_at']}"
