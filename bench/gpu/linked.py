@@ -26,6 +26,7 @@ from .check import Outcome
 from .prepared import Places
 
 Line = Callable[[str], None]
+Make = Callable[[Places, float, Line], Outcome]  # link and build: within so many seconds
 
 
 def link(where: Places, limit: float, line: Line) -> Outcome:

@@ -120,8 +120,6 @@ class Runner:
             return {"ok": None, "said": "no time is left"}
         try:
             return self._action(step)(limit)
-        except prepared.Missing as missing:
-            return {"ok": False, "said": str(missing)}
         except Exception as error:  # of this program: the steps after it go on
             return {"ok": False, "said": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
 
@@ -132,14 +130,18 @@ class Runner:
     # --- steps ------------------------------------------------------------------------------------------------------
 
     def _link(self, limit: float) -> check.Outcome:
-        return self._module(linked.link(self.where, limit, self._line))
+        return self._module(linked.link, limit)
 
     def _build(self, limit: float) -> check.Outcome:
         if not self.missing:
             return {"ok": None, "said": "not needed: what was carried works"}
-        return self._module(linked.build(self.where, limit, self._line))
+        return self._module(linked.build, limit)
 
-    def _module(self, outcome: check.Outcome) -> check.Outcome:
+    def _module(self, make: linked.Make, limit: float) -> check.Outcome:
+        try:
+            outcome = make(self.where, limit, self._line)
+        except prepared.Missing as missing:
+            outcome = {"ok": False, "said": str(missing)}
         self._reasons.append(str(outcome["said"]))
         self.missing = "" if outcome["ok"] else f"there is no module of rnnkern: {'; '.join(self._reasons)}"
         return outcome
