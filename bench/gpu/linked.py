@@ -11,7 +11,6 @@ from __future__ import annotations
 import concurrent.futures
 import importlib.metadata
 import importlib.util
-import json
 import os
 import shutil
 import sys
@@ -32,15 +31,16 @@ Make = Callable[[Places, float, Line], Outcome]  # link and build: within so man
 def link(where: Places, limit: float, line: Line) -> Outcome:
     """The package in `site`, from what was carried. It is kept: a second call finds it."""
     end = time.monotonic() + limit
-    manifest = where.manifest()
-    if manifest["sources"] != prepared.sources(where.root):
-        raise prepared.Missing(f"{where.carried} was made of other sources: `bench/gpu/once.sh prepare` makes it anew")
-    if _linked(where) == manifest:
+    sources = prepared.sources(where.root)
+    if _linked(where) == sources:
         return _imported(limit, line, "as linked before")
+    manifest = where.manifest()
+    if manifest["sources"] != sources:
+        raise prepared.Missing(f"{where.carried} was made of other sources: `bench/gpu/once.sh prepare` makes it anew")
     assemble(where)
     _install(where, end, line)
     outcome = _compile(where, manifest["binding"], end - time.monotonic(), line)
-    return _done(where, manifest, end, line) if outcome is None else outcome
+    return _done(where, end, line) if outcome is None else outcome
 
 
 def build(where: Places, limit: float, line: Line) -> Outcome:
@@ -62,22 +62,20 @@ def build(where: Places, limit: float, line: Line) -> Outcome:
     for module in work.glob("_core*"):
         if module.is_file():
             shutil.copy2(module, where.package)
-    manifest = where.manifest() if (where.carried / "manifest.json").is_file() else {}
-    return _done(where, manifest, end, line)
+    return _done(where, end, line)
 
 
-def _done(where: Places, manifest: dict[str, Any], end: float, line: Line) -> Outcome:
+def _done(where: Places, end: float, line: Line) -> Outcome:
     outcome = _imported(end - time.monotonic(), line, "linked")
     if outcome["ok"]:
-        where.stamp.write_text(json.dumps(manifest))
+        where.stamp.write_text(prepared.sources(where.root))
     return outcome
 
 
-def _linked(where: Places) -> dict[str, Any] | None:
-    if not where.stamp.is_file() or not list(where.package.glob(f"_core{suffix()}")):
-        return None
-    found: dict[str, Any] = json.loads(where.stamp.read_text())
-    return found
+def _linked(where: Places) -> str:
+    """The sources of the package that is there, which is for this Python; "" where there is none."""
+    there = where.stamp.is_file() and (where.package / f"_core{suffix()}").is_file()
+    return where.stamp.read_text() if there else ""
 
 
 def suffix() -> str:

@@ -45,8 +45,8 @@ class Places:
 
     @property
     def stamp(self) -> Path:
-        """What the package was linked from: written last."""
-        return self.site / "linked.json"
+        """A digest of the sources of the package, which is written last."""
+        return self.site / "sources"
 
     def manifest(self) -> dict[str, Any]:
         path = self.carried / "manifest.json"
@@ -118,7 +118,7 @@ def _runtime(work: Path) -> Path:
 
 
 def _headers(carried: Path) -> None:
-    """Of the GPU machine's Python, for the case that it has none; where this machine has none either, without them."""
+    """Those of the GPU machine's Python, which may have none. Where this machine has none either, it says so."""
     from tools.wheels import headers
 
     try:

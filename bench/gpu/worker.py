@@ -4,6 +4,7 @@
     {"do": "strategies", "point": ...}                           rnnkern alone, every kernel that takes the point
     {"do": "cudnn", "point": ...}                                cuDNN alone, with the kernels that it launched
     {"do": "facts"}                                              the GPU, the build of rnnkern, the versions of both
+    {"do": "ready"}                                              loads what every other request needs
     {"do": "smoke", "point": ...}                                are the answers of rnnkern right in both modes?
     {"do": "repeat", "point": ..., "times": 100}                 the same, and are the bits of every repetition equal?
     {"do": "graph", "point": ...}                                does a CUDA graph of the call replay its bits?
@@ -143,6 +144,12 @@ def facts(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
     return found
 
 
+def ready(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
+    """Loads CUDA and cuDNN, by a call of torch.nn's."""
+    contenders.Bout(Point("lstm", "f32", 8, 1, 2), (), how).answers("cudnn", "training")
+    return {}
+
+
 def smoke(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
     """wrong: mode -> how the answers differ; declined: why the kernel that is forced takes no such point."""
     bout = contenders.Bout(parse(request["point"]), ("rnnkern",), how)
@@ -265,6 +272,7 @@ _DO: Final[dict[str, Callable[[dict[str, Any], contenders.How], dict[str, Any]]]
     "strategies": strategies,
     "cudnn": cudnn,
     "facts": facts,
+    "ready": ready,
     "smoke": smoke,
     "repeat": same_bits,
     "graph": graph,
