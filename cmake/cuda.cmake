@@ -1,6 +1,6 @@
 # The GPU's part of the library, RNNKERN_CUDA:
 #   AUTO  where nvcc and a GPU are there, for that GPU; else no CUDA
-#   ON    sm_80, sm_90 and PTX of compute_90 for later GPUs, whatever is there
+#   ON    sm_80, sm_90 and PTX of compute_90 for later GPUs, or what CMAKE_CUDA_ARCHITECTURES says, whatever is there
 #   OFF   no CUDA
 #   SIMT  the same kernels on the host, run by the executor of tests/cuda/simt: device 0 is that, its memory the host's. For tests.
 set(RNNKERN_CUDA AUTO CACHE STRING "CUDA kernels: AUTO, ON, OFF or SIMT")
@@ -29,6 +29,8 @@ if(rnnk_cuda STREQUAL "AUTO")
       set(rnnk_cuda NATIVE)
     endif()
   endif()
+elseif(rnnk_cuda STREQUAL "ON" AND CMAKE_CUDA_ARCHITECTURES)
+  set(rnnk_architectures ${CMAKE_CUDA_ARCHITECTURES})
 elseif(rnnk_cuda STREQUAL "ON")
   set(rnnk_architectures 80-real 90)
 endif()

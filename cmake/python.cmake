@@ -17,6 +17,9 @@ if(RNNKERN_PYTHON OR RNNKERN_PYTHON_HEADERS)  # files of the module that know no
 endif()
 
 if(RNNKERN_PYTHON)
+  # What of the module knows no Python, in one archive: bench/gpu/once.sh links it with the rest on another machine, for its Python.
+  add_library(rnnk STATIC EXCLUDE_FROM_ALL $<TARGET_OBJECTS:rnnkern_helpers> $<TARGET_OBJECTS:rnnkern_objects>
+              ${RNNK_KERNEL_OBJECTS})
   rnnk_need_python()
   pybind11_add_module(_core MODULE NO_EXTRAS)  # no link-time optimisation: calls are as fast without, and a link takes seconds
   rnnk_python_module(_core)

@@ -45,7 +45,7 @@ class How:
 
     device: str = "cuda"
     plan: timing.Plan = PLAN
-    repeat: timing.Repeat = events
+    repeat: timing.Repeat | None = events  # None: the host's clock
 
 
 @contextmanager
@@ -67,9 +67,9 @@ class Bout:
         device = how.device
         dtype, size = _DTYPES[point.precision], point.hidden_size
         draw = torch.Generator(device).manual_seed(zlib.crc32(str(point).encode()))
-        shape = (point.seq_len, point.batch, size)
-        self.x = torch.randn(shape, generator=draw, device=device).to(dtype)
-        self.dy = torch.randn(shape, generator=draw, device=device).to(dtype)
+        shape = (point.seq_len, point.batch)
+        self.x = torch.randn((*shape, size), generator=draw, device=device).to(dtype)
+        self.dy = torch.randn((*shape, point.directions * size), generator=draw, device=device).to(dtype)
         theirs = self._module("cudnn", dtype)
         bound = size**-0.5  # torch's initial range
         with torch.no_grad():
@@ -86,7 +86,8 @@ class Bout:
         else:
             import torch.nn as library  # type: ignore[no-redef]
         kind, size = getattr(library, _KINDS[self.point.cell]), self.point.hidden_size
-        return kind(size, size, self.point.layers, dtype=dtype).to(self.how.device)
+        both = self.point.directions == 2
+        return kind(size, size, self.point.layers, bidirectional=both, dtype=dtype).to(self.how.device)
 
     def call(self, name: str, mode: str) -> Call:
         """The timed call: -> (y, states, gradients of x and of every parameter, or ())."""
@@ -94,7 +95,7 @@ class Bout:
 
     def answers(self, name: str, mode: str) -> dict[str, torch.Tensor]:
         with multiplying(self.point.precision):
-            return _named(self.modules[name], self.call(name, mode)())
+            return named(self.modules[name], self.call(name, mode)())
 
     def wrong(self, mode: str) -> dict[str, str]:
         """Contender -> how it differs from torch.nn in float32, on the same weights, by more than right answers do."""
@@ -109,7 +110,7 @@ class Bout:
         judge = self._module("cudnn", torch.float32)
         judge.load_state_dict(self.modules["cudnn"].state_dict())
         with multiplying("f32"):
-            right = _named(judge, _call(judge, self.x.float(), self.dy.float(), mode)())
+            right = named(judge, _call(judge, self.x.float(), self.dy.float(), mode)())
         found: dict[str, str] = {}
         for name in self.modules:
             for array, value in self.answers(name, mode).items():
@@ -144,6 +145,29 @@ class Bout:
             return launched(call)
 
 
+def captured(call: Call, device: str) -> Call:
+    """The call as a CUDA graph: each call of the result replays it. On the CPU, which has none, the call itself."""
+    if device != "cuda":
+        return call
+    stream: Any = torch.cuda.Stream
+    side = stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # what a first call prepares must not be captured
+        for _ in range(2):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph: Any = torch.cuda.CUDAGraph
+    kept = graph()
+    with torch.cuda.graph(kept):
+        result = call()
+
+    def replay() -> Any:
+        kept.replay()
+        return result
+
+    return replay
+
+
 def _call(module: Any, x: torch.Tensor, dy: torch.Tensor, mode: str) -> Call:
     """Good until the next call is made of this module: cuDNN refuses gradients to a module that is not in training."""
     module.train(mode == "training")
@@ -164,7 +188,8 @@ def _call(module: Any, x: torch.Tensor, dy: torch.Tensor, mode: str) -> Call:
     return step
 
 
-def _named(module: Any, result: Any) -> dict[str, torch.Tensor]:
+def named(module: Any, result: Any) -> dict[str, torch.Tensor]:
+    """The arrays of a call's result, by name."""
     y, states, grads = result
     h_n, *c_n = states if isinstance(states, tuple) else (states,)
     found = {"y": y.detach(), "h_n": h_n.detach()} | ({"c_n": c_n[0].detach()} if c_n else {})

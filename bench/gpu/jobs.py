@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Final
 
 _TAIL: Final = 4000  # characters of a failed process's last words that are kept
+_LAST_WAIT: Final = 10.0  # seconds for a killed process to go
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,7 @@ class Worker:
 
     def ask(self, request: dict[str, Any], limit: float) -> dict[str, Any]:
         """The answer. Died when there is none within `limit` seconds; the next request meets a new process."""
-        if self._process is None:
-            self._start()
+        self.start()
         assert self._process is not None and self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -112,7 +112,10 @@ class Worker:
         if self._process is not None:
             self._ended()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Starts the process, unless it runs: what it loads, it loads while another one is asked."""
+        if self._process is not None:
+            return
         self._words = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(
             self._command,
@@ -151,7 +154,11 @@ def _lines(stream: IO[str]) -> queue.SimpleQueue[str | None]:
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    """The process and those it started: a test run or a sanitizer has children that hold the GPU."""
+    """The process and those it started: a test run or a sanitizer has children that hold the GPU.
+
+    One that hangs inside the driver does not end, and is left behind.
+    """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=_LAST_WAIT)

@@ -5,18 +5,23 @@ A point is one problem (T, B, I = H) in one precision; inference and the trainin
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-# Every axis begins with what tells most; `grid` visits the middle of all of them first. H = 768 with B = 16 is where
-# published figures of cuDNN and FlashRNN stand; cuDNN has no persistent kernel for bfloat16, for GRU, for B = 1.
+# Every axis begins with what tells most; `grid` visits the anchors first, then the beginnings of all axes. H = 768 with
+# B = 16 is where published figures of cuDNN and FlashRNN stand; cuDNN has no persistent kernel for bfloat16, GRU or
+# B = 1. The anchors' sizes decide between the strategies.
 CELLS: Final = ("lstm", "gru", "rnn_tanh")
 PRECISIONS: Final = ("bf16", "f16", "tf32", "f32")
-HIDDEN: Final = (768, 256, 1024, 128, 512, 2048, 64, 192, 160)
+HIDDEN: Final = (768, 1024, 256, 128, 512, 2048, 64, 192, 160)
 BATCHES: Final = (16, 1, 64, 128, 32, 8, 256, 4)
 MODES: Final = ("inference", "training")
+
+_ANCHOR_SIZES: Final = 4  # of HIDDEN, at the first batch
+_ANCHOR_BATCHES: Final = 3  # of BATCHES, at the first size
 
 SEQ_LEN: Final = 1024  # of the published figures
 
@@ -31,10 +36,12 @@ class Point:
     batch: int
     seq_len: int = SEQ_LEN
     layers: int = 1
+    directions: int = 1
 
     def __str__(self) -> str:
         sizes = f"t{self.seq_len}b{self.batch}i{self.hidden_size}h{self.hidden_size}"
         sizes += f"l{self.layers}" if self.layers != 1 else ""
+        sizes += f"d{self.directions}" if self.directions != 1 else ""
         return f"{self.cell} {sizes} {self.precision}"
 
     @property
@@ -46,10 +53,11 @@ class Point:
 def parse(text: str) -> Point:
     """The point that `str` gave."""
     cell, sizes, precision = text.split()
-    steps, rest = sizes.removeprefix("t").split("b")
-    batch, rest = rest.split("i")
-    hidden, _, layers = rest.split("h")[1].partition("l")
-    return Point(cell, precision, int(hidden), int(batch), int(steps), int(layers or 1))
+    found = re.fullmatch(r"t(\d+)b(\d+)i\d+h(\d+)(?:l(\d+))?(?:d(\d+))?", sizes)
+    if not found:
+        raise ValueError(f"point {text!r}: expected sizes like t5b3i8h8, got {sizes!r}")
+    steps, batch, hidden, layers, directions = (int(digits or 1) for digits in found.groups())
+    return Point(cell, precision, hidden, batch, steps, layers, directions)
 
 
 def grid(
@@ -60,15 +68,20 @@ def grid(
     seq_len: int = SEQ_LEN,
     layers: int = 1,
 ) -> list[Point]:
-    """All combinations, by the sum of their places on the axes: wherever time ends, every class has had its turns."""
+    """All combinations: the anchors, which are of the first class, then the others by the sum of their places on the
+    axes. So wherever time ends, every class has had its turns."""
+
+    def later(i: int, j: int, k: int, m: int) -> bool:
+        return i + j > 0 or not ((m == 0 and k < _ANCHOR_SIZES) or (k == 0 and m < _ANCHOR_BATCHES))
+
     placed = [
-        (i + j + k + m, (m, k, j, i), Point(cell, precision, size, batch, seq_len, layers))
+        (later(i, j, k, m), i + j + k + m, (m, k, j, i), Point(cell, precision, size, batch, seq_len, layers))
         for i, cell in enumerate(cells)
         for j, precision in enumerate(precisions)
         for k, size in enumerate(hidden)
         for m, batch in enumerate(batches)
     ]
-    return [point for _, _, point in sorted(placed, key=lambda entry: entry[:2])]
+    return [point for *_, point in sorted(placed, key=lambda entry: entry[:3])]
 
 
 class Budget:

@@ -1,6 +1,5 @@
 """Measure rnnkern on a GPU. Each command stops at its time budget and writes its record as it runs.
 
-    python -m bench.gpu.run check       latencies of the GPU, tests marked gpu, equal bits, compute-sanitizer
     python -m bench.gpu.run bench       rnnkern against cuDNN, the most informative points first
     python -m bench.gpu.run strategies  the kernels of rnnkern against each other and against their estimates
     python -m bench.gpu.run stacks      three layers: as wavefronts, layer after layer, and in cuDNN
@@ -13,15 +12,12 @@ answer was wrong, and 2 without a GPU. --dry-run needs no GPU: it prints the pla
 from __future__ import annotations
 
 import importlib.util
-import shlex
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from . import check as checks
-from . import jobs, points, record
+from . import check, jobs, points, record
 
 # A point that was begun within the budget may end some seconds beyond it. After the limit it is taken for hung; the
 # first point of a process also loads CUDA and torch.
@@ -145,58 +141,6 @@ def faulty(entries: list[dict[str, Any]]) -> bool:
 
 
 @app.command()
-def check(
-    budget: BudgetOption = 470,
-    results: ResultsOption = Path("bench/results"),
-    commit: CommitOption = "",
-    dry_run: DryOption = False,
-) -> None:
-    """Measure latencies, run the tests marked gpu, and search for different bits, invalid accesses and races."""
-    if dry_run:
-        _dry_check(budget)
-        return
-    _needs_gpu("check")
-    if not Path("tests").is_dir():
-        raise typer.BadParameter(f"expected to be started in a checkout, which has tests/; {Path.cwd()} has none")
-    from . import tables
-
-    time = points.Budget(budget)
-    kept = _kept("check", results, commit, time)
-    outcomes: dict[str, dict[str, Any]] = {}
-    for index, step in enumerate(checks.STEPS):
-        limit = points.share(time, checks.STEPS[index:])
-        outcomes[step.name] = checks.Check(kept.add).run(step.name, limit)
-        kept.put("steps", outcomes)
-        typer.echo(f"{step.name}: {outcomes[step.name]['said']}")
-    _end(kept)
-    _print(tables.latencies(kept.document.get("latencies", [])), tables.steps(outcomes))
-    if any(outcome["ok"] is False for outcome in outcomes.values()):
-        raise typer.Exit(1)
-
-
-def _dry_check(budget: float) -> None:
-    total = sum(step.weight for step in checks.STEPS)
-    compiler = checks.nvcc()
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "latencies"
-        commands = {
-            "latencies": [*checks.build(compiler or "nvcc", program), "&&", str(program)],
-            "tests": checks.tests(),
-            "same bits": ["repetitions of a training step, alone and beside other work", *map(str, checks.REPEATED)],
-            **{tool: checks.sanitized("compute-sanitizer", tool) for tool in ("memcheck", "racecheck")},
-        }
-        for step in checks.STEPS:
-            typer.echo(f"{step.name} ({budget * step.weight / total:.0f} s): {shlex.join(commands[step.name])}")
-        if not compiler:
-            typer.echo("latencies.cu: not compiled, nvcc is not installed")
-            return
-        done = jobs.run(checks.build(compiler, program), 300)
-        typer.echo(f"latencies.cu: {'compiles' if done.code == 0 else 'does not compile: ' + done.tail}")
-        if done.code != 0:
-            raise typer.Exit(1)
-
-
-@app.command()
 def bench(
     budget: BudgetOption = 470,
     results: ResultsOption = Path("bench/results"),
@@ -210,12 +154,12 @@ def bench(
         _dry_points(plan, budget)
         return
     _needs_gpu("bench")
-    from . import tables
+    from . import summary, tables
 
     time = points.Budget(budget)
     kept = _kept("bench", results, commit, time, points=[])
-    entries = over_points("contest", plan, time, kept, checks.worker())
-    kept.put("geometric_means", tables.means(entries))
+    entries = over_points("contest", plan, time, kept, check.worker())
+    kept.put("geometric_means", summary.means(entries))
     _end(kept)
     typer.echo(f"{len(entries)} of {len(plan)} points")
     _print(tables.contest(entries))
@@ -259,7 +203,7 @@ def _compare(command: str, plan: list[points.Point], budget: float, results: Pat
 
     time = points.Budget(budget)
     kept = _kept(command, results, commit, time, points=[])
-    entries = over_points(command, plan, time, kept, checks.worker())
+    entries = over_points(command, plan, time, kept, check.worker())
     _end(kept)
     typer.echo(f"{len(entries)} of {len(plan)} points")
     _print(*(tables.strategies(entries, mode) for mode in points.MODES))
@@ -288,8 +232,8 @@ def peers(
     time = points.Budget(budget)
     kept = _kept("peers", results, commit, time, points=[])
     mine = points.Budget(points.share(time, _PEERS) if flashrnn else time.left())
-    entries = over_points("cudnn", plan, mine, kept, checks.worker())
-    process = checks.worker()
+    entries = over_points("cudnn", plan, mine, kept, check.worker())
+    process = check.worker()
     try:
         for heads, size in _FLASHRNN if flashrnn else ():
             found = _ask(process, {"do": "flashrnn", "heads": heads, "head_dim": size}, max(1.0, time.left()))

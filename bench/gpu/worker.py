@@ -3,12 +3,19 @@
     {"do": "contest", "point": "lstm t1024b16i768h768 bf16"}     rnnkern and cuDNN, both modes
     {"do": "strategies", "point": ...}                           rnnkern alone, every kernel that takes the point
     {"do": "cudnn", "point": ...}                                cuDNN alone, with the kernels that it launched
-    {"do": "repeat", "point": ..., "times": 100}                 are the bits of every repetition the same?
+    {"do": "facts"}                                              the GPU, the build of rnnkern, the versions of both
+    {"do": "ready"}                                              loads what every other request needs
+    {"do": "smoke", "point": ...}                                are the answers of rnnkern right in both modes?
+    {"do": "repeat", "point": ..., "times": 100}                 the same, and are the bits of every repetition equal?
+    {"do": "graph", "point": ...}                                does a CUDA graph of the call replay its bits?
     {"do": "stacks", "point": ...}                               a stack's wavefronts, layer after layer, and cuDNN
     {"do": "small"}                                              every cell and precision once, small: for a sanitizer
+    {"do": "small", "points": [...]}                             these points alone
+    {"do": "profile", "points": {kernel: point}}                 a training step of each kernel, once: for a profiler
     {"do": "flashrnn", "heads": 12, "head_dim": 64}              FlashRNN at one of its published shapes
 
-What ends or hangs the process is for jobs.Worker to see.
+"environment" in a request: variables that are set while it is answered, such as RNNKERN_KERNEL. What ends or hangs the
+process is for jobs.Worker to see.
 """
 
 from __future__ import annotations
@@ -24,9 +31,10 @@ from typing import Any, Final
 import torch
 
 from .. import timing
-from . import contenders
+from . import contenders, record
 from .points import CELLS, MODES, PRECISIONS, Point, parse
 
+DEVICE = "cuda_"  # the strategies' names begin with it
 _SMALL: Final = ((5, 3, 24), (3, 16, 128), (4, 1, 64))  # T, B, H: below, at and above what tiles are made of
 
 
@@ -122,12 +130,57 @@ def cudnn(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
     return answer
 
 
+def facts(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
+    """strategies: those that can run here. refused: why nothing can be measured by torch or by rnnkern."""
+    import rnnkern as rk
+
+    found: dict[str, Any] = {"info": rk.info(), "versions": record.versions(), "refused": record.refusal()}
+    runs = [name for name, state in found["info"]["kernels"].items() if state == "available"]
+    found["strategies"] = [name for name in runs if name.startswith(DEVICE)]
+    if not found["refused"]:
+        found["gpu"] = record.gpu()
+        if not found["strategies"]:
+            found["refused"] = f"no strategy of rnnkern runs here; CUDA: {found['info']['cuda']}"
+    return found
+
+
+def ready(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
+    """Loads CUDA and cuDNN, by a call of torch.nn's."""
+    contenders.Bout(Point("lstm", "f32", 8, 1, 2), (), how).answers("cudnn", "training")
+    return {}
+
+
+def smoke(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
+    """wrong: mode -> how the answers differ; declined: why the kernel that is forced takes no such point."""
+    bout = contenders.Bout(parse(request["point"]), ("rnnkern",), how)
+    wrong: dict[str, str] = {}
+    for mode in MODES:
+        try:
+            reason = bout.wrong(mode).get("rnnkern")
+        except NotImplementedError as declined:
+            return {"declined": str(declined)}
+        wrong |= {mode: reason} if reason else {}
+    return {"wrong": wrong} | _reported()
+
+
+def _reported() -> dict[str, str]:
+    """What the kernels of earlier calls report, which else would be raised by the next call: a wait that expired."""
+    import rnnkern as rk
+
+    try:
+        rk.check()
+    except (RuntimeError, ValueError) as error:
+        return {"error": str(error)}
+    return {}
+
+
 def same_bits(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
     """Every other repetition runs beside a large product on another stream: other blocks come and go meanwhile."""
     bout = contenders.Bout(parse(request["point"]), ("rnnkern",), how)
     stream: Any = torch.cuda.Stream
     side = stream() if how.device == "cuda" else None
     load = torch.randn((4096, 4096) if side else (1, 1), device=how.device)
+    wrong = bout.wrong("training").get("rnnkern", "")
     first: dict[str, torch.Tensor] = {}
     differing: dict[str, int] = {}
     for turn in range(int(request["times"])):
@@ -136,10 +189,31 @@ def same_bits(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
                 load @ load
         found = bout.answers("rnnkern", "training")
         first = first or {name: value.clone() for name, value in found.items()}
-        for name, value in found.items():
-            if not torch.equal(_bits(value), _bits(first[name])):
-                differing[name] = differing.get(name, 0) + 1
-    return {"times": int(request["times"]), "differing": differing}
+        for name in _differing(found, first):
+            differing[name] = differing.get(name, 0) + 1
+    return {"times": int(request["times"]), "differing": differing, "wrong": wrong} | _reported()
+
+
+def graph(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
+    """Weights and x change between replays, which pack the weights anew."""
+    bout = contenders.Bout(parse(request["point"]), ("rnnkern",), how)
+    module, differing = bout.modules["rnnkern"], dict[str, str]()
+    for mode in MODES:
+        call = bout.call("rnnkern", mode)
+        with contenders.multiplying(bout.point.precision):
+            replay = contenders.captured(call, how.device)
+            for scale in (1.0, -0.5):
+                with torch.no_grad():
+                    for array in (bout.x, *module.parameters()):
+                        array.mul_(scale)
+                got = {name: value.clone() for name, value in contenders.named(module, replay()).items()}
+                names = _differing(got, contenders.named(module, call()))
+                differing |= {f"{mode}, scaled by {scale}": ", ".join(names)} if names else {}
+    return {"differing": differing} | _reported()
+
+
+def _differing(found: dict[str, torch.Tensor], first: dict[str, torch.Tensor]) -> list[str]:
+    return [name for name, value in found.items() if not torch.equal(_bits(value), _bits(first[name]))]
 
 
 def _bits(value: torch.Tensor) -> torch.Tensor:
@@ -149,12 +223,20 @@ def _bits(value: torch.Tensor) -> torch.Tensor:
 def small(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
     wrong: dict[str, str] = {}
     points = [Point(c, p, size, batch, steps) for c in CELLS for p in PRECISIONS for steps, batch, size in _SMALL]
+    points = list(map(parse, request["points"])) if "points" in request else points
     for point in points:
         bout = contenders.Bout(point, ("rnnkern",), how)
         wrong |= {
             f"{point} {mode}": why for mode in MODES for name, why in bout.wrong(mode).items() if name == "rnnkern"
         }
     return {"points": len(points), "wrong": wrong}
+
+
+def profile(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
+    for kernel, text in request["points"].items():
+        with _environment({"RNNKERN_KERNEL": kernel}):
+            contenders.Bout(parse(text), ("rnnkern",), how).answers("rnnkern", "training")
+    return {"kernels": list(request["points"])} | _reported()
 
 
 def flashrnn(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
@@ -189,8 +271,13 @@ _DO: Final[dict[str, Callable[[dict[str, Any], contenders.How], dict[str, Any]]]
     "contest": contest,
     "strategies": strategies,
     "cudnn": cudnn,
+    "facts": facts,
+    "ready": ready,
+    "smoke": smoke,
     "repeat": same_bits,
+    "graph": graph,
     "small": small,
+    "profile": profile,
     "stacks": stacks,
     "flashrnn": flashrnn,
 }
@@ -199,7 +286,8 @@ _DO: Final[dict[str, Callable[[dict[str, Any], contenders.How], dict[str, Any]]]
 def answer(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
     """An error of Python's is a result: it is recorded, and the other points go on. "last": this process is spoilt."""
     try:
-        return _DO[request["do"]](request, how)
+        with _environment(request.get("environment", {})):
+            return _DO[request["do"]](request, how)
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         return {"error": text, "last": "CUDA error" in text}

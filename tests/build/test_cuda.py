@@ -174,6 +174,14 @@ def test_auto_is_for_the_gpus_that_are_here(gpus: str, status: int, chosen: str,
     assert re.findall(r"^-- rnnkern: CUDA (.*?)\s*$", said, re.M) == [chosen]
 
 
+@pytest.mark.nvcc
+def test_on_is_for_the_architectures_that_are_named(tmp_path: Path) -> None:
+    named = ["-DCMAKE_CUDA_ARCHITECTURES=90-real"]
+    for options, chosen in (([], "ON 80-real;90"), ([], "ON 80-real;90"), (named, "ON 90-real")):
+        said = configure(tmp_path / "build", "-DRNNKERN_CUDA=ON", *options)
+        assert re.findall(r"^-- rnnkern: CUDA (.*?)\s*$", said, re.M) == [chosen]
+
+
 def test_an_unknown_choice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="RNNKERN_CUDA: expected AUTO, ON, OFF or SIMT, got YES"):
         configure(tmp_path / "build", "-DRNNKERN_CUDA=YES")

@@ -5,18 +5,16 @@ Where Python's module was built on the host SIMT executor (.ci/simt) the quick o
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import pytest
 
 import fake_cuda
-from gpu_plan import GPU, GpuPlan
+import option_runs
+import runner
+from gpu_plan import GPU, GpuPlan, new_plan
 from judging import allowed, close, draws, truth
 from option_cases import CASES, Case, make_case
-from option_runs import compare
-from option_runs import run as run_options
 from problems import DTYPES, FULL, QUICK, Problem, expand, make
-from rnnkern.option_values import ACTIVATIONS
 from runner import DEVICE_KERNELS, backward, forward, pack, run, same_bits
 
 pytestmark = [] if fake_cuda.EXECUTOR else [pytest.mark.gpu]
@@ -24,12 +22,9 @@ _LARGE = ("t5b70i64h256 state lengths", "t40b33i65h130 lengths reverse", "t3b257
 PROBLEMS = FULL + tuple(expand(_LARGE)) if GPU else QUICK
 
 
-def plan_of(problem: Problem, kernel: str, **more: Any) -> GpuPlan:
+def plan_of(problem: Problem, kernel: str) -> GpuPlan:
     try:
-        return GpuPlan(
-            problem.cell, problem.dtype, problem.input_size, problem.hidden_size, bias=not problem.has("nobias"),
-            reverse=problem.has("reverse"), kernel=kernel, **more,
-        )  # fmt: skip
+        return runner.bind(problem, kernel, new_plan)  # type: ignore[no-any-return]
     except NotImplementedError as declined:
         pytest.skip(f"{kernel}: {declined}")
 
@@ -48,18 +43,11 @@ def test_against_reference(kernel: str, problem: Problem) -> None:
 @pytest.mark.parametrize("kernel", DEVICE_KERNELS)
 def test_options(kernel: str, case: Case, dtype: str) -> None:
     data = make_case(case, dtype)
-    o = data.options
     try:
-        plan = GpuPlan(
-            case.cell, dtype, case.features, case.H, kernel=kernel, bias=case["bias"], reverse=case["reverse"],
-            proj_size=case["proj_size"], heads=o.heads, peephole=o.peephole, coupled=o.coupled,
-            reset_before=not o.reset_after, layer_norm=o.layer_norm, independent=o.independent,
-            clip=o.clip or 0.0, zoneout=o.zoneout, recurrent_dropout=o.recurrent_dropout,
-            activations=[(ACTIVATIONS[name][0], alpha, beta) for name, alpha, beta in o.activations or ()],
-        )  # fmt: skip
+        plan = option_runs.bind(case, dtype, kernel, new_plan)
     except NotImplementedError as declined:
         pytest.skip(f"{kernel}: {declined}")
-    compare(case, dtype, run_options(case, data, plan, dtype))
+    option_runs.compare(case, dtype, option_runs.run(case, data, plan, dtype))
 
 
 @pytest.mark.parametrize("kernel", DEVICE_KERNELS)

@@ -14,11 +14,12 @@ import functools
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+import gpu_plan
 import native
 import option_runs
 import runner
@@ -111,8 +112,13 @@ def obstacle(item: pytest.Item, full: bool) -> str:
             return f"that need {name} ({UNAVAILABLE[name]})"
     if not full and marks & set(FULL_ONLY):
         return FOR_FULL
-    kernels = [name for name in names if name in UNAVAILABLE or (name in DEVICE_KERNELS and "executor" in marks)]
-    return "that their kernel declines" if kernels and _declined(kernels[0], _parameters(item), given) else ""
+    kernels = [
+        name for name in names if name in UNAVAILABLE or (name in DEVICE_KERNELS and marks & {"executor", "gpu"})
+    ]
+    if not kernels:
+        return ""
+    make = gpu_plan.new_plan if "gpu" in marks else runner.new_plan
+    return "that their kernel declines" if _declined(kernels[0], _parameters(item), make) else ""
 
 
 def _parameters(item: pytest.Item) -> dict[str, Any]:
@@ -131,13 +137,14 @@ def _on_executor() -> bool:
     return _core.device_count() > 0 and "SIMT" in _core.device_info(0)["name"]
 
 
-def _declined(kernel: str, params: dict[str, Any], given: list[Any]) -> bool:
+def _declined(kernel: str, params: dict[str, Any], make: Callable[..., Any]) -> bool:
     try:
-        for part in given:
-            if isinstance(part, Problem):
-                runner.bind(part, kernel)
-            elif isinstance(part, Case) and "dtype" in params:
-                option_runs.bind(part, params["dtype"], kernel)
+        for value in params.values():
+            for part in value if isinstance(value, tuple) else (value,):
+                if isinstance(part, Problem):
+                    runner.bind(part, kernel, make)
+                elif isinstance(part, Case) and "dtype" in params:
+                    option_runs.bind(part, params["dtype"], kernel, make)
     except NotImplementedError:
         return True
     return False

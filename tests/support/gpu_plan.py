@@ -45,6 +45,11 @@ class _Copy:
             self.whole.reshape(-1).view(np.uint8)[...] = self.block.cpu().numpy()
 
 
+def new_plan(kernel: str, *args: Any, **options: Any) -> GpuPlan:
+    """As runner.new_plan."""
+    return GpuPlan(*args, kernel=kernel, **options)
+
+
 class GpuPlan(OneLayer):
     """The calls that tests make of a plan."""
 

@@ -8,6 +8,7 @@ judge's gradients hold on one side of each kink alone, so that cases with kinks 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -30,11 +31,11 @@ def plan_of(case: Case, dtype: str, kernel: str) -> Any:
         pytest.skip(f"{kernel}: {declined}")
 
 
-def bind(case: Case, dtype: str, kernel: str) -> Any:
+def bind(case: Case, dtype: str, kernel: str, make: Callable[..., Any] = new_plan) -> Any:
     """The same; NotImplementedError where it declines."""
     o = options_of(case)
     activations = [(ACTIVATIONS[name][0], alpha, beta) for name, alpha, beta in o.activations or ()]
-    return new_plan(
+    return make(
         kernel, case.cell, dtype, case.features, case.H, bias=case["bias"], reverse=case["reverse"],
         recompute=case["recompute"], proj_size=case["proj_size"], heads=o.heads,
         peephole=o.peephole, coupled=o.coupled, reset_before=not o.reset_after, layer_norm=o.layer_norm,

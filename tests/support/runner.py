@@ -9,6 +9,7 @@ Results are dicts: y, h_n, c_n, dx, dh_0, dc_0, dweight_ih, dweight_hh, dbias_ih
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,9 @@ def plan_of(problem: Problem, kernel: str) -> Any:
         pytest.skip(f"{kernel}: {declined}")
 
 
-def bind(problem: Problem, kernel: str) -> Any:
-    """The same; NotImplementedError where it declines."""
-    return new_plan(
+def bind(problem: Problem, kernel: str, make: Callable[..., Any] | None = None) -> Any:
+    """The same; NotImplementedError where it declines. make: of the plan; default: new_plan."""
+    return (make or new_plan)(
         kernel,
         problem.cell,
         problem.dtype,

@@ -19,7 +19,7 @@ from native import run as shell
 from native import tool
 from rnnkern import problems
 from rnnkern.bench import timing
-from rnnkern.bench.gpu import check, contenders, cudnn_baseline, jobs, points, record, run, tables, worker
+from rnnkern.bench.gpu import check, contenders, cudnn_baseline, jobs, points, record, run, summary, tables, worker
 
 NO_GPU = record.refusal()
 without_gpu = pytest.mark.skipif(not NO_GPU, reason="this machine has a GPU")
@@ -55,6 +55,8 @@ def test_the_grid_is_complete_and_begins_with_what_tells_most() -> None:
     assert len(grid) == len(set(grid)) == 3 * 4 * 9 * 8
     assert {(p.hidden_size, p.batch) for p in grid} == {(h, b) for h in points.HIDDEN for b in points.BATCHES}
     assert str(grid[0]) == "lstm t7b16i768h768 bf16"
+    anchors = [(768, 16), (1024, 16), (256, 16), (128, 16), (768, 1), (768, 64)]
+    assert {str(p) for p in grid[:6]} == {f"lstm t7b{b}i{h}h{h} bf16" for h, b in anchors}
     early = grid[:60]
     assert {p.cell for p in early} == set(points.CELLS) and {p.precision for p in early} == set(points.PRECISIONS)
     # A point never comes after one that is worse on every axis.
@@ -185,7 +187,7 @@ def test_a_record_of_bench_has_every_point(tmp_path: Path) -> None:
             assert entry[mode]["ratio"] == pytest.approx(1.5)
         assert "us/step" in run.brief(entry)
     assert not run.faulty(entries)
-    assert {(m["cell"], m["precision"], m["mode"]) for m in tables.means(entries)} == {
+    assert {(m["cell"], m["precision"], m["mode"]) for m in summary.means(entries)} == {
         (p.cell, p.precision, mode) for p in PLAN for mode in points.MODES
     }
     tables.contest(entries)
@@ -265,7 +267,7 @@ def test_ratios_are_the_others_time_over_ours() -> None:
         entry("gru t4b2i8h8 tf32", 8),
         {"point": "gru t4b4i8h8 tf32", "error": "e"},
     ]
-    found = tables.means(entries)
+    found = summary.means(entries)
     assert found == [
         {"cell": "gru", "precision": "tf32", "mode": "inference", "points": 2, "ratio": pytest.approx(4)}
         | {"worst": 2, "worst_at": "gru t4b1i8h8 tf32"}
@@ -275,22 +277,86 @@ def test_ratios_are_the_others_time_over_ours() -> None:
 def test_differing_bits_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     process = InProcess()
     request = {"do": "repeat", "point": "lstm t5b3i24h24 bf16", "times": 4}
-    assert process.ask(request, 1) == {"times": 4, "differing": {}}
+    assert process.ask(request, 1) == {"times": 4, "differing": {}, "wrong": ""}
     answers, turns = contenders.Bout.answers, Counter[str]()
 
     def moody(self: contenders.Bout, name: str, mode: str) -> dict[str, torch.Tensor]:
         turns[name] += 1
         found = answers(self, name, mode)
-        if turns[name] == 3:
+        if turns[name] == 4:  # the first is held against torch.nn
             found["y"] = torch.where(found["y"] == found["y"].max(), -found["y"], found["y"])
         return found
 
     monkeypatch.setattr(contenders.Bout, "answers", moody)
-    assert process.ask(request, 1) == {"times": 4, "differing": {"y": 1}}
+    assert process.ask(request, 1) == {"times": 4, "differing": {"y": 1}, "wrong": ""}
+
+
+def test_both_directions_and_layers_are_repeated() -> None:
+    for point in ("lstm t4b3i24h24d2 bf16", "gru t20b3i24h24l4 f32"):
+        assert str(points.parse(point)) == point and problems.parse(points.parse(point).problem)
+        found = InProcess().ask({"do": "repeat", "point": point, "times": 2}, 1)
+        assert found == {"times": 2, "differing": {}, "wrong": ""}, point
+    with pytest.raises(ValueError, match="expected sizes like t5b3i8h8, got 't5b3'"):
+        points.parse("lstm t5b3 f32")
+
+
+def test_smoke_says_what_is_declined_wrong_or_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    process, request = InProcess(), {"do": "smoke", "point": "lstm t5b3i24h24 bf16"}
+    assert process.ask(request, 1) == {"wrong": {}}
+    monkeypatch.setattr(rk, "check", lambda: (_ for _ in ()).throw(RuntimeError("block 1 gave up waiting")))
+    assert process.ask(request, 1) == {"wrong": {}, "error": "block 1 gave up waiting"}
+    monkeypatch.undo()
+    wrong = contenders.Bout.wrong
+    monkeypatch.setattr(contenders.Bout, "wrong", lambda self, mode: wrong(self, mode) | {"rnnkern": "y differs"})
+    assert process.ask(request, 1) == {"wrong": dict.fromkeys(points.MODES, "y differs")}
+    monkeypatch.setattr(contenders.Bout, "wrong", lambda self, mode: (_ for _ in ()).throw(NotImplementedError("no")))
+    assert process.ask(request, 1) == {"declined": "no"}
+
+
+def test_a_graph_that_replays_other_bits_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    process, request = InProcess(), {"do": "graph", "point": "gru t5b3i24h24 bf16"}
+    assert process.ask(request, 1) == {"differing": {}}
+
+    def once(call: contenders.Call, device: str) -> contenders.Call:
+        """A graph that has caught the arrays' values instead of their memory."""
+        result = call()
+        return lambda: result
+
+    monkeypatch.setattr(contenders, "captured", once)
+    differing = process.ask(request, 1)["differing"]
+    assert list(differing) == ["inference, scaled by -0.5", "training, scaled by -0.5"]
+    assert differing["inference, scaled by -0.5"].startswith("y, h_n")
+
+
+def test_the_environment_of_a_request_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RNNKERN_KERNEL", raising=False)
+    request = {"do": "profile", "points": {"cpu_scalar": str(PLAN[0])}, "environment": {"RNNKERN_GPU_WAVE": "16"}}
+    seen: list[tuple[str, ...]] = []
+    answers = contenders.Bout.answers
+
+    def noted(self: contenders.Bout, name: str, mode: str) -> dict[str, torch.Tensor]:
+        seen.append((os.environ["RNNKERN_GPU_WAVE"], rk.explain(self.modules["rnnkern"], self.x).kernel, mode))
+        return answers(self, name, mode)
+
+    monkeypatch.setattr(contenders.Bout, "answers", noted)
+    assert InProcess().ask(request, 1) == {"kernels": ["cpu_scalar"]}
+    assert seen == [("16", "cpu_scalar", "training")]
+    assert "RNNKERN_GPU_WAVE" not in os.environ and "RNNKERN_KERNEL" not in os.environ
+
+
+@without_gpu
+def test_facts_say_why_nothing_can_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = InProcess().ask({"do": "facts"}, 1)
+    assert found["refused"] == NO_GPU and found["strategies"] == [] and found["info"]["version"] == rk.__version__
+    monkeypatch.setattr(record, "refusal", lambda: "")  # torch sees a GPU, and rnnkern none
+    monkeypatch.setattr(record, "gpu", lambda: {"name": "NVIDIA Paper 1"})
+    found = InProcess().ask({"do": "facts"}, 1)
+    assert found["refused"].startswith("no strategy of rnnkern runs here; CUDA: ") and found["gpu"]
 
 
 def test_small_problems_of_all_classes_are_right() -> None:
     assert InProcess().ask({"do": "small"}, 1) == {"points": 36, "wrong": {}}
+    assert InProcess().ask({"do": "small", "points": [str(PLAN[0])]}, 1) == {"points": 1, "wrong": {}}
 
 
 def test_tf32_is_on_for_its_own_points_only() -> None:
@@ -381,17 +447,7 @@ def test_what_pytest_said(code: int | None, tail: str, ok: bool | None, said: st
     assert (found["ok"], found["said"]) == (ok, said)
 
 
-def test_tables_of_check_and_peers() -> None:
-    lines = [
-        {"name": "device"},
-        *({"name": "M1", "case": str(i), "value": v, "unit": "ns"} for i, v in enumerate((3.0, 1.0, 2.0))),
-    ]
-    view = tables.latencies([*lines, {"name": "M1", "case": "3", "error": "no"}])
-    assert [next(iter(column.cells)) for column in view.columns] == ["M1", "2", "1", "3", "ns", "4", "1"]
-    words = tables.steps(
-        {"tests": {"ok": False, "said": "1 failed"}, "memcheck": {"ok": None, "said": "none"}}
-    ).columns[1]
-    assert [str(cell) for cell in words.cells] == ["FAILED", "skipped"]
+def test_a_table_of_peers() -> None:
     entries = [{"point": str(p), "algorithm": "stepwise"} for p in PLAN[:1]] + [{"point": str(PLAN[0]), "error": "e"}]
     assert [list(column.cells) for column in tables.algorithms(entries).columns][3:] == [["1"], ["1"]]
 
@@ -400,7 +456,7 @@ def test_tables_of_check_and_peers() -> None:
 
 
 @without_gpu
-@pytest.mark.parametrize("name", ["check", "bench", "peers"])
+@pytest.mark.parametrize("name", ["bench", "peers"])
 def test_without_a_gpu_a_command_refuses(name: str) -> None:
     found = command(name)
     assert found.exit_code == 2 and found.stdout == ""
@@ -423,14 +479,6 @@ def test_a_dry_run_walks_all_points(name: str) -> None:
     assert "864 points in this order" in found.stdout
 
 
-def test_a_dry_run_of_check_names_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "nvcc", lambda: "")
-    found = command("check", "--dry-run", "--budget", "120")
-    assert found.exit_code == 0, found.output
-    assert [line.split(" (")[0] for line in found.stdout.splitlines()][:-1] == [step.name for step in check.STEPS]
-    assert "latencies (30 s): nvcc" in found.stdout and "nvcc is not installed" in found.stdout
-
-
 @pytest.mark.nvcc
 def test_latencies_compile_without_a_warning(tmp_path: Path) -> None:
     compiler = check.nvcc()
@@ -448,16 +496,12 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "refusal", lambda: "")
     monkeypatch.setattr(record, "gpu", lambda: {"name": "NVIDIA Paper 1", "now": {}})
     monkeypatch.setattr(check, "worker", InProcess)
-    monkeypatch.setattr(check, "nvcc", lambda: "")
-    monkeypatch.setattr(check, "REPEATED", PLAN[:2])
-    monkeypatch.setattr(check, "tests", lambda: [sys.executable, "-c", "print('7 passed in 1s')"])
-    monkeypatch.setattr(check.shutil, "which", lambda name: None)
     monkeypatch.setattr(points, "grid", lambda seq_len: PLAN[:2])
     monkeypatch.setattr(contenders, "launched", lambda call: {"gemm": 1})
     monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
 
 
-@pytest.mark.parametrize("name", ["check", "bench", "peers"])
+@pytest.mark.parametrize("name", ["bench", "peers"])
 def test_a_command_leaves_its_record(name: str, pretended: None, tmp_path: Path) -> None:
     found = command(name, "--results", str(tmp_path), "--commit", "c0ffee", "--budget", "300")
     assert found.exit_code == 0, (found.output, found.exception)
@@ -466,24 +510,11 @@ def test_a_command_leaves_its_record(name: str, pretended: None, tmp_path: Path)
     assert document["ended"] and document["budget_s"] == 300 and document["commit"]
     assert set(document["versions"]) == {"rnnkern", "torch", "cuda", "cudnn"} and document["machine"]["cpus"] >= 1
     assert f"Record: {path}" in found.stdout
-    if name == "check":
-        steps = document["steps"]
-        assert {step: outcome["ok"] for step, outcome in steps.items()} == {
-            "latencies": None, "tests": True, "same bits": True, "memcheck": None, "racecheck": None,
-        }  # fmt: skip
-        assert steps["tests"]["said"] == "7 passed" and len(document["same bits"]) == 2
-    else:
-        assert [entry["point"] for entry in document["points"]] == [str(point) for point in PLAN[:2]]
+    assert [entry["point"] for entry in document["points"]] == [str(point) for point in PLAN[:2]]
     if name == "bench":
         assert len(document["geometric_means"]) == 4
     if name == "peers":
         assert document["flashrnn"] == "not installed" and document["points"][0]["algorithm"] == "fused"
-
-
-def test_a_failed_step_fails_check(pretended: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(check, "tests", lambda: [sys.executable, "-c", "print('1 failed'); raise SystemExit(1)"])
-    found = command("check", "--results", str(tmp_path), "--budget", "300")
-    assert found.exit_code == 1 and "tests: 1 failed" in found.stdout
 
 
 COMPILER = r"""#!/bin/sh
@@ -495,7 +526,7 @@ chmod +x "$program"
 
 def test_a_program_that_fails_to_compile_or_to_end_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     taken: list[dict[str, Any]] = []
-    checker = check.Check(lambda name, entry: taken.append({"list": name} | entry))
+    checker = check.Check(lambda name, entry: taken.append({"list": name} | entry), print, None)
     compiler = tmp_path / "nvcc"
     compiler.write_text(COMPILER)
     compiler.chmod(0o755)
@@ -506,9 +537,9 @@ def test_a_program_that_fails_to_compile_or_to_end_is_said(monkeypatch: pytest.M
         and found["said"].startswith("stopped after")
         and taken == [{"list": "latencies", "name": 1}]
     )
-    compiler.write_text("#!/bin/sh\necho no such thing; exit 1")
+    compiler.write_text("#!/bin/sh\necho error: no such thing; exit 1")
     found = checker.run("latencies", 900)
-    assert found["ok"] is False and found["said"] == "does not compile: no such thing"
+    assert found["ok"] is False and found["said"] == "does not compile: error: no such thing"
 
 
 # --- on a GPU -------------------------------------------------------------------------------------------------------
