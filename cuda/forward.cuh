@@ -140,8 +140,9 @@ struct ForwardPoint {
   }
 
   static RNNK_DEVICE void put_y(const Data& d, int64_t s, const Place& at, T y) {
-    const rnnk_tensor& to = d.y;
-    store(to.data, dtype(d), d.walk.time(s) * to.stride[0] + at.row * to.stride[1] + at.unit(d.walk.out) * to.stride[2], y);
+    const int64_t* const stride = d.y.stride;
+    const int64_t to = d.walk.time(s) * stride[0] + at.row * stride[1] + at.unit(d.walk.out) * stride[2];
+    store(d.y.data, dtype(d), to, y);  // path: state
   }
   static RNNK_DEVICE T* saved_of(const Data& d, int64_t record, int64_t column) {
     return d.saved + record * Cell::kSaved * d.walk.hidden.padded() + column;

@@ -33,6 +33,10 @@ struct Grids {
 }  // namespace gpu
 
 extern const Kernel cuda_grid_kernel;
-const Kernel cuda_grid_kernel = gpu::team_kernel<gpu::Grids>("cuda_grid");
+const Kernel cuda_grid_kernel = [] {
+  Kernel kernel = gpu::team_kernel<gpu::Grids>("cuda_grid");
+  kernel.cooperative = true;
+  return kernel;
+}();
 
 }  // namespace rnnk

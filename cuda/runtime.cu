@@ -2,7 +2,9 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <tuple>
@@ -107,7 +109,7 @@ uint64_t* fault_word(int index) { return device(index).host_word; }
 uint64_t* fault_word_on_device(int index) { return device(index).device_word; }
 
 OnDevice::OnDevice(int index) {
-  contexts().get(&before_);
+  if (const int status = contexts().get(&before_)) fail(RNNK_RUNTIME_ERROR, "cuCtxGetCurrent: CUDA error %d", status);
   check(cudaSetDevice(index), "cudaSetDevice");
 }
 OnDevice::~OnDevice() { contexts().set(before_); }
@@ -255,18 +257,19 @@ int64_t clusters_at_once(const void* kernel, const Launch& how) {
   check(cudaGetDevice(&index), "cudaGetDevice");
   if (how.cluster <= 1) return device(index).facts.multiprocessors;
   const std::lock_guard<std::mutex> hold(lock);
-  const auto [entry, fresh] = known.try_emplace({index, kernel, how.cluster}, 0);
-  if (!fresh) return entry->second;
+  const auto key = std::make_tuple(index, kernel, how.cluster);
+  if (const auto found = known.find(key); found != known.end()) return found->second;
+  const Config whole(kernel, how, "clusters_at_once");
   int count = 0;
-  try {
-    const Config whole(kernel, how, "clusters_at_once");
-    // Where clusters of this size cannot be, CUDA answers with an error rather than with 0.
-    if (cudaOccupancyMaxActiveClusters(&count, kernel, &whole.config) != cudaSuccess) count = 0;
-  } catch (const Failure&) {
-    count = 0;
-  }
+  const cudaError_t status = cudaOccupancyMaxActiveClusters(&count, kernel, &whole.config);
   cudaGetLastError();
-  return entry->second = count;
+  // Where clusters of this size cannot be, CUDA answers with an error rather than with 0. Another error is not the kernel's.
+  constexpr cudaError_t never[] = {cudaErrorInvalidValue, cudaErrorInvalidConfiguration, cudaErrorInvalidClusterSize,
+                                   cudaErrorNotSupported};
+  if (std::find(std::begin(never), std::end(never), status) != std::end(never)) count = 0;
+  else check(status, "cudaOccupancyMaxActiveClusters");
+  known.emplace(key, count);
+  return count;
 }
 
 }  // namespace gpu

@@ -49,7 +49,7 @@ class OnDevice {
   OnDevice& operator=(const OnDevice&) = delete;
 
  private:
-  void* before_;  // CUcontext
+  void* before_ = nullptr;  // CUcontext
 };
 
 void fill(void* to, int byte, size_t bytes, void* stream);

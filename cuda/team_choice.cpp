@@ -1,5 +1,5 @@
-// How large a team is, and how many rows it takes: by a model of what a step costs. No constant here has been measured; they are
-// published figures of an H100 (NOTES.md, "On a GPU"), and estimates where there are none.
+// How large a team is, and how many rows it takes: by a model of what a step costs. No constant here has been measured: cycles are
+// read in the machine code (instances.tsv), waits are published figures of an H100 (NOTES.md, "On a GPU").
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -15,24 +15,29 @@ namespace {
 constexpr int64_t kNominalBatch = 16;
 
 constexpr double kCyclesPerUs = 1755;
-constexpr double kProductCycles = 6.3;                // mma.sync.m16n8k16, one multiprocessor's quarter
-constexpr double kLoadCycles = 4;                     // 512 bytes of weights from shared memory
-constexpr double kTurnUs = 0.12;                      // barrier, sums through shared memory
-constexpr double kElementUs = 0.08;                   // a pointwise part
+constexpr double kProductCycles = 6.3;  // mma.sync.m16n8k16, one multiprocessor's quarter
+constexpr double kLoadCycles = 4;       // 512 bytes of weights from shared memory
+constexpr double kTurnCycles = 500;     // polling, sums into shared memory, the barrier, what follows it once
+constexpr double kElementCycles =
+    750;  // sums, pointwise part and message of an element of a thread: 700-1,200 with the former
+constexpr double kOptionsSlower = 1.6;                // the pointwise part of cells with options
+constexpr double kResultTileCycles = 160;             // BPTT: from one tile of the result to the next
 constexpr double kBytesPerUs = 41e3;                  // what a multiprocessor reads when all do
 constexpr double kWaitUs[] = {0.5, 0.72, 1.1, 0.46};  // by Exchange
 
 double exchange_us(const Team& t, double bytes) { return kWaitUs[static_cast<int>(t.exchange)] + bytes / kBytesPerUs; }
 
 // A multiprocessor's own work on 8 rows in one step.
-double turn_us(const Problem& p, const Team& t, int gates) {
+double turn_us(const Problem& p, const Team& t, int gates, bool backward) {
   const double slower = p.dtype == RNNK_FLOAT32 ? 2 : 1, fragments = t.all * slower;
   const int split = kTeamWarps / t.tiles;
   const double each = (fragments + split - 1) / split * gates;  // of a warp
   const double held = std::min(each, p.variant < 0 ? 32.0 : 16.0);
-  const double cycles = 2 * each * kProductCycles * slower + (each - held) * split * t.tiles * kLoadCycles;
+  const double products = 2 * each * kProductCycles * slower + (each - held) * split * t.tiles * kLoadCycles;
   const double elements = (t.tiles * 128 + kTeamThreads - 1) / kTeamThreads;
-  return kTurnUs + cycles / kCyclesPerUs + elements * kElementUs;
+  const double results = backward ? (t.all + kTeamWarps - 1) / kTeamWarps : 0;
+  const double pointwise = elements * kElementCycles * (p.variant < 0 ? 1 : kOptionsSlower);
+  return (kTurnCycles + products + pointwise + results * kResultTileCycles) / kCyclesPerUs;
 }
 
 // RNNKERN_GPU_TEAM=BLOCKS or BLOCKSxROW_TILES in the place of the model's choice.
@@ -76,7 +81,7 @@ Choice team_of(const Problem& p, int64_t batch, bool backward, Exchange exchange
   const double rounds = static_cast<double>((groups + teams - 1) / teams);
   const double units = static_cast<double>(axis.pad);
   const double message = backward ? units * 8 * 4 * 2 : units * 8 * (p.dtype == RNNK_FLOAT32 ? 4 : 2);
-  const double turn = turn_us(p, team, cell_info(p.cell)->gates);
+  const double turn = turn_us(p, team, cell_info(p.cell)->gates, backward);
   c.step_us = rounds * std::max(team.row_tiles * turn, turn + exchange_us(team, message));
   return c;
 }

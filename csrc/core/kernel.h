@@ -43,6 +43,8 @@ struct Kernel {
   void (*pack)(const Problem&, const Parameters&, Halves, void* packed);
   void (*forward)(const Problem&, const LayerCall&);
   void (*backward)(const Problem&, const LayerCall&);
+  // GPU: all blocks of a launch wait for each other, so that launches on several streams must fit side by side.
+  bool cooperative = false;
 };
 
 extern const Kernel* const kKernels[];  // list order, null-terminated

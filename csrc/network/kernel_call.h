@@ -15,6 +15,7 @@ struct KernelCall {
   double estimate(bool backward, int threads) const {
     return kernel.estimate(problem, call.seq_len, call.batch, backward, threads);
   }
+  double share(bool backward) const { return kernel.share(problem, call.batch, backward); }
 };
 
 // c, and the gradients of states: what passes from call to call unrounded.

@@ -12,7 +12,7 @@ import kernel_paths
 from cuda_instances import recorded
 from native import ROOT
 from sass import Code, Control, Instruction, control, parsed
-from sass_walk import LDG, READ, TAKEN_BRANCH, AtLeast, Flow, Groups, Step, is_division, timed
+from sass_walk import LDG, READ, TAKEN_BRANCH, AtLeast, Flow, Step, is_division, timed
 
 # --- decoding ---------------------------------------------------------------
 
@@ -93,7 +93,7 @@ def program(text: str) -> Flow:
     return Flow(Code("k", instructions, labels), range(len(instructions)))
 
 
-def way(flow: Flow, begin: int, end: int, *demands: AtLeast | Groups) -> list[str] | None:
+def way(flow: Flow, begin: int, end: int, *demands: AtLeast) -> list[str] | None:
     found = flow.cheapest([begin], [end], [], demands)
     return found and [step.instruction.opcode for step in found]
 
@@ -137,19 +137,6 @@ def test_the_cheapest_way_meets_the_demands() -> None:
     ]
     assert way(program(LOOP), 0, 4, AtLeast(1, lambda i: i.name == "HMMA")) is None
     assert program(LOOP).cheapest([0], [4], [2], [loads]) is None  # through a closed block
-
-
-def test_every_loop_has_its_own_trips() -> None:
-    """Two loops, of which the second is cheaper: by their sum alone, all trips would be its own."""
-    text = "LDS.U8\na:\nLDS\nNOP\n@P0 BRA `(a)\nLDS.U8\n@P1 BRA `(end)\nb:\nLDS\n@P0 BRA `(b)\nend:\nST.E"
-
-    def is_first(i: Instruction) -> bool:
-        return i.opcode == "LDS.U8"
-
-    groups = Groups(2, 2, is_first, lambda i: i.opcode == "LDS")
-    assert way(program(text), 0, 8, AtLeast(4, lambda i: i.opcode == "LDS")).count("NOP") == 1  # type: ignore[union-attr]
-    assert way(program(text), 0, 8, groups).count("NOP") == 2  # type: ignore[union-attr]
-    assert way(program(text), 0, 8, Groups(3, 2, is_first, lambda i: i.opcode == "LDS")) is None
 
 
 def test_a_way_avoids_what_it_can_and_goes_through_calls() -> None:
@@ -206,16 +193,18 @@ def test_instances_are_understood() -> None:
 
 
 PLAIN = r"(Lstm|Gru|RnnTanh|RnnRelu)"
+MISSED = pytest.mark.xfail(strict=True, raises=AssertionError, reason="missed; bench/NOTES.md says what is in the way")
 GOALS = (
     (rf"team_forward_kernel<(BFloat16|Float16), {PLAIN}>", {"message_cycles": 1350, "code": 96 * 1024, "divisions": 0}),
     (rf"team_forward_kernel<Tf32, {PLAIN}>", {"message_cycles": 1800, "code": 96 * 1024, "divisions": 0}),
-    (rf"team_backward_kernel<\w+, {PLAIN}>", {"tile_cycles": 200, "code": 160 * 1024, "divisions": 0}),
-    (rf"solo_forward_kernel<(BFloat16|Float16), {PLAIN}, 8>", {"message_cycles": 1300, "divisions": 0}),
+    (rf"team_backward_kernel<\w+, {PLAIN}>", {"tile_cycles": 200, "divisions": 0}),
+    (rf"solo_(for|back)ward_kernel<\w+, {PLAIN}, 8>", {"divisions": 0}),
+    pytest.param(rf"team_backward_kernel<\w+, {PLAIN}>", {"code": 160 * 1024}, marks=MISSED),
+    pytest.param(rf"solo_forward_kernel<(BFloat16|Float16), {PLAIN}, 8>", {"message_cycles": 1300}, marks=MISSED),
 )
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the kernels have not been mended yet")
-@pytest.mark.parametrize(("names", "most"), GOALS, ids=[names.split("_kernel")[0] for names, _ in GOALS])
+@pytest.mark.parametrize(("names", "most"), GOALS)
 def test_goals(names: str, most: dict[str, int]) -> None:
     some = {kernel: figures for (_, kernel), figures in recorded()["sm_90"].items() if re.fullmatch(names, kernel)}
     assert len(some) >= 4

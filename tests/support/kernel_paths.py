@@ -31,25 +31,25 @@ from rich.text import Text
 
 from native import ROOT
 from sass import Code, Instruction, Line
-from sass_walk import LDG, AtLeast, Demand, Flow, Groups, Step, is_division, timed
+from sass_walk import LDG, AtLeast, Flow, Step, is_division, timed
 
 DTYPES = {"BFloat16": "bfloat16", "Float16": "float16", "Tf32": "float32", "Fused<float": "float32"}  # by arithmetic
 MARKS = {
     "begin": "the barrier",
     "grid": "the store of a message's 16 bytes to global memory",
     "cluster": "the same to a peer's shared memory",
-    "first": "loads of split-K's sums by a rolled loop: the first of a gate",
-    "more": "and those behind it",
-    "sums": "the same where loops are unrolled: only the number of words counts",
+    "sums": "a load of split-K's sums",
     "product": "a product of the matrix unit",
     "fetch": "a copy of gx in the background; no condition where it is not between the points",
-    "state": "the store of the new h (BPTT: of the gates' gradients) that the next product reads",
+    "state": "the store to shared memory of the new h (BPTT: of the gates' gradients) that the next product reads;"
+    " also on the line of a store to global memory with which compilers merge it",
     **dict.fromkeys(
         [*DTYPES.values(), "float64"], "what is for arrays of this dtype: a way avoids the memory accesses of others"
     ),
 }
 SPLIT = 8  # kTeamWarps over one tile
-STORES = ("ST", "STS", "STG", "STAS")
+SHARED_STORES = ("ST", "STS")
+STORES = (*SHARED_STORES, "STG", "STAS")
 OF_DTYPE = (*STORES, "LD", "LDS", "LDG", "F2F", "F2FP", "HADD2")  # address arithmetic before them is everyone's
 BELOW = ("arithmetic.cuh", "device.cuh", "exchange.cuh", "math.h", "options.h", "step.cuh", "storage.h", "value.cuh")
 PATHS = ("message", "cluster_message", "tile", "cluster_tile")
@@ -115,18 +115,15 @@ def kernel_of(name: str) -> Kernel | None:
     return Kernel(found[1], found[2], found[3], int(found[4] or 0)) if found else None
 
 
-def _demands(kernel: Kernel, code: Code) -> list[Demand]:
+def _demands(kernel: Kernel) -> list[AtLeast]:
     solo = kernel.kind.startswith("solo")
     product = AtLeast(kernel.products, marked("product", "HMMA", "FFMA"), optional=solo and kernel.fragments == 0)
-    state = AtLeast(kernel.gates if kernel.kind == "team_backward" else 1, marked("state", *STORES))
+    state = AtLeast(kernel.gates if kernel.kind == "team_backward" else 1, marked("state", *SHARED_STORES))
     fetch = AtLeast(1, marked("fetch", "LDGSTS"), optional=True)
     if solo:
         return [product, state, fetch]
     gates = kernel.gates if kernel.kind == "team_forward" else 1
-    unrolled = words("sums", "LDS")
-    sums: Demand = Groups(gates, SPLIT - 1, words("first", "LDS"), words("more", "LDS"))
-    if any(unrolled(i) for i in code.instructions):
-        sums = AtLeast(gates * SPLIT, unrolled)
+    sums = AtLeast(gates * SPLIT, words("sums", "LDS"))
     return [sums, state, fetch if kernel.kind == "team_forward" else product]
 
 
@@ -145,11 +142,11 @@ def paths(name: str, code: Code, ldg: int = LDG) -> dict[str, list[Step]]:
             len(code.instructions[at].lines) for at in points["begin"]
         )  # of stages, the one that begins a step
         begin = [at for at in points["begin"] if len(code.instructions[at].lines) == outermost]
-        found = {"message": walk(begin, begin, _demands(kernel, code))}
+        found = {"message": walk(begin, begin, _demands(kernel))}
     else:
         found = {}
         for exchange, prefix in (("grid", ""), ("cluster", "cluster_")):
-            found[f"{prefix}message"] = walk(points["begin"], points[exchange], _demands(kernel, code))
+            found[f"{prefix}message"] = walk(points["begin"], points[exchange], _demands(kernel))
             if kernel.kind == "team_backward":
                 share = AtLeast(1, marked(exchange, *STORES))
                 copies = [walk([at], points["product"], [share]) for at in points["product"]]
@@ -164,7 +161,7 @@ def _where(code: Code, is_one: Callable[[Instruction], bool]) -> list[int]:
     return [at for at, i in enumerate(code.instructions) if is_one(i)]
 
 
-def _walked(flow: Flow, ldg: int, begin: list[int], end: list[int], demands: list[Demand]) -> list[Step] | None:
+def _walked(flow: Flow, ldg: int, begin: list[int], end: list[int], demands: list[AtLeast]) -> list[Step] | None:
     """The cheapest way from one of some instructions to one of others, through none of them."""
     first, last = ([flow.block_of[at] for at in some] for some in (begin, end))
     ways = [(b, flow.cheapest([b + 1], last, first, demands)) for b in first]

@@ -2,7 +2,7 @@
 on its multiprocessor takes for it.
 
 The way. Branches depend on values that nobody knows here, so the cheapest way is taken, under conditions: it passes
-so many loads, products or stores that the caller names (Demand), which gives loops their trip counts however they are
+so many loads, products or stores that the caller names (AtLeast), which gives loops their trip counts however they are
 unrolled, and avoids lines that the caller names. Every way that the kernel really takes under these conditions is
 among those compared. They are compared by the sum of their blocks' cycles, each block's by itself.
 
@@ -18,7 +18,7 @@ import heapq
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import cast
 
 from sass import NO_SCOREBOARD, Code, Instruction
 
@@ -30,29 +30,16 @@ TAKEN_BRANCH = 8
 READ = 8  # until an instruction's operands have been read
 AVOIDED = 1_000_000  # cycles: what a line to be avoided costs the choice of the way
 
-State = tuple[int, tuple[Any, ...]]  # a block, and how far each demand is met before it
+State = tuple[int, tuple[int, ...]]  # a block, and how far each demand is met before it
 
 _ENDS = {"EXIT", "RET", "BRX", "JMP"}  # without a predicate, nothing falls through; nor behind a BRA
 _BRANCHES = {"BRA", "BRX", "JMP"}
 _DIVISION = re.compile(r"__(?:div|rem)_[su]|__cuda_sm\d+_(?:div|rem)_[su]")
 
 
-class Demand(Protocol):
-    """A condition on a way: a state that instructions change, in order."""
-
-    optional: bool  # no condition where no instruction on any way has to do with it
-    begin: Any
-
-    def after(self, state: Any, i: Instruction) -> Any:
-        """The state behind an instruction; None where the way may not go on."""
-
-    def met(self, state: Any) -> bool:
-        """Whether the way may end."""
-
-
 @dataclass(frozen=True)
 class AtLeast:
-    """So much of something in all."""
+    """A condition on a way: so much of something in all. optional: no condition where no way has any of it."""
 
     count: int
     passes: Callable[[Instruction], int]  # how much of it an instruction is
@@ -64,29 +51,6 @@ class AtLeast:
 
     def met(self, state: int) -> bool:
         return state == self.count
-
-
-@dataclass(frozen=True)
-class Groups:
-    """So many times something, and each time so much of something else behind it: loops that stand one behind the
-    other."""
-
-    groups: int
-    each: int
-    opens: Callable[[Instruction], int]
-    passes: Callable[[Instruction], int]
-    optional: bool = False
-    begin: tuple[int, int] = (0, -1)
-
-    def after(self, state: tuple[int, int], i: Instruction) -> tuple[int, int] | None:
-        group, so_far = state
-        if self.opens(i):
-            return (group + 1, 0) if group == 0 or so_far == self.each else None
-        now = so_far + self.passes(i)
-        return (group, now) if now <= self.each else None
-
-    def met(self, state: tuple[int, int]) -> bool:
-        return state == (self.groups, self.each)
 
 
 @dataclass(frozen=True)
@@ -211,7 +175,7 @@ class Flow:
         )
 
     def cheapest(
-        self, starts: Collection[int], ends: Collection[int], closed: Collection[int], demands: Sequence[Demand]
+        self, starts: Collection[int], ends: Collection[int], closed: Collection[int], demands: Sequence[AtLeast]
     ) -> list[Step] | None:
         """From the beginning of a block of ``starts`` through one of ``ends``; None where there is no way."""
         blocks = self.between(starts, ends, closed)
@@ -232,9 +196,7 @@ class Flow:
             before[state] = origin, by_branch
             block, now = state
             for i in changing[block]:
-                now = tuple(None if s is None else d.after(s, i) for d, s in zip(demands, now, strict=True))
-            if None in now:
-                continue
+                now = tuple(d.after(s, i) for d, s in zip(demands, now, strict=True))
             if block in ends:
                 if all(d.met(s) for d, s in zip(demands, now, strict=True)):
                     return self._way(state, before)

@@ -152,7 +152,8 @@ class Torch:
         return int(self._torch.cuda.current_stream(index).cuda_stream)
 
     def capturing(self, index: int) -> bool:
-        return bool(self._torch.cuda.is_current_stream_capturing())
+        with self._torch.cuda.device(index):  # torch asks the stream of the current device
+            return bool(self._torch.cuda.is_current_stream_capturing())
 
     def synchronize(self, index: int) -> None:
         self._torch.cuda.current_stream(index).synchronize()
