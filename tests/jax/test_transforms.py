@@ -161,6 +161,16 @@ def test_a_gradient_is_one_call_each_way() -> None:
     assert text.count("ffi_call") == 2 and "scan" not in text
 
 
+def test_a_gradient_over_many_parameters_without_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX before 0.10 cannot transpose the loop that newer ones get: a backward for each of the three."""
+    kernels, plain, params, x = pair("lstm", {}, layers=1)
+    transform = both(plain, params, x)["grad of vmap over parameters"]
+    for version, calls in ((0, 10, 0), 1 + 1), ((0, 9, 2), 1 + 3):  # a loop's body counts once
+        monkeypatch.setattr(jax, "__version_info__", version)
+        assert str(jax.make_jaxpr(lambda: transform(kernels))()).count("ffi_call") == calls
+    close(jax.jit(lambda: transform(kernels))(), transform(plain))
+
+
 def test_scan_over_layers_and_donation() -> None:
     params = rj.init(jax.random.key(0), "gru", H, H, dtype=jnp.float64)
     stacked = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a, -a]), params)

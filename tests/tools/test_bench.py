@@ -316,6 +316,7 @@ def test_what_a_framework_has_not_is_declined_by_name() -> None:
         ("flax", "gru t4b2i3h5"): "flax.nnx.GRUCell has no bias",
         ("keras", "slstm t4b2i3h5"): "keras.layers has no slstm",
         ("keras", "lstm t4b2i3h5 f64"): "tanh",
+        ("keras", "gru t4b2i3h5 nobias"): "adds zeros of float64",
     }
     for (name, text), reason in said.items():
         assert reason in loaded(name).declines(parse(text), "inference")
