@@ -365,6 +365,12 @@ def test_calls_fill_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     assert timing.calls_for(lambda: None, 0.0001) == 1
 
 
+def test_a_ratio_is_the_median_of_pairs_of_blocks() -> None:
+    one, other = timing.Timing(1, [1.0, 9.0, 3.0]), timing.Timing(1, [2.0, 3.0, 3.0])
+    assert one.over(other) == 1.0 and other.over(one) == 1.0
+    assert timing.ratio(lambda: time.sleep(0.004), lambda: time.sleep(0.001), 0.004) > 1.5
+
+
 def test_the_pause_lasts_until_spinning_threads_stop() -> None:
     until = time.perf_counter() + 0.15
 
