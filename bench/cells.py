@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import geometric_mean, median
+from statistics import geometric_mean
 from typing import Any, Final
 
 import torch
 
 import rnnkern.torch as rt
 
+from .timing import ratio
+
 KINDS: Final = ("RNNCell", "GRUCell", "LSTMCell")
 HIDDEN: Final = (16, 32, 64, 128, 256, 512, 1024)
 BATCH: Final = (1, 4, 16, 64)
 STEPS: Final = 20
-BLOCKS: Final = 9
 
 
 def call(cell: Any, x: Any) -> Callable[[], Any]:
@@ -40,19 +40,6 @@ def training(cell: Any, x: Any) -> Callable[[], Any]:
         h.sum().backward()
 
     return run
-
-
-def ratio(one: Callable[[], Any], other: Callable[[], Any], seconds: float) -> float:
-    def block(run: Callable[[], Any]) -> float:
-        begin, count = time.perf_counter(), 0
-        while time.perf_counter() - begin < seconds:
-            run()
-            count += 1
-        return (time.perf_counter() - begin) / count
-
-    for run in (one, other):
-        block(run)
-    return median(block(one) / block(other) for _ in range(BLOCKS))
 
 
 def measure(seconds: float) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,7 @@ from flax import nnx
 
 import rnnkern.jax.nnx
 
-from .cells import ratio
+from .timing import ratio
 
 CELLS: Final = ("OptimizedLSTMCell", "GRUCell", "SimpleCell")
 HIDDEN: Final = (64, 128, 256, 512)

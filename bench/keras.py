@@ -16,6 +16,8 @@ import numpy as np
 
 import rnnkern.keras
 
+from .timing import ratio
+
 KINDS: Final = ("LSTM", "GRU", "SimpleRNN")
 HIDDEN: Final = (64, 128, 256)
 BATCH: Final = (1, 32)
@@ -53,8 +55,6 @@ def on_jax(layer: Any, x: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
 
 
 def measure(seconds: float) -> Iterator[dict[str, Any]]:
-    from .cells import ratio
-
     both = {"torch": on_torch, "jax": on_jax}[keras.config.backend()]
     for kind in KINDS:
         for hidden in HIDDEN:

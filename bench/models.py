@@ -21,7 +21,7 @@ import torch
 
 import rnnkern.torch as rt
 
-from .cells import ratio
+from .timing import ratio
 
 Case = tuple[str, Callable[[], Any], Callable[[], Any]]  # what is timed; torch's and rnnkern's, which return tensors
 

@@ -79,8 +79,7 @@ def measure(cell: str, name: str, size: int, steps: int, batch: int, blocks: int
         both = {"plain": plain[mode], "option": other[mode]}
         times = timing.measure(both, timing.Plan(blocks=blocks, block=0.02, pause=0.002))
         medians = {who: statistics.median(t.blocks) * 1e6 / steps for who, t in times.items()}
-        pairs = zip(times["option"].blocks, times["plain"].blocks, strict=True)
-        ratio = statistics.median(option / plain for option, plain in pairs)
+        ratio = times["option"].over(times["plain"])
         rows.append(
             {"cell": cell, "option": name, "mode": mode, "batch": batch, "size": size, "steps": steps}
             | {"plain_us": medians["plain"], "option_us": medians["option"], "ratio": ratio}

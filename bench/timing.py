@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, Final
 
 _SLICE: Final = 0.004  # seconds of sleep over which the process's CPU time is looked at
@@ -38,6 +39,10 @@ class Timing:
     blocks: list[float] = field(default_factory=list)  # seconds per call, one entry per block
     pauses: list[float] = field(default_factory=list)  # seconds its threads took to fall quiet after each block
     restless: bool = False  # they did not within _PATIENCE
+
+    def over(self, other: Timing) -> float:
+        """This time divided by the other's: the median over pairs of blocks, which ran one after the other."""
+        return median(a / b for a, b in zip(self.blocks, other.blocks, strict=True))
 
 
 def settle(pause: float | None) -> tuple[float, bool]:
@@ -100,3 +105,9 @@ def measure(calls: Mapping[str, Callable[[], Any]], plan: Plan, repeat: Repeat |
         if enabled:
             gc.enable()
     return timings
+
+
+def ratio(one: Callable[[], Any], other: Callable[[], Any], seconds: float) -> float:
+    """The time of ``one`` divided by that of ``other``, over nine blocks of each of at least ``seconds``."""
+    timings = measure({"one": one, "other": other}, Plan(9, seconds, None))
+    return timings["one"].over(timings["other"])

@@ -10,7 +10,14 @@ from rnnkern.problems import Problem
 from ..data import Data, Run
 
 # Name -> module of this package. The order is the order of the table's columns.
-PEERS: Final = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino", "jax": "jax"}
+PEERS: Final = {
+    "torch": "torch",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "jax": "jax",
+    "flax": "flax",
+    "keras": "keras",
+}
 
 # A table that is published must have these.
 PUBLISHED: Final = ("torch", "onnxruntime", "openvino")

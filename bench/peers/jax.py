@@ -1,24 +1,16 @@
-"""JAX on the CPU: the cell under lax.scan, with the input product outside the scan, as its users write it.
-
-A training step is value-and-gradient of the same function by jax.vjp, compiled as one. The CPU client takes its number
-of threads from NPROC when JAX starts its backend, which must therefore not have happened before.
-"""
+"""JAX on the CPU: the cell under lax.scan, with the input product outside the scan, as its users write it."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
-
-import numpy as np
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import jax.numpy as jnp
 
 from rnnkern.problems import Problem
 
-from ..data import Array, Data, Run, suffixes
+from ..data import Data, Run, suffixes
+from . import xla
 
 _GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3}
 
@@ -42,8 +34,7 @@ class Peer:
     version = jax.__version__
 
     def __init__(self, threads: int) -> None:
-        os.environ["NPROC"] = str(threads)
-        jax.config.update("jax_enable_x64", True)  # for float64 problems; the others state their dtypes
+        xla.hold(threads)
 
     def declines(self, problem: Problem, mode: str) -> str:
         if problem.cell not in _GATES:
@@ -53,10 +44,8 @@ class Peer:
     def prepare(self, problem: Problem, data: Data, mode: str) -> Run:
         dtype = jnp.dtype(problem.dtype)
         count = problem.num_layers * problem.directions
-        zeros = np.zeros((count, problem.batch, problem.hidden_size))
-        x, h_0, c_0, dy = (
-            jnp.asarray(zeros if array is None else array, dtype) for array in (data.x, data.h_0, data.c_0, data.dy)
-        )
+        zeros = jnp.zeros((count, problem.batch, problem.hidden_size), dtype)
+        h_0, c_0 = (zeros if state is None else state for state in xla.arrays(data, dtype)[:2])
         params = {name: jnp.asarray(value, dtype) for name, value in data.params.items()}
 
         def layer(x: Any, h: Any, c: Any, params: Any, suffix: str) -> tuple[Any, Any, Any]:
@@ -82,20 +71,6 @@ class Peer:
                     h_n.append(h)
                     c_n.append(c)
                 x = jnp.concatenate(parts, axis=-1)
-            return x, (jnp.stack(h_n), jnp.stack(c_n))
+            return x, (jnp.stack(h_n), jnp.stack(c_n) if problem.cell == "lstm" else None)
 
-        def step(x: Any, params: Any) -> Any:
-            y, pull, states = jax.vjp(stack, x, params, has_aux=True)
-            return y, states, pull(dy)
-
-        compiled = jax.jit(step if mode == "training" else stack)
-
-        def outputs(result: Any) -> dict[str, Array]:
-            y, (h_n, c_n), *grads = result
-            out = {"y": y, "h_n": h_n} | ({"c_n": c_n} if problem.cell == "lstm" else {})
-            if grads:
-                dx, dparams = grads[0]
-                out |= {"dx": dx} | {f"d{name}": value for name, value in dparams.items()}
-            return {name: np.asarray(value, np.float64) for name, value in out.items()}
-
-        return Run(lambda: jax.block_until_ready(compiled(x, params)), outputs)
+        return xla.prepare(data, mode, problem.dtype, xla.Network(stack, params, dict))

@@ -37,7 +37,7 @@ def cases(system: str) -> Any:
 @pytest.mark.parametrize("directions", [1, 2])
 @cases("keras")
 def test_keras(case: Case, directions: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KERAS_BACKEND", "torch")  # read when keras is imported; torch is what rnnkern's tests have
+    monkeypatch.setenv("KERAS_BACKEND", "jax")  # read once in a process, which the benchmark's peer needs with jax
     keras = pytest.importorskip("keras")
     _, arrays, x, wanted = problem(case, 2, directions)
     kind = {"rnn": keras.layers.SimpleRNN, "gru": keras.layers.GRU, "lstm": keras.layers.LSTM}[case.cell]

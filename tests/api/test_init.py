@@ -165,7 +165,7 @@ def test_keras() -> None:
 
 def test_keras_does_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a built Keras layer has satisfies the same statements. Its QR is in float32."""
-    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
     keras = pytest.importorskip("keras")
     layer = keras.layers.LSTM(H)
     layer.build((None, 3, I))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import partial
 from typing import Any
 
@@ -191,3 +193,9 @@ def test_bad_input_is_refused_by_name() -> None:
     for kind, sentence, call in bad:
         with pytest.raises(kind, match=sentence):
             call()
+
+
+def test_an_old_jax_is_refused_by_name() -> None:
+    program = "import jax\njax.__version_info__, jax.__version__ = (0, 5, 3), '0.5.3'\nimport rnnkern.jax"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "ImportError: rnnkern.jax needs JAX 0.6 or later, got 0.5.3; install it with: pip install" in done.stderr

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 import rnnkern.jax as rj
-from rnnkern.jax import composed
+from rnnkern.jax import calls, composed
 from rnnkern.jax.arguments import Around, network_of, random_of
 from rnnkern.jax.network import Operands
 
@@ -161,6 +161,18 @@ def test_a_gradient_is_one_call_each_way() -> None:
     assert text.count("ffi_call") == 2 and "scan" not in text
 
 
+def test_a_gradient_over_many_parameters_without_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX before 0.10 cannot transpose the loop that newer ones get: one backward after the other."""
+    kernels, plain, params, x = pair("lstm", {}, layers=1)
+    transform = both(plain, params, x)["grad of vmap over parameters"]
+    used: list[int] = []
+    own = calls.unrolled
+    monkeypatch.setattr(calls, "unrolled", lambda *given: used.append(1) or own(*given))
+    monkeypatch.setattr(jax, "__version_info__", (0, 9, 2))
+    close(jax.jit(lambda: transform(kernels))(), transform(plain))
+    assert used == [1]
+
+
 def test_scan_over_layers_and_donation() -> None:
     params = rj.init(jax.random.key(0), "gru", H, H, dtype=jnp.float64)
     stacked = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a, -a]), params)
@@ -256,6 +268,8 @@ def test_shards_of_the_batch_need_no_gathering() -> None:
 
 def test_the_interface_of_xla_is_what_xla_s_header_says(tmp_path: Path) -> None:
     """csrc/python/xla_ffi.h has the structs that it uses in words of its own."""
+    header = (Path(jax.ffi.include_dir()) / "xla/ffi/api/c_api.h").read_text()
+    base = next(name for name in ("InternalExtension", "Extension_Base") if f"XLA_FFI_{name};" in header)  # new, old
     pairs = {
         "CallFrame": "extension_start:extensions api ctx:context stage args:arguments rets:results attrs:attributes",
         "Args/Buffers": "size types args:items",
@@ -267,7 +281,7 @@ def test_the_interface_of_xla_is_what_xla_s_header_says(tmp_path: Path) -> None:
         "Api_Version/ApiVersion": "major_version minor_version",
         "Metadata": "api_version traits",
         "Metadata_Extension/MetadataExtension": "extension_base:base metadata",
-        "Extension_Base/Extension": "struct_size type next",
+        f"{base}/Extension": "struct_size type next",
         "Error_Create_Args/ErrorCreateArgs": "message errc:code",
     }
     lines = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,12 +26,17 @@ FAST = timing.Plan(blocks=2, block=0.001, pause=0.0)
 
 
 @pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
-    """Peers are held to the benchmark's number of threads for the rest of the process; tests give it back."""
+def _process_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Peers change their library's threads, JAX's default dtype and the environment for the rest of the process."""
     before = torch.get_num_threads(), _core.get_num_threads()
+    wide = "jax" in sys.modules and sys.modules["jax"].config.read("jax_enable_x64")
+    for name, value in (("NPROC", "1"), ("KERAS_BACKEND", "jax")):
+        monkeypatch.setenv(name, value)
     yield
     torch.set_num_threads(before[0])
     _core.set_num_threads(before[1])
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_enable_x64", wide)
 
 
 # --- problem strings ------------------------------------------------------------------------------------------------
@@ -280,16 +286,19 @@ SAME = [
 ]
 
 
-@pytest.mark.parametrize("name", peers.PEERS)
-@pytest.mark.parametrize("text", SAME)
-def test_peers_agree_with_rnnkern(name: str, text: str) -> None:
+def loaded(name: str) -> peers.Peer:
     try:
-        peer = peers.load(name, 1)
+        return peers.load(name, 1)
     except ImportError as error:
         if name in peers.PUBLISHED:  # dependencies of the tests
             raise
-        pytest.skip(f"{name} is not installed: {error}")
-    problem = parse(text)
+        pytest.skip(f"{name} is not available: {error}")
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+@pytest.mark.parametrize("text", SAME)
+def test_peers_agree_with_rnnkern(name: str, text: str) -> None:
+    peer, problem = loaded(name), parse(text)
     given = data.make(problem)
     modes = [mode for mode in data.MODES if not peer.declines(problem, mode)]
     assert modes == list(data.MODES) or name != "torch"
@@ -298,6 +307,37 @@ def test_peers_agree_with_rnnkern(name: str, text: str) -> None:
         first, second = ours.outputs(ours.call()), theirs.outputs(theirs.call())
         assert set(first) == set(second)
         assert not check.disagreement(problem, first, second)
+
+
+def test_what_a_framework_has_not_is_declined_by_name() -> None:
+    said = {
+        ("jax", "slstm t4b2i3h5"): "no slstm written in JAX",
+        ("flax", "slstm t4b2i3h5"): "flax.nnx has no slstm",
+        ("flax", "gru t4b2i3h5"): "flax.nnx.GRUCell has no bias",
+        ("keras", "slstm t4b2i3h5"): "keras.layers has no slstm",
+        ("keras", "lstm t4b2i3h5 f64"): "tanh",
+        ("keras", "gru t4b2i3h5 nobias"): "adds zeros of float64",
+    }
+    for (name, text), reason in said.items():
+        assert reason in loaded(name).declines(parse(text), "inference")
+    assert not loaded("flax").declines(parse("gru t4b2i3h5 nobias"), "training")
+
+
+def test_a_framework_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("jax", "flax", "keras"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, None)
+            patch.delitem(sys.modules, f"rnnkern.bench.peers.{name}", raising=False)
+            _, missing = driver._load_peers([name], 1)
+        assert list(missing) == [name] and name in missing[name]
+
+
+def test_keras_on_another_backend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded("keras")
+    monkeypatch.setattr(sys.modules["keras"].config, "backend", lambda: "torch")
+    monkeypatch.delitem(sys.modules, "rnnkern.bench.peers.keras")
+    _, missing = driver._load_peers(["keras"], 1)
+    assert "expected Keras on its jax backend, got torch: set KERAS_BACKEND=jax" in missing["keras"]
 
 
 # --- timing ---------------------------------------------------------------------------------------------------------
@@ -323,6 +363,12 @@ def test_calls_fill_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "_repeat", lambda call, calls: 0.001 * calls)  # a call of exactly 1 ms, on any machine
     assert timing.calls_for(lambda: None, 0.02) == 20
     assert timing.calls_for(lambda: None, 0.0001) == 1
+
+
+def test_a_ratio_is_the_median_of_pairs_of_blocks() -> None:
+    one, other = timing.Timing(1, [1.0, 9.0, 3.0]), timing.Timing(1, [2.0, 3.0, 3.0])
+    assert one.over(other) == 1.0 and other.over(one) == 1.0
+    assert timing.ratio(lambda: time.sleep(0.004), lambda: time.sleep(0.001), 0.004) > 1.5
 
 
 def test_the_pause_lasts_until_spinning_threads_stop() -> None:
@@ -358,6 +404,20 @@ def test_a_run_has_every_point_checked_and_timed(outcome: driver.Outcome) -> Non
     assert not outcome.faults
     assert outcome.points[0].entries[0].kernel in dict(_core.kernels())
     assert outcome.points[0].entries[0].checked_by == ["torch", "onnxruntime"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("jax", "lstm t5b2i4h6"), ("flax", "gru t5b2i4h6 nobias"), ("keras", "gru t5b2i4h6 lengths")]
+)
+def test_a_run_with_a_framework_is_on_record(name: str, text: str) -> None:
+    version = loaded(name).version
+    found = report.document(driver.run(driver.Settings([parse(text)], 1, (), (name,), plan=FAST, probe=0.002)))
+    assert found["peers"] == {name: version} and version.startswith(sys.modules[name].__version__)
+    assert name == "jax" or f"(jax {sys.modules['jax'].__version__})" in version
+    for point in found["points"]:
+        ours, theirs = point["entries"]
+        assert (theirs["name"], theirs["status"], theirs["checked_by"]) == (name, "timed", ["rnnkern"])
+        assert ours["checked_by"] == [name] and len(theirs["blocks_us"]) == FAST.blocks
 
 
 def test_ratios_and_means_are_of_medians(outcome: driver.Outcome) -> None:

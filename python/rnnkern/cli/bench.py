@@ -27,7 +27,10 @@ def bench(
         str, typer.Option(help="Kernels to force: comma-separated names, or 'all'. Default: the library chooses.")
     ] = "",
     peers: Annotated[
-        str, typer.Option(help="Comma-separated: torch, onnxruntime, openvino, jax; or 'none'. Default: all installed.")
+        str,
+        typer.Option(
+            help="Comma-separated: torch, onnxruntime, openvino, jax, flax, keras; or 'none'. Default: all installed."
+        ),
     ] = "",
     modes: Annotated[str, typer.Option(help="'inference' or 'training'. Default: both.")] = "",
     threads: Annotated[int, typer.Option(min=0, help="Threads of every library. 0: all CPUs of this process.")] = 0,

@@ -10,13 +10,16 @@
 from __future__ import annotations
 
 try:
-    import jax.ffi as _ffi
+    import jax
 except ImportError as error:
     raise ImportError("rnnkern.jax needs JAX 0.6 or later; install it with: pip install 'jax>=0.6'") from error
+
+if jax.__version_info__ < (0, 6):
+    raise ImportError(
+        f"rnnkern.jax needs JAX 0.6 or later, got {jax.__version__}; install it with: pip install 'jax>=0.6'"
+    )
 
 from .arguments import Packed
 from .functions import gru, init, lstm, pack, rnn, slstm
 
 __all__ = ["Packed", "gru", "init", "lstm", "pack", "rnn", "slstm"]
-
-assert _ffi is not None  # XLA's foreign functions, by which all calls go

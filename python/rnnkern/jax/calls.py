@@ -210,6 +210,17 @@ def in_turn(call: Callable[..., Any], batched: tuple[bool, ...]) -> Callable[...
     return jax.jit(run)  # type: ignore[no-any-return]
 
 
+def unrolled(call: Callable[..., Any], batched: tuple[bool, ...]) -> Callable[..., Any]:
+    """``in_turn`` without a loop of JAX's."""
+
+    def run(*arrays: Array) -> Any:
+        size = next(len(a) for a, b in zip(arrays, batched, strict=True) if b)
+        found = [call(*(a[n] if b else a for a, b in zip(arrays, batched, strict=True))) for n in range(size)]
+        return jax.tree.map(lambda *each: jnp.stack(each), *found)
+
+    return run
+
+
 def fold(name: str, array: Array, batched: bool, size: int) -> Array:
     """An array [N, ...] of N calls, or one for all, as that of a call with N times the rows."""
     axes = AXES.get(name, "").split()

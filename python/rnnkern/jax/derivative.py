@@ -190,7 +190,9 @@ def _batched(
         found = tangent_p.bind(*folded, **static)
         results = ("y", "h_n", "c_n")[: len(found)]
         return [calls.unfold(name, a, size) for name, a in zip(results, found, strict=True)], [0] * len(found)
-    found = calls.in_turn(_bound(**static), tuple(batched))(*arrays)
+    # Before 0.10 JAX transposes only those loops that it has linearised itself.
+    each = calls.unrolled if size > 0 and jax.__version_info__ < (0, 10) else calls.in_turn
+    found = each(_bound(**static), tuple(batched))(*arrays)
     return found, [0] * len(found)
 
 

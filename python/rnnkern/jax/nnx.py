@@ -46,7 +46,8 @@ class RNN(nnx.RNN):
         axis = 0 if time_major else inputs.ndim - 2
         if initial_carry is None:
             rngs = self.rngs if rngs is None else rngs
-            rngs = rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
+            if isinstance(rngs, nnx.Rngs) and not isinstance(self.rngs, nnx.Rngs):  # Flax 0.10 takes them as they are
+                rngs = rngs.carry.fork()
             initial_carry = self.cell.initialize_carry(inputs.shape[:axis] + inputs.shape[axis + 1 :], rngs)
         layers = {
             name: {leaf: value[...] for leaf in ("kernel", "bias") if (value := getattr(layer, leaf, None)) is not None}
