@@ -28,9 +28,10 @@ bool accepts(const Problem& p, char* reason, int64_t size) {
   return !*why;
 }
 
-// A step costs its launches and the reading of the weights from the second-level cache (rates: assumptions, not measurements).
+// A step costs its launches, the pointwise part (as solo's, by the cycles of its machine code) and the reading of the weights from the
+// second-level cache (rates: assumptions, not measurements).
 double estimate(const Problem& p, int64_t seq_len, int64_t batch, bool backward, int) {
-  constexpr double launch_us = 2.2, bytes_per_us = 5.5e6;
+  constexpr double launch_us = 2.2, pointwise_us = 0.75, bytes_per_us = 5.5e6;
   const CellShape shape = shape_of_problem(p);
   const Layout d(p, shape);
   double bytes = 0, launches = 0;
@@ -39,7 +40,7 @@ double estimate(const Problem& p, int64_t seq_len, int64_t batch, bool backward,
     if (d.product(k)) bytes += static_cast<double>(d.stage_columns(k) * d.operand(k).pad * d.operand_size);
   }
   const double groups = static_cast<double>((batch + 31) / 32);
-  const double step = launches * launch_us + bytes * (groups < 1 ? 1 : groups) / bytes_per_us;
+  const double step = launches * launch_us + shape.stages * pointwise_us + bytes * (groups < 1 ? 1 : groups) / bytes_per_us;
   return around_steps_us(d, seq_len, batch, backward) + static_cast<double>(seq_len) * step;
 }
 

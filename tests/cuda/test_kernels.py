@@ -273,6 +273,17 @@ def test_two_directions_go_on_two_streams() -> None:
             same_bits({name: mine[name] for name in wanted}, wanted, text)
 
 
+def test_blocks_that_wait_for_each_other_run_together_only_where_they_fit(multiprocessors: Any) -> None:
+    """Both directions of cuda_grid; clusters are placed as wholes and need no room beside each other."""
+    library = simt_library()
+    for kernel, count, forks in (("cuda_grid", 132, 1), ("cuda_grid", 3, 0), ("cuda_cluster", 3, 1)):
+        multiprocessors(count)
+        both = BothDirections("t40b3i5h33 state", "bf16", kernel)
+        before = library.rnnk_simt_forks()
+        both.forward()
+        assert library.rnnk_simt_forks() - before == forks, (kernel, count)
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "f32", "f64"])
 def test_bptt_of_two_directions_goes_on_two_streams(dtype: str) -> None:
     """The same bits as one after the other, if there is room for a second dx; and those of each direction alone."""

@@ -136,6 +136,16 @@ def test_inference_of_a_stack_is_a_wavefront(cell: str, kernel: str, layers: int
         stack.same(got, wanted, f"seed {seed}")
 
 
+def test_layers_that_do_not_fit_side_by_side_go_in_turn(multiprocessors: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of cuda_grid wait for each other, whichever wave is asked for."""
+    monkeypatch.setenv("RNNKERN_GPU_WAVE", "64")
+    forks = {}
+    for count in (132, 4):
+        multiprocessors(count)
+        forks[count] = Stack("lstm", "cuda_grid", 3).together(keep=False)["forks"]
+    assert forks == {132: 2, 4: 0}
+
+
 def test_recomputing_layers_go_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """900 rows are one segment, whose reserve is nothing: a null pointer."""
     monkeypatch.setenv("RNNKERN_GPU_WAVE", "64")
