@@ -62,7 +62,7 @@ if(rnnk_cuda MATCHES "^(ON|NATIVE)$")
   link_libraries(${CMAKE_DL_LIBS})
 elseif(rnnk_cuda STREQUAL "SIMT")
   set(RNNK_DEVICE_SOURCES cuda/device.cpp cuda/add.cu cuda/dropout.cu cuda/moves.cu cuda/piece.cu tests/cuda/simt/runtime.cpp tests/cuda/simt/blas.cpp tests/cuda/simt/executor.cpp
-      tests/cuda/simt/fiber.cpp tests/cuda/simt/shared.cpp tests/cuda/simt/delayed.cpp tests/cuda/simt/device.cpp tests/cuda/simt/meetings.cpp tests/cuda/simt/streams.cpp)
+      tests/cuda/simt/fiber.cpp tests/cuda/simt/shared.cpp tests/cuda/simt/delayed.cpp tests/cuda/simt/views.cpp tests/cuda/simt/device.cpp tests/cuda/simt/meetings.cpp tests/cuda/simt/streams.cpp)
 endif()
 
 # One strategy: a file with its record, and what it shares with others.

@@ -231,7 +231,7 @@ rnnk_status rnnk_explain(const rnnk_problem* problem, int64_t layer, int64_t seq
     required(verdict, "verdict");
     const Kernel* kernel = kernel_at(index);
     if (!kernel) fail(RNNK_INVALID_VALUE, "index: there is no kernel number %d", index);
-    const Problem p = layer_problem(whole, layer);
+    const Problem p = choosing_problem(whole, layer);
     check_extent(p, 1, seq_len, batch);
     rnnk_verdict said{};
     said.declined = !can_run(*kernel, p, said.reason, sizeof said.reason);

@@ -44,7 +44,7 @@ RNNK_DEVICE double shuffle_xor(double v, int mask) { return __shfl_xor_sync(0xff
 
 RNNK_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 RNNK_DEVICE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
-RNNK_DEVICE float reciprocal_of(float a) {  // to 1 ulp, subnormal numbers as zero
+RNNK_DEVICE float reciprocal_of(float a) {  // to 1 ulp; results below 2^-126, of a above 2^126, are zero
   float r;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(a));
   return r;

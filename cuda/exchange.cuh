@@ -3,7 +3,7 @@
 //
 // A value stored by publish() or store_relaxed() may be seen in any order with others; it is seen by who load_acquire()s a flag
 // that the same thread has store_release()d, or added to with add_release(), after it, or another thread of the block after a sync_block() (of the warp: a
-// sync_warp()). Before that the own block, too, reads it back by load_relaxed() alone. 16 bytes are four words, each on its own.
+// sync_warp()). Before that the own block, too, reads it back by load_relaxed() alone. 8 and 16 bytes are words of 4, each on its own.
 #pragma once
 #include <cstdint>
 
@@ -32,8 +32,8 @@ struct alignas(16) Quad {
 namespace rnnk {
 namespace gpu {
 
-// Of 4, 8 or 16 bytes, aligned; no store nor load of it is left out. Words of 4 bytes each: the memory model promises nothing where a
-// load and a store that overlap differ in size (PTX ISA, "Conflict and data-races").
+// The compiler leaves out no relaxed store or load of 4, 8 or 16 bytes, aligned. They are words of 4 bytes each: the memory model promises
+// nothing where a load and a store that overlap differ in size (PTX ISA, "Conflict and data-races").
 template <class T>
 RNNK_DEVICE void store_relaxed(T* to, T value) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);

@@ -116,7 +116,7 @@ struct ForwardPoint {
     }
   }
 
-  // What nobody waits for: states behind h, saved values, what the next stage reads, y.
+  // Stores that no other thread waits for in this step: states behind h, saved values, the next stage's operand, y.
   static RNNK_DEVICE void put_away(const Data& d, int64_t s, const Place& at, const Step<Cell, V>& q, T y) {
     const Walk<T>& w = d.walk;
     const int64_t t = w.time(s), row = at.row, H = w.hidden.padded(), column = at.column(w.hidden),

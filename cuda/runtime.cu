@@ -259,15 +259,19 @@ int64_t clusters_at_once(const void* kernel, const Launch& how) {
   const std::lock_guard<std::mutex> hold(lock);
   const auto key = std::make_tuple(index, kernel, how.cluster);
   if (const auto found = known.find(key); found != known.end()) return found->second;
-  const Config whole(kernel, how, "clusters_at_once");
   int count = 0;
-  const cudaError_t status = cudaOccupancyMaxActiveClusters(&count, kernel, &whole.config);
+  cudaError_t status = cudaSuccess;
+  if (how.cluster > 8) status = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  if (status == cudaSuccess) {
+    const Config whole(kernel, how, "clusters_at_once");
+    status = cudaOccupancyMaxActiveClusters(&count, kernel, &whole.config);
+  }
   cudaGetLastError();
   // Where clusters of this size cannot be, CUDA answers with an error rather than with 0. Another error is not the kernel's.
   constexpr cudaError_t never[] = {cudaErrorInvalidValue, cudaErrorInvalidConfiguration, cudaErrorInvalidClusterSize,
                                    cudaErrorNotSupported};
   if (std::find(std::begin(never), std::end(never), status) != std::end(never)) count = 0;
-  else check(status, "cudaOccupancyMaxActiveClusters");
+  else check(status, "clusters_at_once");
   known.emplace(key, count);
   return count;
 }

@@ -130,6 +130,15 @@ struct BackwardOf {
   }
 };
 
+// Calls with a mask run another instance of a plain cell, which multiplies in float32: its pack is another one.
+bool packs_otherwise(const Problem& p) {
+  if (!p.tf32 || !p.masked) return false;
+  Problem without = p;
+  without.masked = false, without.variant = -1;
+  choose_variant(without);
+  return without.variant < 0;
+}
+
 bool accepts(const Problem& p, char* reason, int64_t size) {
   const auto decline = [&](const char* why) {
     std::snprintf(reason, static_cast<size_t>(size), "%s", why);
@@ -137,6 +146,7 @@ bool accepts(const Problem& p, char* reason, int64_t size) {
   };
   if (*cannot_run(p)) return decline(cannot_run(p));
   if (p.dtype == RNNK_FLOAT64) return decline("it has no float64");
+  if (packs_otherwise(p)) return decline("with TF32 allowed it takes masks and resets in cells with options alone");
   const int64_t bytes = bytes_of(p, kLeastRows), most = facts(p.device_index).shared_per_block;
   if (bytes <= most) return true;
   std::snprintf(

@@ -17,7 +17,7 @@ constexpr int64_t kNominalBatch = 16;
 constexpr double kCyclesPerUs = 1755;
 constexpr double kProductCycles = 6.3;  // mma.sync.m16n8k16, one multiprocessor's quarter
 constexpr double kLoadCycles = 4;       // 512 bytes of weights from shared memory
-constexpr double kTurnCycles = 500;     // polling, sums into shared memory, the barrier, what follows it once
+constexpr double kTurnCycles = 500;     // polling, sums into shared memory, the barrier, addresses
 constexpr double kElementCycles =
     750;  // sums, pointwise part and message of an element of a thread: 700-1,200 with the former
 constexpr double kOptionsSlower = 1.6;                // the pointwise part of cells with options

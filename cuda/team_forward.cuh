@@ -295,11 +295,13 @@ struct TeamForward {
         if (takes) {
           T total[G];
           add_parts(sums + tile * own.split * G * (kRows * kSumsLd) + row * kSumsLd + unit, own.split, total);
+          for (int g = 0; g < G; ++g) total[g] = or_nan(total[g], broken);
           Point::compute(d, s, at, total, q);
           y = Point::put_h(d, s, at, q.s_new[0]);
           if (broken) {  // whatever an activation, a mask or zoneout makes of a NaN
             y = or_nan(T(0), true);
             store(d.h_to, A::dtype, at.row * d.ld_h + at.column(axis), y);  // path: state
+            if (drops) store(d.fed_to, A::dtype, at.row * d.ld_h + at.column(axis), y);
           }
         }
         if (sends) {

@@ -19,7 +19,7 @@ RNNK_DEVICE double power_of_2(double n) {
   return power;
 }
 
-// near: sigmoid and tanh by the unit for special functions, for results that are rounded to 16 bits (errors: below).
+// near: sigmoid and tanh by the unit for special functions, for cells whose h is rounded to 16 bits (errors: below).
 template <class Element, bool near = false>
 struct One {
   using T = Element;
@@ -42,7 +42,7 @@ struct One {
   friend RNNK_DEVICE bool less(One a, One b) { return a.v < b.v; }
   friend RNNK_DEVICE One select(bool m, One a, One b) { return m ? a : b; }
 
-  // Relative errors up to 2^-17, where half precision rounds by 2^-12. 1 - 2 / (1 + 2^u) has the absolute error of 4 ulp of 1, which
+  // Relative errors up to 2^-17, where half precision rounds h by 2^-12. 1 - 2 / (1 + 2^u) has the absolute error of 4 ulp of 1, which
   // is too much near zero; there x - x^3 / 3 leaves out 2 / 15 x^4 of x.
   friend RNNK_DEVICE One sigmoid(One x)
     requires near
@@ -58,7 +58,7 @@ struct One {
   }
 };
 
-// How values are stored where the dtype is known at run time: for what is compiled once for each type of values.
+// Storage whose dtype is known at run time, for kernels that are compiled once for each type of values.
 constexpr int kAnyDtype = -1;
 template <class Element>
 struct AnyStorage {

@@ -65,7 +65,7 @@ def measure(take: Callable[[str, Any], None], line: Callable[[str], None], limit
         take("counters", {"kernel": name, "metrics": metrics})
     if kernels:
         return check.ended(done, limit) | {"said": f"{len(kernels)} kernels"}
-    if done.code is None:
-        return check.ended(done, limit)
     errors = [text.strip() for text in lines if text.startswith("==ERROR==")]
-    return {"ok": None, "said": f"ncu reads no counters: {(errors or [check.last(done.tail)])[0][:160]}"}
+    if done.code is None or not errors:
+        return check.ended(done, limit) | ({"ok": False, "said": "ncu saw no kernel"} if done.code == 0 else {})
+    return {"ok": None, "said": f"ncu reads no counters: {errors[0][:160]}"}

@@ -5,7 +5,6 @@ that is stopped has said which tests failed.
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 import pytest
@@ -27,5 +26,5 @@ class Failures:
 def pytest_configure(config: Any) -> None:
     """In the process that reports: not in those of pytest-xdist, which it hears of."""
     terminal = config.pluginmanager.get_plugin("terminalreporter")
-    if terminal is not None and "PYTEST_XDIST_WORKER" not in os.environ:
+    if terminal is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Failures(terminal))

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-# Every axis begins with what tells most; `grid` visits the anchors first, then the beginnings of all axes. H = 768 with
-# B = 16 is where published figures of cuDNN and FlashRNN stand; cuDNN has no persistent kernel for bfloat16, GRU or
+# Telling values stand first on every axis; `grid` visits the anchors first, then the beginnings of all axes. H = 768,
+# B = 16 is the size of published figures of cuDNN and FlashRNN; cuDNN has no persistent kernel for bfloat16, GRU or
 # B = 1. The anchors' sizes decide between the strategies.
 CELLS: Final = ("lstm", "gru", "rnn_tanh")
 PRECISIONS: Final = ("bf16", "f16", "tf32", "f32")

@@ -1,4 +1,4 @@
-"""once.sh prepare: what a GPU machine without a network needs of rnnkern, made where nvcc is and no GPU.
+"""once.sh prepare: the parts of rnnkern that a GPU machine without a network needs, made where nvcc is and no GPU.
 
 The folder to carry has librnnk.a for one compute capability, the CUDA runtime's archive, the program of latencies.cu,
 wheels, headers of Python, and a manifest. linked.py makes a package of it, there.
@@ -23,8 +23,8 @@ CAPABILITY: Final = "90"
 PYTHON: Final = "3.12"  # of the GPU machine: wheels and headers are for it
 MOST_MIB: Final = 60.0
 KERNELS: Final = "cuda_.*;cpu_avx2;cpu_scalar"  # the CPU's are what some tests compare with
-# Everything that the commands import besides torch and its NumPy. Only what the GPU machine lacks is installed there.
-WHEELS: Final = ("pybind11", "ml_dtypes", "safetensors", "typer", "rich", "pytest", "pytest-xdist")
+# Everything that the commands import besides torch. Only what the GPU machine lacks is installed there.
+WHEELS: Final = ("numpy", "pybind11", "ml_dtypes", "safetensors", "typer", "rich", "pytest", "pytest-xdist")
 
 
 class Missing(Exception):
@@ -91,8 +91,6 @@ def prepare(where: Places, processes: int) -> dict[str, Any]:
     wheels = where.carried / "wheels"
     pip = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:", "--python-version", PYTHON]
     timed("wheels", [*pip, "-d", str(wheels), *WHEELS])
-    for wheel in wheels.glob("numpy-*"):  # torch has brought it
-        wheel.unlink()
     _headers(where.carried)
     seconds["all"] = round(sum(seconds.values()), 1)
     return write_manifest(where, binding(work, where.root), {"nvcc": compiler, "seconds": seconds})

@@ -38,13 +38,14 @@ def means(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def lines(document: dict[str, Any], out: Path) -> list[str]:
-    """Every step first; then figures, of which the record has more where they are cut off."""
+def lines(document: dict[str, Any], out: Path, since: float) -> list[str]:
+    """Every step first; then figures, of which the record has more where they are cut off. since: when the call began
+    (time.time()); records of `out` that are older belong to another."""
     steps = [_step(name, entry) for name, entry in document["steps"].items()]
     figures = [*_failures(document.get("failures", [])), *_latencies(document.get("latencies", []))]
-    figures += _few(_strategies(_points(out, "strategies")))
+    figures += _few(_strategies(_points(out, "strategies", since)))
     figures += _counters(document.get("counters", []))
-    bench = _points(out, "bench")
+    bench = _points(out, "bench", since)
     figures += [*_few(_bench(bench)), *_means(bench)]
     text = [f"{document['command']}: {document.get('gpu', {}).get('name', 'no GPU')}, {document['commit']}", *steps]
     room = MOST - len(text)
@@ -84,9 +85,10 @@ def _failures(found: list[dict[str, Any]]) -> Iterator[str]:
         yield f"  FAILED {entry['test']}: {entry['why']}"
 
 
-def _points(out: Path, command: str) -> list[dict[str, Any]]:
+def _points(out: Path, command: str, since: float) -> list[dict[str, Any]]:
     """The points of the newest record of a command."""
-    paths = sorted(out.rglob(f"*-{command}*.json"), key=lambda path: path.stat().st_mtime)
+    young = [path for path in out.rglob(f"*-{command}*.json") if path.stat().st_mtime >= since]
+    paths = sorted(young, key=lambda path: path.stat().st_mtime)
     found: list[dict[str, Any]] = json.loads(paths[-1].read_text())["points"] if paths else []
     return found
 

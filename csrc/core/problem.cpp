@@ -114,4 +114,11 @@ Problem layer_problem(const rnnk_problem& p, int64_t layer, int direction) {
   return q;
 }
 
+Problem choosing_problem(const rnnk_problem& p, int64_t layer) {
+  const Problem first = layer_problem(p, layer);
+  if (p.direction != RNNK_BOTH_DIRECTIONS || first.variant >= 0) return first;
+  const Problem second = layer_problem(p, layer, 1);
+  return second.variant >= 0 ? second : first;
+}
+
 }  // namespace rnnk

@@ -92,6 +92,9 @@ const char* dtype_name(int dtype);
 rnnk_problem checked_problem(const rnnk_problem* problem);
 // Layer `layer` of a checked problem in its first direction, 0, or in its second one, 1.
 Problem layer_problem(const rnnk_problem& checked, int64_t layer, int direction = 0);
+// The problem by which the kernel of a layer is chosen, for both directions: their activations may differ, and fewer kernels take a cell
+// with options.
+Problem choosing_problem(const rnnk_problem& checked, int64_t layer);
 // The options of a problem in that direction, checked (core/options.cpp), and the instance of the cell that they need.
 void take_options(Problem& to, const rnnk_problem& from, int direction);
 void choose_variant(Problem& problem);

@@ -157,12 +157,10 @@ int64_t room_for_second_dx(const Network& n, const Extent& e) {
 Network::Network(const rnnk_problem& p, const char* kernel)
     : num_layers(p.num_layers), directions(p.direction == RNNK_BOTH_DIRECTIONS ? 2 : 1), dropout(p.dropout) {
   for (int l = 0; l < std::min<int64_t>(num_layers, 2); ++l) {
-    // One kernel for both directions. Their activations may differ; fewer kernels take a cell with options.
-    const Problem of[2] = {layer_problem(p, l), layer_problem(p, l, 1)};
-    const Kernel& chosen = choose_kernel(of[directions == 2 && of[0].variant < 0 && of[1].variant >= 0], p, kernel);
+    const Kernel& chosen = choose_kernel(choosing_problem(p, l), p, kernel);
     for (int d = 0; d < directions; ++d) {
       Layer& layer = layers[l][d];
-      const Problem& problem = of[d];
+      const Problem problem = layer_problem(p, l, d);
       layer.plain = layer.masked = problem;
       layer.masked.masked = true;
       choose_variant(layer.masked);

@@ -20,9 +20,9 @@ uint64_t pack_layout(const Network& n) {
   };
   const Problem& p = n.first();
   for (const int64_t number :
-       {int64_t{p.cell}, int64_t{p.dtype}, int64_t{p.device}, int64_t{p.device_index}, int64_t{p.tf32}, int64_t{p.bias},
-        p.input_size, p.hidden_size, p.output_size, int64_t{p.projects}, p.heads, int64_t{p.flags & with_parameters},
-        n.num_layers, n.directions}) {
+       {int64_t{p.cell}, int64_t{p.dtype}, int64_t{p.device}, int64_t{p.device_index},
+        int64_t{p.tf32} * (1 + (p.variant >= 0)), int64_t{p.bias}, p.input_size, p.hidden_size, p.output_size,
+        int64_t{p.projects}, p.heads, int64_t{p.flags & with_parameters}, n.num_layers, n.directions}) {
     take(&number, sizeof number);
   }
   for (int l = 0; l < (n.num_layers > 1 ? 2 : 1); ++l) {

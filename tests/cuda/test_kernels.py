@@ -85,6 +85,26 @@ def test_tf32(kernel: str, problem: Problem) -> None:
     close(problem, got, wanted, bounds)
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_tf32_with_a_mask(kernel: str, cell: str) -> None:
+    """A mask of ones changes the instance alone, which may multiply in float32; one that packs otherwise is refused."""
+    (problem,) = expand(["t5b3i4h32 state"], cells=[cell], dtypes=["f32"])
+    plan, data = DevicePlan(simt_library(), cell, "float32", 4, 32, kernel=kernel, tf32=True), make(problem)
+    packed = pack(plan, data)
+
+    def y(mask: Any) -> Any:
+        out = np.zeros((5, 3, 32), np.float32)
+        plan.run("forward", packed, x=data.x, y=out, mask=mask)
+        return out
+
+    wanted, ones = y(None), np.ones((5, 3), np.uint8)
+    if kernel == "cuda_solo":
+        with pytest.raises(NotImplementedError, match="cuda_solo declines: with TF32 allowed it takes masks"):
+            y(ones)
+    else:
+        assert np.abs(y(ones) - wanted).max() <= 8 * 2.0**-10
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_options(kernel: str, case: Case, dtype: str) -> None:

@@ -13,7 +13,7 @@ functions are inlined and ptxas has moved them, and a mark moves with its statem
 A path is that of one row and unit of a thread, in a step that its row takes, without what is asked for at run time
 (lengths, reserve, masks, options), since the cheapest way is taken; so it is a lower bound for others. A block has one
 tile, so split-K is 8; a block of solo has up to 2 rows, and its weights in registers are all in use, or one fragment of
-those in shared memory. In cells of several stages, what a stage may leave out counts for one stage only. `tile` has as
+those in shared memory. In cells of several stages, optional instructions count for one stage only. `tile` has as
 many copies in the code as there are fragments in registers: the middle one counts.
 """
 

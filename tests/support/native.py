@@ -163,5 +163,5 @@ INCLUDES = ("-I", str(CSRC), "-I", str(CSRC / "include"))
 # The host SIMT executor's sources.
 EXECUTOR = [
     ROOT / f"tests/cuda/simt/{part}.cpp"
-    for part in ("delayed", "device", "executor", "fiber", "meetings", "runtime", "shared", "streams")
+    for part in ("delayed", "device", "executor", "fiber", "meetings", "runtime", "shared", "streams", "views")
 ]

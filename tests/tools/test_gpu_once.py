@@ -85,7 +85,7 @@ def test_a_failing_and_a_hanging_step_stop_no_other(tmp_path: Path) -> None:
     assert steps["together"]["limit_s"] > 3, "the hanging step has left the others their time"
     others = [name for name in steps if name not in ("latencies", "smoke")]
     assert len(others) == 7 and all(words[name] == "fine" for name in others)
-    table = summary.lines(runner.kept.document, tmp_path)
+    table = summary.lines(runner.kept.document, tmp_path, 0.0)
     assert [row.split()[:2] for row in table[4:6]] == [["latencies", "FAILED"], ["smoke", "FAILED"]]
 
 
@@ -380,6 +380,6 @@ def test_counters_are_read_from_between_other_lines() -> None:
 def test_a_long_table_is_cut_and_says_so(tmp_path: Path) -> None:
     steps = {f"step {n}": {"ok": True, "said": "x" * 500, "seconds": 1.0} for n in range(9)}
     found = [{"name": f"M{n}", "value": 1.0, "unit": "ns"} for n in range(60)]
-    lines = summary.lines({"command": "call1", "commit": "c", "steps": steps, "latencies": found}, tmp_path)
+    lines = summary.lines({"command": "call1", "commit": "c", "steps": steps, "latencies": found}, tmp_path, 0.0)
     assert len(lines) == summary.MOST and lines[-1] == "  ... 31 more lines in the records"
     assert max(map(len, lines)) <= 180

@@ -307,7 +307,7 @@ RNNK_API const char* rnnk_cell_option(int32_t cell, int32_t index);
 RNNK_API const char* rnnk_kernel_name(int32_t index);
 RNNK_API const char* rnnk_kernel_unavailable(int32_t index);
 
-/* What kernel `index` says of one direction of layer `layer` of a problem at this size. */
+/* What kernel `index` says of one direction of layer `layer` of a problem at this size: of the reverse one, if that alone has options. */
 typedef struct rnnk_verdict {
   uint32_t struct_size;
   int32_t declined;  /* 1: reason says why, with the numbers */

@@ -19,7 +19,6 @@ struct Word {
   uintptr_t at;
   unsigned char bytes[4];
   uint8_t mask;
-  bool paired;  // one of two words that are written together
   Reach reach;
   Warp* warp;      // whose lanes
   uint32_t lanes;  // have stored here
@@ -50,15 +49,15 @@ void write_word(uintptr_t key) {
     where[words[index].at] = index;
   }
   words.pop_back();
+  replace_word(word.at, *word.warp->block);
   auto* to = reinterpret_cast<unsigned char*>(word.at);
   for (int i = 0; i < 4; ++i) {
     if (word.mask >> i & 1) to[i] = word.bytes[i];
   }
   progress();
-  if (word.paired) write_word(word.at ^ 4);
 }
 
-void store_word(Fiber& own, uintptr_t to, const unsigned char* bytes, size_t size, bool paired) {
+void store_word(Fiber& own, uintptr_t to, const unsigned char* bytes, size_t size) {
   const uintptr_t key = to & ~uintptr_t{3};
   auto found = where.find(key);
   if (found != where.end()) {
@@ -70,11 +69,10 @@ void store_word(Fiber& own, uintptr_t to, const unsigned char* bytes, size_t siz
   }
   if (found == where.end()) {
     found = where.emplace(key, words.size()).first;
-    words.push_back({key, {}, 0, false, of_fiber, own.warp, 0});
+    words.push_back({key, {}, 0, of_fiber, own.warp, 0});
   }
   Word& word = words[found->second];
   word.lanes |= own.bit();
-  word.paired = word.paired || paired;
   for (size_t i = 0; i < size; ++i) {
     word.bytes[(to & 3) + i] = bytes[i];
     word.mask |= static_cast<uint8_t>(1u << ((to & 3) + i));
@@ -156,21 +154,38 @@ void store_delayed(void* to, const void* from, size_t size) {
   const auto at = reinterpret_cast<uintptr_t>(to);
   if (at % size != 0) report("a store of %zu bytes at an address that is not a multiple of it: %p", size, to);
   const auto* bytes = static_cast<const unsigned char*>(from);
-  for (size_t i = 0; i < size; i += 4) store_word(*current, at + i, bytes + i, size < 4 ? size : 4, size == 8);
+  for (size_t i = 0; i < size; i += 4) store_word(*current, at + i, bytes + i, size < 4 ? size : 4);
 }
 
-void load_current(void* to, const void* from, size_t size) {
+// One word, or a part of one.
+static void load_word(unsigned char* to, uintptr_t from, size_t size, bool newest) {
+  const uintptr_t key = from & ~uintptr_t{3};
+  const auto found = where.find(key);
+  unsigned char old[4];
+  if (found != where.end() && seen_by(words[found->second], *current)) {
+    const Word& word = words[found->second];
+    for (size_t i = 0; i < size; ++i) {
+      if (word.mask >> ((from & 3) + i) & 1) to[i] = word.bytes[(from & 3) + i];
+    }
+  } else if (!newest && read_old_word(key, old)) {
+    std::memcpy(to, old + (from & 3), size);
+  }
+}
+
+void load_current(void* to, const void* from, size_t size, bool newest) {
   const auto at = reinterpret_cast<uintptr_t>(from);
   if (at % size != 0) report("a load of %zu bytes at an address that is not a multiple of it: %p", size, from);
-  auto* bytes = static_cast<unsigned char*>(to);
   std::memcpy(to, from, size);
-  if (words.empty()) return;
-  for (size_t i = 0; i < size; ++i) {
-    const auto found = where.find((at + i) & ~uintptr_t{3});
-    if (found == where.end() || !seen_by(words[found->second], *current)) continue;
-    const Word& word = words[found->second];
-    if (word.mask >> ((at + i) & 3) & 1) bytes[i] = word.bytes[(at + i) & 3];
-  }
+  if (!used) return;
+  auto* bytes = static_cast<unsigned char*>(to);
+  for (size_t i = 0; i < size; i += 4) load_word(bytes + i, at + i, size < 4 ? size : 4, newest);
+}
+
+uint32_t load_acquired(const uint32_t* from) {
+  uint32_t value;
+  load_current(&value, from, sizeof value, true);
+  acquire_view(from, *current);
+  return value;
 }
 
 void release(Fiber& own) {
@@ -180,9 +195,10 @@ void release(Fiber& own) {
   write_all(own.block->stores);
 }
 
-void store_released(uint32_t* to, uint32_t value) {
+void store_released(uint32_t* to, uint32_t value, bool adds) {
   release(*current);
-  *to = value;
+  release_view(to, *current, adds);
+  *to = adds ? *to + value : value;
   progress();
 }
 
@@ -205,6 +221,7 @@ void hand_to_warp(Warp& warp) {
   for (int lane = 0; lane < 32; ++lane) {
     if (warp.arrived >> lane & 1) hand(warp.lanes[lane].stores, warp.stores, of_warp);
   }
+  join_views(warp, warp.arrived);
 }
 
 void hand_to_block(Block& block) {

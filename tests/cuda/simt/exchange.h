@@ -26,9 +26,12 @@ T load_relaxed(const T* from) {
   return value;
 }
 
-inline void store_release(uint32_t* to, uint32_t value) { simt::store_released(to, value); }
-inline void add_release(uint32_t* to, uint32_t value) { simt::store_released(to, *to + value); }
-inline uint32_t load_acquire(const uint32_t* from) { return load_relaxed(from); }
+inline void store_release(uint32_t* to, uint32_t value) { simt::store_released(to, value, false); }
+inline void add_release(uint32_t* to, uint32_t value) { simt::store_released(to, value, true); }
+inline uint32_t load_acquire(const uint32_t* from) {
+  simt::maybe_polls();
+  return simt::load_acquired(from);
+}
 
 inline void poll_pause() { simt::yield(simt::Op::poll); }
 inline uint64_t global_timer() { return simt::nanoseconds(); }

@@ -144,6 +144,7 @@ void begin_block(int i, int64_t number) {
   const int count = (grid.threads + 31) / 32;
   block.x = number % grid.x;
   block.y = number / grid.x;
+  block.number = i;
   block.rank = i % grid.cluster;
   block.cluster = &cluster;
   block.warps = &warps[static_cast<size_t>(i) * count];
@@ -152,6 +153,7 @@ void begin_block(int i, int64_t number) {
   block.arrived = 0;
   block.shared = open_shared(i, grid.shared);
   block.stores.clear();
+  block.view.clear();
   if (block.rank == 0) cluster = {&block, grid.cluster, grid.cluster * grid.threads, 0, 0};
   for (int w = 0; w < count; ++w) {
     Warp& warp = block.warps[w];
@@ -162,6 +164,7 @@ void begin_block(int i, int64_t number) {
     warp.ready = warp.arrived = 0;
     warp.queued = false;
     warp.stores.clear();
+    warp.view.clear();
     wake(warp, warp.live);
     for (int lane = 0; lane < lanes; ++lane) {
       Fiber& fiber = warp.lanes[lane];
@@ -174,6 +177,7 @@ void begin_block(int i, int64_t number) {
       fiber.groups = 0;
       fiber.copies.clear();
       fiber.stores.clear();
+      fiber.view.clear();
     }
   }
 }
@@ -208,6 +212,7 @@ void run_all() {
   }
   const CatchFaults catching;
   begin_delays();
+  begin_views();
   for (int64_t first : order) {
     if (failure.empty()) run_together(first, static_cast<int>(count));
   }
@@ -232,6 +237,7 @@ struct Tidy {
       if (fiber.stack.low) free_stack(std::exchange(fiber.stack, Stack{}));
     }
     drop_delays();
+    drop_views();
   }
 };
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "simt/fiber.h"
+#include "simt/views.h"
 
 namespace rnnk {
 namespace simt {
@@ -67,6 +68,7 @@ struct Fiber {
   void* shadow;    // AddressSanitizer's
   std::vector<Copy> copies;
   std::vector<uintptr_t> stores;  // delayed ones: delayed.h
+  View view;                      // beyond its warp's: views.h
   uint32_t lane() const { return static_cast<uint32_t>(thread) & 31; }
   uint32_t bit() const { return 1u << lane(); }
 };
@@ -79,6 +81,7 @@ struct Warp {
   Op op;        // that `arrived` wait at
   void (*complete)(Warp&);
   std::vector<uintptr_t> stores;
+  View view;  // beyond its block's
 };
 
 struct Cluster {
@@ -89,13 +92,15 @@ struct Cluster {
 
 struct Block {
   int64_t x, y;
-  int rank;  // in its cluster
+  int number;  // among those that run together
+  int rank;    // in its cluster
   Cluster* cluster;
   Warp* warps;
   Fiber* fibers;
   int threads, live, arrived;
   char* shared;
   std::vector<uintptr_t> stores;
+  View view;
 };
 
 // What a launch is, for the fibers.

@@ -29,6 +29,7 @@ void pass(Cluster& cluster) {
   if (cluster.arrived < cluster.live) return;
   cluster.arrived = 0;
   ++cluster.phase;
+  join_views(cluster);
   for (int i = 0; i < cluster.size; ++i) {
     const Block& block = cluster.blocks[i];
     for (int thread = 0; thread < block.threads; ++thread) {
@@ -57,6 +58,7 @@ void sync_block() {
   if (++block.arrived < block.threads) return suspend(Op::sync_block);
   block.arrived = 0;
   hand_to_block(block);
+  join_views(block);
   for (int i = 0; i < (block.threads + 31) / 32; ++i) wake(block.warps[i], block.warps[i].live);
 }
 

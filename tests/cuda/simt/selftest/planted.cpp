@@ -110,25 +110,38 @@ RNNK_GLOBAL void handed_by_warp(Given p) {
 }
 void shuffle_before_release() { expect_found(handed_by_warp<false>, handed_by_warp<true>, {4, 1, 32, 0, nullptr, 1, true}); }
 
-// Eight bytes are seen together; `fault`: they are stored as two words.
-template <bool fault>
-RNNK_GLOBAL void paired(Given p) {
-  const auto value = static_cast<uint32_t>((index() + gpu::threads()) % (gpu::blocks_x() * gpu::threads()) + 1);
-  uint32_t* to = p.data + 4 * value;  // from the fifth word on, which is all ones
-  if (fault) {
-    gpu::store_relaxed(to, value);
-    gpu::store_relaxed(to + 1, value);
-  } else {
-    gpu::store_relaxed(reinterpret_cast<uint64_t*>(to), uint64_t{value} << 32 | value);
-  }
-  uint64_t got;
-  do {
-    gpu::poll_pause();
-    got = gpu::load_relaxed(reinterpret_cast<uint64_t*>(p.data + 4 * (index() + 1)));
-  } while (got == ~uint64_t{0});
-  p.out[index()] = got >> 32 == (got & 0xffffffffu) ? static_cast<uint32_t>(got) : 0;
+// `fault` 1: the flag is read without an acquire; 2: another warp has acquired it, and no barrier has followed.
+template <int fault>
+RNNK_GLOBAL void acquired(Given p) {
+  const int64_t blocks = gpu::blocks_x(), block = gpu::block_x(), next = (block + 1) % blocks;
+  const int n = gpu::threads(), t = gpu::thread();
+  gpu::publish(p.data + next * n + t, static_cast<uint32_t>(next * n + t + 1));
+  gpu::sync_block();
+  if (t == 0) gpu::store_release(p.flags + next, 1u);
+  const bool acquires = fault == 0 || (fault == 2 && t < 32);
+  while ((acquires ? gpu::load_acquire(p.flags + block) : gpu::load_relaxed(p.flags + block)) == 0) gpu::poll_pause();
+  p.out[index()] = gpu::load_relaxed(p.data + index());
 }
-void torn_pair() { expect_found(paired<false>, paired<true>, kAtOnce); }
+void missing_acquire() { expect_found(acquired<0>, acquired<1>, kAtOnce); }
+void acquired_by_another_warp() { expect_found(acquired<0>, acquired<2>, kAtOnce); }
+
+// The acquire of one lane counts for all behind a barrier of the warp; `fault`: they only meet.
+template <bool fault>
+RNNK_GLOBAL void acquired_for_warp(Given p) {
+  const int64_t blocks = gpu::blocks_x(), block = gpu::block_x(), next = (block + 1) % blocks;
+  gpu::publish(p.data + next * 32 + gpu::lane(), static_cast<uint32_t>(next * 32 + gpu::lane() + 1));
+  gpu::sync_warp();
+  if (gpu::lane() == 0) {
+    gpu::store_release(p.flags + next, 1u);
+    while (gpu::load_acquire(p.flags + block) == 0) gpu::poll_pause();
+  }
+  if (fault) gpu::shuffle_xor(1.f, 1);
+  else gpu::sync_warp();
+  p.out[index()] = gpu::load_relaxed(p.data + index());
+}
+void shuffle_after_acquire() {
+  expect_found(acquired_for_warp<false>, acquired_for_warp<true>, {4, 1, 32, 0, nullptr, 1, true});
+}
 
 // Sixteen bytes polled for themselves; `fault`: one word of them is taken for all.
 template <bool fault>
@@ -244,10 +257,12 @@ void order_repeats() {
 
 const std::vector<Case>& planted() {
   static const std::vector<Case> cases{
-      CASE(missing_block_barrier), CASE(missing_second_barrier),  CASE(missing_warp_barrier),     CASE(missing_copy_wait),
-      CASE(missing_release),       CASE(release_before_barrier),  CASE(shuffle_before_release),   CASE(torn_pair),
-      CASE(half_of_the_data),      CASE(missing_cluster_barrier), CASE(blocks_not_at_once),       CASE(after_a_failure),
-      CASE(order_repeats),         CASE(counted_too_soon),        CASE(missing_order_of_streams), CASE(streams_misused)};
+      CASE(missing_block_barrier),  CASE(missing_second_barrier),   CASE(missing_warp_barrier),
+      CASE(missing_copy_wait),      CASE(missing_release),          CASE(release_before_barrier),
+      CASE(shuffle_before_release), CASE(missing_acquire),          CASE(acquired_by_another_warp),
+      CASE(shuffle_after_acquire),  CASE(half_of_the_data),         CASE(missing_cluster_barrier),
+      CASE(blocks_not_at_once),     CASE(after_a_failure),          CASE(order_repeats),
+      CASE(counted_too_soon),       CASE(missing_order_of_streams), CASE(streams_misused)};
   return cases;
 }
 
