@@ -167,8 +167,8 @@ struct Post {
     return true;
   }
 
-  // With all threads: until a message is there from the peers [from, to), those that this warp reads; the warps of a block read all.
-  // (Exchange::data: its words are waited for where they are read.)
+  // All threads call it. A warp waits for the messages of the peers [from, to), which it reads; the warps of a block together wait for
+  // all peers. With Exchange::data it waits where it reads words.
   RNNK_DEVICE void wait(int row_tile, int64_t message, int64_t step, int from, int to) const {
     const Team& team = call.team;
     if (team.exchange == Exchange::cluster) {

@@ -18,8 +18,7 @@
 #include <type_traits>
 
 #include "cpu/io.h"
-
-#define RNNK_UNROLL _Pragma("GCC unroll 32")
+#include "cpu/unroll.h"
 
 namespace rnnk {
 namespace {

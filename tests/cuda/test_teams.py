@@ -169,6 +169,24 @@ def test_same_bits_however_rows_are_dealt(team: Any, way: str) -> None:
         same_bits(_check(problem, team(way, f"3x{row_tiles}")), wanted, f"{row_tiles} row tiles a block")
 
 
+def test_however_many_clusters_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer take more rows in turn, with the same bits; where there is room for none, a refusal."""
+    monkeypatch.setenv("RNNKERN_GPU_TEAM", "4")
+    library = simt_library()
+    (problem,) = expand(["t5b64i5h70 state lengths"], cells=["lstm"], dtypes=["bf16"])
+    results = []
+    try:
+        for most in (-1, 15, 8, 7, 1):
+            library.rnnk_simt_clusters(most)
+            results.append(_check(problem, "cuda_cluster"))
+            same_bits(results[-1], results[0], f"{most} clusters")
+        library.rnnk_simt_clusters(0)
+        with pytest.raises(NotImplementedError, match="cuda_cluster was asked for by name but declines"):
+            plan_of(problem, "cuda_cluster")
+    finally:
+        library.rnnk_simt_clusters(-1)
+
+
 # --- waits that are not met ------------------------------------------------------------
 
 

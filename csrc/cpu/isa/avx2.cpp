@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "cpu/instantiate.h"
+#include "cpu/unroll.h"
 
 namespace rnnk {
 namespace {

@@ -4,7 +4,8 @@
 
 #include <cstdint>
 
-#include "cpu/arithmetic.h"
+#include "cells/hd.h"
+#include "cpu/unroll.h"
 
 namespace rnnk {
 namespace {

@@ -1,6 +1,7 @@
 // The twin of the host side in cuda/runtime.h: one device, whose memory is the host's.
 #include "cuda/runtime.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "simt/shared.h"
@@ -14,6 +15,7 @@ constexpr int kMultiprocessors = 132;
 constexpr int64_t kShared = 233472;  // of a multiprocessor, 1024 of a block not its own
 uint64_t fault = 0;
 int multiprocessors = kMultiprocessors;
+int most_clusters = -1;  // at the same time; negative: as many as there is room for
 int patterns = 0;
 
 void refuse(bool refused, const char* name, const char* what, int64_t got) {
@@ -57,7 +59,10 @@ void* const* fork_streams(int index, void* stream, int count) {
 void order_streams(int, void* first, void* then) { simt::order(first, then); }
 void join_streams(int, void* stream, int count) { simt::join(stream, count); }
 
-int64_t clusters_at_once(const void*, const Launch& how) { return multiprocessors / how.cluster; }
+int64_t clusters_at_once(const void*, const Launch& how) {
+  const int room = multiprocessors / how.cluster;
+  return most_clusters < 0 ? room : std::min(room, most_clusters);
+}
 
 void launch_checked(const Launch& how, simt::Grid grid, std::shared_ptr<const void> params) {
   const char* name = grid.name;
@@ -98,3 +103,5 @@ extern "C" __attribute__((visibility("default"))) int rnnk_simt_forks() { return
 extern "C" __attribute__((visibility("default"))) void rnnk_simt_multiprocessors(int count) {
   rnnk::gpu::multiprocessors = count > 0 ? count : rnnk::gpu::kMultiprocessors;
 }
+// For tests: GPUs differ in how many clusters they run at the same time, and some have no room for any.
+extern "C" __attribute__((visibility("default"))) void rnnk_simt_clusters(int most) { rnnk::gpu::most_clusters = most; }
