@@ -182,7 +182,7 @@ def test_however_many_clusters_run_at_once(monkeypatch: pytest.MonkeyPatch) -> N
             same_bits(results[-1], results[0], f"{most} clusters")
         library.rnnk_simt_clusters(0)
         with pytest.raises(NotImplementedError, match="cuda_cluster was asked for by name but declines"):
-            plan_of(problem, "cuda_cluster")
+            DevicePlan(library, "lstm", "bfloat16", 5, 70, kernel="cuda_cluster")
     finally:
         library.rnnk_simt_clusters(-1)
 
