@@ -297,6 +297,7 @@ def test_the_binding_is_compiled_as_cmake_compiles_it(tmp_path: Path) -> None:
 
 
 def test_a_module_that_does_not_compile_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pybind11")
     where = prepared.Places(ROOT, tmp_path / "carried", tmp_path / "site")
     where.carried.mkdir()
     prepared.write_manifest(where, {"sources": ["csrc/python/binding.cpp"], "flags": []}, {})
