@@ -32,7 +32,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if refused := record.refusal():
         print(f"cudnn_baseline: {refused}", file=sys.stderr)
-        raise SystemExit(2)
+        raise SystemExit(record.REFUSED)
 
     from . import contenders, worker
 

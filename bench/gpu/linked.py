@@ -12,6 +12,7 @@ import concurrent.futures
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -38,9 +39,9 @@ def link(where: Places, limit: float, line: Line) -> Outcome:
     if manifest["sources"] != sources:
         raise prepared.Missing(f"{where.carried} was made of other sources: `bench/gpu/once.sh prepare` makes it anew")
     assemble(where)
-    _install(where, end, line)
+    refused = _install(where, end, line)
     outcome = _compile(where, manifest["binding"], end - time.monotonic(), line)
-    return _done(where, end, line) if outcome is None else outcome
+    return _without(refused, _done(where, end, line) if outcome is None else outcome)
 
 
 def build(where: Places, limit: float, line: Line) -> Outcome:
@@ -52,17 +53,17 @@ def build(where: Places, limit: float, line: Line) -> Outcome:
     if not check.nvcc():
         return {"ok": None, "said": "nvcc is not installed"}
     assemble(where)
-    _install(where, end, line)
+    refused = _install(where, end, line)
     work = where.site / "build"
     making = ["cmake", "--build", str(work), "--target", "_core", "--parallel", str(os.cpu_count() or 1)]
     for command in (prepared.configure(where.root, work, ["-DRNNKERN_CUDA=AUTO"]), making):
         done = jobs.run(command, end - time.monotonic(), line)
         if done.code != 0:
-            return check.compiled(done, limit)
+            return _without(refused, check.compiled(done, limit))
     for module in work.glob("_core*"):
         if module.is_file():
             shutil.copy2(module, where.package)
-    return _done(where, end, line)
+    return _without(refused, _done(where, end, line))
 
 
 def _done(where: Places, end: float, line: Line) -> Outcome:
@@ -93,25 +94,28 @@ def assemble(where: Places) -> None:
         (where.package / name).symlink_to(where.root / name)
 
 
-def _install(where: Places, end: float, line: Line) -> None:
-    """The wheels of what is not installed here, beside the package."""
-    lacking = [wheel for wheel in sorted((where.carried / "wheels").glob("*.whl")) if not _installed(wheel)]
-    if lacking:
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--no-index",
-            "--no-deps",
-            "--no-compile",
-            "--target",
-            str(where.site),
-        ]
-        done = jobs.run([*pip, *map(str, lacking)], end - time.monotonic(), line)
-        if done.code != 0:
-            raise prepared.Missing(f"pip does not install {', '.join(wheel.name for wheel in lacking)}: {done.tail}")
+def _install(where: Places, end: float, line: Line) -> list[str]:
+    """Installs the carried wheels that this Python lacks, beside the package. Returns the names of those that pip
+    refuses because they are for another Python or machine."""
+    lacking = {wheel.name: wheel for wheel in sorted((where.carried / "wheels").glob("*.whl")) if not _installed(wheel)}
+    target = ("--target", str(where.site))
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", *target]
+    refused: list[str] = []
+    while lacking:
+        done = jobs.run([*pip, *map(str, lacking.values())], end - time.monotonic(), line)
+        if done.code == 0:
+            break
+        named = re.search(r"(\S+\.whl) is not a supported wheel on this platform", done.tail)  # pip stops at the first
+        if not named or named[1] not in lacking:
+            raise prepared.Missing(f"pip does not install {', '.join(lacking)}: {done.tail}")
+        refused.append(lacking.pop(named[1]).name)
+    return refused
+
+
+def _without(refused: list[str], outcome: Outcome) -> Outcome:
+    """Adds the names of the refused wheels to the outcome's sentence."""
+    names = f"; left out, for another Python or machine: {', '.join(refused)}" if refused else ""
+    return outcome | {"said": f"{outcome['said']}{names}"}
 
 
 def _installed(wheel: Path) -> bool:

@@ -1,5 +1,8 @@
 """bench/gpu/once.sh: one run on a bare GPU machine. Each step has its own limit, leaves its outcome in the record at
-once, and stops none of the others; a step that cannot run here says why. The exit status is 1 where a step failed.
+once, and stops none of the others; a step that cannot run here says why.
+
+The exit status is 0 if no step failed, 1 if one did, 2 for wrong arguments, and 3 if nothing was checked or measured:
+every step after the preparation of the package was left out.
 """
 
 from __future__ import annotations
@@ -115,6 +118,14 @@ class Runner:
         self.kept.end()
         return all(outcome["ok"] is not False or self._mended(name, outcomes) for name, outcome in outcomes.items())
 
+    def idle(self) -> str:
+        """Returns why nothing was checked or measured, or "" if a step after the package's did run."""
+        package = {step.name for step in _LINK}
+        steps = {name: outcome for name, outcome in self.kept.document["steps"].items() if name not in package}
+        if any(outcome["ok"] is not None for outcome in steps.values()):
+            return ""
+        return "; ".join(dict.fromkeys(str(outcome["said"]) for outcome in steps.values()))
+
     def _outcome(self, step: str, limit: float) -> check.Outcome:
         if limit < _LEAST:
             return {"ok": None, "said": "no time is left"}
@@ -169,7 +180,7 @@ class Runner:
         outcome = check.ended(done, limit)
         if reached := re.search(r"\d+ of \d+ points", done.tail):
             outcome["said"] = reached[0] + ("" if done.code == 0 else ", some failed or wrong")
-        return outcome | ({"ok": None} if done.code == 2 else {})
+        return outcome | ({"ok": None} if done.code == record.REFUSED else {})
 
     def _peers(self, limit: float) -> check.Outcome:
         """Which kernels cuDNN launches: in place of counters."""
@@ -192,6 +203,9 @@ def call(name: str, out: Path, where: prepared.Places, seconds: float) -> int:
     runner = Runner(name, out.resolve(), where)
     fine = runner.run(CALLS[name].steps, Budget(seconds))
     print(*summary.lines(runner.kept.document, runner.out, since), sep="\n", flush=True)
+    if fine and (why := runner.idle()):
+        print(f"{name}: nothing was checked or measured: {why}", file=sys.stderr)
+        return record.REFUSED
     return 0 if fine else 1
 
 
@@ -199,7 +213,9 @@ def main(words: list[str]) -> int:
     """argparse, which needs no installation, unlike the other commands' typer."""
     parser = argparse.ArgumentParser(prog="bench/gpu/once.sh", description=__doc__)
     parser.add_argument("what", choices=["prepare", *CALLS])
-    parser.add_argument("--out", type=Path, default=os.environ.get("OUT", ROOT / "build/gpu/out"), help="output folder")
+    out = os.environ.get("OUT") or ROOT / "build/gpu/out"
+    parser.add_argument("--out", type=Path, default=out, help="output folder")
+    parser.add_argument("--caller", type=Path, default=Path.cwd(), help="the folder that --out is relative to")
     parser.add_argument("--seconds", type=float, help="time limit of the whole call")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="of the compilers in prepare")
     parser.add_argument("--dry", action="store_true", help="no GPU: pretended tools, tiny problems")
@@ -213,12 +229,13 @@ def main(words: list[str]) -> int:
             return 1
         print(f"{where.carried}: {manifest['mib']} MiB in {manifest['seconds']['all']:.0f} s")
         return 0
+    out = given.caller / given.out
     if given.dry:
         from . import dry
 
-        where = dry.pretend(given.out / "dry", ROOT)
+        where = dry.pretend(out / "dry", ROOT)
     seconds = given.seconds or CALLS[given.what].seconds
-    return call(given.what, given.out, where, seconds)
+    return call(given.what, out, where, seconds)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 SCHEMA: Final = 1  # raised when a field changes its meaning or goes; new fields may come at any time
+REFUSED: Final = 3  # exit status where nothing can be measured; typer and argparse have 2 for wrong arguments
 
 _ASKED: Final = (
     *("name", "driver_version", "pstate", "temperature.gpu", "power.draw", "power.limit"),

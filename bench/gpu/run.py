@@ -5,8 +5,8 @@
     python -m bench.gpu.run stacks      three layers: as wavefronts, layer after layer, and in cuDNN
     python -m bench.gpu.run peers       the kernels that cuDNN launches; FlashRNN if it is installed
 
-The record is bench/results/GPU/DATE-COMMAND.json. The exit code is 0 for success, 1 if something failed or an
-answer was wrong, and 2 without a GPU. --dry-run needs no GPU: it prints the plan.
+The record is bench/results/GPU/DATE-COMMAND.json. The exit status is 0 for success, 1 if something failed or an
+answer was wrong, 2 for wrong arguments, and 3 without a GPU. --dry-run needs no GPU: it prints the plan.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ DryOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan; need
 def _needs_gpu(command: str) -> None:
     if refused := record.refusal():
         typer.echo(f"{command} measures on a GPU, and {refused}. --dry-run shows what it would do.", err=True)
-        raise typer.Exit(2)
+        raise typer.Exit(record.REFUSED)
 
 
 def _kept(command: str, results: Path, commit: str, budget: points.Budget, **more: Any) -> record.Record:

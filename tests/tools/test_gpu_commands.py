@@ -459,14 +459,14 @@ def test_a_table_of_peers() -> None:
 @pytest.mark.parametrize("name", ["bench", "peers"])
 def test_without_a_gpu_a_command_refuses(name: str) -> None:
     found = command(name)
-    assert found.exit_code == 2 and found.stdout == ""
+    assert found.exit_code == record.REFUSED == 3 and found.stdout == ""
     assert f"{name} measures on a GPU, and" in found.stderr and "--dry-run" in found.stderr
 
 
 @without_gpu
 def test_the_baseline_refuses_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "argv", ["cudnn_baseline", "--json", str(tmp_path / "out.json")])
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(SystemExit, match="3"):
         cudnn_baseline.main()
     assert list(tmp_path.iterdir()) == []
 

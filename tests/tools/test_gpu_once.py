@@ -10,13 +10,14 @@ import re
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from native import ROOT
-from rnnkern.bench.gpu import check, counters, jobs, linked, once, prepared, summary
+from rnnkern.bench.gpu import check, counters, jobs, linked, once, prepared, record, summary
 from rnnkern.bench.gpu.points import Budget
 
 NO_SITE = ["-S"] if sys.flags.no_site else []  # as .ci/simt starts Python
@@ -28,15 +29,21 @@ LISTS = {"call1": ("latencies", "smoke", "together", "graphs", "same bits"), "ca
 LEFT_OUT = {"call1": {"build"}, "call2": {"build", "peers"}}
 
 
+def script(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """once.sh, called in a folder."""
+    given = os.environ | {"PYTHON": " ".join([sys.executable, *NO_SITE])} | environment
+    command = [str(ROOT / "bench/gpu/once.sh"), *words]
+    return subprocess.run(command, env=given, cwd=folder, capture_output=True, text=True)
+
+
 @pytest.mark.parametrize("name", once.CALLS)
 def test_a_dry_run_reaches_every_step(name: str, tmp_path: Path) -> None:
-    """By the script. Where rnnkern was built on the host emulator (.ci/simt), the CUDA kernels run."""
-    environment = os.environ | {"PYTHON": " ".join([sys.executable, *NO_SITE]), "OUT": str(tmp_path)}
-    done = subprocess.run(
-        [ROOT / "bench/gpu/once.sh", name, "--dry"], env=environment, cwd=tmp_path, capture_output=True, text=True
-    )
+    """By the script, with OUT relative to the caller's folder. Where rnnkern was built on the host emulator (.ci/simt),
+    the CUDA kernels run.
+    """
+    done, out = script(tmp_path, name, "--dry", OUT="out/gpu"), tmp_path / "out/gpu"
     assert done.returncode == 0, done.stdout + done.stderr
-    document = json.loads((tmp_path / f"{name}.json").read_text())
+    document = json.loads((out / f"{name}.json").read_text())
     steps = document["steps"]
     assert document["ended"] and list(steps) == [step.name for step in once.CALLS[name].steps]
     assert {step for step, outcome in steps.items() if outcome["ok"] is None} == LEFT_OUT[name], steps
@@ -44,9 +51,9 @@ def test_a_dry_run_reaches_every_step(name: str, tmp_path: Path) -> None:
     for figures in LISTS[name]:
         assert document[figures] and not any("error" in entry for entry in document[figures]), figures
     for command in ("strategies", "bench") if name == "call2" else ():
-        (path,) = tmp_path.glob(f"dry-run/*-{command}.json")
+        (path,) = out.glob(f"dry-run/*-{command}.json")
         assert json.loads(path.read_text())["points"], command
-    log = (tmp_path / f"{name}.log").read_text()
+    log = (out / f"{name}.log").read_text()
     table = done.stdout[done.stdout.index(f"{name}: dry run") :].splitlines()
     assert 1 + len(steps) < len(table) <= summary.MOST
     for row, step in zip(table[1:], steps, strict=False):
@@ -54,6 +61,9 @@ def test_a_dry_run_reaches_every_step(name: str, tmp_path: Path) -> None:
 
 
 # --- steps that fail, hang, or have no time ---------------------------------------------------------------------------
+
+
+LATER = ("latencies", "smoke", "together", "graphs", "same_bits", "tests")  # steps of the first call after the package
 
 
 class Planted(once.Runner):
@@ -124,6 +134,51 @@ def test_a_step_without_time_is_left_out(tmp_path: Path) -> None:
     assert outcomes["build"]["ok"] and outcomes["tests"] | {"seconds": 0, "limit_s": 0} == {
         "ok": None, "said": "no time is left", "seconds": 0, "limit_s": 0,
     }  # fmt: skip
+
+
+def test_a_call_in_which_nothing_ran_fails_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A package that links checks nothing yet."""
+    ended: dict[str, Any] = {"ok": None, "said": "there is no GPU"}
+    planted = dict.fromkeys(LATER, lambda limit: ended)
+    monkeypatch.setattr(once, "Runner", lambda name, out, where: Planted(out, **planted))
+    monkeypatch.setenv("PYTHONPATH", "")  # the call changes both
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def status() -> int:
+        return once.call("call1", tmp_path, prepared.places(tmp_path), 240)
+
+    assert status() == 3
+    assert capsys.readouterr().err == "call1: nothing was checked or measured: there is no GPU\n"
+    ended |= {"ok": True, "said": "fine"}
+    assert status() == 0
+    ended |= {"ok": False, "said": "planted"}
+    assert status() == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_wrong_arguments_end_with_status_2(tmp_path: Path) -> None:
+    for words in (["call3"], ["call1", "--wet"]):
+        done = script(tmp_path, *words)
+        assert done.returncode == 2 and "usage: bench/gpu/once.sh" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    said = script(tmp_path, "--help")
+    assert said.returncode == 0 and "3 if nothing was checked or measured" in " ".join(said.stdout.split())
+
+
+def test_a_command_that_refuses_is_left_out_and_a_wrong_one_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """typer ends with status 2 on wrong words, which here can only be a fault of once.py."""
+    monkeypatch.setattr(check, "module", lambda name: [sys.executable, *NO_SITE, "-m", f"{check.__package__}.{name}"])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    runner = once.Runner("call2", tmp_path, prepared.places(tmp_path))
+    found = runner._command("benhc", 60)
+    assert found["ok"] is False and found["status"] == 2
+    if record.refusal():
+        found = runner._command("bench", 60)
+        assert found["ok"] is None and found["status"] == record.REFUSED
 
 
 def test_a_second_record_does_not_replace_the_first(tmp_path: Path) -> None:
@@ -317,6 +372,44 @@ def test_a_module_that_does_not_compile_says_why(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(linked.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
     with pytest.raises(prepared.Missing, match=r"Python\.h is neither installed nor carried for Python 3\."):
         linked.link(where, 60, print)
+
+
+def wheel(folder: Path, name: str, tag: str) -> Path:
+    """One that pip can install, of a module with nothing in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-1.0-{tag}.whl"
+    texts = {
+        f"{name}.py": "",
+        f"{name}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{name}-1.0.dist-info/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n",
+        f"{name}-1.0.dist-info/RECORD": "",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for file, text in texts.items():
+            archive.writestr(file, text)
+    return path
+
+
+def test_wheels_of_another_machine_are_left_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pip")
+    where = prepared.Places(ROOT, tmp_path / "carried", tmp_path / "site")
+    wheel(where.carried / "wheels", "rnnkern_planted", "py3-none-any")
+    others = [
+        wheel(where.carried / "wheels", "another_python", "cp27-cp27m-manylinux1_x86_64"),
+        wheel(where.carried / "wheels", "another_machine", "py3-none-manylinux_2_17_s390x"),
+    ]
+    prepared.write_manifest(where, {"sources": ["csrc/python/binding.cpp"], "flags": []}, {})
+    monkeypatch.setattr(linked, "_headers", lambda where: ())
+    tool(tmp_path, "compiler", "echo error: planted; exit 1")
+    monkeypatch.setenv("CXX", str(tmp_path / "compiler"))
+    found = linked.link(where, 120, print)
+    assert (where.site / "rnnkern_planted.py").exists() and not (where.site / "another_python.py").exists()
+    assert found["ok"] is False and found["said"].startswith("does not compile: error: planted; ")
+    assert "left out, for another Python or machine: " in found["said"]
+    assert all(other.name in found["said"] for other in others)
+    (where.carried / "wheels" / "rnnkern_planted-1.0-py3-none-any.whl").write_text("no archive")
+    with pytest.raises(prepared.Missing, match=r"pip does not install rnnkern_planted-1\.0-py3-none-any\.whl"):
+        linked.link(where, 120, print)
 
 
 def test_a_library_of_other_sources_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
