@@ -42,10 +42,10 @@ struct BackwardPoint {
   static constexpr bool last = K == S - 1, recurrent = stage.product == Product::weight_hh;
 
   static RNNK_DEVICE const Axis& axis(const Data& d) { return stage.projected ? d.walk.out : d.walk.hidden; }
-  static RNNK_DEVICE int dtype(const Data& d) { return In::dtype == kAnyDtype ? d.walk.dtype : In::dtype; }
   // An element of y or dy.
   static RNNK_DEVICE T read(const Data& d, const rnnk_tensor& from, int64_t t, const Place& at) {
-    return load<T>(from.data, dtype(d), t * from.stride[0] + at.row * from.stride[1] + at.unit(d.walk.out) * from.stride[2]);
+    const int64_t* const stride = from.stride;
+    return load<T>(from.data, dtype_of<In>(d.walk), t * stride[0] + at.row * stride[1] + at.unit(d.walk.out) * stride[2]);
   }
 
   // What the product's share of the gradient of the h that step s started from is.
@@ -160,10 +160,10 @@ struct BackwardPoint {
       if constexpr (!(recurrent && Cell::kSameGrad)) d.dv[K][(in_block * n + n - 1) * columns + c] = h;
     } else {
       if constexpr (recurrent || K == 0) {
-        store(d.dgx, dtype(d), in_block * G * w.hidden.padded() + at.gate(w.hidden, G, stage.first_gate + g), x);
+        store(d.dgx, dtype_of<In>(w), in_block * G * w.hidden.padded() + at.gate(w.hidden, G, stage.first_gate + g), x);
       }
-      if constexpr (!same_dg(kShape, K)) store(d.dgh[K], dtype(d), in_block * columns + c, h);
-      if (d.near[K]) store(d.near[K], dtype(d), at.row * d.ld_near[K] + g * d.near_gate[K] + at.i, h);  // path: state
+      if constexpr (!same_dg(kShape, K)) store(d.dgh[K], dtype_of<In>(w), in_block * columns + c, h);
+      if (d.near[K]) store(d.near[K], dtype_of<In>(w), at.row * d.ld_near[K] + g * d.near_gate[K] + at.i, h);  // path: state
     }
   }
 

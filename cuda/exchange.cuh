@@ -140,32 +140,24 @@ RNNK_DEVICE void mbarrier_expect_more(uint64_t* barrier, uint32_t bytes) {
   [[maybe_unused]] const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
   RNNK_SM90("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
 }
-// Whether the phase of this parity has ended: 0 for the first phase, then 1, 0... Waits a while for it.
-RNNK_DEVICE bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity) {
-  [[maybe_unused]] const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
-  uint32_t passed = 0;
-  RNNK_SM90(
-      "{\n"
-      ".reg .pred p;\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-      "selp.u32 %0, 1, 0, p;\n"
-      "}" : "=r"(passed) : "r"(at),
-      "r"(parity) : "memory");
-  return passed != 0;
-}
-// The same, without waiting.
-RNNK_DEVICE bool mbarrier_test(uint64_t* barrier, uint32_t parity) {
-  [[maybe_unused]] const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
-  uint32_t passed = 0;
-  RNNK_SM90(
-      "{\n"
-      ".reg .pred p;\n"
-      "mbarrier.test_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-      "selp.u32 %0, 1, 0, p;\n"
-      "}" : "=r"(passed) : "r"(at),
-      "r"(parity) : "memory");
-  return passed != 0;
-}
+// Whether the phase of this parity has ended: 0 for the first phase, then 1, 0... A macro, because asm takes only a literal.
+#define RNNK_MBARRIER_PASSED(name, instruction)                                                    \
+  RNNK_DEVICE bool name(uint64_t* barrier, uint32_t parity) {                                      \
+    [[maybe_unused]] const uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(barrier)); \
+    uint32_t passed = 0;                                                                           \
+    RNNK_SM90(                                                                                     \
+        "{\n"                                                                                      \
+        ".reg .pred p;\n"                                                                          \
+        "mbarrier." instruction                                                                    \
+        ".parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"                                   \
+        "selp.u32 %0, 1, 0, p;\n"                                                                  \
+        "}" : "=r"(passed) : "r"(at),                                                              \
+        "r"(parity) : "memory");                                                                   \
+    return passed != 0;                                                                            \
+  }
+RNNK_MBARRIER_PASSED(mbarrier_try_wait, "try_wait")  // may suspend the thread for a while
+RNNK_MBARRIER_PASSED(mbarrier_test, "test_wait")     // does not wait
+#undef RNNK_MBARRIER_PASSED
 
 // 4 or 16 bytes, aligned, to a place in a peer's shared memory, in the background; they count at the peer's mbarrier when they
 // have arrived. Both addresses come from map_shared().

@@ -37,7 +37,6 @@ struct ForwardPoint {
   static constexpr int gates = stage.gates, G = Cell::kGates, S = Cell::kStages;
 
   static RNNK_DEVICE const Axis& axis(const Data& d) { return stage.projected ? d.walk.out : d.walk.hidden; }
-  static RNNK_DEVICE int dtype(const Data& d) { return In::dtype == kAnyDtype ? d.walk.dtype : In::dtype; }
 
   // gh: what the product made of the stage's gates; of a stage without one, what the one before emitted.
   static RNNK_DEVICE void run(const Data& d, int64_t s, const Place& at, const T (&gh)[gates]) {
@@ -76,7 +75,7 @@ struct ForwardPoint {
     const int64_t state_at = row * d.ld_state + column, h_at = row * d.ld_h + at.column(w.out);
     if constexpr (!stage.projected) {
       for (int i = 0; i < Cell::kParams; ++i) q.p[i] = {i < w.own_params ? d.params[i * H + column] : T(0)};
-      if constexpr (!projects(kShape)) q.s[0] = {load<T>(d.h_from, dtype(d), h_at)};
+      if constexpr (!projects(kShape)) q.s[0] = {load<T>(d.h_from, dtype_of<In>(w), h_at)};
       RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s[i] = {d.state[i][state_at]};
       if constexpr (K > 0) {  // what earlier stages left; the states are already the new ones
         const T *const carry = d.carry + row * Cell::kCarry * H + column, *const saved = saved_of(d, record, column);
@@ -90,7 +89,7 @@ struct ForwardPoint {
     if constexpr (Cell::kHasOptions) {
       q.o = &w.o;
       if constexpr (K == 0) {
-        if constexpr (!projects(kShape)) q.operand = {load<T>(d.fed_from, dtype(d), h_at)};
+        if constexpr (!projects(kShape)) q.operand = {load<T>(d.fed_from, dtype_of<In>(w), h_at)};
         reset_states(q, around);
       }
     }
@@ -103,15 +102,15 @@ struct ForwardPoint {
     const Walk<T>& w = d.walk;
     const int64_t h_at = at.row * d.ld_h + at.column(w.out);
     if constexpr (!Cell::kHasOptions) {
-      store(d.h_to, dtype(d), h_at, now.v);  // path: state
+      store(d.h_to, dtype_of<In>(w), h_at, now.v);  // path: state
       return now.v;
     } else {
       const Around<V> around{w, at, w.time(s)};
-      const auto to_storage = [&](V v) { return V{rounded(v.v, dtype(d))}; };
-      auto [h, out] = keep_hidden(V{load<T>(d.h_from, dtype(d), h_at)}, now, around, to_storage);
+      const auto to_storage = [&](V v) { return V{rounded(v.v, dtype_of<In>(w))}; };
+      auto [h, out] = keep_hidden(V{load<T>(d.h_from, dtype_of<In>(w), h_at)}, now, around, to_storage);
       if (w.resets_at(s + 1, at.row)) h = {T(0)};
-      store(d.h_to, dtype(d), h_at, h.v);  // path: state
-      if (w.dropped) store(d.fed_to, dtype(d), h_at, w.thinned(h.v, at.row, at.column(w.out)));
+      store(d.h_to, dtype_of<In>(w), h_at, h.v);  // path: state
+      if (w.dropped) store(d.fed_to, dtype_of<In>(w), h_at, w.thinned(h.v, at.row, at.column(w.out)));
       return out.v;
     }
   }
@@ -132,8 +131,8 @@ struct ForwardPoint {
     if constexpr (K == S - 1) {
       put_y(d, s, at, y);
     } else if constexpr (has_product(kShape, K + 1)) {
-      store(d.emit[K + 1], dtype(d), row * d.ld_emit + column, q.emit.v);
-      if (w.keep) store(d.emitted[K + 1], dtype(d), record * H + column, q.emit.v);
+      store(d.emit[K + 1], dtype_of<In>(w), row * d.ld_emit + column, q.emit.v);
+      if (w.keep) store(d.emitted[K + 1], dtype_of<In>(w), record * H + column, q.emit.v);
     } else {
       d.raw[K + 1][row * H + column] = q.emit.v;
     }
@@ -142,7 +141,7 @@ struct ForwardPoint {
   static RNNK_DEVICE void put_y(const Data& d, int64_t s, const Place& at, T y) {
     const int64_t* const stride = d.y.stride;
     const int64_t to = d.walk.time(s) * stride[0] + at.row * stride[1] + at.unit(d.walk.out) * stride[2];
-    store(d.y.data, dtype(d), to, y);  // path: state
+    store(d.y.data, dtype_of<In>(d.walk), to, y);  // path: state
   }
   static RNNK_DEVICE T* saved_of(const Data& d, int64_t record, int64_t column) {
     return d.saved + record * Cell::kSaved * d.walk.hidden.padded() + column;

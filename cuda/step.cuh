@@ -80,6 +80,12 @@ Walk<T> walk_of(const Problem& p, const LayerCall& a, const Layout& d, const voi
   return w;
 }
 
+// The dtype of x, y, h and operands. Where In (an arithmetic) has one, it is a constant, and the compiler drops the switches over dtypes.
+template <class In>
+RNNK_DEVICE int dtype_of(const Walk<typename In::T>& walk) {
+  return In::dtype == kAnyDtype ? walk.dtype : In::dtype;
+}
+
 // One unit of one row: what pointwise parts are called for.
 struct Place {
   int64_t row, head, i;  // i: of the head's units
