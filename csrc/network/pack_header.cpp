@@ -20,14 +20,19 @@ uint64_t pack_layout(const Network& n) {
   };
   const Problem& p = n.first();
   for (const int64_t number :
-       {int64_t{p.cell}, int64_t{p.dtype}, int64_t{p.device}, int64_t{p.device_index},
-        int64_t{p.tf32} * (1 + (p.variant >= 0)), int64_t{p.bias}, p.input_size, p.hidden_size, p.output_size,
-        int64_t{p.projects}, p.heads, int64_t{p.flags & with_parameters}, n.num_layers, n.directions}) {
+       {int64_t{p.cell}, int64_t{p.dtype}, int64_t{p.device}, int64_t{p.device_index}, int64_t{p.tf32}, int64_t{p.bias},
+        p.input_size, p.hidden_size, p.output_size, int64_t{p.projects}, p.heads, int64_t{p.flags & with_parameters},
+        n.num_layers, n.directions}) {
     take(&number, sizeof number);
   }
   for (int l = 0; l < (n.num_layers > 1 ? 2 : 1); ++l) {
     const char* const kernel = n.layers[l][0].kernel->name;
     take(kernel, std::strlen(kernel));
+    // Where TF32 is allowed, a kernel may still pack layers with options in float32. One direction alone may have options (activations).
+    for (int d = 0; p.tf32 && d < n.directions; ++d) {
+      const bool has_options = n.layers[l][d].plain.variant >= 0;
+      take(&has_options, sizeof has_options);
+    }
   }
   return hash;
 }

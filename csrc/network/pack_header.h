@@ -12,8 +12,7 @@ struct PackHeader {
 };
 static_assert(sizeof(PackHeader) == 64, "what follows has the alignment of the pack");
 
-// Plans with the same number lay weights out alike: same kernels, cell, layers, directions, sizes, dtype and options that have
-// parameters. Masks, which direction a single one is, recompute and dropout do not matter.
+// A hash of what decides how weights are laid out: plans with the same number read each other's packs. rnnkern.h lists what it covers.
 uint64_t pack_layout(const Network&);
 
 // Bytes before the kernel's own. Packs on a GPU have none: nothing on the host could read them before the call.

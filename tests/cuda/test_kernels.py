@@ -105,6 +105,23 @@ def test_tf32_with_a_mask(kernel: str, cell: str) -> None:
         assert np.abs(y(ones) - wanted).max() <= 8 * 2.0**-10
 
 
+@pytest.mark.parametrize("tf32", [False, True])
+def test_where_tf32_is_allowed_a_packs_layout_depends_on_options(tf32: bool) -> None:
+    """cuda_solo packs a direction with options in float32 even then, so these plans cannot read each other's packs."""
+    library, softsign = simt_library(), (c_abi.Activation * 3)(c_abi.Activation(), c_abi.Activation(10))
+
+    def layout(**options: Any) -> int:
+        problem, plan = device_problem(dtype=0, direction=2, flags=4 if tf32 else 0, **options), c.c_void_p()
+        status = library.rnnk_plan_create(c.byref(problem), b"cuda_solo", c.byref(plan))
+        assert status == 0, library.rnnk_last_error()
+        found = int(library.rnnk_plan_pack_layout(plan))
+        library.rnnk_plan_destroy(plan)
+        return found
+
+    found = {layout(), layout(activations_reverse=softsign), layout(activations=softsign)}
+    assert len(found) == (3 if tf32 else 1)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_options(kernel: str, case: Case, dtype: str) -> None:

@@ -254,8 +254,10 @@ RNNK_API void rnnk_plan_destroy(rnnk_plan* plan);
 RNNK_API const char* rnnk_plan_kernel(const rnnk_plan* plan, int64_t layer);
 /* K of rnnk_weights.params [K, H]; 0 when there are none. */
 RNNK_API int64_t rnnk_plan_param_rows(const rnnk_plan* plan);
-/* Plans with the same number read each other's packs: same kernels, device, cell, layers, sizes, dtype and options that have
- * parameters; a single direction may be the other one, and recompute, dropout, hints and the other options may differ. 0 for NULL. */
+/* Plans with the same number read each other's packs; 0 for NULL. The number is a hash of the kernels, device, cell, number of layers and
+ * of directions, sizes, heads, dtype, bias, options that have parameters, and RNNK_PROBLEM_TF32. With RNNK_PROBLEM_TF32 it also covers whether
+ * each direction has options, because a kernel may pack those layers in float32. Plans with the same number may differ in which direction
+ * a single one is, in recompute, dropout, hints and the other options. */
 RNNK_API uint64_t rnnk_plan_pack_layout(const rnnk_plan* plan);
 RNNK_API rnnk_status rnnk_plan_sizes(const rnnk_plan* plan, int64_t seq_len, int64_t batch, rnnk_sizes* sizes);
 RNNK_API rnnk_status rnnk_plan_reserve_bound(const rnnk_plan* plan, rnnk_reserve_bound* bound);
