@@ -21,6 +21,10 @@ bool is_kernel_of(int device, const char* name) {  // -1: of any device
   return false;
 }
 
+// Whether launches may run on a GPU at the same time; shares is the sum of their Kernel::share. All blocks of a cooperative launch
+// wait for each other, so two launches that do not fit together could each hold some multiprocessors and wait for ever for the rest.
+bool may_overlap(bool cooperative, double shares) { return !cooperative || shares <= 1; }
+
 // Estimates of a block of steps of each layer of a stack.
 struct Stack {
   const Network& network;
@@ -38,16 +42,16 @@ struct Stack {
     for (int64_t l = lowest; l < network.num_layers; ++l) us += block_us(l, steps, threads);
     return us;
   }
-  // Whether launches of as many layers as have streams run together, where blocks wait for each other.
-  bool fit_side_by_side() const {
-    bool wait = false;
+  // For as many layers as run on streams at the same time.
+  bool layers_may_overlap() const {
+    bool cooperative = false;
     double share = 0;
     for (int64_t l = lowest; l < std::min(network.num_layers, lowest + 2); ++l) {  // those above are alike
       const Kernel& kernel = *network.layer(l, 0).kernel;
-      wait = wait || kernel.cooperative;
+      cooperative = cooperative || kernel.cooperative;
       share = std::max(share, kernel.share(network.problem(l, 0, extent.masked), extent.batch, backward));
     }
-    return !wait || share * static_cast<double>(std::min<int64_t>(layers(), kMostSides + 1)) <= 1;
+    return may_overlap(cooperative, share * static_cast<double>(std::min<int64_t>(layers(), kMostSides + 1)));
   }
   int64_t phases(int64_t steps) const { return (extent.seq_len + steps - 1) / steps + layers() - 1; }
 
@@ -107,7 +111,7 @@ Wave wave_on_gpu(const Stack& stack, int64_t workspace, int64_t (*bytes_of)(cons
     const int64_t bytes = bytes_of(stack.network, stack.extent, stack.lowest, w);
     return bytes <= costs::kMostOnGpu && (workspace < 0 || bytes <= workspace);
   };
-  if (!stack.fit_side_by_side()) return in_turn;
+  if (!stack.layers_may_overlap()) return in_turn;
   const int64_t wanted = wanted_steps();
   if (wanted >= 0) {
     const Wave wave{wanted, true};
@@ -178,9 +182,8 @@ int64_t segment_steps(const Kernel& kernel, int64_t seq_len, int64_t batch) {
 
 bool faster_at_once(const KernelCall& one, const KernelCall& other, bool backward, double extra_us) {
   if (!one.on_cpu()) {
-    // Two launches of which each holds multiprocessors and waits for more would wait for ever.
-    const bool wait = one.kernel.cooperative || other.kernel.cooperative;
-    if (wait && one.share(backward) + other.share(backward) > 1) return false;
+    const bool cooperative = one.kernel.cooperative || other.kernel.cooperative;
+    if (!may_overlap(cooperative, one.share(backward) + other.share(backward))) return false;
     return std::min(one.estimate(backward, 1), other.estimate(backward, 1)) >= costs::kGpuForkUs;
   }
   const int threads = team_size();
