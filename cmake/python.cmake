@@ -17,7 +17,8 @@ if(RNNKERN_PYTHON OR RNNKERN_PYTHON_HEADERS)  # files of the module that know no
 endif()
 
 if(RNNKERN_PYTHON)
-  # What of the module knows no Python, in one archive: bench/gpu/once.sh links it with the rest on another machine, for its Python.
+  # Everything but the binding, which depends on the Python version, in one archive. bench/gpu/once.sh carries it to a GPU machine
+  # and links it there with the binding for that machine's Python.
   add_library(rnnk STATIC EXCLUDE_FROM_ALL $<TARGET_OBJECTS:rnnkern_helpers> $<TARGET_OBJECTS:rnnkern_objects>
               ${RNNK_KERNEL_OBJECTS})
   rnnk_need_python()

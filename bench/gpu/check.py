@@ -43,8 +43,8 @@ REPEATED: Final = (
 # Every strategy is asked at every one of these: teams within an SM, over some, over all.
 SMOKE: Final = tuple(Point(cell, "bf16", size, 16, 64) for size in (128, 256, 768, 1024) for cell in CELLS)
 
-# What shares the GPU with a second grid of the same call: (environment, point). Their launches fit side by side on 132
-# multiprocessors; those of LSTM H=768, B=16 do not, and go in turn.
+# (environment, point): calls with several launches that may run at the same time, of two directions or of a wavefront's
+# layers. On 132 multiprocessors they fit together, except those of H=768, B=16, which run one after the other.
 _GRID: Final = {"RNNKERN_KERNEL": "cuda_grid"}
 _WAVE: Final = {"RNNKERN_GPU_WAVE": "16"}
 TOGETHER: Final = (
@@ -104,8 +104,9 @@ def worker(environment: dict[str, str] | None = None) -> jobs.Worker:
 
 
 class Check:
-    """take: gets every figure at once, for the record. line: every line that a program prints. program: latencies.cu,
-    if it is built. One worker answers all but what needs one of its own."""
+    """take: receives each figure at once, for the record. line: receives each line that a program prints. program: the
+    compiled latencies.cu, or None. One worker answers every request, except in steps that start processes of their own.
+    """
 
     def __init__(self, take: Callable[[str, Any], None], line: Callable[[str], None], program: Path | None) -> None:
         self.take, self.line, self.program = take, line, program
@@ -156,7 +157,7 @@ class Check:
         return tested(self._run(tests(), limit, "failures", RNNKERN_GPU_WAIT_SECONDS="5"), limit)
 
     def facts(self, limit: float) -> dict[str, Any]:
-        """What worker.facts found."""
+        """Asks the worker for its `facts`, and keeps the names of the strategies that run here."""
         found = self._common.ask({"do": "facts"}, limit)
         self.strategies = tuple(found.get("strategies", ()))
         return found

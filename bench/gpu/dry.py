@@ -1,6 +1,7 @@
-"""once.sh --dry: every step without a GPU, so that each is reached and leaves its record. Its figures mean nothing.
+"""once.sh --dry runs every step without a GPU, to show that each is reached and writes its record. Its figures
+mean nothing.
 
-    python -m bench.gpu.dry worker|run ARGUMENTS      a module of this folder, pretending
+    python -m bench.gpu.dry worker|run ARGUMENTS      runs that module of this folder on the stand-ins
 
 The problems are tiny, the tools of CUDA and the compiler are scripts, and torch's tensors lie on the CPU. Where the
 module of rnnkern was built on the host emulator (.ci/simt), they pose as tensors of a GPU (tests/support/posing.py), so
@@ -20,12 +21,12 @@ from typing import Any, Final
 from . import check, counters, linked, points, prepared, record
 from .points import Point
 
-_TESTS: Final = "tests/tools/test_gpu_commands.py"  # of which those named below need no GPU, and take no time
+_TESTS: Final = "tests/tools/test_gpu_commands.py"  # shrink() chooses some that need no GPU and are fast
 _LATENCIES: Final = """#!/bin/sh
 echo '{"name": "device", "gpu": "dry run"}'
 for m in 1 2 3 4 5 6 7 8; do echo '{"name": "M'$m'", "case": "dry", "value": 1, "unit": "ns"}'; done
 """
-# What is behind the tool's own options is run, as the tool would run it.
+# Stands in for a tool that runs another command: skips the tool's options, which end at the command's interpreter.
 _WRAPPER: Final = """#!/bin/sh
 while [ "$1" != {python} ]; do shift; done
 {before}
@@ -35,7 +36,7 @@ _COUNTERS: Final = """
 "ID","Kernel Name","Section Name","Metric Name","Metric Unit","Metric Value"
 "0","void rnnk::gpu::team_forward_kernel<BFloat16, Lstm>(P)","GPU Speed Of Light","Duration","us","1.0"
 """
-# Each source is nothing, and the module is the one of this environment.
+# Stands in for the C++ compiler: object files are empty, and the linked module is a copy of this environment's.
 _COMPILER: Final = """#!/bin/sh
 while [ "$1" != -o ]; do shift; done
 case "$2" in *.o) : > "$2" ;; *) cp {module} "$2" ;; esac
@@ -43,7 +44,7 @@ case "$2" in *.o) : > "$2" ;; *) cp {module} "$2" ;; esac
 
 
 def pretend(folder: Path, root: Path) -> prepared.Places:
-    """For the process of once.py: fake tools in front of all others, and what `prepare` would have made."""
+    """For the process of once.py: puts stand-ins for tools first on the PATH, and writes what `prepare` would make."""
     where = prepared.Places(root, folder.resolve() / "carried", folder.resolve() / "site")
     shutil.rmtree(folder, ignore_errors=True)
     where.carried.mkdir(parents=True)
@@ -75,7 +76,7 @@ def _module() -> Path:
 
 
 def shrink() -> None:
-    """Plans of a few tiny points, and modules that pretend. In every process of a dry run."""
+    """Replaces plans by a few tiny points, and modules by stand-ins. Every process of a dry run calls it."""
     tiny = Point("lstm", "bf16", 24, 3, 4)
     flags = ["-S"] if sys.flags.no_site else []
     patched: dict[Any, dict[str, Any]] = {

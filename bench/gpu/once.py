@@ -81,7 +81,7 @@ class Runner:
         self._log.flush()
 
     def actions(self) -> dict[str, Action]:
-        """Those that need no module of rnnkern."""
+        """The steps that need no module of rnnkern."""
         return {
             "link": self._link,
             "build": self._build,
@@ -106,7 +106,7 @@ class Runner:
         """Whether no step failed."""
         outcomes: dict[str, check.Outcome] = {}
         for index, step in enumerate(steps):
-            # What has no weight is there for the case that another step failed, and may take all that is left.
+            # A step without a weight (`build`) acts only if an earlier step failed; it may use all the time left.
             limit = points.share(budget, steps[index:]) if step.weight else budget.left()
             self._line(f"=== {step.name}, {limit:.0f} s")
             start = time.monotonic()
@@ -158,7 +158,7 @@ class Runner:
         return outcome
 
     def _facts(self, limit: float) -> check.Outcome:
-        """What is measured, and whether anything can be."""
+        """Records the GPU and the versions. If nothing can be measured here, later steps are left out."""
         try:
             found = self.checks.facts(limit)
         except jobs.Died as error:
@@ -183,7 +183,7 @@ class Runner:
         return outcome | ({"ok": None} if done.code == record.REFUSED else {})
 
     def _peers(self, limit: float) -> check.Outcome:
-        """Which kernels cuDNN launches: in place of counters."""
+        """Records which kernels cuDNN launches, if ncu could not read the counters."""
         if "counters" in self.kept.document:
             return {"ok": None, "said": "not needed: ncu read the counters"}
         return self._command("peers", limit)

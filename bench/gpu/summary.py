@@ -1,6 +1,6 @@
-"""What a call of once.sh prints last, in at most MOST lines, from its record and those of the commands that it ran.
+"""The table that a call of once.sh prints last: at most MOST lines, from its record and the records of its commands.
 
-Plain text by the standard library, since it must be printed where nothing is installed.
+It is plain text and needs only the standard library, because it must print where nothing is installed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, Final
 from .points import CELLS, MODES, PRECISIONS, parse
 
 MOST: Final = 40
-_POINTS: Final = 7  # of a command: the anchors, and one more
+_POINTS: Final = 7  # the number of points shown of a command: the six anchors and one more
 _WIDTH: Final = 180
 
 
 def means(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Geometric mean and least of the ratios of each class, cell x precision x mode, in the order of points.py."""
+    """The geometric mean and the smallest ratio of each class (cell, precision, mode), in the order of points.py."""
     groups: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
     for entry in entries:
         point = parse(entry["point"])
@@ -39,8 +39,8 @@ def means(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def lines(document: dict[str, Any], out: Path, since: float) -> list[str]:
-    """Every step first; then figures, of which the record has more where they are cut off. since: when the call began
-    (time.time()); records of `out` that are older belong to another."""
+    """Returns a line for each step, then figures. What does not fit in MOST lines is in the records only. since: the
+    time.time() at which the call began; older records in `out` belong to other calls."""
     steps = [_step(name, entry) for name, entry in document["steps"].items()]
     figures = [*_failures(document.get("failures", [])), *_latencies(document.get("latencies", []))]
     figures += _few(_strategies(_points(out, "strategies", since)))
@@ -94,7 +94,7 @@ def _points(out: Path, command: str, since: float) -> list[dict[str, Any]]:
 
 
 def _strategies(entries: list[dict[str, Any]]) -> Iterator[str]:
-    """us a step of inference and training by every strategy; a star at the one that the model chooses."""
+    """For each point, us per step (inference/training) of every strategy; a star marks the model's choice."""
     for entry in entries:
         if "strategies" not in entry:
             yield f"  {entry['point']}: {entry.get('error', '')}"
@@ -112,7 +112,7 @@ def _time(figures: dict[str, Any]) -> str:
 
 
 def _bench(entries: list[dict[str, Any]]) -> Iterator[str]:
-    """us a step of rnnkern and of cuDNN, and their ratio."""
+    """For each point, us per step of rnnkern and of cuDNN, and their ratio."""
     for entry in entries:
         words = [str(entry["error"]).splitlines()[0]] if "error" in entry else [str(entry["kernel"])]
         for mode in (mode for mode in MODES if mode in entry):

@@ -164,7 +164,8 @@ def smoke(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
 
 
 def _reported() -> dict[str, str]:
-    """What the kernels of earlier calls report, which else would be raised by the next call: a wait that expired."""
+    """Returns {"error": ...} if kernels of earlier calls reported one, such as an expired wait, else {}. Without this,
+    the next call would raise it."""
     import rnnkern as rk
 
     try:

@@ -1,7 +1,7 @@
-"""What the peers on JAX's CPU backend share: its settings, a training step, and answers as NumPy arrays.
+"""Code that the peers on JAX's CPU backend share: settings, a compiled call or training step, results in NumPy.
 
-A training step is value-and-gradient of the same function by jax.vjp, compiled as one. The CPU client takes its number
-of threads from NPROC when JAX starts its backend, which must therefore not have happened before.
+A training step is one compiled function, which computes the outputs and, by jax.vjp, the gradients. JAX's CPU backend
+reads its number of threads from the variable NPROC when it starts, so `hold` must be called before that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..data import Array, Data, Run
 
 
 def hold(threads: int) -> None:
-    """Before the backend starts: the CPU's, with that many threads and float64; arrays of other dtypes state theirs."""
+    """Sets up JAX's CPU backend, before it starts, with that many threads and float64. Every array states its dtype."""
     os.environ["NPROC"] = str(threads)
     if not jax.config.jax_platforms:  # what JAX_PLATFORMS said
         jax.config.update("jax_platforms", "cpu")
@@ -51,7 +51,7 @@ def arrays(data: Data, dtype: Any) -> tuple[Any, Any, Any]:
 
 
 def prepare(data: Data, mode: str, dtype: str, network: Network) -> Run:
-    """The network's call, or its training step, compiled."""
+    """Compiles the network's call or its training step."""
 
     def turned(array: Any) -> Any:
         return array.swapaxes(0, 1) if network.batch_first else array
@@ -83,15 +83,15 @@ def _valid(y: Any, lengths: Array | None) -> Any:
 
 
 def converted(system: str, problem: Problem, data: Data) -> list[Any]:
-    """The parameters as the system of rnnkern.convert holds them; two biases that it has one for are added up."""
+    """Converts the parameters to a system of rnnkern.convert. Where that has one bias for two, it is their sum."""
     return to_system(system, _cell(problem), data.params, **_shape(problem))
 
 
 def named(system: str, problem: Problem, grads: list[Any]) -> dict[str, Any]:
-    """Gradients that the system holds like its parameters, by torch's names."""
+    """Converts gradients, which the system holds like its parameters, to torch's names."""
     grads = jax.tree.map(np.asarray, grads)
     found = from_system(system, _cell(problem), grads, **_shape(problem))
-    if problem.cell != "gru":  # one bias stands for the sum of two, so that the gradient of each is that of the sum
+    if problem.cell != "gru":  # one bias is the sum of two, so its gradient is the gradient of both
         found |= {name: found[name.replace("_hh", "_ih")] for name in found if name.startswith("bias_hh")}
     return found
 

@@ -309,7 +309,8 @@ RNNK_API const char* rnnk_cell_option(int32_t cell, int32_t index);
 RNNK_API const char* rnnk_kernel_name(int32_t index);
 RNNK_API const char* rnnk_kernel_unavailable(int32_t index);
 
-/* What kernel `index` says of one direction of layer `layer` of a problem at this size: of the reverse one, if that alone has options. */
+/* Whether kernel `index` accepts layer `layer` of a problem, and its estimates at this size for one direction. That is the first
+ * direction, or the second if only the second has options. */
 typedef struct rnnk_verdict {
   uint32_t struct_size;
   int32_t declined;  /* 1: reason says why, with the numbers */
