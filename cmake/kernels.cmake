@@ -1,4 +1,5 @@
-# rnnk_add_kernel(NAME SOURCE [FLAGS ...])  compiles one kernel file with its own flags and puts NAME on the list.
+# rnnk_add_kernel(NAME SOURCE [HOST KERNEL] [FLAGS ...])  compiles one kernel file with its own flags and puts NAME on the list.
+#                                           HOST: the kernel whose driver it calls; without it, there is no such kernel.
 # rnnk_write_lists()                        writes the two generated headers: the kernel list and the cells' includes.
 set(RNNK_GENERATED ${CMAKE_CURRENT_BINARY_DIR}/generated)
 set(RNNKERN_KERNELS "" CACHE STRING "Only kernels with these names, which may be regular expressions; semicolons between them; empty: all")
@@ -20,7 +21,10 @@ function(rnnk_add_kernel name source)
   if(NOT wanted)
     return()
   endif()
-  cmake_parse_arguments(arg "" "" "FLAGS" ${ARGN})
+  cmake_parse_arguments(arg "" "HOST" "FLAGS" ${ARGN})
+  if(arg_HOST AND NOT arg_HOST IN_LIST RNNK_KERNEL_NAMES)
+    return()
+  endif()
   add_library(${name} OBJECT ${source})
   target_include_directories(${name} PRIVATE csrc csrc/include ${RNNK_GENERATED})
   # -ffp-contract=off: an a * b + c in the text must round the same in every kernel and at every optimisation level.

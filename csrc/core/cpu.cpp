@@ -1,6 +1,7 @@
 // What this CPU can do, as the bits of Feature: what the instruction cpuid reports, where the operating system also saves the
 // registers (xgetbv). __builtin_cpu_supports is of no use: it needs the compiler's own runtime, and zig's answers 0 to everything.
 #include <cstring>
+#include <map>
 #include <string>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -21,7 +22,7 @@ struct Named {
 
 #if defined(__x86_64__)
 struct X86 {
-  unsigned one_c = 0, seven_b = 0, seven_d = 0, seven_one_a = 0;
+  unsigned one_c = 0, seven_b = 0, seven_c = 0, seven_d = 0, seven_one_a = 0;
   uint64_t saved = 0;  // XCR0: bit 1 SSE, 2 AVX, 5 to 7 AVX-512, 17 and 18 AMX
   bool amd = false;
 
@@ -36,22 +37,22 @@ struct X86 {
       saved = uint64_t{high} << 32 | low;
     }
     if (most < 7) return;
-    __cpuid_count(7, 0, a, seven_b, c, seven_d);
+    __cpuid_count(7, 0, a, seven_b, seven_c, seven_d);
     if (a >= 1) __cpuid_count(7, 1, seven_one_a, b, c, d);
   }
   static bool has(unsigned word, int bit) { return word >> bit & 1; }
   bool saves(uint64_t states) const { return (saved & states) == states; }
   bool avx(unsigned word, int bit) const { return saves(0x6) && has(word, bit); }
   bool avx512(unsigned word, int bit) const { return saves(0xe6) && has(word, bit); }
-  bool amx_bf16() const { return saves(0x60000) && has(seven_d, 24) && has(seven_d, 22) && allow_matrix_unit(); }
+  bool amx(int bit) const { return saves(0x60000) && has(seven_d, 24) && has(seven_d, bit) && allow_matrix_unit(); }
 };
 #else
 struct X86 {  // of another architecture
-  static constexpr unsigned one_c = 0, seven_b = 0, seven_one_a = 0;
+  static constexpr unsigned one_c = 0, seven_b = 0, seven_c = 0, seven_one_a = 0;
   static constexpr bool amd = false;
   static bool avx(unsigned, int) { return false; }
   static bool avx512(unsigned, int) { return false; }
-  static bool amx_bf16() { return false; }
+  static bool amx(int) { return false; }
 };
 #endif
 
@@ -63,7 +64,7 @@ constexpr bool kHasNeon = false;
 
 struct Cpu {
   const X86 x86{};  // GCC wants it where X86 is empty
-  const Named features[11] = {
+  const Named features[15] = {
       {kAvx2, "avx2", x86.avx(x86.seven_b, 5)},
       {kFma, "fma", x86.avx(x86.one_c, 12)},
       {kF16c, "f16c", x86.avx(x86.one_c, 29)},
@@ -72,15 +73,18 @@ struct Cpu {
       {kAvx512vl, "avx512vl", x86.avx512(x86.seven_b, 31)},
       {kAvx512dq, "avx512dq", x86.avx512(x86.seven_b, 17)},
       {kAvx512bf16, "avx512bf16", x86.avx512(x86.seven_one_a, 5)},
-      {kAmxBf16, "amx_bf16", x86.amx_bf16()},
+      {kAvx512vnni, "avx512_vnni", x86.avx512(x86.seven_c, 11)},
+      {kAvxVnni, "avx_vnni", x86.avx(x86.seven_one_a, 4)},
+      {kAmxBf16, "amx_bf16", x86.amx(22)},
+      {kAmxInt8, "amx_int8", x86.amx(25)},
       {kAmd, "amd", x86.amd},
       {kNeon, "neon", kHasNeon},
+      {kDotProduct, "dot_product", kHasNeon && has_dot_product()},
   };
   uint32_t bits = 0;
   std::string names;
-  // Sentences for every set of missing features a kernel may meet are built once, so that they can be returned as static text
-  // and nothing can fail later.
-  std::string missing[1 << 10];
+  // Sentences for what each kernel lacks are built once, so that they can be returned as static text and nothing can fail later.
+  std::map<uint32_t, std::string> missing;
 
   Cpu() {
     for (const auto& f : features) {
@@ -89,10 +93,11 @@ struct Cpu {
       if (!names.empty()) names += ' ';
       names += f.name;
     }
-    for (uint32_t set = 1; set < 1 << 10; ++set) {
-      missing[set] = "this CPU lacks";
+    for (auto k = kKernels; *k; ++k) {
+      std::string& sentence = missing[(*k)->features & ~bits];
+      sentence = "this CPU lacks";
       for (const auto& f : features) {
-        if (set & f.bit) missing[set].append(" ").append(f.name);
+        if ((*k)->features & ~bits & f.bit) sentence.append(" ").append(f.name);
       }
     }
   }
@@ -119,7 +124,7 @@ int64_t near_bytes() {
 const char* unavailable(const Kernel& kernel) {
   if (kernel.device == RNNK_CUDA) return devices_unavailable();
   const uint32_t lacking = kernel.features & ~cpu().bits;
-  return lacking ? cpu().missing[lacking].c_str() : "";
+  return lacking ? cpu().missing.at(lacking).c_str() : "";
 }
 
 }  // namespace rnnk

@@ -17,7 +17,11 @@ enum Feature : uint32_t {
   kNeon = 128,
   kAvx512bf16 = 256,
   kAmxBf16 = 512,  // and the OS lets this process use it
-  kAmd = 1024      // who made it, for estimates
+  kAmd = 1024,     // who made it, for estimates
+  kAvx512vnni = 2048,
+  kAvxVnni = 4096,
+  kAmxInt8 = 8192,  // as kAmxBf16
+  kDotProduct = 16384
 };
 
 // What a caller provides for a kernel.
@@ -45,6 +49,8 @@ struct Kernel {
   void (*backward)(const Problem&, const LayerCall&);
   // GPU: all blocks of a launch wait for each other, so that launches on several streams must fit side by side.
   bool cooperative = false;
+  // It runs problems with int8 weights, and no others.
+  bool int8 = false;
 };
 
 extern const Kernel* const kKernels[];  // list order, null-terminated

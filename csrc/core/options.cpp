@@ -76,7 +76,7 @@ const char* cell_option(const CellInfo& cell, int i) {
 
 void take_options(Problem& p, const rnnk_problem& from, int direction) {
   const CellInfo& cell = *cell_info(p.cell);
-  p.flags = from.flags & ~uint32_t{RNNK_PROBLEM_NO_BIAS | RNNK_PROBLEM_RECOMPUTE | RNNK_PROBLEM_TF32};
+  p.flags = from.flags & ~uint32_t{RNNK_PROBLEM_NO_BIAS | RNNK_PROBLEM_RECOMPUTE | RNNK_PROBLEM_TF32 | RNNK_PROBLEM_INT8};
   for (const Option& option : kOptions) {
     if (p.has(option.flag) && !(cell.takes & option.takes)) {
       fail(RNNK_INVALID_VALUE, "problem.flags: cell %s has no %s", cell.name, option.name);

@@ -22,6 +22,9 @@
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 #elif defined(__APPLE__)
 #include <dlfcn.h>
 #include <sys/sysctl.h>
@@ -187,6 +190,16 @@ void prefer_huge_pages(void* data, size_t size) {
   (void)madvise(data, size, MADV_HUGEPAGE);
 #else
   (void)data, (void)size;
+#endif
+}
+
+bool has_dot_product() {
+#if defined(__linux__) && defined(__aarch64__)
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#elif defined(__APPLE__) && defined(__aarch64__)
+  return true;  // from the first of these machines on
+#else
+  return false;
 #endif
 }
 

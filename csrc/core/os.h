@@ -8,6 +8,7 @@ namespace rnnk {
 int usable_cpus();         // CPUs that this process may run on, or a container's quota pays for; at least 1
 int64_t level2_bytes();    // a core's second-level cache; 0: unknown
 size_t memory_limit();     // bytes that the machine, the process's limits and its container allow
+bool has_dot_product();    // AArch64: the instructions that sum products of four bytes
 bool allow_matrix_unit();  // asks the system for the registers of AMX; false: refused
 
 // CPUs that the quotas of this process's control groups pay for, rounded up; 0: no limit. membership: a file like

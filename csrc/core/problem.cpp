@@ -56,6 +56,24 @@ const char* dtype_name(int dtype) {
   return dtype >= 0 && dtype < 7 ? names[dtype] : "unknown";
 }
 
+namespace {
+
+void check_int8(const rnnk_problem& p) {
+  if (p.device != RNNK_CPU || (p.dtype != RNNK_FLOAT32 && p.dtype != RNNK_FLOAT16)) {
+    fail(RNNK_NOT_SUPPORTED, "problem.flags: RNNK_PROBLEM_INT8 is for float32 and float16 on RNNK_CPU, got %s on %s",
+         dtype_name(p.dtype), p.device == RNNK_CPU ? "RNNK_CPU" : "RNNK_CUDA");
+  }
+  const int64_t above = p.num_layers > 1 ? (p.direction == RNNK_BOTH_DIRECTIONS ? 2 : 1) * p.hidden_size : 0;
+  for (const int64_t terms : {p.input_size, p.hidden_size, above}) {
+    if (terms > kMostInt8Terms) {
+      fail(RNNK_NOT_SUPPORTED, "input_size, hidden_size: with RNNK_PROBLEM_INT8 a product has at most %lld terms, got %lld",
+           static_cast<long long>(kMostInt8Terms), static_cast<long long>(terms));
+    }
+  }
+}
+
+}  // namespace
+
 rnnk_problem checked_problem(const rnnk_problem* given) {
   rnnk_problem whole = adopted(given, offsetof(rnnk_problem, num_layers), "problem"), *const p = &whole;
   if (!cell_info(p->cell)) fail(RNNK_INVALID_VALUE, "problem.cell: no cell has the number %d", p->cell);
@@ -69,7 +87,7 @@ rnnk_problem checked_problem(const rnnk_problem* given) {
   if (gpu) check_device(p->device_index, "problem.device_index");
   constexpr uint32_t known = RNNK_PROBLEM_NO_BIAS | RNNK_PROBLEM_RECOMPUTE | RNNK_PROBLEM_TF32 | RNNK_PROBLEM_PEEPHOLE |
                              RNNK_PROBLEM_COUPLED | RNNK_PROBLEM_RESET_BEFORE | RNNK_PROBLEM_LAYER_NORM |
-                             RNNK_PROBLEM_INDEPENDENT;
+                             RNNK_PROBLEM_INDEPENDENT | RNNK_PROBLEM_INT8;
   if (p->flags & ~known) {
     fail(RNNK_INVALID_VALUE, "problem.flags: unknown bits in 0x%x", p->flags);
   }
@@ -93,6 +111,7 @@ rnnk_problem checked_problem(const rnnk_problem* given) {
     fail(RNNK_INVALID_VALUE, "problem.flags: RNNK_PROBLEM_TF32 is for float32 on RNNK_CUDA, got %s on %s",
          dtype_name(p->dtype), gpu ? "RNNK_CUDA" : "RNNK_CPU");
   }
+  if (p->flags & RNNK_PROBLEM_INT8) check_int8(*p);
   for (int direction = 0; direction < 2; ++direction) layer_problem(whole, 0, direction);  // which checks the options
   return whole;
 }
@@ -104,6 +123,7 @@ Problem layer_problem(const rnnk_problem& p, int64_t layer, int direction) {
   q.device = p.device;
   q.device_index = p.device_index;
   q.tf32 = p.flags & RNNK_PROBLEM_TF32;
+  q.int8 = p.flags & RNNK_PROBLEM_INT8;
   q.bias = !(p.flags & RNNK_PROBLEM_NO_BIAS);
   q.reverse = p.direction == RNNK_REVERSE_ONLY || direction == 1;
   q.recompute = p.flags & RNNK_PROBLEM_RECOMPUTE;

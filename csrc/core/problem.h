@@ -11,6 +11,7 @@ namespace rnnk {
 
 constexpr int64_t kMostUnits = 1 << 24;  // of input_size and hidden_size: keeps every size in elements far below 2^63
 constexpr int64_t kMostLayers = 1 << 16;
+constexpr int64_t kMostInt8Terms = 130'000;  // of a product of bytes: its sum is below 2^31, and a row fits a thread's stack
 
 // Options that change the products of a step; a variant of a cell (cells.inc) has one combination of them.
 enum Shape { kPlainShape = 0, kNormShape = 1, kProjectedShape = 2, kResetBeforeShape = 4, kIndependentShape = 8 };
@@ -22,6 +23,7 @@ struct Problem {
   int device = RNNK_CPU;
   int device_index = 0;
   bool tf32 = false;
+  bool int8 = false;  // weights of a pack
   bool bias = true;
   bool reverse = false;
   bool recompute = false;

@@ -6,6 +6,7 @@
 // caller, the split over threads to schedule.h, the inner loop to tile.h.
 #pragma once
 #include "cpu/extras.h"
+#include "cpu/int8.h"
 #include "cpu/pack.h"
 #include "cpu/schedule.h"
 #include "cpu/unpacked.h"
@@ -42,6 +43,7 @@ struct Forward {
   const Problem& problem;
   const LayerCall& args;
   const Step step;
+  const Int8Unit* const int8;  // null: weights in A's own type
   L d;
   Packed<A> weights;
   Reserve<A> reserve;
@@ -67,9 +69,10 @@ struct Forward {
     return larger<int64_t>(1, smaller(steps, ceil_div(192, larger<int64_t>(batch, 1))));
   }
 
-  Forward(const Problem& p, const CellShape& shape, const LayerCall& a, Step step)
-      : problem(p), args(a), step(step), d(p, shape), weights(d, a.packed), reserve(d, a.seq_len, a.batch, a.reserve),
-        rows{a.seq_len, a.batch, p.reverse, a.order, a.sorted_lengths}, extras(p, a, d, rows), keep(a.reserve != nullptr),
+  Forward(const Problem& p, const CellShape& shape, const LayerCall& a, Step step, const Int8Unit* int8 = nullptr)
+      : problem(p), args(a), step(step), int8(int8), d(p, shape), weights(d, a.packed),
+        reserve(d, a.seq_len, a.batch, a.reserve), rows{a.seq_len, a.batch, p.reverse, a.order, a.sorted_lengths},
+        extras(p, a, d, rows), keep(a.reserve != nullptr),
         convert(a.x.stride[2] != 1 || a.x.dtype != A::storage || !std::is_same_v<Operand, typename A::Stored> ||
                 d.I % A::depth != 0),
         block(block_steps(a.seq_len, a.batch)) {
@@ -108,20 +111,53 @@ struct Forward {
     step(*this, first, first + (i - head()) / step_phases, static_cast<int>((i - head()) % step_phases), part);
   }
 
-  // for_tiles() of a matrix. A call that brings its weights multiplies few rows by them where they are; for more, it packs one panel
-  // after the other into the room of the first, which stays in a near cache.
+  // for_tiles() of a matrix.
   template <int G, class Fn>
   RNNK_HD void product(const Fn& fn, const WeightMatrix<A>& m, int64_t r0, int64_t r1, int64_t p0, int64_t p1) const {
-    const int64_t stride = d.panel(m.K, m.rows.gates);
-    if (!args.unpacked) return for_tiles<A, G>(fn, r0, r1, p0, p1, m.K, m.packed, stride);
-    typename A::Weight* const room = m.packed + p0 * stride;
+    if (args.unpacked || int8) other_product<G>(fn, m, r0, r1, p0, p1);
+    else for_tiles<A, G>(fn, r0, r1, p0, p1, m.K, m.packed, d.panel(m.K, m.rows.gates));
+  }
+  template <int G, class Fn>
+  __attribute__((noinline)) void other_product(const Fn& fn, const WeightMatrix<A>& m, int64_t r0, int64_t r1, int64_t p0,
+                                               int64_t p1) const {
+    if constexpr (A::plain && std::is_same_v<T, float>) {
+      if (int8) return int8_product<G>(tiled<A, G>(fn), m, r0, r1, p0, p1);
+    }
+    unpacked_product<G>(fn, m, r0, r1, p0, p1);
+  }
+  // A call that brings its weights multiplies few rows by them where they are; for more, it packs one panel after the other into the
+  // room of the first, which stays in a near cache.
+  template <int G, class Fn>
+  void unpacked_product(const Fn& fn, const WeightMatrix<A>& m, int64_t r0, int64_t r1, int64_t p0, int64_t p1) const {
+    typename A::Weight* const room = m.packed + p0 * d.panel(m.K, m.rows.gates);
     if constexpr (A::plain) {
-      if (problem.dtype == native_dtype<T>()) p0 = whole_panels_in_place<A, G>(fn, r0, r1, p0, p1, m);
+      if (problem.dtype == native_dtype<T>()) p0 = whole_panels_in_place<A, G>(tiled<A, G>(fn), r0, r1, p0, p1, m);
     }
     for (; p0 < p1; ++p0) {
       pack_one(m, p0, room);
       for_tiles<A, G>(fn, r0, r1, p0, p0 + 1, m.K, room, 0);
     }
+  }
+  template <int G>
+  void int8_product(const TiledProduct<A, G>& product, const WeightMatrix<A>& m, int64_t r0, int64_t r1, int64_t p0,
+                    int64_t p1) const {
+    if (r1 <= r0 || p1 <= p0) return;
+    const auto operand = [](const void* driver, int64_t row) {
+      const auto& tiled = *static_cast<const TiledProduct<A, G>*>(driver);
+      return tiled.operand(tiled.fn, row);
+    };
+    const auto finish = [](const void* driver, int64_t row, int rows, int64_t panel, int panels, float* sums) {
+      const auto& tiled = *static_cast<const TiledProduct<A, G>*>(driver);
+      for (int n; rows > 0; rows -= n, row += n, sums += n * panels * (G * W)) {
+        n = smaller(rows, MicroKernels<A, G>::kRows);  // as many as one tile may have
+        Tile<A> tile;
+        tile.sums = sums;
+        tiled.run(tiled.fn, [](const Tile<A>&) {}, row, n, panel, panels, 0, true, tile);  // the pointwise part alone
+      }
+    };
+    int8->run({G, m.K, m.packed, d.panel(m.K, G) * int64_t{sizeof(T)}, product.start.from, product.start.stride, &product,
+               operand, finish},
+              r0, r1, p0, p1);
   }
   __attribute__((noinline)) void pack_one(const WeightMatrix<A>& m, int64_t panel, typename A::Weight* to) const {
     with_source<A>(m.source, problem.dtype, [&](const auto& from) { pack_panel<A>(from, m.rows, m.K, panel, to); });

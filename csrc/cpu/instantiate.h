@@ -3,6 +3,7 @@
 #include "core/cells.generated.h"
 #include "cpu/backward_step.h"
 #include "cpu/forward_step.h"
+#include "cpu/int8_kernel.h"
 #include "cpu/operations.h"
 
 namespace rnnk {
@@ -65,6 +66,20 @@ bool accepts(const Problem& p, char* reason, int64_t size) {
     return decline("it multiplies 32 terms at a time, and heads have another number of units");
   }
   return true;
+}
+
+// The driver of kernels of int8 weights whose vectors are V.
+template <class V>
+constexpr Int8Host int8_host() {
+  using A = Native<V>;
+  return {[](const Problem& p, const Int8Unit& unit, int64_t t, int64_t b, int threads) {
+            return estimate_of(cell_code<A>(p), p, t, b, false, threads, &unit);
+          },
+          [](const Problem& p, Space space, int64_t t, int64_t b) { return bytes_of(cell_code<A>(p), p, space, t, b); },
+          [](const Problem& p, const Parameters& w, Halves halves, void* to) {
+            pack_weights(cell_code<A>(p), p, w, halves, to);
+          },
+          [](const Problem& p, const LayerCall& a, const Int8Unit& unit) { run_forward(cell_code<A>(p), p, a, &unit); }};
 }
 
 template <class List>

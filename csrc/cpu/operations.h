@@ -32,10 +32,10 @@ struct CellCode {
 };
 
 template <class A>
-void run_forward(const CellCode<A>& cell, const Problem& problem, const LayerCall& args) {
+void run_forward(const CellCode<A>& cell, const Problem& problem, const LayerCall& args, const Int8Unit* int8 = nullptr) {
   using F = Forward<A>;
-  F f(problem, cell.shape, args, cell.forward);
-  const Schedule plan = Cost<A>{f.d, false}.choose(args.seq_len, args.batch, team_size(), args.unpacked);
+  F f(problem, cell.shape, args, cell.forward, int8);
+  const Schedule plan = Cost<A>{f.d, false, int8}.choose(args.seq_len, args.batch, team_size(), args.unpacked);
   if (plan.by_rows) {
     team_run(
         plan.tasks, 1,
@@ -173,16 +173,18 @@ int64_t bytes_of(const CellCode<A>& cell, const Problem& problem, Space space, i
   const Layout<A> d(problem, cell.shape);
   switch (space) {
     case Space::packed: return Packed<A>(d, nullptr).bytes;
+    case Space::backward:
+      if (problem.int8) return 0;
+      return BackwardJob<A>(cell, problem, args).bytes;
     case Space::reserve: return Reserve<A>(d, seq_len, batch, nullptr).bytes;
-    case Space::forward: return Forward<A>(problem, cell.shape, args, cell.forward).bytes;
-    default: return BackwardJob<A>(cell, problem, args).bytes;
+    default: return Forward<A>(problem, cell.shape, args, cell.forward).bytes;
   }
 }
 
 template <class A>
 double estimate_of(const CellCode<A>& cell, const Problem& problem, int64_t seq_len, int64_t batch, bool backward,
-                   int threads) {
-  return Cost<A>{Layout<A>(problem, cell.shape), backward}.choose(seq_len, batch, threads).us;
+                   int threads, const Int8Unit* int8 = nullptr) {
+  return Cost<A>{Layout<A>(problem, cell.shape), backward, int8}.choose(seq_len, batch, threads).us;
 }
 
 template <class A>

@@ -1,6 +1,7 @@
 // From PyTorch's weight layout (any storage type) to panels, forward and transposed.
 #pragma once
 #include "core/call.h"
+#include "cpu/int8_rows.h"
 #include "cpu/layout.h"
 #include "cpu/tile.h"
 
@@ -87,9 +88,50 @@ void pack_panel(const From& from, const GateRows& rows_of, int64_t K, int64_t pa
   }
 }
 
+// The same in int8 (int8.h).
+template <class V, class From>
+void pack_int8_panel(const From& from, const GateRows& rows_of, int64_t K, int64_t panel, float* out) {
+  constexpr int W = V::lanes;
+  constexpr int64_t kPart = 1024;  // of a row at a time
+  const int gates = rows_of.gates;
+  const int64_t vectors = gates * W, terms = round_up(K, kInt8Depth);
+  int8_t* const to = reinterpret_cast<int8_t*>(out);
+  float* const scales = out + terms / 4 * vectors;
+  int32_t* const corrections = reinterpret_cast<int32_t*>(scales + vectors);
+  __builtin_memset(to, 0, static_cast<size_t>(terms * vectors));
+  for (int64_t column = 0; column < vectors; ++column) {
+    const int64_t unit = panel * W + column % W, row = rows_of(column / W, unit) * K;
+    const bool absent = unit >= rows_of.units;
+    float part[kPart];
+    uint8_t bytes[kPart];
+    const auto in_parts = [&](const auto& take) {
+      for (int64_t k = 0; k < K && !absent; k += kPart) {
+        const int64_t n = smaller(kPart, K - k);
+        for (int64_t i = 0; i < n; ++i) part[i] = from(row + k + i);
+        take(k, n);
+      }
+    };
+    Int8Scale most;
+    in_parts([&](int64_t, int64_t n) {
+      if (const Int8Scale s = Int8Rows<V>::scale_of(part, n); !s.finite || s.most > most.most) most = s;
+    });
+    int32_t sum = 0;
+    in_parts([&](int64_t k, int64_t n) {
+      Int8Rows<V>::write(part, n, n, most.inverse(), bytes, lower_bytes<V>);
+      for (int64_t i = 0; i < n; ++i) {
+        const int q = bytes[i] - kInt8Offset;
+        to[(k + i) / 4 * 4 * vectors + column * 4 + (k + i) % 4] = static_cast<int8_t>(q);
+        sum += q;
+      }
+    });
+    scales[column] = absent ? 0 : most.scale();
+    corrections[column] = -kInt8Offset * sum;
+  }
+}
+
 // source [rows, K]: its panels forward, one after the other; backward: out [panel of K][column in panel order, of `total` / pair][W][pair]
 template <class A, class From>
-void pack_matrix(const From& from, const GateRows& rows_of, int64_t K, typename A::Weight* forward,
+void pack_matrix(const Layout<A>& d, const From& from, const GateRows& rows_of, int64_t K, typename A::Weight* forward,
                  typename A::Weight* backward, const Part& part) {  // null: not that half
   const int gates = rows_of.gates;
   const int64_t units = rows_of.units;
@@ -101,7 +143,14 @@ void pack_matrix(const From& from, const GateRows& rows_of, int64_t K, typename 
   constexpr int64_t depth = larger(A::depth, pair);
   const int64_t columns = gates * round_up(units, W), panels = ceil_div(units, W);
   for (int64_t panel = part.first(panels); forward && panel < part.last(panels); ++panel) {
-    pack_panel<A>(from, rows_of, K, panel, forward + panel * Layout<A>::panel(K, gates));
+    typename A::Weight* const to = forward + panel * d.panel(K, gates);
+    if constexpr (std::is_same_v<Weight, float>) {
+      if (d.int8) {
+        pack_int8_panel<V>(from, rows_of, K, panel, to);
+        continue;
+      }
+    }
+    pack_panel<A>(from, rows_of, K, panel, to);
   }
   if (!backward) return;
   const int64_t across = ceil_div(K, W), total = round_up(rows_of.total, depth);
@@ -198,7 +247,7 @@ void pack(const Problem& problem, const CellShape& shape, const Parameters& from
   const Packed<A> to(d, base);
   const auto pack = [&](const void* source, const GateRows& rows, int64_t K, auto* forward, auto* backward) {
     with_source<A>(source, problem.dtype, [&](const auto& matrix) {
-      pack_matrix<A>(matrix, rows, K, halves.forward ? forward : nullptr, halves.backward ? backward : nullptr, part);
+      pack_matrix<A>(d, matrix, rows, K, halves.forward ? forward : nullptr, halves.backward ? backward : nullptr, part);
     });
   };
   const int64_t inputs = d.hidden.panels_each * d.panel(d.I, shape.gates);

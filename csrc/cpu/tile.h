@@ -34,7 +34,7 @@ struct Shape {
 // What bounds a walk over weights that do not stay in the second-level cache: its first reading of each panel, which stalls a
 // tile for several times its own duration. So while the tiles of a column of panels compute, they fetch the column after it.
 //
-// Ahead is one tile's share: `bytes` with every kTerms terms, in segments (one per panel) of `segment` bytes, `stride` apart.
+// Ahead is one tile's share: `bytes` with every kTerms<A> terms, in segments (one per panel) of `segment` bytes, `stride` apart.
 struct Ahead {
   const char *from = nullptr, *end = nullptr;  // end: of the segment
   int64_t bytes = 0, segment = 0, stride = 0;
@@ -52,12 +52,11 @@ struct Ahead {
     }
   }
 };
-constexpr int kTerms = 4;  // of the chains, unrolled: counters and pointers would take the FMA units' issue slots
+// Terms of the chains, unrolled: counters and pointers would take the FMA units' issue slots.
+template <class A>
+constexpr int kTerms = A::step > 2 ? 4 * A::step : 4;
 // Shorter chains are more exact, and load, add and store the sums more often (bench/NOTES.md).
 constexpr int64_t kChain = 256;
-
-static_assert(kTerms % 2 == 0, "whole pairs");
-static_assert(kChain % kTerms == 0, "whole unrolled terms");
 
 // One tile's product, of R rows of `count` terms and P panels: sums [R][P][G][lanes]. The terms begin a chain.
 template <class A>
@@ -66,6 +65,7 @@ struct Tile {
   int64_t count, chain;                 // chain: kChain, or what the product says instead
   const typename A::Weight* w;          // the first term of the first panel
   int64_t panel_stride;
+  int64_t gate_stride;         // of weights that are not packed (unpacked.h)
   bool more;                   // the sums have the chains before
   const typename A::T* start;  // else what the first chain is added to, panel p: start + p * start_panel; null: zero
   int64_t start_panel;
@@ -77,8 +77,9 @@ struct Tile {
 template <class A, int G, int R, int P>
 __attribute__((noinline)) void multiply(const Tile<A>& tile) {
   using V = typename A::V;
-  constexpr int N = P * G;
+  constexpr int N = P * G, terms = kTerms<A>;
   constexpr int64_t width = G * V::lanes;  // of one term
+  static_assert(terms % A::pair == 0 && kChain % terms == 0, "whole pairs, and whole unrolled terms");
   const int64_t count = tile.count, panel_stride = tile.panel_stride;
   const typename A::Weight* w = tile.w;
   const typename A::Operand* a[R];
@@ -111,8 +112,8 @@ __attribute__((noinline)) void multiply(const Tile<A>& tile) {
   for (bool more = tile.more;; more = true) {
     RNNK_UNROLL for (int r = 0; r < R; ++r) { RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i] = V::set1(0); }
     const int64_t end = smaller(k + tile.chain, count);
-    for (; k + kTerms <= end; k += kTerms, w += kTerms * width) {
-      RNNK_UNROLL for (int j = 0; j < kTerms; j += A::step) term(k + j, j % A::pair, w + (j - j % A::pair) * width);
+    for (; k + terms <= end; k += terms, w += terms * width) {
+      RNNK_UNROLL for (int j = 0; j < terms; j += A::step) term(k + j, j % A::pair, w + (j - j % A::pair) * width);
       if constexpr (fetches) next.fetch();
     }
     for (int j = 0; k + j < end; j += A::step) term(k + j, j % A::pair, w + (j - j % A::pair) * width);
@@ -214,7 +215,7 @@ struct Walk {
 template <class Fn>
 constexpr int64_t chain_of() {
   if constexpr (requires { Fn::chain; }) {
-    static_assert(kChain % Fn::chain == 0 && Fn::chain % kTerms == 0, "passes are of whole chains");
+    static_assert(kChain % Fn::chain == 0 && Fn::chain % 4 == 0, "passes are of whole chains");
     return Fn::chain;
   } else {
     return kChain;
@@ -255,11 +256,18 @@ void run_tile(const void* self, typename MicroKernels<A, G>::Function kernel, in
 template <class A, int G>
 struct TiledProduct {
   const void* fn;
+  const typename A::Operand* (*operand)(const void* fn,
+                                        int64_t row);  // of those whose operands are made into bytes (int8.h)
   void (*run)(const void* fn, typename MicroKernels<A, G>::Function kernel, int64_t row, int rows, int64_t panel, int panels,
               int64_t k, bool last, Tile<A>& tile);  // run_tile
   Start<A> start;
   int64_t chain;
 };
+template <class A, int G, class Fn>
+TiledProduct<A, G> tiled(const Fn& fn) {
+  return {&fn, [](const void* fn, int64_t row) { return static_cast<const Fn*>(fn)->operand(row); }, run_tile<A, G, Fn>,
+          fn.start(), chain_of<Fn>()};
+}
 
 // One column of tiles: rows from r0 on, panels from `panel` on.
 template <class A, int G>
@@ -278,7 +286,7 @@ void tile_column(const TiledProduct<A, G>& product, int64_t r0, int64_t panel, i
       const int64_t then = last ? 0 : k + walk.block;
       next.segment = smaller(walk.block, walk.K - then) * Walk::term_bytes;
       next.stride = walk.panel_stride * sizeof(typename A::Weight);
-      next.bytes = round_up(ceil_div(panels * kTerms * Walk::term_bytes, walk.tiles), 64);
+      next.bytes = round_up(ceil_div(panels * kTerms<A> * Walk::term_bytes, walk.tiles), 64);
       next.from = reinterpret_cast<const char*>(walk.w + (last ? next_panel : panel) * walk.panel_stride + then * width);
       next.end = next.from + next.segment;
     }
@@ -288,7 +296,7 @@ void tile_column(const TiledProduct<A, G>& product, int64_t r0, int64_t panel, i
       product.run(product.fn, i < walk.extra ? walk.tall : walk.low, row, rows, panel, panels, k, last, tile);
       row += rows;
       if (walk.block < walk.K) tile.sums += rows * panels * width;  // they wait for the next pass
-      tile.next.skip(tile.count / kTerms);
+      tile.next.skip(tile.count / kTerms<A>);
     }
   }
   tile.sums = sums;
@@ -333,7 +341,7 @@ void for_tiles(const Fn& fn, int64_t r0, int64_t r1, int64_t p0, int64_t p1, int
                int64_t panel_stride) {
   if (r1 <= r0 || p1 <= p0) return;
   if constexpr (A::matrix) A::template walk<G>(fn, r0, r1, p0, p1, K, w, panel_stride);
-  else walk_tiles<A, G>({&fn, run_tile<A, G, Fn>, fn.start(), chain_of<Fn>()}, r0, r1, p0, p1, K, w, panel_stride);
+  else walk_tiles<A, G>(tiled<A, G>(fn), r0, r1, p0, p1, K, w, panel_stride);
 }
 
 }  // namespace

@@ -14,24 +14,29 @@ constexpr int vectors_in_turn() {
 }
 constexpr int kMostRowsInPlace = 4;  // with more, a transposed panel is better kept for all of them
 
-// sums [R][row_of_sums] of R rows by N vectors of results: vector n has weights source[n] [lanes][K] and begins with start[n], or with
-// zero where that is null.
-template <class A, int R, int N>
-__attribute__((noinline)) void multiply_columns(const typename A::Operand* const* rows, const typename A::T* const* source,
-                                                int64_t K, int64_t chain_terms, const typename A::T* const* start,
-                                                typename A::T* sums, int64_t row_of_sums) {
+// sums [R][row_of_sums] of R rows by the N vectors of results from vector v on: of panel v / G and gate v % G. Rows of weights have
+// tile.count terms, and stand one after the other.
+template <class A, int G, int R, int N>
+__attribute__((noinline)) void multiply_columns(const Tile<A>& tile, int v, int64_t row_of_sums) {
   using V = typename A::V;
   constexpr int W = V::lanes;
+  const int64_t K = tile.count;
   V sum[R][N], chain[R][N];
   const typename A::Operand* a[R];
-  RNNK_UNROLL for (int r = 0; r < R; ++r) a[r] = rows[r];
+  const typename A::T *source[N], *start[N];
+  RNNK_UNROLL for (int r = 0; r < R; ++r) a[r] = tile.a[r];
+  RNNK_UNROLL for (int n = 0; n < N; ++n) {
+    const int panel = (v + n) / G, gate = (v + n) % G;
+    source[n] = tile.w + panel * tile.panel_stride + gate * tile.gate_stride;
+    start[n] = tile.start ? tile.start + panel * tile.start_panel + gate * W : nullptr;
+  }
   const auto term = [&](int n, V weights, int64_t k) RNNK_INLINE {
     RNNK_UNROLL for (int r = 0; r < R; ++r) chain[r][n] = A::mac(A::broadcast(a[r] + k), weights, chain[r][n]);
   };
   for (int64_t k = 0; k < K;) {
     const bool first = k == 0;
     RNNK_UNROLL for (int r = 0; r < R; ++r) { RNNK_UNROLL for (int n = 0; n < N; ++n) chain[r][n] = V::set1(0); }
-    const int64_t end = smaller(k + chain_terms, K);
+    const int64_t end = smaller(k + tile.chain, K);
     for (; k + W <= end; k += W) {
       RNNK_UNROLL for (int n = 0; n < N; ++n) {
         V block[W];
@@ -54,56 +59,52 @@ __attribute__((noinline)) void multiply_columns(const typename A::Operand* const
     }
   }
   RNNK_UNROLL for (int r = 0; r < R; ++r) {
-    RNNK_UNROLL for (int n = 0; n < N; ++n) sum[r][n].store(sums + r * row_of_sums + n * W);
+    RNNK_UNROLL for (int n = 0; n < N; ++n) sum[r][n].store(tile.sums + r * row_of_sums + (v + n) * W);
   }
 }
 
-// for_tiles<A, G> of R rows over those of panels [p0, p1) that have no padding.
-template <class A, int G, int R, class Fn>
-void panels_in_place(const Fn& fn, int64_t r0, int64_t p0, int64_t p1, const WeightMatrix<A>& m) {
-  using V = typename A::V;
-  using T = typename A::T;
-  constexpr int W = V::lanes, N = vectors_in_turn<V, R>(), at_once = N / (N % G == 0 ? G : G % N == 0 ? N : 1);
-  static_assert(at_once * G % N == 0);
-  alignas(64) T sums[R * at_once * G * W];
-  const auto* const source = static_cast<const T*>(m.source);
-  const Start<A> start = fn.start();
-  const typename A::Operand* rows[R];
-  for (int r = 0; r < R; ++r) rows[r] = fn.operand(r0 + r);
-  for (int64_t p = p0; p < p1;) {
-    const int panels = p + at_once <= p1 ? at_once : 1, vectors = panels == at_once ? N : 1;
-    for (int r = 0; r < R; ++r) {
-      for (int i = 0; i < panels; ++i) fn.prepare(r0 + r, p + i);
-    }
-    for (int v = 0; v < panels * G; v += vectors) {
-      const T *weights[N], *begin[N];
-      for (int n = 0; n < vectors; ++n) {
-        const int64_t panel = p + (v + n) / G, gate = (v + n) % G;
-        weights[n] = source + m.rows(gate, panel * W) * m.K;
-        begin[n] = start.from ? start.from + panel * start.stride + gate * W : nullptr;
-      }
-      const auto multiply = vectors == N ? multiply_columns<A, R, N> : multiply_columns<A, R, 1>;
-      multiply(rows, weights, m.K, chain_of<Fn>(), begin, sums + v * W, panels * G * W);
-    }
-    for (int i = 0; i < R * panels; ++i) {
-      V gates[G];
-      RNNK_UNROLL for (int g = 0; g < G; ++g) gates[g] = V::load(sums + (i * G + g) * W);
-      fn.finish(r0 + i / panels, p + i % panels, gates);
-    }
-    p += panels;
+// The micro-kernel of R rows by P panels.
+template <class A, int G, int R, int P>
+void multiply_by_columns(const Tile<A>& tile) {
+  constexpr int N = vectors_in_turn<typename A::V, R>(), in_turn = P * G % N == 0 ? N : 1;
+  for (int v = 0; v < P * G; v += in_turn) multiply_columns<A, G, R, in_turn>(tile, v, P * G * A::V::lanes);
+}
+
+// Panels that R rows take at once, so that whole vectors_in_turn are left.
+template <class V, int G, int R>
+constexpr int panels_in_turn() {
+  constexpr int N = vectors_in_turn<V, R>();
+  return N / (N % G == 0 ? G : G % N == 0 ? N : 1);
+}
+
+// product's R rows from `row` on, over those of panels [p0, p1), which have no padding.
+template <class A, int G, int R>
+void walk_in_place(const TiledProduct<A, G>& product, int64_t row, int64_t p0, int64_t p1, const WeightMatrix<A>& m) {
+  constexpr int W = A::V::lanes, at_once = panels_in_turn<typename A::V, G, R>();
+  alignas(64) typename A::T sums[R * at_once * G * W];
+  Tile<A> tile{};
+  tile.count = m.K, tile.chain = product.chain, tile.sums = sums;
+  tile.panel_stride = W * m.K, tile.gate_stride = m.rows.stride * m.K, tile.start_panel = product.start.stride;
+  for (int panels; p0 < p1; p0 += panels) {
+    panels = p0 + at_once <= p1 ? at_once : 1;
+    tile.w = static_cast<const typename A::Weight*>(m.source) + m.rows(0, p0 * W) * m.K;
+    tile.start = product.start.from ? product.start.from + p0 * product.start.stride : nullptr;
+    const auto kernel = panels == at_once ? multiply_by_columns<A, G, R, at_once> : multiply_by_columns<A, G, R, 1>;
+    product.run(product.fn, kernel, row, R, p0, panels, 0, true, tile);
   }
 }
 
-// for_tiles<A, G> over the panels of [p0, p1) without padding, if rows are few. Returns the first panel that is left.
-template <class A, int G, class Fn>
-int64_t whole_panels_in_place(const Fn& fn, int64_t r0, int64_t r1, int64_t p0, int64_t p1, const WeightMatrix<A>& m) {
+// for_tiles<A, G> of up to kMostRowsInPlace rows over the panels of [p0, p1) that have no padding. Returns the first panel that is left.
+template <class A, int G>
+__attribute__((noinline)) int64_t whole_panels_in_place(const TiledProduct<A, G>& product, int64_t r0, int64_t r1,
+                                                        int64_t p0, int64_t p1, const WeightMatrix<A>& m) {
   const int64_t end = smaller(p1, m.rows.units / A::V::lanes);
   if (r1 - r0 > kMostRowsInPlace || end <= p0) return p0;
   switch (r1 - r0) {
-    case 1: panels_in_place<A, G, 1>(fn, r0, p0, end, m); break;
-    case 2: panels_in_place<A, G, 2>(fn, r0, p0, end, m); break;
-    case 3: panels_in_place<A, G, 3>(fn, r0, p0, end, m); break;
-    case 4: panels_in_place<A, G, 4>(fn, r0, p0, end, m); break;
+    case 1: walk_in_place<A, G, 1>(product, r0, p0, end, m); break;
+    case 2: walk_in_place<A, G, 2>(product, r0, p0, end, m); break;
+    case 3: walk_in_place<A, G, 3>(product, r0, p0, end, m); break;
+    case 4: walk_in_place<A, G, 4>(product, r0, p0, end, m); break;
   }
   return end;
 }

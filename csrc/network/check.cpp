@@ -1,6 +1,7 @@
 #include "network/check.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 #include "core/device.h"
@@ -102,6 +103,14 @@ void check_parameter(const Problem& p, const char* name, const rnnk_tensor& t, c
   }
 }
 
+// The weights of a problem with RNNK_PROBLEM_INT8: no scale of bytes stands for NaN or infinity.
+void check_finite(const Problem& p, const char* name, const rnnk_tensor& t, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float value = read<float>(t.data, p.dtype, i);
+    if (!std::isfinite(value)) fail(RNNK_INVALID_VALUE, "%s: expected finite weights for int8, got %g", name, double{value});
+  }
+}
+
 void check_marks(const rnnk_tensor& marks, const char* name) {
   if (!marks.data) return;
   if (marks.reserved) fail(RNNK_INVALID_VALUE, "%s.reserved: expected 0, got %d", name, marks.reserved);
@@ -132,6 +141,7 @@ void check_weights(const Network& n, const rnnk_weights* weights, Wanted wanted)
       char full[64];
       std::snprintf(full, sizeof full, "%s[%lld].%s", array, ll{index}, name);
       check_parameter(p, full, t, is, wanted);
+      if (p.int8 && wanted == Wanted::all && t.data && is.columns > 0) check_finite(p, full, t, is.rows * is.columns);
     };
     check("weight_ih", w.weight_ih, {gates, p.input_size, true});
     check("weight_hh", w.weight_hh, {gates, p.weight_hh_columns(), matrix});
@@ -148,6 +158,10 @@ void check_args(const Network& n, const rnnk_args& a, Pass pass) {
   check_lengths(a.lengths, a.seq_len, a.batch, n.on_cpu());  // the kernels of a GPU check values
   if (!n.on_cpu()) report_faults(problem.device_index);
   const bool backward = pass == Pass::backward, any = a.seq_len > 0 && a.batch > 0;
+  if (problem.int8 && (backward || a.reserve)) {
+    fail(RNNK_NOT_SUPPORTED, "%s: weights in int8 are for inference, without a reserve and rnnk_backward",
+         backward ? "args" : "reserve");
+  }
   const CellInfo& cell = *cell_info(problem.cell);
   if (cell.states == 1 && (a.c_0.data || a.c_n.data || a.dc_n.data || a.dc_0.data)) {
     fail(RNNK_INVALID_VALUE, "c_0, c_n, dc_n, dc_0: cell %s has no cell state", cell.name);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -133,6 +134,10 @@ bool can_run(const Kernel& kernel, const Problem& problem, char* reason, int64_t
   if (*missing) {
     std::strncpy(reason, missing, static_cast<size_t>(size - 1));
     reason[size - 1] = 0;
+    return false;
+  }
+  if (kernel.int8 != problem.int8) {
+    std::snprintf(reason, static_cast<size_t>(size), "it is for weights in %s", kernel.int8 ? "int8" : "the dtype");
     return false;
   }
   return kernel.accepts(problem, reason, size);

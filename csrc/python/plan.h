@@ -97,6 +97,7 @@ class Plan {
         {"layer_norm", RNNK_PROBLEM_LAYER_NORM},
         {"independent", RNNK_PROBLEM_INDEPENDENT},
         {"tf32", RNNK_PROBLEM_TF32},
+        {"int8", RNNK_PROBLEM_INT8},
     };
     for (const auto& [key, value] : options) {
       const std::string name = py::cast<std::string>(key);
@@ -143,6 +144,7 @@ class Plan {
            (directions() > 1 ? " in both directions" : "") +
            (p.device == RNNK_CPU ? "" : " on cuda:" + std::to_string(p.device_index)) +
            (p.flags & RNNK_PROBLEM_NO_BIAS ? " without bias" : "") + (p.flags & RNNK_PROBLEM_TF32 ? " in TF32" : "") +
+           (p.flags & RNNK_PROBLEM_INT8 ? " with int8 weights" : "") +
            (p.proj_size ? " projected to " + std::to_string(p.proj_size) : "") +
            (p.heads > 1 ? " in " + std::to_string(p.heads) + " heads" : "") +
            (p.flags & RNNK_PROBLEM_PEEPHOLE ? " with peepholes" : "") +

@@ -67,6 +67,7 @@ class Placement(TypedDict, total=False):
     dtype: Any
     seed: int | None
     allow_tf32: bool
+    weights: str | None
 
 
 class LayerKeywords(Placement, total=False):

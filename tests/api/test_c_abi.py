@@ -21,6 +21,7 @@ from c_abi import (
     FLOAT32,
     FLOAT64,
     FORWARD,
+    INT8,
     INVALID_TYPE,
     INVALID_VALUE,
     LSTM,
@@ -141,10 +142,14 @@ def test_null_plan_and_kernel_names(lib: Any, monkeypatch: pytest.MonkeyPatch) -
         if reason := lib.rnnk_kernel_unavailable(index):
             refused(lib, create(c.byref(problem), kernel, c.byref(plan)), NOT_SUPPORTED, re.escape(reason.decode()))
         else:
-            dtypes = [FLOAT32, BFLOAT16]  # some kernels are for bfloat16 alone
-            problems = [new(Problem, cell=LSTM, dtype=dtype, input_size=3, hidden_size=4) for dtype in dtypes]
-            status = [create(c.byref(p), kernel, c.byref(plan)) for p in problems]
-            assert status in ([OK, OK], [NOT_SUPPORTED, OK]) and lib.rnnk_plan_kernel(plan, 0) == kernel
+            # Some kernels are for bfloat16 alone, some for int8 weights alone.
+            kinds = [(FLOAT32, 0), (BFLOAT16, 0), (FLOAT32, INT8)]
+            taken = []
+            for dtype, flags in kinds:
+                p = new(Problem, cell=LSTM, dtype=dtype, flags=flags, input_size=3, hidden_size=4)
+                taken.append(create(c.byref(p), kernel, c.byref(plan)) == OK)
+                assert not taken[-1] or lib.rnnk_plan_kernel(plan, 0) == kernel
+            assert taken in ([True, True, False], [False, True, False], [False, False, True])
             lib.rnnk_plan_destroy(plan)
     lib.rnnk_plan_destroy(None)
     assert lib.rnnk_plan_kernel(None, 0) is None
@@ -182,7 +187,8 @@ def test_sizes_and_explain(lib: Any, layer: Layer) -> None:
     for index in range(len(iter_names(lib.rnnk_kernel_name))):
         assert lib.rnnk_explain(problem, 0, 10, 4, index, c.byref(verdict)) == OK
         reason = lib.rnnk_kernel_unavailable(index)
-        assert verdict.reason in ((reason,) if reason else (b"", b"it computes bfloat16 alone"))
+        declines = (b"", b"it computes bfloat16 alone", b"it is for weights in int8")
+        assert verdict.reason in ((reason,) if reason else declines)
         assert bool(verdict.declined) == bool(verdict.reason)
         assert (verdict.forward_us > 0) == (verdict.declined == 0)
 

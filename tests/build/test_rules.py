@@ -89,7 +89,8 @@ MORE = {
 # Headers of the compiler and the system that the CPU files may name.
 SYSTEM = {
     *("immintrin.h", "arm_neon.h", "cpuid.h", "dlfcn.h", "pthread.h", "sched.h", "stddef.h", "stdint.h"),
-    *("sys/mman.h", "sys/resource.h", "sys/syscall.h", "sys/sysctl.h", "unistd.h", "malloc.h", "windows.h"),
+    *("sys/auxv.h", "sys/mman.h", "sys/resource.h"),
+    *("sys/syscall.h", "sys/sysctl.h", "unistd.h", "malloc.h", "windows.h"),
 }
 
 

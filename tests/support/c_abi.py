@@ -16,6 +16,7 @@ DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3, "int32": 4, "
 FLOAT32, FLOAT64, BFLOAT16 = 0, 1, 2
 INT32, INT64, UINT8 = 4, 5, 6
 TRAIN = 1
+INT8 = 256  # of rnnk_problem.flags
 TANH, SOFTSIGN = 2, 10  # rnnk_activation_kind
 FORWARD, BACKWARD, BOTH = 1, 2, 3  # rnnk_halves
 LSTM = 3

@@ -154,7 +154,7 @@ class KernelFile:
 def kernel_files() -> list[KernelFile]:
     """The list as CMakeLists.txt has it, every architecture's."""
     text = (ROOT / "CMakeLists.txt").read_text()
-    found = re.findall(r"^\s*rnnk_add_kernel\((\w+) (\S+?)(?: FLAGS ([^)]*))?\)", text, re.M)
+    found = re.findall(r"^\s*rnnk_add_kernel\((\w+) (\S+?)(?: HOST \w+)?(?:\s+FLAGS ([^)]*))?\)", text, re.M)
     return [KernelFile(name, ROOT / source, tuple(flags.split())) for name, source, flags in found]
 
 

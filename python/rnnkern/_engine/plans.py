@@ -41,6 +41,7 @@ def native(spec: Spec) -> dict[str, object]:
         "bias": spec.bias,
         "dropout": spec.dropout,
         "recompute": spec.recompute,
+        "int8": spec.weights == "int8",
     }
     if spec.gpu is not None:
         _find_cublaslt()

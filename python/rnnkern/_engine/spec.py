@@ -57,6 +57,9 @@ def forced_kernel(device: str) -> str | None:
     return name
 
 
+WEIGHTS = ("int8",)
+
+
 @dataclass(frozen=True)
 class Spec:
     """A stack of layers of one cell: all that decides plans, parameter shapes and random masks.
@@ -80,6 +83,7 @@ class Spec:
     options: Options = NEUTRAL
     device: str = "cpu"  # or "cuda:0", "cuda:1", ...
     allow_tf32: bool = False  # float32 on a GPU: products may round their operands to 10 bits of mantissa
+    weights: str | None = None  # "int8": a pack keeps them as bytes, for inference (RNNK_PROBLEM_INT8)
 
     def __post_init__(self) -> None:
         if self.cell not in _CELLS:
@@ -95,6 +99,14 @@ class Spec:
             raise ValueError("reverse: expected False where bidirectional is True, which has both directions")
         if self.allow_tf32 and (self.dtype != "float32" or self.gpu is None):
             raise ValueError(f"allow_tf32: expected False for {self.dtype} on {self.device}; TF32 is float32 on a GPU")
+        if self.weights is not None:
+            if self.weights not in WEIGHTS:
+                raise ValueError(f"weights: expected {' or '.join(map(repr, WEIGHTS))} or None, got {self.weights!r}")
+            if self.dtype not in ("float32", "float16") or self.gpu is not None:
+                raise NotImplementedError(
+                    f"weights={self.weights!r}: expected a layer of float32 or float16 on the CPU, "
+                    f"got {self.dtype} on {self.device}"
+                )
         if self.kernel is None:
             object.__setattr__(self, "kernel", forced_kernel(self.device))
 

@@ -37,6 +37,7 @@ class Cell(Module):
         dtype: Any = None,
         seed: int | None = None,
         allow_tf32: bool = False,
+        weights: str | None = None,
         **options: Any,
     ) -> None:
         check_keywords(type(self).__name__, cell, options, single_step=True)
@@ -51,6 +52,7 @@ class Cell(Module):
             options=parse(cell, hidden_size, options),
             device=where.name,
             allow_tf32=check_bool("allow_tf32", allow_tf32),
+            weights=weights,
         )
         super().__init__(spec, spec.own_names, seed, where)
 
@@ -141,7 +143,10 @@ class Cell(Module):
         return state
 
     def _run(self, x: Array, state: State, keep: bool, train: bool = False) -> tuple[State, Tape | None]:
-        spec, weights = self._spec, self._weights
+        weights = self._weights
+        spec = weights.spec
+        if keep:
+            self._check_trains()
         x, caller = self._place.open(x, "x")
         if x.ndim not in (1, 2):
             raise ValueError(f"x: expected [B, I] or [I], got {x.ndim} axes, {list(x.shape)}")
@@ -190,6 +195,7 @@ class Cell(Module):
         said += [f"dtype={spec.dtype}"] if spec.dtype != "float32" else []
         said += [f"device={spec.device!r}"] if spec.device != "cpu" else []
         said += ["allow_tf32=True"] if spec.allow_tf32 else []
+        said += [f"weights={spec.weights!r}"] if spec.weights else []
         return f"{type(self).__name__}({', '.join(said)})"
 
 

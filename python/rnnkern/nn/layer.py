@@ -40,6 +40,7 @@ class Layer(Module):
         recompute: bool = False,
         reverse: bool = False,
         allow_tf32: bool = False,
+        weights: str | None = None,
         **options: Any,
     ) -> None:
         check_keywords(type(self).__name__, cell, options)
@@ -61,6 +62,7 @@ class Layer(Module):
             options=parse(cell, hidden_size, options),
             device=where.name,
             allow_tf32=check_bool("allow_tf32", allow_tf32),
+            weights=weights,
         )
         self._batch_first = check_bool("batch_first", batch_first)
         if dropout > 0 and num_layers == 1:
@@ -156,6 +158,8 @@ class Layer(Module):
 
         train: False turns the random masks off.
 
+        Raises NotImplementedError for a layer with ``weights`` in int8, which are for inference.
+
         The tape refers to x and y, so do not change them before ``backward``. For this reason a NumPy y is read-only,
         unless it was passed as ``out``. On a GPU rnnkern does not check for changes, because it would have to wait for
         the arrays.
@@ -213,7 +217,10 @@ class Layer(Module):
     ) -> tuple[Array, State, Tape | None]:
         """steps: lengths, mask and reset."""
         lengths, mask, reset = steps
-        spec, weights = self._spec, self._weights
+        weights = self._weights
+        spec = weights.spec
+        if keep:
+            self._check_trains()
         x, caller = self._place.open(x, "x")
         if x.ndim not in (2, 3):
             layout = "[B, T, I]" if self._batch_first else "[T, B, I]"
@@ -313,4 +320,5 @@ class Layer(Module):
         said += [f"dtype={spec.dtype}"] if spec.dtype != "float32" else []
         said += [f"device={spec.device!r}"] if spec.device != "cpu" else []
         said += ["allow_tf32=True"] if spec.allow_tf32 else []
+        said += [f"weights={spec.weights!r}"] if spec.weights else []
         return f"{type(self).__name__}({', '.join(said)})"

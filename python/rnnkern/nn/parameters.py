@@ -11,8 +11,9 @@ import operator
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from .._arrays.devices import HOST, Place, place
 from .._arrays.host import NUMPY_DTYPES, Array
 from ..options import HasOptions, Options, reads
 from ..weights import initial
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # Held while an attribute is read, compared and set: swapping weights, counting training calls. A signal's handler may
 # run while its own thread holds it, and may call any layer: so it is re-entrant, and whoever holds it calls nothing,
@@ -146,6 +150,42 @@ class Module(HasOptions):
         return self._spec.device
 
     @property
+    def weights(self) -> str | None:
+        """What the kernels read: "int8", or None for the dtype itself."""
+        return self._spec.weights
+
+    def quantize(self, weights: str | None = "int8") -> Self:
+        """Choose what the kernels read in place of the parameters, which keep their dtype. Returns the layer.
+
+        weights: "int8": a row of a weight matrix becomes ``q * scale`` with integers ``|q| <= 127`` and one float, a
+            quarter of the bytes; x and h are rounded in the same way where they are multiplied, with a scale for each
+            row and step. So a row's answer depends on no other row, and the sums are exact integers. For inference on a
+            CPU in float32 or float16. None: the dtype itself.
+
+        ``update`` and ``load_state_dict`` quantize anew. Raises ValueError for weights that are not finite, and
+        NotImplementedError for layers on a GPU or of another dtype, and later for a call that keeps a tape.
+        """
+        spec = replace(self._spec, weights=weights, kernel=None)
+        engine.plan(spec)  # a forced kernel that cannot do it is refused here
+        while True:  # until nobody else has replaced parameters meanwhile
+            current = self._weights
+            fresh = Weights(spec, dict(current.arrays), self._place)
+            if weights is not None:
+                fresh.packed(False, HOST.memory)
+            with _lock:
+                if swapped := self._weights is current:
+                    self._weights, self._spec = fresh, spec
+            if swapped:
+                return self
+
+    def _check_trains(self) -> None:
+        if self._spec.weights is not None:
+            raise NotImplementedError(
+                f"forward: {self!r} has weights in {self._spec.weights}, which are for inference; call the layer, or "
+                "quantize(None) before training"
+            )
+
+    @property
     def seed(self) -> int:
         """Seed of the initial values and key of the random masks."""
         return self._seed
@@ -210,7 +250,7 @@ class Module(HasOptions):
         while True:  # until nobody else has replaced other parameters meanwhile
             current = self._weights
             arrays = {name: fresh.get(name, current.arrays[name]) for name in self._names}
-            weights = Weights(self._spec, arrays, self._place)
+            weights = Weights(current.spec, arrays, self._place)
             with _lock:
                 if swapped := self._weights is current:
                     self._weights = weights

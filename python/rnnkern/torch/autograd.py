@@ -61,6 +61,11 @@ def recurrence(
     """
     plain = call.lengths is None and call.marks is NO_MARKS
     if (not plain and call.hidden) or watched((x, h_0, c_0, *params)):
+        if call.spec.weights is not None:
+            raise NotImplementedError(
+                f"rnnkern.torch: a module frozen with weights in {call.spec.weights} answers plain eager calls alone, "
+                "no transforms, graphs or dispatch modes; call unfreeze() first"
+            )
         return by_operator(call.options, x, h_0, c_0, params, _around(call, x))
     if call.keep:
         return Recurrence.apply(call, x, h_0, c_0, *params)  # type: ignore[no-any-return,no-untyped-call]

@@ -10,6 +10,7 @@ import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -29,10 +30,13 @@ from .options import StepOptions, parse
 class Frozen(NamedTuple):
     """A pack kept on request, and what it was made of.
 
+    spec: of calls that read the weights themselves.
+    packed_spec: of calls that read the pack.
     blocks: on a GPU the memory it lies in, which other streams than its own may be reading when it is let go of.
     """
 
     spec: engine.Spec
+    packed_spec: engine.Spec
     weights: tuple[Tensor, ...]
     packed: Any
     blocks: tuple[Tensor, ...]
@@ -122,7 +126,7 @@ class Recurrent(StepOptions, Module):
 
     # Freezing -------------------------------------------------------------------------------------------------------
 
-    def freeze(self) -> Any:
+    def freeze(self, weights: str | None = None) -> Any:
         """Pack the weights once, and keep the packed weights for calls that record no gradient. Returns the module.
 
         Use it for inference with small batches, where packing takes about as long as a step. **Until** ``unfreeze()``,
@@ -132,13 +136,18 @@ class Recurrent(StepOptions, Module):
         modes do not use them. On a GPU the call waits until the packed weights are written, so every stream may read
         them. A CUDA graph of a frozen module reads them at each replay, so keep the module frozen as long as the graph.
 
+        weights: "int8" packs bytes, a quarter of the size (``rnnkern.LSTM.quantize``), on a CPU in float32 or float16.
+            Such a module answers eager calls that record no gradient, and refuses all others.
+
         A call of a frozen module that would record gradients of its parameters raises RuntimeError. ``freeze`` raises
-        RuntimeError for parametrized weights, which are new tensors at every call.
+        RuntimeError for parametrized weights, which are new tensors at every call, ValueError for weights that int8
+        cannot hold (NaN, infinity), and NotImplementedError for a dtype or device without int8.
         """
-        weights = self._fixed_weights("freeze")
-        spec = self._check_weights(weights, self._options())[1]
+        fixed = self._fixed_weights("freeze")
+        spec = self._check_weights(fixed, self._options())[1]
         assert spec is not None
-        memory, given = memory_of(spec), [weight.detach() for weight in weights]
+        packed_spec = replace(spec, weights=weights, kernel=None) if weights is not None else spec
+        memory, given = memory_of(spec), [weight.detach() for weight in fixed]
         blocks: list[Tensor] = []
         if spec.gpu is not None:
             empty, given = memory.empty, [weight.contiguous() for weight in given]
@@ -148,11 +157,11 @@ class Recurrent(StepOptions, Module):
                 return blocks[-1]
 
             memory = memory._replace(empty=kept)
-        packed = engine.pack(spec, given, backward=False, memory=memory)
+        packed = engine.pack(packed_spec, given, backward=False, memory=memory)
         if spec.gpu is not None:
             gpu.library().synchronize(spec.gpu)
         self.__dict__.pop("_short", None)
-        self._frozen = Frozen(spec, tuple(weights), packed, tuple(blocks))
+        self._frozen = Frozen(spec, packed_spec, tuple(fixed), packed, tuple(blocks))
         return self
 
     def _fixed_weights(self, who: str) -> list[Tensor]:
@@ -175,6 +184,13 @@ class Recurrent(StepOptions, Module):
         for name in _DERIVED:
             self.__dict__.pop(name, None)
         return self
+
+    def _frozen_said(self) -> str:
+        """For ``extra_repr``."""
+        if self._frozen is None:
+            return ""
+        weights = self._frozen.packed_spec.weights
+        return ", frozen=True" if weights is None else f", frozen={weights!r}"
 
     def _settings(self) -> tuple[Any, ...]:
         """What decides the spec besides the weights."""
@@ -202,7 +218,9 @@ class Recurrent(StepOptions, Module):
         spec, frozen = self._spec(dtype, settings[0]), self._frozen
         if frozen is not None and frozen.spec != spec:
             return None
-        packed = None if frozen is None else frozen.packed
+        packed = None
+        if frozen is not None:
+            spec, packed = frozen.packed_spec, frozen.packed
         self.__dict__["_short"] = known = short.make(settings, dtype, spec, packed, step=not self._is_layer)
         return known
 
@@ -210,7 +228,7 @@ class Recurrent(StepOptions, Module):
         """Whether a call draws random masks."""
         return self.training and (self._random or (self.dropout > 0.0 and self.num_layers > 1))
 
-    def _frozen_pack(self, spec: engine.Spec, weights: Sequence[Tensor], keep: bool) -> Any:
+    def _frozen_for(self, spec: engine.Spec, weights: Sequence[Tensor], keep: bool) -> Frozen | None:
         frozen = self._frozen
         if frozen is None or (frozen.spec is not spec and frozen.spec != spec):
             return None
@@ -221,11 +239,16 @@ class Recurrent(StepOptions, Module):
                 f"{type(self).__name__} is frozen, and this call would record gradients of its parameters; call "
                 "unfreeze() to train it, or run it under torch.no_grad() or with requires_grad_(False)"
             )
+        if keep and frozen.packed_spec.weights is not None:
+            raise RuntimeError(
+                f"{type(self).__name__} is frozen with weights in {frozen.packed_spec.weights}, and this call would "
+                "record gradients; run it under torch.no_grad(), or call unfreeze()"
+            )
         if keep:
             return None
         for block in frozen.blocks:
             gpu.in_use(block)
-        return frozen.packed
+        return frozen
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self.unfreeze()
@@ -262,9 +285,12 @@ class Recurrent(StepOptions, Module):
         """For ``rnnkern.explain``: the spec, whether this is a layer, what transforms do."""
         spec = self._check_weights(self._weights(), self._options())[1]
         assert spec is not None
-        frozen = "kept by freeze()" if self._frozen is not None else "read at every call"
+        frozen = self._frozen
+        said = "read at every call" if frozen is None else "kept by freeze()"
+        if frozen is not None and frozen.packed_spec.weights is not None:
+            spec, said = frozen.packed_spec, f"{said} in {frozen.packed_spec.weights}"
         notes = (
-            f"weights: {frozen}",
+            f"weights: {said}",
             "kernels run: eager calls, torch.compile and torch.export (one node), autograd, torch.func.grad and vmap",
             "composed of torch's operations: second derivatives, forward mode (jvp, duals), torch.func in a graph, "
             "is_grads_batched",
@@ -307,11 +333,16 @@ class Recurrent(StepOptions, Module):
                 c_0 = states[1] if self._cells == 1 else torch.cat(states[1:], -1)
         masks = draw_masks(x) if self._draws() else None
         if spec is None:
+            if self._frozen is not None and self._frozen.packed_spec.weights is not None:
+                raise NotImplementedError(f"{self!r} answers eager calls alone; call unfreeze() before torch.compile")
             y, h_n, c_n = by_operator(options, x, h_0, c_0, weights, Around(lengths, masks, marks))
         else:
             keep = records_gradient([x, h_0, c_0, *weights])
-            frozen = self._frozen is not None and not torch.onnx.is_in_onnx_export()
-            packed = self._frozen_pack(spec, weights, keep) if frozen else None
+            packed = None
+            if self._frozen is not None and not torch.onnx.is_in_onnx_export():
+                frozen = self._frozen_for(spec, weights, keep)
+                if frozen is not None:
+                    spec, packed = frozen.packed_spec, frozen.packed
             call = Call(options, spec, lengths, masks, keep, packed, marks)
             y, h_n, c_n = recurrence(call, x, h_0, c_0, weights)
         if c_n is None:

@@ -71,7 +71,7 @@ class RNNCellBase(Recurrent):
         if self.proj_size:
             text += f", proj_size={self.proj_size}"
         text += self._said()
-        return text if self._frozen is None else text + ", frozen=True"
+        return text + self._frozen_said()
 
     def _step(self, input: Any, states: Sequence[Any] | None, labels: Sequence[str]) -> tuple[Tensor, ...]:
         """input [B, I] or [I], states h [B, P] (and c [B, H], n, m), or without B -> the next states, as given."""

@@ -109,7 +109,7 @@ class RNNBase(Recurrent):
             if getattr(self, name) != default:
                 text += f", {name}={getattr(self, name)}"
         text += self._said()
-        return text if self._frozen is None else text + ", frozen=True"
+        return text + self._frozen_said()
 
     # States: a tuple of one, two or four tensors inside, what the user passes and gets outside ------------------------
 

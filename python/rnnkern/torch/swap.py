@@ -118,6 +118,30 @@ def replace(model: Module, *, always: bool = False) -> Replacement:
     return Replacement(tuple(swapped), left, undo)
 
 
+def quantize(model: Module, weights: str = "int8") -> Replacement:
+    """``replace`` every recurrent module of a model, and ``freeze(weights)`` these and rnnkern's own.
+
+    Returns the report of ``replace``.
+
+    The model then infers on a CPU, in eager calls under ``torch.no_grad()``. ``undo()`` of the report gives torch's
+    modules back; rnnkern's own are unfrozen by ``unfreeze()``. Raises what ``freeze`` raises, and then nothing has
+    changed.
+    """
+    report = replace(model, always=True)
+    frozen: list[Recurrent] = []
+    try:
+        for module in model.modules():
+            if isinstance(module, Recurrent):
+                module.freeze(weights)
+                frozen.append(module)
+    except Exception:
+        for module in frozen:
+            module.unfreeze()
+        report.undo()
+        raise
+    return report
+
+
 def _replaced_class(kind: type[Module]) -> type[Module] | None:
     """The class of torch.nn that instances of ``kind`` behave as; None: a subclass on the way defines something."""
     base = next((each for each in kind.__mro__ if each in _REPLACEMENTS), None)

@@ -26,5 +26,13 @@ Kernel cpu_kernel(const char* name, uint32_t features) {
   return {name, RNNK_CPU, features, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
 }
 
+template <class Vec>
+constexpr int int8_host() {
+  return 0;
+}
+
 }  // namespace
+
+using Int8Host = int;
+
 }  // namespace rnnk

@@ -1,0 +1,22 @@
+// cpu_neondot_int8: 16 bytes times 16 bytes, four of them to a sum, in one instruction.
+#include "cpu/isa/int8_neon_vec.h"
+
+#include "cpu/int8_kernel.h"
+#include "cpu/int8_walk.h"
+
+namespace rnnk {
+namespace {
+
+struct Dot : Bytes {
+  RNNK_HD static VecI mac(int8x16_t x, int8x16_t w, VecI sum) { return {vdotq_s32(sum.v, x, w)}; }
+};
+
+constexpr Int8Unit kUnit{run_int8<Dot>, 0.5 / 4, 0, 0};
+
+}  // namespace
+
+extern const Int8Host cpu_neon_host;
+extern const Kernel cpu_neondot_int8_kernel;
+const Kernel cpu_neondot_int8_kernel = int8_kernel<cpu_neon_host, kUnit>("cpu_neondot_int8", kNeon | kDotProduct);
+
+}  // namespace rnnk
