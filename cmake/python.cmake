@@ -11,7 +11,8 @@ function(rnnk_python_module target)
 endfunction()
 
 if(RNNKERN_PYTHON OR RNNKERN_PYTHON_HEADERS)  # files of the module that know no Python
-  add_library(rnnkern_helpers OBJECT csrc/python/memory.cpp csrc/python/xla.cpp bench/native/probe.cpp)
+  add_library(rnnkern_helpers OBJECT csrc/python/memory.cpp csrc/python/xla.cpp bench/native/probe.cpp
+              csrc/ort/api.cpp csrc/ort/attributes.cpp csrc/ort/custom_ops.cpp csrc/ort/layer.cpp csrc/ort/node.cpp csrc/ort/provider.cpp)
   target_include_directories(rnnkern_helpers PRIVATE csrc csrc/include bench/native)
   target_compile_definitions(rnnkern_helpers PRIVATE RNNK_BUILDING)
 endif()

@@ -1,4 +1,6 @@
 // pybind11 module `_core`: the functions of rnnkern.h over Python arrays; see python/rnnkern/_core.pyi for the contract.
+#include "ort/exports.h"
+#include "ort/exports.h"
 #include "probe.h"
 #include "python/call.h"
 #include "python/inference.h"
@@ -182,6 +184,7 @@ PYBIND11_MODULE(_core_of_main_interpreter, m) {
       py::arg("parallel"), py::arg("index") = 0, py::arg("count") = 0);
   m.def("pool_is_lent", [] { return rnnk_pool_is_lent() != 0; });
   m.def("xla_handler", [] { return py::capsule(xla_handler(), "xla._CUSTOM_CALL_TARGET"); });
+  m.def("nodes_left_to_onnxruntime", &rnnk_ort::take_left_nodes);
   m.def("empty_cache", &empty_cache);
   m.def("cached_bytes", &cached_bytes);
   m.def("version", &rnnk_version);

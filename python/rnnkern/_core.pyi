@@ -222,6 +222,9 @@ def pool_is_lent() -> bool: ...
 def xla_handler() -> object:
     """A capsule with the handler of XLA's calls (csrc/python/xla.cpp)."""
 
+def nodes_left_to_onnxruntime() -> list[str]:
+    """Why nodes were not taken from graphs that onnxruntime divided on this thread since the last call (csrc/ort)."""
+
 def empty_cache() -> int:
     """Bytes given back."""
 

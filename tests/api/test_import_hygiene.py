@@ -128,7 +128,8 @@ def test_the_judge_knows_numpy_alone() -> None:
 
 def test_frameworks_are_imported_only_in_their_own_module() -> None:
     """The benchmark's peers/ are the opponents, loaded by name when asked for; its modules.py, cells.py, models.py
-    and gpu/ are programs on torch, flax.py on Flax, keras.py on Keras. A backend of Keras is another framework.
+    and gpu/ are programs on torch, flax.py on Flax, keras.py on Keras, onnx_files.py on onnxruntime. A backend of
+    Keras is another framework, and so is onnxruntime beside ONNX.
     """
     programs = (
         ("bench", "peers"),
@@ -137,6 +138,7 @@ def test_frameworks_are_imported_only_in_their_own_module() -> None:
         ("bench", "models.py"),
         ("bench", "flax.py"),
         ("bench", "keras.py"),
+        ("bench", "onnx_files.py"),
         ("bench", "gpu"),
     )
     for path in sources():
@@ -144,6 +146,6 @@ def test_frameworks_are_imported_only_in_their_own_module() -> None:
             continue
         own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         found = imports(path) & set(FRAMEWORKS)
-        assert found <= {own, *({"jax": ["flax"], "keras": ["torch", "jax"]}.get(own, []))}, (
+        assert found <= {own, *({"jax": ["flax"], "keras": ["torch", "jax"], "onnx": ["onnxruntime"]}.get(own, []))}, (
             f"{path.name} imports {sorted(found)}"
         )

@@ -72,6 +72,7 @@ FOLDERS = {
     "cuda": {"cells", "core", "cuda", "rnnkern", "simt"},  # the executor stands in for CUDA in tests
     "include": {"rnnkern"},
     "network": {"core", "network", "rnnkern"},
+    "ort": {"ort", "rnnkern"},
     "python": {"python", "pybind11", "rnnkern"},
     "bench": set(),
 }
@@ -81,8 +82,9 @@ FILES = {
 }
 # Files that may include more than their folder.
 MORE = {
-    "csrc/python/binding.cpp": {"probe.h"},
+    "csrc/python/binding.cpp": {"ort/exports.h", "probe.h"},
     "csrc/python/gpu.h": {"core/os.h"},
+    "csrc/ort/layer.h": {"python/memory.h"},
     "csrc/python/memory.cpp": {"core/os.h"},
     "bench/native/probe.cpp": {"core/os.h", "probe.h", "rnnkern/rnnkern.h"},
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -15,23 +13,12 @@ from onnx import helper, numpy_helper
 from onnx.backend.test.runner import Runner
 
 import rnnkern.onnx as ro
+from onnx_graphs import node_tests
 from onnx_judges import EPS, error
 from onnx_models import DTYPES, Array, model_of, truth, with_states
 from rnnkern.onnx import glue
 
 OPS = ("RNN", "GRU", "LSTM")
-
-
-def node_tests(*operators: str) -> list[Any]:
-    """ONNX's own node tests of these operators (their modules make them when they are imported)."""
-    for operator in operators:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            importlib.import_module(f"onnx.backend.test.case.node.{operator.lower()}")
-    from onnx.backend.test.case.node import _NodeTestCases
-
-    found = [t for t in _NodeTestCases if t.model.graph.node[0].op_type in operators and len(t.model.graph.node) == 1]
-    return [pytest.param(test, id=test.name) for test in sorted(found, key=lambda test: test.name)]
 
 
 @pytest.mark.parametrize("test", node_tests(*OPS))

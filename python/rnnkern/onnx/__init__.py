@@ -1,10 +1,9 @@
-"""An ONNX backend for the operators RNN, GRU and LSTM, and layers from and to ONNX.
+"""ONNX: onnxruntime with rnnkern's kernels, layers from and to ONNX, and an ONNX backend for RNN, GRU and LSTM.
 
-    import onnx, rnnkern.onnx as ro
+    import rnnkern.onnx as ro
 
-    model = onnx.load("model.onnx")
-    y, y_h, y_c = ro.run_model(model, [x])                     # or prepared = ro.prepare(model); prepared.run([x])
-    layer = ro.from_onnx(model)                                # an rnnkern.RNN, GRU or LSTM with the model's weights
+    session = ro.session("model.onnx")                         # onnxruntime's, its recurrent nodes run by rnnkern
+    layer = ro.from_onnx(onnx.load("model.onnx"))              # an rnnkern.RNN, GRU or LSTM with the model's weights
     onnx.save(ro.to_onnx(layer), "model.onnx")                 # T and B stay symbols
 
 ``prepare``, ``run_model``, ``run_node``, ``supports_device`` and ``is_compatible`` are the functions of
@@ -12,6 +11,7 @@ onnx.backend.base. The backend runs the three operators in every opset version w
 operators around them that move data and compute shapes (``glue.py`` lists them). Any other operator raises
 NotImplementedError with its name.
 
+* ``runtime.py`` and ``replacement.py`` make onnxruntime use the kernels (``csrc/ort``).
 * ``nodes.py`` translates the attributes and weights of a node to arguments of rnnkern's layers.
 * ``activations.py`` has the eleven activations and the order in which they take alpha and beta.
 * ``glue.py`` has the operators around the recurrent nodes, in NumPy.
@@ -29,15 +29,21 @@ except ImportError as error:
 from .backend import Backend, Prepared, is_compatible, prepare, run_model, run_node, supports_device
 from .exporter import to_onnx
 from .importer import from_onnx
+from .replacement import replace
+from .runtime import LIBRARY, register, session
 
 __all__ = [
+    "LIBRARY",
     "Backend",
     "Prepared",
     "from_onnx",
     "is_compatible",
     "prepare",
+    "register",
+    "replace",
     "run_model",
     "run_node",
+    "session",
     "supports_device",
     "to_onnx",
 ]

@@ -1,0 +1,217 @@
+"""rnnkern.onnx.session: onnxruntime runs the graph, rnnkern its recurrent nodes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import onnx_judges
+import rnnkern.onnx as ro
+from onnx_graphs import PROVIDER, in_if, in_loop, in_scan, node_tests, options, run, session_of, taken
+from onnx_judges import EPS, worst
+from onnx_models import PARAMETERS, Case, draw, model_of, truth, with_states
+
+OPS = ("RNN", "GRU", "LSTM")
+
+
+def is_left(case: Case) -> bool:
+    """The reading of onnxruntime and of ONNX differ: a parameter has no value, and no default that both have."""
+    names = [n for given in case.attributes.get("activations", []) for n in PARAMETERS if n.lower() == given.lower()]
+    takers = [name for name in names if PARAMETERS[name]]
+    return "ThresholdedRelu" in takers[len(case.attributes.get("activation_alpha", [])) :]
+
+
+@pytest.mark.parametrize("constant", [True, False], ids=["constant weights", "weights as inputs"])
+@pytest.mark.parametrize("op", OPS)
+def test_every_attribute_dtype_and_layout(op: str, constant: bool) -> None:
+    """The kernels' own bound (test_nodes.py)."""
+    for case in (draw(seed) for seed in range(300)):
+        if case.op != op or is_left(case):
+            continue
+        session = session_of(case, constant)
+        assert "node" in taken(session)[PROVIDER], case
+        assert worst(run(session, case, constant), truth(case)) <= 64 * EPS[case.dtype], case
+
+
+@pytest.mark.parametrize("opset", [7, 14, 22])
+@pytest.mark.parametrize("op", OPS)
+def test_every_opset_that_onnxruntime_loads(op: str, opset: int) -> None:
+    case = replace(with_states(model_of(op, 2), [4, 1, 2]), opset=opset)
+    assert worst(run(session_of(case), case), truth(case)) <= 64 * EPS["float32"]
+
+
+@pytest.mark.parametrize("test", node_tests(*OPS))
+def test_onnx_own_node_tests(test: Any) -> None:
+    """Those that onnxruntime's own provider refuses (layout=1) as well."""
+    session = ro.session(test.model, options())
+    assert list(taken(session)) == [PROVIDER]
+    for inputs, outputs in test.data_sets:
+        got = session.run(None, {value.name: array for value, array in zip(session.get_inputs(), inputs, strict=True)})
+        for a, b in zip(got, outputs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=test.rtol, atol=test.atol)
+
+
+@pytest.mark.parametrize("left", ["ThresholdedRelu", "Affine"])
+def test_a_node_that_is_read_otherwise_is_left_to_onnxruntime(left: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """onnxruntime has 0 where ONNX has 1 as alpha of ThresholdedRelu. A warning and its log say why."""
+    case = model_of("GRU", activations=["Sigmoid", left])
+    loud = options()
+    loud.log_severity_level = 2
+    said = f"left to onnxruntime: GRU node 'node': activation_alpha: expected a value for {left.lower()}"
+    with pytest.warns(UserWarning, match=said):
+        session = ro.session(case.model(), loud)
+    assert PROVIDER not in taken(session) and said in capfd.readouterr().err
+    wanted = onnx_judges.session(case.model()).run(None, case.feeds())
+    assert all(np.array_equal(a, b) for a, b in zip(session.run(None, case.feeds()), wanted, strict=True))
+
+
+def test_without_prepacking() -> None:
+    """onnxruntime then hands constant weights to every call."""
+    case = with_states(model_of("LSTM", 2), [4, 0, 2])
+    again = run(session_of(case, disable_prepacking="1"), case)
+    for name, value in run(session_of(case), case).items():
+        assert np.array_equal(value, again[name])
+
+
+def test_weights_of_which_some_are_constant() -> None:
+    case = model_of("GRU", linear_before_reset=1)
+    model = case.model(constant=False)
+    for name in ("W", "B"):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(case.values[name], name))
+        model.graph.input.remove(next(value for value in model.graph.input if value.name == name))
+    session = ro.session(model, options())
+    got = session.run(None, {name: case.values[name] for name in ("X", "R")})
+    assert worst(dict(zip(case.outputs, got, strict=True)), truth(case)) <= 64 * EPS["float32"]
+
+
+# Subgraphs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("where", ["if", "if, its own weights", "loop", "scan"])
+def test_subgraphs(where: str, op: str) -> None:
+    case = model_of(op)
+    builders = {"loop": in_loop, "scan": in_scan}
+    model, feeds = builders[where](case) if where in builders else in_if(case, inside="own" in where)
+    session = ro.session(model, options())
+    assert taken(session)[PROVIDER] == ["inner"]
+    wanted = onnx_judges.session(model).run(None, feeds)
+    for a, b in zip(session.run(None, feeds), wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+# Threads ------------------------------------------------------------------------------------------------------------
+
+
+def large(op: str, directions: int = 1) -> Case:
+    rng, (T, B, H) = np.random.default_rng(0), (24, 40, 96)
+    case = model_of(op, directions)
+    gates = case.values["R"].shape[1] // case.values["R"].shape[2]
+    values = {
+        "X": rng.normal(size=(T, B, H)),
+        "W": rng.normal(0, H**-0.5, (directions, gates * H, H)),
+        "R": rng.normal(0, H**-0.5, (directions, gates * H, H)),
+    }
+    attributes = {**case.attributes, "hidden_size": H}
+    return replace(case, values={k: v.astype(np.float32) for k, v in values.items()}, attributes=attributes)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("directions", [1, 2])
+def test_the_same_bits_on_any_number_of_threads(op: str, directions: int) -> None:
+    case = large(op, directions)
+    runs = [ro.session(case.model(), options(threads)).run(None, case.feeds()) for threads in (1, 2, 3)]
+    for other in runs[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(runs[0], other, strict=True))
+
+
+def test_calls_of_one_session_at_the_same_time() -> None:
+    for constant in (True, False):
+        case = large("LSTM")
+        session = ro.session(case.model(constant), options(2))
+        wanted, results = session.run(None, case.feeds(constant)), []
+
+        def call() -> None:
+            for _ in range(5):
+                results.append(session.run(None, case.feeds(constant)))  # noqa: B023
+
+        workers = [threading.Thread(target=call) for _ in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert len(results) == 20
+        assert all(np.array_equal(a, b) for got in results for a, b in zip(got, wanted, strict=True))
+
+
+# The interface ------------------------------------------------------------------------------------------------------
+
+
+def test_a_path_bytes_and_a_model(tmp_path: Path) -> None:
+    case = model_of("LSTM")
+    onnx.save(case.model(), tmp_path / "m.onnx")
+    wanted = run(session_of(case), case)
+    for model in (tmp_path / "m.onnx", str(tmp_path / "m.onnx"), case.model().SerializeToString(), case.model()):
+        got = run(ro.session(model), case)
+        assert all(np.array_equal(got[name], wanted[name]) for name in wanted)
+    with pytest.raises(TypeError, match=r"model: expected a path, bytes or an onnx\.ModelProto, got int"):
+        ro.session(3)
+
+
+def test_register_once_and_own_options() -> None:
+    assert ro.register() == ro.register() == PROVIDER
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
+    assert len(devices) == 1
+    case = model_of("RNN")
+    for given, said in (({"threads": "2"}, ""), ({}, ""), ({"threads": "-2"}, "threads: expected 0 to 256, got '-2'")):
+        own = options()
+        own.add_provider_for_devices(devices, given)
+        if said:
+            with pytest.raises(Exception, match=said):
+                onnxruntime.InferenceSession(case.model().SerializeToString(), own)
+        else:
+            session = onnxruntime.InferenceSession(case.model().SerializeToString(), own)
+            assert list(taken(session)) == [PROVIDER]
+
+
+def test_without_onnxruntime_or_with_an_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(__version__="1.16.3"))
+    with pytest.raises(NotImplementedError, match=r"session: expected onnxruntime 1\.17 or later, got 1\.16\.3"):
+        ro.session(b"")
+    with pytest.raises(NotImplementedError, match=r"register: expected onnxruntime 1\.24 or later, got 1\.16\.3"):
+        ro.register()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match="session needs onnxruntime; install it with: pip install onnxruntime"):
+        ro.session(b"")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"sequence_lens": np.array([5, 1, 2], np.int32)}, r"LSTM node 'node': .*lengths"),
+        ({"sequence_lens": np.array([1, 2], np.int32)}, r"sequence_lens: expected shape \[3\], got \[2\]"),
+        ({"X": np.zeros((4, 3, 2), np.float32)}, r"X: expected shape \[any, any, 3\], got \[4, 3, 2\]"),
+        ({"initial_h": np.zeros((1, 3, 4), np.float32)}, r"initial_h: expected shape \[1, 3, 5\], got \[1, 3, 4\]"),
+        ({"W": np.zeros((1, 20, 2), np.float32)}, r"X: expected shape \[any, any, 2\]"),
+        ({"W": np.zeros((1, 19, 3), np.float32)}, r"W: expected a multiple of 4 gates"),
+        ({"R": np.zeros((1, 16, 4), np.float32)}, r"R: expected hidden_size = 5 columns, got 4"),
+        ({"B": np.zeros((2, 40), np.float32)}, r"B: expected shape \[1, 40\], got \[2, 40\]"),
+    ],
+)
+def test_inputs_are_refused_by_name(changed: dict[str, Any], said: str) -> None:
+    """In a model without shapes, so that only the kernel can see it."""
+    case = with_states(model_of("LSTM"), [4, 0, 2])
+    model = case.model(constant=False)
+    for value in model.graph.input:
+        value.type.tensor_type.ClearField("shape")
+    with pytest.raises(Exception, match=f"(?s)rnnkern: LSTM node 'node'.*{said}|{said}"):
+        ro.session(model, options()).run(None, {**case.feeds(constant=False), **changed})
