@@ -26,7 +26,6 @@ struct SessionOptions;
 struct Status;
 struct SupportInfo;
 struct TensorInfo;
-struct TypeInfo;
 struct Value;
 struct ValueInfo;
 #if defined(_WIN32)

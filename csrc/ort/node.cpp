@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <cstring>
 #include <initializer_list>
 
 namespace rnnk_ort {
@@ -143,6 +144,11 @@ void read_attributes(Recurrent& node, const std::string& op, const Attributes& a
 }
 
 }  // namespace
+
+bool Recurrent::operator==(const Recurrent& other) const {
+  return std::memcmp(&problem, &other.problem, sizeof problem) == 0 && hidden_size == other.hidden_size &&
+         batch_first == other.batch_first && label == other.label;
+}
 
 std::string label_of(const std::string& op, const std::string& name) {
   return name.empty() ? op + " node" : op + " node '" + name + "'";

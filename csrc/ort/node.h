@@ -22,6 +22,7 @@ struct Recurrent {
   bool batch_first = false;   // layout 1: [B, T, I], [B, D, H] and [B, T, D, H]
   std::vector<size_t> order;  // the position in ONNX's order of each gate of rnnkern's
   std::string label;          // for errors: "LSTM node 'name'"
+  bool operator==(const Recurrent& other) const;
   size_t inputs() const { return gates == 4 ? 8 : 6; }
   size_t outputs() const { return gates == 4 ? 3 : 2; }
 };

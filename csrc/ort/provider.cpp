@@ -3,6 +3,7 @@
 // onnxruntime calls CreateEpFactories when the library is registered, CreateEp for each session, GetCapability for each graph, and
 // for each node that was taken CreateKernel, PrePackWeight for its constant inputs, and Compute.
 #include <cstring>
+#include <map>
 #include <memory>
 #include <utility>
 
@@ -30,6 +31,8 @@ struct Provider : Ep {
     const char* name;
   };
   std::array<Operator, 3> operators{};
+  // onnxruntime 1.24 hands no lists of strings to kernels, so that they find `activations` here, by the names of their outputs.
+  std::map<std::string, Recurrent> taken;
 
   Provider(Factory& made_by, const Logger* log) : Ep{}, factory(made_by), logger(log) {}
   ~Provider() {
@@ -61,11 +64,26 @@ Status* prepack(KernelImpl* self, const Value* value, int input, Allocator*, voi
 
 void release(KernelImpl* self) { delete static_cast<Kernel*>(self); }
 
+const Recurrent& find_taken(const Provider& provider, const KernelInfo* info) {
+  const Api& api = provider.factory.api;
+  size_t count = 0;
+  api.check(api.KernelInfo_GetOutputCount(info, &count));
+  std::string key;
+  for (size_t i = 0; i < count; ++i) {
+    key += text_of(api, [&](char* to, size_t* size) { return api.KernelInfo_GetOutputName(info, i, to, size); }) + '\n';
+  }
+  const auto found = provider.taken.find(key);
+  if (found == provider.taken.end()) refuse("onnxruntime has renamed the outputs of a node that rnnkern took");
+  return found->second;
+}
+
 Status* create_kernel(void* state, const KernelInfo* info, KernelImpl** made) {
   const auto& op = *static_cast<const Provider::Operator*>(state);
   const Api& api = op.provider->factory.api;
   return api.guarded([&] {
-    const Recurrent node = read_node(op.name, name_of(api, info), KernelAttributes(api, info, false));
+    const Recurrent node = api.KernelInfoGetAttributeArray_string
+                               ? read_node(op.name, name_of(api, info), KernelAttributes(api, info, false))
+                               : find_taken(*op.provider, info);
     auto kernel = std::make_unique<Kernel>(api, node, inputs_of(api, info), op.provider->threads);
     kernel->version = kProviderVersion;
     kernel->Compute = compute;
@@ -102,14 +120,26 @@ void add_kernel(Provider& provider, Provider::Operator& op) {
 // --- which nodes ----------------------------------------------------------------------------------------------------------------
 
 // Throws what makes the provider leave this node to onnxruntime.
-void consider(const Api& api, const Node* node) {
+void consider(Provider& provider, const Node* node) {
+  const Api& api = provider.factory.api;
   const char *op = nullptr, *name = nullptr;
   api.check(api.Node_GetOperatorType(node, &op));
   api.check(api.Node_GetName(node, &name));
   const Recurrent read = read_node(op, name, NodeAttributes(api, node));
-  const bool plain = read.problem.activations[0].kind == RNNK_OF_CELL && read.problem.cell != RNNK_CELL_rnn_relu;
-  if (!plain && !api.KernelInfoGetAttributeArray_string) {
-    refuse(read.label + ": activations: onnxruntime 1.24 does not hand lists of strings to kernels, expected 1.25 or later");
+  if (api.KernelInfoGetAttributeArray_string) return;
+  size_t count = 0;
+  api.check(api.Node_GetNumOutputs(node, &count));
+  std::vector<const ValueInfo*> outputs(count);
+  api.check(api.Node_GetOutputs(node, outputs.data(), count));
+  std::string key;
+  for (const ValueInfo* output : outputs) {
+    const char* text = "";
+    if (output) api.check(api.GetValueInfoName(output, &text));
+    key += std::string(text) + '\n';
+  }
+  const auto [known, is_new] = provider.taken.emplace(key, read);
+  if (!is_new && !(known->second == read)) {
+    refuse(read.label + ": onnxruntime 1.24 cannot tell it from a node of another subgraph with the same outputs");
   }
 }
 
@@ -140,7 +170,7 @@ Status* get_capability(Ep* self, const Graph* graph, SupportInfo* support) {
       api.check(api.EpGraphSupportInfo_LookUpKernel(support, node, &definition));
       if (!definition) continue;
       try {
-        consider(api, node);
+        consider(*static_cast<Provider*>(self), node);
       } catch (const Refusal& why) {
         leave(*static_cast<const Provider*>(self), why);
         continue;

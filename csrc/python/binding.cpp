@@ -1,6 +1,5 @@
 // pybind11 module `_core`: the functions of rnnkern.h over Python arrays; see python/rnnkern/_core.pyi for the contract.
 #include "ort/exports.h"
-#include "ort/exports.h"
 #include "probe.h"
 #include "python/call.h"
 #include "python/inference.h"

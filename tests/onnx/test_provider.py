@@ -177,7 +177,7 @@ def test_register_once_and_own_options() -> None:
         own.add_provider_for_devices(devices, given)
         if said:
             with pytest.raises(Exception, match=said):
-                onnxruntime.InferenceSession(case.model().SerializeToString(), own)
+                onnxruntime.InferenceSession(case.model().SerializeToString(), own, enable_fallback=False)
         else:
             session = onnxruntime.InferenceSession(case.model().SerializeToString(), own)
             assert list(taken(session)) == [PROVIDER]

@@ -90,7 +90,7 @@ def session(model: Any, options: Any = None) -> Any:
     options.add_provider_for_devices(devices(onnxruntime), {"threads": str(threads)} if threads else {})
     given = source(model)
     _core.nodes_left_to_onnxruntime()  # of sessions that others made on this thread
-    made = onnxruntime.InferenceSession(given, options)
+    made = onnxruntime.InferenceSession(given, options, enable_fallback=False)  # never without rnnkern after an error
     for reason in _core.nodes_left_to_onnxruntime():
         warnings.warn(f"session: left to onnxruntime: {reason}", stacklevel=2)
     return made
