@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +14,10 @@ from onnx import helper, numpy_helper
 from onnx.backend.test.runner import Runner
 
 import rnnkern.onnx as ro
-from onnx_graphs import node_tests
+from onnx_graphs import PROVIDER, node_tests
 from onnx_judges import EPS, error
-from onnx_models import DTYPES, Array, model_of, truth, with_states
-from rnnkern.onnx import glue
+from onnx_models import DTYPES, Array, Case, model_of, truth, with_states
+from rnnkern.onnx import backend, glue
 
 OPS = ("RNN", "GRU", "LSTM")
 
@@ -102,17 +103,45 @@ def test_devices_and_options() -> None:
     assert isinstance(ro.prepare(model), onnx.backend.base.BackendRep)
 
 
-def test_a_foreign_operator_is_refused_by_name() -> None:
-    case = model_of("LSTM")
+def with_softmax(case: Case) -> onnx.ModelProto:
+    """A model with an operator that moves no data."""
     model = case.model()
     model.graph.node.append(helper.make_node("Softmax", ["Y"], ["p"], name="head"))
     model.graph.output.append(helper.make_tensor_value_info("p", onnx.TensorProto.FLOAT, [None] * 4))
+    return model
+
+
+def test_onnxruntime_runs_the_other_operators() -> None:
+    case = model_of("LSTM")
+    prepared = ro.prepare(with_softmax(case))
+    assert isinstance(prepared, backend.Hosted) and PROVIDER in prepared.session.get_providers()
+    got = prepared.run([case.values["X"]])
+    y = np.exp(got["Y"].astype(np.float64))  # type: ignore[call-overload]
+    assert error(got["p"], y / y.sum(axis=-1, keepdims=True)) < 8 * EPS["float32"]  # type: ignore[call-overload]
+    assert error(got["Y"], truth(case)["Y"]) < 32 * EPS["float32"]  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="input 'X': expected dtype float32, got float64"):
+        prepared.run([case.values["X"].astype(np.float64)])
+    with pytest.raises(TypeError, match="run: expected no options, got threads"):
+        prepared.run([case.values["X"]], threads=2)
+
+
+def test_a_foreign_operator_without_onnxruntime_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    case = model_of("LSTM")
+    model = with_softmax(case)
     assert ro.is_compatible(case.model()) and not ro.is_compatible(model)
-    with pytest.raises(NotImplementedError, match=r"Softmax node 'head': .*got operator Softmax"):
+    said = r"Softmax node 'head': .*got operator Softmax\. onnxruntime would run .* pip install onnxruntime"
+    with pytest.raises(NotImplementedError, match=said):
         ro.prepare(model)
-    model.graph.node[1].domain, model.graph.node[1].op_type = "com.microsoft", "DynamicQuantizeLSTM"
+
+
+def test_an_operator_that_nobody_has_is_refused_by_name() -> None:
+    model = with_softmax(model_of("LSTM"))
+    model.graph.node[1].domain, model.graph.node[1].op_type = "com.microsoft", "NoSuchOperator"
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    with pytest.raises(NotImplementedError, match=r"operator com\.microsoft::DynamicQuantizeLSTM"):
+    assert not ro.is_compatible(model)
+    said = r"operator com\.microsoft::NoSuchOperator\. onnxruntime refuses the model, too: .*NoSuchOperator"
+    with pytest.raises(NotImplementedError, match=said):
         ro.prepare(model)
 
 

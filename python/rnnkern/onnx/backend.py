@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
 from onnx.backend import base
 
 from ..nn import layers
-from . import glue
+from . import glue, runtime
 from .nodes import GATES, Arguments, Array, Recurrent, check, layer_arguments, parse
+from .signature import Signature, check_model, opset_of
 
 Values = dict[str, Array]
 
@@ -113,13 +113,14 @@ class Step:
             self.inputs = tuple(self._reads.values())
 
 
-class Prepared(base.BackendRep):
+class Prepared(Signature, base.BackendRep):
     """A compiled model. ``inputs`` and ``outputs`` are the graph's names in order; ``defaults`` are the initializers
     that a call may replace, by name, and no inputs.
     """
 
     def __init__(self, model: onnx.ModelProto, hold: bool = True, given: bool = False) -> None:
         # hold: make the layers of constant weights now. given: a call will give the inputs that have defaults.
+        super().__init__(model)
         graph, opset = model.graph, opset_of(model)
         if model.functions:
             names = ", ".join(function.name for function in model.functions)
@@ -127,20 +128,11 @@ class Prepared(base.BackendRep):
         if graph.sparse_initializer:
             raise NotImplementedError("model: sparse initializers are not there")
         self.constants: Values = {tensor.name: glue.array_of(tensor) for tensor in graph.initializer}
-        types = {value.name: value.type for value in graph.input}
-        # Before IR version 4 every initializer had to be named among the inputs, and was no input for that.
-        overridable = [name for name in types if name in self.constants] if model.ir_version >= 4 else []
-        self.defaults: Values = {name: self.constants[name] for name in overridable}
-        self.types = {name: kind for name, kind in types.items() if name not in self.constants or name in self.defaults}
-        for name, kind in self.types.items():
-            if not kind.HasField("tensor_type"):
-                raise NotImplementedError(f"input {name!r}: expected a tensor, got {kind.WhichOneof('value')}")
-        self.inputs = tuple(name for name in self.types if name not in self.defaults)
+        self.defaults: Values = {name: self.constants[name] for name in self.overridable}
         self._model = model if self.defaults else None
         self._given: Prepared | None = None  # the graph without its defaults, once a call replaced one
         if given:
             self.constants = {name: value for name, value in self.constants.items() if name not in self.defaults}
-        self.outputs = tuple(value.name for value in graph.output)
         self.steps: list[Step] = []
         for proto in graph.node:
             step = Step(proto, opset)
@@ -161,7 +153,7 @@ class Prepared(base.BackendRep):
         """
         if kwargs:
             raise TypeError(f"run: expected no options, got {', '.join(kwargs)}")
-        given = self._take(inputs)
+        given = self.take(inputs)
         values = self.compute(given) if given.keys() <= set(self.inputs) else self._replaced(given)
         outputs = (np.asarray(values[name]) for name in self.outputs)
         answer: tuple[Any, ...] = base.namedtupledict("Outputs", self.outputs)(*outputs)
@@ -181,98 +173,53 @@ class Prepared(base.BackendRep):
             self._given = Prepared(self._model, given=True)
         return self._given.compute({**self.defaults, **given})
 
-    def _take(self, inputs: Any) -> Values:
-        if isinstance(inputs, Mapping):
-            given = dict(inputs)
-        else:
-            given = dict(zip(self.inputs, inputs, strict=False))
-            if len(inputs) != len(self.inputs):
-                said = ", ".join(self.inputs) or "none"
-                raise ValueError(f"inputs: expected {len(self.inputs)} arrays ({said}), got {len(inputs)}")
-        if not set(self.inputs) <= set(given) <= set(self.types):
-            said = ", ".join(map(str, given)) or "none"
-            optional = f" and, if you like, {', '.join(self.defaults)}" if self.defaults else ""
-            raise ValueError(
-                f"inputs: expected {', '.join(self.inputs) or 'none'}{optional} (other initializers are fixed), "
-                f"got {said}"
-            )
-        return {name: _fit(name, given[name], self.types[name].tensor_type) for name in self.types if name in given}
+
+class Hosted(Signature, base.BackendRep):
+    """A model that onnxruntime runs with rnnkern's kernels. ``session`` is its session."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        super().__init__(model)
+        self.session = runtime.session(model)
+
+    def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """As that of ``Prepared``."""
+        if kwargs:
+            raise TypeError(f"run: expected no options, got {', '.join(kwargs)}")
+        outputs = self.session.run(list(self.outputs), self.take(inputs))
+        answer: tuple[Any, ...] = base.namedtupledict("Outputs", self.outputs)(*outputs)
+        return answer
 
 
-def _fit(name: str, value: Any, expected: Any) -> Array:
-    """An input of the graph's declared dtype and of its fixed sizes. A size below 0 is none, as in onnxruntime."""
-    array = np.asarray(value)
-    dtype = dtype_of(name, expected)
-    if array.dtype != dtype:
-        raise TypeError(f"input {name!r}: expected dtype {dtype.name}, got {array.dtype.name}")
-    if not expected.HasField("shape"):
-        return array
-    sizes = [size_of(dim) for dim in expected.shape.dim]
-    if len(sizes) != array.ndim or any(e not in (None, n) for e, n in zip(sizes, array.shape, strict=False)):
-        said = ", ".join(
-            dim.dim_param or ("?" if size_of(dim) is None else str(size_of(dim))) for dim in expected.shape.dim
-        )
-        raise ValueError(f"input {name!r}: expected shape [{said}], got {list(array.shape)}")
-    return array
-
-
-def dtype_of(name: str, declared: Any) -> np.dtype[Any]:
-    """The dtype of an input's declared tensor type."""
+def host(model: onnx.ModelProto, reason: NotImplementedError) -> Hosted:
+    """A model that ``Prepared`` refused for a reason. If onnxruntime refuses it, too, the error has both reasons."""
     try:
-        return helper.tensor_dtype_to_np_dtype(declared.elem_type)
-    except KeyError:
-        raise NotImplementedError(
-            f"input {name!r}: expected one of ONNX's tensor types, got the number {declared.elem_type}"
-        ) from None
-
-
-def size_of(dim: Any) -> int | None:
-    """A fixed size of a declared shape; None: any."""
-    return dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
-
-
-def check_model(model: onnx.ModelProto) -> None:
-    """``onnx.checker.check_model``; but as in onnxruntime, inputs and outputs need no shape and outputs no type."""
-    graph = model.graph
-    bare = [value for value in (*graph.input, *graph.output) if _is_bare(value.type)]
-    if not bare and all(value.HasField("type") for value in graph.output):
-        return onnx.checker.check_model(model)
-    filled = onnx.ModelProto()
-    filled.CopyFrom(model)
-    for value in filled.graph.output:
-        if not value.HasField("type"):
-            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    for value in (*filled.graph.input, *filled.graph.output):
-        if _is_bare(value.type):
-            value.type.tensor_type.shape.SetInParent()  # the checker compares it with nothing
-    return onnx.checker.check_model(filled)
-
-
-def _is_bare(kind: Any) -> bool:
-    return kind.HasField("tensor_type") and not kind.tensor_type.HasField("shape")
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """The version of ONNX's own operators that a model asks for."""
-    for entry in model.opset_import:
-        if entry.domain in ("", "ai.onnx"):
-            return int(entry.version)
-    raise ValueError("model: opset_import: expected a version of ONNX's own operators, got none")
+        return Hosted(model)
+    except (ImportError, NotImplementedError) as missing:
+        raise NotImplementedError(f"{reason}. onnxruntime would run the other operators: {missing}") from reason
+    except runtime.errors() as refusal:
+        raise NotImplementedError(f"{reason}. onnxruntime refuses the model, too: {refusal}") from refusal
 
 
 class Backend(base.Backend):
-    """``onnx.backend.base.Backend`` for graphs of RNN, GRU, LSTM and the operators of ``glue.py``, on the CPU."""
+    """``onnx.backend.base.Backend`` on the CPU.
+
+    Graphs of RNN, GRU, LSTM and the operators of ``glue.py`` run in NumPy and rnnkern; others in onnxruntime, if it is
+    installed, with rnnkern's kernels.
+    """
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
         return device in ("CPU", "CPU:0")
 
     @classmethod
-    def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> Prepared:
+    def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> Prepared | Hosted:
         """Check a model (onnx.checker) and compile it. NotImplementedError names what is not there."""
         cls._check(device, kwargs)
         check_model(model)
-        return Prepared(model)
+        try:
+            return Prepared(model)
+        except NotImplementedError as reason:
+            return host(model, reason)
 
     @classmethod
     def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> bool:

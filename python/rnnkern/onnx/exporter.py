@@ -15,9 +15,8 @@ from onnx import helper, numpy_helper
 from ..nn.layer import Layer
 from ..nn.layers import GRU, LSTM, RNN
 from ..nn.parameters import check_bool, check_int
-from ..weights import reorder
 from .attributes import of_node, refuse
-from .nodes import Array
+from .nodes import Array, node_weights
 
 
 def to_onnx(layer: Layer, *, state: bool = False, lengths: bool = False, opset: int | None = None) -> onnx.ModelProto:
@@ -93,12 +92,13 @@ class _Writer:
 
     def recurrent(self, index: int, x: str, finals: dict[str, list[str]]) -> str:
         """The node of a layer. -> the name of its Y; the names of its final states go to ``finals``."""
-        inputs = [x, self.weights(index, "weight_ih", "W"), self.weights(index, "weight_hh", "R")]
-        inputs.append(self.biases(index) if self.layer.bias else "")
+        held = node_weights(self.op, [self.direction(index, suffix) for suffix in self.suffixes])
+        names = {name: self.constant(f"{name}_{index}", array) for name, array in held.items()}
+        inputs = [x, names["W"], names["R"], names.get("B", "")]
         inputs.append("lengths" if self.lengths else "")
         inputs += [self.rows(f"{name}_0", index) if self.state else "" for name in self.states]
-        if f"peephole_l{index}" in self.params:
-            inputs.append(self.peepholes(index))
+        if "P" in names:
+            inputs.append(names["P"])
         while not inputs[-1]:
             inputs.pop()
         outputs = [f"Y_{index}", *(f"Y_{name}_{index}" for name in self.states)]
@@ -123,21 +123,10 @@ class _Writer:
         bounds = [self.constant(f"row_{at}", np.array([at])) for at in (index * D, (index + 1) * D)]
         return self.add("Slice", [state, *bounds, self.constant("row_0", np.array([0]))], f"{state}_{index}")
 
-    def weights(self, index: int, name: str, onnx_name: str) -> str:
-        each = [self.ours(self.params[f"{name}_l{index}{suffix}"]) for suffix in self.suffixes]
-        return self.constant(f"{onnx_name}_{index}", np.stack(each))
-
-    def biases(self, index: int) -> str:
-        names = ("bias_ih", "bias_hh")
-        each = [[self.ours(self.params[f"{name}_l{index}{suffix}"]) for name in names] for suffix in self.suffixes]
-        return self.constant(f"B_{index}", np.stack([np.concatenate(pair) for pair in each]))
-
-    def peepholes(self, index: int) -> str:
-        each = [self.params[f"peephole_l{index}{suffix}"] for suffix in self.suffixes]
-        return self.constant(f"P_{index}", np.stack([np.concatenate([i, o, f]) for i, f, o in each]))
-
-    def ours(self, array: Array) -> Array:
-        return array if self.op == "RNN" else reorder(array, self.op.lower(), "torch", "onnx")
+    def direction(self, index: int, suffix: str) -> dict[str, Array]:
+        """One direction's parameters of a layer, by their names without a suffix."""
+        end = f"_l{index}{suffix}"
+        return {name.removesuffix(end): array for name, array in self.params.items() if name.endswith(end)}
 
     def constant(self, name: str, value: Array) -> str:
         self.constants[name] = value

@@ -17,6 +17,7 @@ import onnx
 from . import backend
 from .backend import Prepared, Values, values_of
 from .nodes import Arguments, Array, Recurrent, layer_arguments, parse
+from .signature import check_model, dtype_of, size_of
 
 _UNKNOWN = 2  # the size of every axis a model leaves open: transposed axes still show, because all values differ
 
@@ -53,7 +54,7 @@ def from_onnx(
         raise TypeError(f"source: expected an onnx.ModelProto or an onnx.NodeProto, got {type(source).__name__}")
     if weights is not None or opset is not None:
         raise TypeError("weights, opset: expected none with a model, which has its own")
-    backend.check_model(source)
+    check_model(source)
     prepared = Prepared(source, hold=False)
     return backend.make_layer(_stack(_look(prepared), prepared))
 
@@ -116,9 +117,9 @@ def _look(prepared: Prepared) -> tuple[list[_Seen], Values]:
         tensor = prepared.types[name].tensor_type
         if not tensor.HasField("shape"):
             raise NotImplementedError(f"input {name!r}: expected a shape (its sizes may be symbols), got none")
-        sizes = [backend.size_of(dim) for dim in tensor.shape.dim]
+        sizes = [size_of(dim) for dim in tensor.shape.dim]
         shape = tuple(_UNKNOWN if size is None else size for size in sizes)
-        given[name] = draw(shape, backend.dtype_of(name, tensor))
+        given[name] = draw(shape, dtype_of(name, tensor))
     prepared.compute(given, compute=answer)
     if not seen:
         raise NotImplementedError("model: expected a node RNN, GRU or LSTM, got none")

@@ -8,7 +8,7 @@ its attributes and types. T steps, B rows, I inputs, H units, D directions, G ga
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -253,6 +253,28 @@ def _params(op: str, W: Array, R: Array, B: Array | None, P: Array | None) -> di
     if P is not None:
         i, o, f = np.split(P, 3)
         found["peephole"] = np.stack([i, f, o])
+    return found
+
+
+def node_weights(op: str, directions: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """The inverse of ``layer_arguments``: W, R and, where there are biases and peepholes, B and P.
+
+    directions: the parameters of each direction under their names without a suffix (weight_ih, ...).
+    """
+
+    def theirs(array: Array) -> Array:
+        return array if op == "RNN" else reorder(array, op.lower(), "torch", "onnx")
+
+    found = {
+        "W": np.stack([theirs(each["weight_ih"]) for each in directions]),
+        "R": np.stack([theirs(each["weight_hh"]) for each in directions]),
+    }
+    if "bias_ih" in directions[0]:
+        pairs = [(theirs(each["bias_ih"]), theirs(each["bias_hh"])) for each in directions]
+        found["B"] = np.stack([np.concatenate(pair) for pair in pairs])
+    if "peephole" in directions[0]:
+        rows = [each["peephole"] for each in directions]
+        found["P"] = np.stack([np.concatenate([i, o, f]) for i, f, o in rows])
     return found
 
 

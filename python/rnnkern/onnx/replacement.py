@@ -9,8 +9,8 @@ import onnx
 from onnx import helper
 
 from . import activations
-from .backend import opset_of
 from .nodes import DEFAULT, GATES, Recurrent, parse
+from .signature import opset_of
 
 DOMAIN = "rnnkern"
 # Attributes that are copied; those of activations are written anew, and output_sequence (opset 1) has no effect.

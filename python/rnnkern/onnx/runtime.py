@@ -40,6 +40,24 @@ def at_least(onnxruntime: Any, least: tuple[int, int]) -> bool:
     return (int(major), int(minor)) >= least
 
 
+def errors() -> tuple[type[Exception], ...]:
+    """onnxruntime's own exceptions, which have no base class. None without onnxruntime."""
+    try:
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+    except ImportError:
+        return ()
+    names = (
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "NotImplemented",
+        "RuntimeException",
+        "EPFail",
+    )
+    return tuple(getattr(state, name) for name in names)
+
+
 def devices(onnxruntime: Any) -> list[Any]:
     return [device for device in onnxruntime.get_ep_devices() if device.ep_name == NAME]
 
