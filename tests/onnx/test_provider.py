@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import threading
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,6 +137,44 @@ def test_the_same_bits_on_any_number_of_threads(op: str, directions: int) -> Non
         assert all(np.array_equal(a, b) for a, b in zip(runs[0], other, strict=True))
 
 
+BUSY_THREADS = """
+import os, pathlib, time
+import rnnkern.onnx as ro
+from onnx_graphs import options
+from test_provider import large
+
+def times():
+    others = [path for path in pathlib.Path("/proc/self/task").iterdir() if int(path.name) != os.getpid()]
+    return {path.name: int((path / "schedstat").read_text().split()[0]) for path in others}
+
+def busy(call):
+    before = times()
+    for _ in range(100):
+        call()
+    time.sleep(0.1)
+    return {task for task, spent in times().items() if spent - before.get(task, 0) > 2e6}
+
+case = large("LSTM")
+session = ro.session(case.model(), options(3, **{"intra_op.allow_spinning": "0"}))
+layer = ro.layers(case.model())["node"]
+call = lambda: session.run(None, case.feeds())
+call(), layer(case.values["X"])
+inside, outside = busy(call), busy(lambda: layer(case.values["X"]))
+print(len(inside), len(outside), len(inside & outside))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_one_pool_of_threads() -> None:
+    """A session's calls run on onnxruntime's threads, and those of a plain layer on the library's."""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    env = {**os.environ, "PYTHONPATH": path, "RNNKERN_NUM_THREADS": "3"}
+    done = subprocess.run([sys.executable, "-c", BUSY_THREADS], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    inside, outside, both = map(int, done.stdout.split())
+    assert inside and outside and not both, done.stdout
+
+
 def test_calls_of_one_session_at_the_same_time() -> None:
     for constant in (True, False):
         case = large("LSTM")
@@ -151,6 +192,33 @@ def test_calls_of_one_session_at_the_same_time() -> None:
             worker.join()
         assert len(results) == 20
         assert all(np.array_equal(a, b) for got in results for a, b in zip(got, wanted, strict=True))
+
+
+def test_what_torch_exports(tmp_path: Path) -> None:
+    """A recurrent layer under a Linear, by both exporters: a model with an operator that computes."""
+    torch = pytest.importorskip("torch")
+
+    class Model(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = torch.nn.LSTM(3, 5, 2, bidirectional=True), torch.nn.Linear(10, 4)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.lstm(x)[0])
+
+    torch.manual_seed(0)
+    model, x = Model().eval(), torch.randn(4, 2, 3)
+    for dynamo in (False, True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(model, (x,), tmp_path / "m.onnx", dynamo=dynamo, verbose=False)
+        session = ro.session(tmp_path / "m.onnx", options())
+        assert len(taken(session)[PROVIDER]) == 2
+        with torch.no_grad():
+            wanted = model(x).numpy()
+        (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
+        assert len(ro.layers(onnx.load(tmp_path / "m.onnx"))) == 2
 
 
 # The interface ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from .replacement import replace
 
 NAME = "RnnkernExecutionProvider"
 LIBRARY: str = _core.__file__
-"""The shared library for ``onnxruntime.SessionOptions.register_custom_ops_library`` and for a program in C."""
+"""The shared library for ``onnxruntime.SessionOptions.register_custom_ops_library``."""
 PROVIDERS_FROM = (1, 24)  # onnxruntime's versions
 OPERATORS_FROM = (1, 17)
 
