@@ -78,7 +78,9 @@ void read_activations(Recurrent& node, const Attributes& attributes) {
   Values beta(attributes.numbers("activation_beta"), "activation_beta");
   for (size_t i = 0; i < names.size(); ++i) {
     const Function& function = function_of(names[i]);
-    rnnk_activation& to = (i < each ? node.problem.activations : node.problem.activations_reverse)[i % each];
+    // A pointer: under -fsanitize=undefined, GCC 12 copies an array that a conditional operator chooses.
+    rnnk_activation* const chosen = i < each ? node.problem.activations : node.problem.activations_reverse;
+    rnnk_activation& to = chosen[i % each];
     to.kind = function.kind;
     if (function.parameters > 0) to.alpha = alpha.next(function, function.alpha);
     if (function.parameters > 1) to.beta = beta.next(function, function.beta);

@@ -235,6 +235,16 @@ def test_a_path_bytes_and_a_model(tmp_path: Path) -> None:
         ro.session(3)
 
 
+def test_sessions_with_the_same_options() -> None:
+    case, own = large("GRU"), options(2)
+    first = ro.session(case.model(), own).run(None, case.feeds())
+    own.intra_op_num_threads = 3
+    session = ro.session(case.model(), own)
+    assert list(taken(session)) == [PROVIDER]
+    assert own.get_session_config_entry("ep.rnnkernexecutionprovider.threads") == "3"
+    assert all(np.array_equal(a, b) for a, b in zip(first, session.run(None, case.feeds()), strict=True))
+
+
 def test_register_once_and_own_options() -> None:
     assert ro.register() == ro.register() == PROVIDER
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]

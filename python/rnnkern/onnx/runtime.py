@@ -18,6 +18,7 @@ from .replacement import replace
 NAME = "RnnkernExecutionProvider"
 LIBRARY: str = _core.__file__
 """The shared library for ``onnxruntime.SessionOptions.register_custom_ops_library``."""
+TAKEN, THREADS = "rnnkern.taken", "ep.rnnkernexecutionprovider.threads"  # entries of a session's configuration
 PROVIDERS_FROM = (1, 24)  # onnxruntime's versions
 OPERATORS_FROM = (1, 17)
 
@@ -84,8 +85,9 @@ def session(model: Any, options: Any = None) -> Any:
     """Return an onnxruntime.InferenceSession that runs the nodes RNN, GRU and LSTM with rnnkern.
 
     model: a path, the bytes of a model, or an onnx.ModelProto. It stays as it is: onnxruntime does everything else.
-    options: an onnxruntime.SessionOptions, to which rnnkern's execution provider is added. None: the default, without
-        onnxruntime's own warnings (it has one for every graph that two providers share).
+    options: an onnxruntime.SessionOptions, to which rnnkern's execution provider is added; several sessions may have
+        the same. None: the default, without onnxruntime's own warnings (it has one for every graph that two providers
+        share).
 
     Nodes in the bodies of If, Loop and Scan are taken, too. A node with an attribute that onnxruntime reads otherwise
     than ONNX specifies it (``docs/onnx.md`` lists them) is left to onnxruntime, and a UserWarning says why.
@@ -101,17 +103,29 @@ def session(model: Any, options: Any = None) -> Any:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
     if not at_least(onnxruntime, PROVIDERS_FROM):
-        options.register_custom_ops_library(LIBRARY)
+        if is_first(options):
+            options.register_custom_ops_library(LIBRARY)
         return onnxruntime.InferenceSession(replace(loaded(model)).SerializeToString(), options)
-    register()
-    threads = options.intra_op_num_threads  # 0: onnxruntime decides
-    options.add_provider_for_devices(devices(onnxruntime), {"threads": str(threads)} if threads else {})
     given = source(model)
+    register()
+    if is_first(options):
+        options.add_provider_for_devices(devices(onnxruntime), {})
+    options.add_session_config_entry(THREADS, str(options.intra_op_num_threads))  # 0: onnxruntime decides
     _core.nodes_left_to_onnxruntime()  # of sessions that others made on this thread
     made = onnxruntime.InferenceSession(given, options, enable_fallback=False)  # never without rnnkern after an error
     for reason in _core.nodes_left_to_onnxruntime():
         warnings.warn(f"session: left to onnxruntime: {reason}", stacklevel=2)
     return made
+
+
+def is_first(options: Any) -> bool:
+    """Whether no call of ``session`` has had these options, which take a provider or a library only once."""
+    try:
+        options.get_session_config_entry(TAKEN)
+        return False
+    except RuntimeError:  # onnxruntime's way to say that there is no such entry
+        options.add_session_config_entry(TAKEN, "1")
+        return True
 
 
 def loaded(model: Any) -> onnx.ModelProto:
