@@ -84,6 +84,13 @@ def test_what_is_no_glue_is_refused_by_name(op: str, inputs: list[Any], attribut
         run_glue(op, inputs, 13, name="n", **attributes)
 
 
+@pytest.mark.parametrize("sizes", [[2**40], [2**20, 2**20], [-1]])
+def test_gigantic_shapes_are_refused_before_they_are_allocated(sizes: list[int]) -> None:
+    for op, inputs in (("ConstantOfShape", [sizes]), ("Expand", [np.ones(1), sizes])):
+        with pytest.raises(ValueError, match=rf"{op} node 'n': expected a shape of at most 4294967296 bytes, got \["):
+            run_glue(op, inputs, 13, name="n")
+
+
 def test_glue_that_does_not_fit_names_its_node() -> None:
     with pytest.raises(ValueError, match="Reshape node 'n': cannot reshape"):
         run_glue("Reshape", [np.ones(6), np.array([4])], 13, name="n")

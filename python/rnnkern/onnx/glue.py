@@ -7,6 +7,7 @@ of opset 11 fails there in onnx 1.23.) No arithmetic on data: Mul is for the sha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ _CASTS = (
     TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
     TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
 )  # fmt: skip
+
+
+_MOST = 1 << 32  # bytes of an array that is made from its shape
 
 
 def array_of(tensor: onnx.TensorProto) -> Array:
@@ -61,12 +65,13 @@ def _constant(attributes: Attributes, inputs: Inputs, opset: int) -> Array:
 
 def _constant_of_shape(attributes: Attributes, inputs: Inputs, opset: int) -> Array:
     value = array_of(attributes["value"]) if "value" in attributes else np.zeros(1, np.float32)
-    return np.full(_ints(inputs, 0), value.reshape(()), value.dtype)
+    return np.full(_bounded(_ints(inputs, 0), value.itemsize), value.reshape(()), value.dtype)
 
 
 def _expand(attributes: Attributes, inputs: Inputs, opset: int) -> Array:
     data = _array(inputs, 0)
-    return np.broadcast_to(data, np.broadcast_shapes(data.shape, _ints(inputs, 1)))
+    shape = np.broadcast_shapes(data.shape, tuple(_bounded(_ints(inputs, 1), data.itemsize)))
+    return np.broadcast_to(data, shape)
 
 
 def _gather(attributes: Attributes, inputs: Inputs, opset: int) -> Array:
@@ -125,6 +130,13 @@ def _unsqueeze(attributes: Attributes, inputs: Inputs, opset: int) -> Array:
     if axes is None:
         raise ValueError("Unsqueeze: axes: expected integers, got none")
     return np.expand_dims(_array(inputs, 0), tuple(axes))
+
+
+def _bounded(shape: list[int], itemsize: int) -> list[int]:
+    """A shape that a model asks for. ValueError, before anything is allocated, if it is larger than any state."""
+    if any(size < 0 for size in shape) or math.prod(shape) * itemsize > _MOST:
+        raise ValueError(f"expected a shape of at most {_MOST} bytes, got {shape}")
+    return shape
 
 
 def _absent(inputs: Inputs, index: int) -> bool:
