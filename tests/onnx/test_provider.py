@@ -96,6 +96,23 @@ def test_weights_of_which_some_are_constant() -> None:
     assert worst(dict(zip(case.outputs, got, strict=True)), truth(case)) <= 64 * EPS["float32"]
 
 
+def test_weights_that_others_read_too() -> None:
+    """Two nodes have the same initializers, of which another operator reads one."""
+    case = model_of("GRU", linear_before_reset=1)
+    model = case.model()
+    again = onnx.helper.make_node("GRU", ["X", "W", "R", "B"], ["Y2"], "again", **case.attributes)
+    model.graph.node.extend([again, onnx.helper.make_node("Sin", ["W"], ["sine"])])
+    for name, axes in (("Y2", 4), ("sine", 3)):
+        value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * axes)
+        model.graph.output.append(value)
+    session = ro.session(model, options())
+    assert sorted(taken(session)[PROVIDER]) == ["again", "node"]
+    for _ in range(2):
+        y, _, y2, sine = session.run(None, case.feeds())
+        assert worst({"Y": y}, truth(case)) <= 64 * EPS["float32"] and np.array_equal(y, y2)
+        np.testing.assert_allclose(sine, np.sin(case.values["W"]), rtol=1e-6)
+
+
 # Subgraphs ----------------------------------------------------------------------------------------------------------
 
 
