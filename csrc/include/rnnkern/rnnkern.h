@@ -88,7 +88,7 @@ enum {
   RNNK_PROBLEM_PEEPHOLE = 8,      /* LSTM: i and f see c', o sees the new c */
   RNNK_PROBLEM_COUPLED = 16,      /* LSTM: f = 1 - i; the weights have rows for f, which are not used */
   RNNK_PROBLEM_RESET_BEFORE = 32, /* GRU: the reset gate before the product (arXiv 1406.1078v3) */
-  RNNK_PROBLEM_LAYER_NORM = 64,  /* gx and gh are normalised over a row before their biases, and the c of an LSTM's output */
+  RNNK_PROBLEM_LAYER_NORM = 64, /* gx and gh are normalised over a row before their biases, and the c of an LSTM's output */
   RNNK_PROBLEM_INDEPENDENT = 128, /* Elman: h = f(gx + u * h' + b_hh) with a vector u (IndRNN, arXiv 1803.04831) */
   /* RNNK_CPU, float32 and float16, inference: a pack keeps weights as bytes, a row of them q * scale with q in [-127, 127] and scale =
    * max |w| / 127; what they multiply (x and h of a row and a step) is rounded in the same way, with a scale of its own. Sums are exact
