@@ -48,7 +48,7 @@ Status* create(const CustomOp* self, const void* const*, const KernelInfo* info,
   return api.guarded([&] {
     const auto given = inputs_of(api, info);
     auto kernel = std::unique_ptr<Kernel>(
-        new Kernel{api, {api, read_node(op.name, name_of(api, info), KernelAttributes(api, info, true)), given, 0}});
+        new Kernel{api, {api, read_node(op.name, name_of(api, info), KernelAttributes(api, info, true)), given, 0, false}});
     for (const size_t input : {kW, kR, kB, kP}) {
       int is_constant = 0;
       const Value* value = nullptr;

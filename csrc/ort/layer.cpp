@@ -79,8 +79,8 @@ struct Layer::Ready {
   mutable int64_t last_seq_len = -1, last_batch = -1;
 };
 
-Layer::Layer(const Api& api, Recurrent node, const std::array<bool, kInputs>& given, int32_t threads)
-    : api_(api), node_(std::move(node)), given_(given), threads_(threads) {}
+Layer::Layer(const Api& api, Recurrent node, const std::array<bool, kInputs>& given, int32_t threads, bool int8)
+    : api_(api), node_(std::move(node)), given_(given), threads_(threads), int8_(int8) {}
 Layer::~Layer() = default;
 
 void Layer::check(rnnk_status status) const {
@@ -164,6 +164,7 @@ std::shared_ptr<const Layer::Ready> Layer::make(const Weights& weights) const {
   made->problem.input_size = w.shape[2], made->problem.hidden_size = H;
   if (!given_[kB]) made->problem.flags |= RNNK_PROBLEM_NO_BIAS;
   if (given_[kP]) made->problem.flags |= RNNK_PROBLEM_PEEPHOLE;
+  if (int8_) made->problem.flags |= RNNK_PROBLEM_INT8;
   rnnk_plan* plan = nullptr;
   check(rnnk_plan_create(&made->problem, nullptr, &plan));
   made->plan.reset(plan);
@@ -211,6 +212,7 @@ void Layer::run(KernelContext* context) {
     in[i] = api_.read(value);
   }
   if (packed_) return forward(context, in, *packed_, nullptr);
+  if (int8_) fail("W, R, B: expected constant weights for int8, got some that a call brings");
   Weights now;
   for (const size_t input : kWeights) {
     if (!given_[input]) continue;

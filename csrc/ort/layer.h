@@ -19,7 +19,8 @@ struct Weights {
 class Layer {
  public:
   // given: for each input whether the node has it. threads: at most so many work on a call; 0: as many as the library's team has.
-  Layer(const Api& api, Recurrent node, const std::array<bool, kInputs>& given, int32_t threads);
+  // int8: constant weights are packed as bytes, and others refused.
+  Layer(const Api& api, Recurrent node, const std::array<bool, kInputs>& given, int32_t threads, bool int8);
   ~Layer();
 
   // Copies a constant input. When it is the last of the node's weights they are packed, and the copies are freed.
@@ -43,6 +44,7 @@ class Layer {
   Recurrent node_;
   std::array<bool, kInputs> given_;
   int32_t threads_;
+  bool int8_;
   Weights held_;  // the constant ones, until all are there and packed
   std::array<bool, kInputs> is_held_{};
   std::shared_ptr<const Ready> packed_;  // once all weights are held

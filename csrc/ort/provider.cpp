@@ -24,6 +24,7 @@ struct Provider : Ep {
   Factory& factory;
   const Logger* logger;
   int32_t threads = 0;  // 0: as many as the library's team has
+  bool int8 = false;    // packs keep weights as bytes
   KernelRegistry* registry = nullptr;
   // What CreateKernel gets of an operator.
   struct Operator {
@@ -46,8 +47,8 @@ const Api& api_of(const Ep* ep) { return static_cast<const Provider*>(ep)->facto
 struct Kernel : KernelImpl {
   const Api& api;
   Layer layer;
-  Kernel(const Api& given, Recurrent node, const std::array<bool, kInputs>& inputs, int32_t threads)
-      : KernelImpl{}, api(given), layer(given, std::move(node), inputs, threads) {}
+  Kernel(const Provider& provider, Recurrent node, const std::array<bool, kInputs>& inputs)
+      : KernelImpl{}, api(provider.factory.api), layer(api, std::move(node), inputs, provider.threads, provider.int8) {}
 };
 
 Status* compute(KernelImpl* self, KernelContext* context) {
@@ -84,7 +85,7 @@ Status* create_kernel(void* state, const KernelInfo* info, KernelImpl** made) {
     const Recurrent node = api.KernelInfoGetAttributeArray_string
                                ? read_node(op.name, name_of(api, info), KernelAttributes(api, info, false))
                                : find_taken(*op.provider, info);
-    auto kernel = std::make_unique<Kernel>(api, node, inputs_of(api, info), op.provider->threads);
+    auto kernel = std::make_unique<Kernel>(*op.provider, node, inputs_of(api, info));
     kernel->version = kProviderVersion;
     kernel->Compute = compute;
     kernel->Release = release;
@@ -187,16 +188,18 @@ Status* get_kernel_registry(Ep* self, const KernelRegistry** registry) {
 
 // --- the factory ----------------------------------------------------------------------------------------------------------------
 
-// Option "threads" of add_provider_for_devices, which onnxruntime keeps among the session's entries.
-int32_t threads_of(const Api& api, const SessionOptions* options) {
-  static constexpr const char* kKey = "ep.rnnkernexecutionprovider.threads";
+// An option of add_provider_for_devices, which onnxruntime keeps among the session's entries; "" where there is none.
+std::string option_of(const Api& api, const SessionOptions* options, const char* name) {
+  const std::string key = std::string("ep.rnnkernexecutionprovider.") + name;
   int found = 0;
-  api.check(api.HasSessionConfigEntry(options, kKey, &found));
-  if (!found) return 0;
-  const std::string text =
-      text_of(api, [&](char* to, size_t* size) { return api.GetSessionConfigEntry(options, kKey, to, size); });
-  const int64_t value =
-      text.empty() || text.size() > 3 || text.find_first_not_of("0123456789") != std::string::npos ? -1 : std::stoll(text);
+  api.check(api.HasSessionConfigEntry(options, key.c_str(), &found));
+  if (!found) return "";
+  return text_of(api, [&](char* to, size_t* size) { return api.GetSessionConfigEntry(options, key.c_str(), to, size); });
+}
+
+int32_t threads_of(const std::string& text) {
+  if (text.empty()) return 0;
+  const int64_t value = text.size() > 3 || text.find_first_not_of("0123456789") != std::string::npos ? -1 : std::stoll(text);
   if (value < 0 || value > 256) refuse("threads: expected 0 to 256, got '" + text + "'");
   return static_cast<int32_t>(value);
 }
@@ -211,7 +214,10 @@ Status* create_ep(EpFactory* self, const HardwareDevice* const*, const KeyValueP
     provider->GetName = [](const Ep*) { return kProvider; };
     provider->GetCapability = get_capability;
     provider->GetKernelRegistry = get_kernel_registry;
-    provider->threads = threads_of(api, options);
+    provider->threads = threads_of(option_of(api, options, "threads"));
+    const std::string weights = option_of(api, options, "weights");
+    if (!weights.empty() && weights != "int8") refuse("weights: expected 'int8' or none, got '" + weights + "'");
+    provider->int8 = !weights.empty();
     api.check(api.CreateKernelRegistry(&provider->registry));
     for (size_t i = 0; i < provider->operators.size(); ++i) {
       provider->operators[i] = {provider.get(), kOperators[i]};

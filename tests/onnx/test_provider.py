@@ -113,6 +113,43 @@ def test_weights_that_others_read_too() -> None:
         np.testing.assert_allclose(sine, np.sin(case.values["W"]), rtol=1e-6)
 
 
+# int8 ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("op", OPS)
+def test_weights_in_int8_have_the_bits_of_the_layer(op: str, directions: int) -> None:
+    case = large(op, directions)
+    model = case.model()
+    exact, rounded = (ro.session(model, options(), weights).run(None, case.feeds()) for weights in (None, "int8"))
+    layer = ro.from_onnx(model).quantize("int8")
+    y, _ = layer(case.values["X"])
+    T, B, _ = y.shape
+    np.testing.assert_array_equal(rounded[0], y.reshape(T, B, directions, -1).swapaxes(1, 2))
+    assert 0 < np.abs(rounded[0] - exact[0]).max() < 0.1
+
+
+def test_what_int8_refuses() -> None:
+    case = model_of("GRU", linear_before_reset=1)
+    with pytest.raises(ValueError, match="weights: expected 'int8' or None, got 'int4'"):
+        ro.session(case.model(), options(), "int4")
+    session = ro.session(case.model(constant=False), options(), "int8")
+    with pytest.raises(Exception, match="GRU node 'node': W, R, B: expected constant weights for int8"):
+        session.run(None, case.feeds(constant=False))
+    wide = replace(case, values={name: value.astype(np.float64) for name, value in case.values.items()})
+    with pytest.raises(Exception, match=r"GRU node 'node': .*RNNK_PROBLEM_INT8 is for float32 and float16"):
+        ro.session(wide.model(), options(), "int8")
+    broken = replace(case, values={**case.values, "R": np.full_like(case.values["R"], np.nan)})
+    with pytest.raises(Exception, match=r"GRU node 'node': .*expected finite weights for int8"):
+        ro.session(broken.model(), options(), "int8")
+    wrong = options()
+    wrong.add_provider_for_devices(
+        [device for device in onnxruntime.get_ep_devices() if device.ep_name == ro.register()], {"weights": "int4"}
+    )
+    with pytest.raises(Exception, match="weights: expected 'int8' or none, got 'int4'"):
+        onnxruntime.InferenceSession(case.model().SerializeToString(), wrong)
+
+
 # Subgraphs ----------------------------------------------------------------------------------------------------------
 
 

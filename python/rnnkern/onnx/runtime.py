@@ -18,7 +18,9 @@ from .replacement import replace
 NAME = "RnnkernExecutionProvider"
 LIBRARY: str = _core.__file__
 """The shared library for ``onnxruntime.SessionOptions.register_custom_ops_library``."""
-TAKEN, THREADS = "rnnkern.taken", "ep.rnnkernexecutionprovider.threads"  # entries of a session's configuration
+# Entries of a session's configuration.
+TAKEN = "rnnkern.taken"
+THREADS, WEIGHTS = (f"ep.rnnkernexecutionprovider.{name}" for name in ("threads", "weights"))
 PROVIDERS_FROM = (1, 24)  # onnxruntime's versions
 OPERATORS_FROM = (1, 17)
 
@@ -74,6 +76,7 @@ def register() -> str:
 
     threads: at most so many threads of onnxruntime's pool work on a recurrent node; it should be the number of threads
         of the pool (``intra_op_num_threads``). Without it, as many as ``rnnkern.get_num_threads()``.
+    weights: "int8" as ``session`` has it.
     """
     onnxruntime = runtime(PROVIDERS_FROM, "register")
     if not devices(onnxruntime):
@@ -81,13 +84,16 @@ def register() -> str:
     return NAME
 
 
-def session(model: Any, options: Any = None) -> Any:
+def session(model: Any, options: Any = None, weights: str | None = None) -> Any:
     """Return an onnxruntime.InferenceSession that runs the nodes RNN, GRU and LSTM with rnnkern.
 
     model: a path, the bytes of a model, or an onnx.ModelProto. It stays as it is: onnxruntime does everything else.
     options: an onnxruntime.SessionOptions, to which rnnkern's execution provider is added; several sessions may have
         the same. None: the default, without onnxruntime's own warnings (it has one for every graph that two providers
         share).
+    weights: "int8" packs the constant weights of the nodes RNN, GRU and LSTM as bytes (``rnnkern.LSTM.quantize``). Each
+        node must have constant weights of float32 or float16. Nodes that are quantized in the file
+        (DynamicQuantizeLSTM) stay with onnxruntime. None: the weights as they are.
 
     Nodes in the bodies of If, Loop and Scan are taken, too. A node with an attribute that onnxruntime reads otherwise
     than ONNX specifies it (``docs/onnx.md`` lists them) is left to onnxruntime, and a UserWarning says why.
@@ -96,9 +102,14 @@ def session(model: Any, options: Any = None) -> Any:
     (``options.intra_op_num_threads``), and the results have the same bits for any number of them.
 
     onnxruntime 1.17 to 1.23 has no such providers: there the session's model is ``replace``'s, and threads are as many
-    as ``rnnkern.get_num_threads()``. Raises ImportError without onnxruntime, NotImplementedError if it is older.
+    as ``rnnkern.get_num_threads()``. Raises ImportError without onnxruntime, NotImplementedError if it is older, and
+    for ``weights`` before 1.24.
     """
+    if weights not in (None, "int8"):
+        raise ValueError(f"weights: expected 'int8' or None, got {weights!r}")
     onnxruntime = runtime(OPERATORS_FROM, "session")
+    if weights is not None:
+        runtime(PROVIDERS_FROM, f"session with weights={weights!r}")
     if options is None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -111,6 +122,7 @@ def session(model: Any, options: Any = None) -> Any:
     if is_first(options):
         options.add_provider_for_devices(devices(onnxruntime), {})
     options.add_session_config_entry(THREADS, str(options.intra_op_num_threads))  # 0: onnxruntime decides
+    options.add_session_config_entry(WEIGHTS, weights or "")
     _core.nodes_left_to_onnxruntime()  # of sessions that others made on this thread
     made = onnxruntime.InferenceSession(given, options, enable_fallback=False)  # never without rnnkern after an error
     for reason in _core.nodes_left_to_onnxruntime():
