@@ -136,6 +136,34 @@ def test_bits_do_not_depend_on_company_chunks_or_threads(kind: str, kernel: str)
         rk.set_num_threads(before)
 
 
+@pytest.mark.parametrize(
+    ("layer", "options"),
+    [
+        (rk.LSTM, {"heads": 3}),
+        (rk.GRU, {"heads": 3, "zoneout": 0.1}),
+        (rk.sLSTM, {"heads": 3}),
+        (rk.RNN, {"independent": True}),
+        (rk.LSTM, {"layer_norm": True, "proj_size": 5}),
+        (rk.LSTM, {"coupled": True, "clip": 1.0, "num_layers": 2, "bidirectional": True}),
+        (rk.GRU, {"activations": ("hardsigmoid", "softsign")}),
+    ],
+)
+def test_options_and_marks(
+    layer: type[rk.LSTM], options: dict[str, object], kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Near float32, and a row has the bits that it has alone."""
+    rng = np.random.default_rng(11)
+    x = rng.standard_normal((6, 7, 20), np.float32)
+    marks = {"mask": rng.random((6, 7)) < 0.7, "reset": rng.random((6, 7)) < 0.2}
+    quantized = layer(20, 33, seed=1, weights="int8", **options)
+    y, _ = quantized(x, **marks)
+    alone, _ = quantized(x[:, 2:3], **{name: value[:, 2:3] for name, value in marks.items()})
+    np.testing.assert_array_equal(alone[:, 0], y[:, 2])
+    monkeypatch.delenv("RNNKERN_KERNEL")
+    exact, _ = layer(20, 33, seed=1, **options)(x, **marks)
+    assert 0 < np.abs(y - exact).max() < 0.06
+
+
 def test_kernels_of_one_width_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their sums are exact integers, and the driver is the same: which instructions multiply does not show."""
     rng = np.random.default_rng(4)

@@ -129,6 +129,39 @@ def test_weights_in_int8_have_the_bits_of_the_layer(op: str, directions: int) ->
     assert 0 < np.abs(rounded[0] - exact[0]).max() < 0.1
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_lstm_that_onnxruntime_quantized(per_channel: bool, tmp_path: Path) -> None:
+    """It loads as a layer, is put back as an LSTM, and runs with int8 weights of ours."""
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    case = large("LSTM", 2)
+    onnx.save(case.model(), tmp_path / "whole.onnx")
+    kind = quantization.QuantType.QInt8
+    quantization.quantize_dynamic(
+        tmp_path / "whole.onnx", tmp_path / "int8.onnx", weight_type=kind, per_channel=per_channel
+    )
+    model = onnx.load(tmp_path / "int8.onnx")
+    assert [node.op_type for node in model.graph.node] == ["DynamicQuantizeLSTM"]
+    exact = ro.from_onnx(case.model())
+    (layer,) = ro.layers(model).values()
+    for name, value in exact.params.items():
+        step = np.abs(value).max() / 127 if "weight" in name else 0
+        assert np.abs(layer.params[name] - value).max() <= 0.51 * step
+    y, _ = layer(case.values["X"])
+    T, B, _ = y.shape
+    as_onnx = y.reshape(T, B, 2, -1).swapaxes(1, 2)
+    (key,) = ro.layers(model)
+    again = ro.session(ro.put_back(model, {key: layer}), options())
+    assert list(taken(again)) == [PROVIDER]
+    np.testing.assert_array_equal(again.run(None, case.feeds())[0], as_onnx)
+    session = ro.session(model, options(), "int8")
+    assert list(taken(session)) == [PROVIDER]
+    rounded = session.run(None, case.feeds())[0]
+    np.testing.assert_array_equal(rounded, layer.quantize()(case.values["X"])[0].reshape(T, B, 2, -1).swapaxes(1, 2))
+    theirs = ro.session(model, options())
+    assert PROVIDER not in taken(theirs)
+    assert np.abs(theirs.run(None, case.feeds())[0] - rounded).max() < 0.1
+
+
 def test_what_int8_refuses() -> None:
     case = model_of("GRU", linear_before_reset=1)
     with pytest.raises(ValueError, match="weights: expected 'int8' or None, got 'int4'"):

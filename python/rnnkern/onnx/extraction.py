@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from .backend import make_layer
 from .folding import Scope
 from .nodes import Array, Recurrent, layer_arguments, node_weights, parse
+from .quantized import dequantized
 from .replacement import is_recurrent
 from .signature import opset_of
 
@@ -28,7 +29,8 @@ def layers(model: onnx.ModelProto) -> dict[str, Any]:
     layout of their node is 1.
 
     Weights may be initializers, or computed from initializers by the operators of ``docs/onnx.md`` (DequantizeLinear
-    included). A node with other weights is left out, and a UserWarning says why.
+    included). A node with other weights is left out, and a UserWarning says why. onnxruntime's DynamicQuantizeLSTM is
+    read as the LSTM that its integers and scales stand for; ``put_back`` writes an LSTM in its place.
 
     Raises ValueError or TypeError for wrong attributes, shapes or dtypes of a node.
     """
@@ -68,7 +70,7 @@ def put_back(model: onnx.ModelProto, trained: Mapping[str, Any]) -> onnx.ModelPr
 def _checked(model: Any) -> onnx.ModelProto:
     if not isinstance(model, onnx.ModelProto):
         raise TypeError(f"model: expected an onnx.ModelProto, got {type(model).__name__}")
-    return model
+    return dequantized(model)
 
 
 class _Place(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 
 from .. import _core
+from .quantized import dequantized
 from .replacement import replace
 
 NAME = "RnnkernExecutionProvider"
@@ -92,8 +93,9 @@ def session(model: Any, options: Any = None, weights: str | None = None) -> Any:
         the same. None: the default, without onnxruntime's own warnings (it has one for every graph that two providers
         share).
     weights: "int8" packs the constant weights of the nodes RNN, GRU and LSTM as bytes (``rnnkern.LSTM.quantize``). Each
-        node must have constant weights of float32 or float16. Nodes that are quantized in the file
-        (DynamicQuantizeLSTM) stay with onnxruntime. None: the weights as they are.
+        node must have constant weights of float32 or float16. Nodes that are quantized in the file by onnxruntime
+        (DynamicQuantizeLSTM) are packed from their integers. None: the weights as they are, and DynamicQuantizeLSTM
+        is onnxruntime's.
 
     Nodes in the bodies of If, Loop and Scan are taken, too. A node with an attribute that onnxruntime reads otherwise
     than ONNX specifies it (``docs/onnx.md`` lists them) is left to onnxruntime, and a UserWarning says why.
@@ -117,7 +119,7 @@ def session(model: Any, options: Any = None, weights: str | None = None) -> Any:
         if is_first(options):
             options.register_custom_ops_library(LIBRARY)
         return onnxruntime.InferenceSession(replace(loaded(model)).SerializeToString(), options)
-    given = source(model)
+    given = source(model if weights is None else dequantized(loaded(model)))
     register()
     if is_first(options):
         options.add_provider_for_devices(devices(onnxruntime), {})
