@@ -142,7 +142,8 @@ class KernelFile:
     def machine(self) -> str:
         """The architecture it is for."""
         here = {"AMD64": "x86_64", "arm64": "aarch64"}.get(os.uname().machine, os.uname().machine)
-        return "aarch64" if self.name == "cpu_neon" else here if self.name == "cpu_scalar" else "x86_64"
+        family = self.name.removeprefix("cpu_")
+        return "aarch64" if family.startswith("neon") else here if family.startswith("scalar") else "x86_64"
 
     @property
     def compiler(self) -> str:
