@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_engine": {"_core", "_cuda_libs", "options"},
     "_arrays": {"_core", "_engine"},
     "nn": {"_core", "_engine", "_arrays", "option_types", "options", "weights"},
-    "convert": {"_arrays", "nn", "weights"},
+    "convert": {"_arrays", "nn", "structure", "weights"},
     "init": {"weights"},
     "decode": {"nn", "structure", "train"},
     "padding": {"_arrays"},

@@ -209,7 +209,7 @@ def test_cells_compile_for_cuda(tmp_path: Path) -> None:
 MOST = 6  # parameters; with more, a struct (CONTRIBUTING.md)
 # Users call these: their arguments are torch.nn's, or each is an option of its own.
 PUBLIC = {
-    "cli/bench.py": {"bench"}, "convert.py": {"to_system", "from_system"}, "init.py": {"initialise"},
+    "cli/bench.py": {"bench"}, "convert/arrays.py": {"to_system", "from_system"}, "init.py": {"initialise"},
     "decode.py": {"generate", "beam_search", "continuations"}, "nn/layer.py": {"forward"}, "options.py": {"option"},
     "structure/pieces.py": {"truncated"}, "train/probe.py": {"gradient_norms"},
     "jax/functions.py": {"rnn", "gru", "lstm", "slstm", "init"},

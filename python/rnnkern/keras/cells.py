@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
 from keras import activations, ops
 
-# Functions of Keras by their names here, with ONNX's alpha and beta. hard_sigmoid is relu6(x + 3) / 6.
-_ACTIVATIONS: tuple[tuple[tuple[Callable[..., Any], ...], tuple[Any, ...]], ...] = (
-    ((activations.tanh, ops.tanh), ("tanh",)),
-    ((activations.sigmoid, ops.sigmoid), ("sigmoid",)),
-    ((activations.relu, ops.relu), ("relu",)),
-    ((activations.linear,), ("affine", 1.0, 0.0)),
-    ((activations.hard_sigmoid, ops.hard_sigmoid), ("hardsigmoid", 1 / 6, 0.5)),
-    ((activations.softsign, ops.softsign), ("softsign",)),
-    ((activations.softplus, ops.softplus), ("softplus",)),
-    ((activations.elu, ops.elu), ("elu", 1.0)),
-    ((activations.leaky_relu, ops.leaky_relu), ("leakyrelu", 0.2)),
+from ..weights.keras_versions import ACTIVATIONS
+
+# Functions of Keras: each activation, and its twin in keras.ops, beside the kernels' name of it.
+_ACTIVATIONS = tuple(
+    ((getattr(activations, name), getattr(ops, name, None)), entry) for name, entry in ACTIVATIONS.items()
 )
 
 

@@ -1,7 +1,7 @@
-"""The arrays of older Keras layers, rearranged as today's layers return them. Used by ``rnnkern.convert``.
+"""Keras by version: its activations, and the arrays of older layers, rearranged as today's layers return them.
 
-Sources: keras/src/legacy/saving/legacy_h5_format.py (CuDNNLSTM and CuDNNGRU, and Keras 1's layers), whose equations
-these are.
+Sources: keras/src/activations, keras/src/legacy/saving/legacy_h5_format.py (CuDNNLSTM and CuDNNGRU, and Keras 1's
+layers), whose equations these are. Used by ``rnnkern.convert`` and ``rnnkern.keras``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,20 @@ import numpy as np
 from .._arrays.host import as_numpy
 
 Array = np.ndarray[Any, Any]
+
+# Keras's names of the activations that the kernels have: ONNX's name, alpha and beta. hard_sigmoid is relu6(x + 3) / 6.
+ACTIVATIONS: dict[str, tuple[Any, ...]] = {
+    "tanh": ("tanh",),
+    "sigmoid": ("sigmoid",),
+    "relu": ("relu",),
+    "linear": ("affine", 1.0, 0.0),
+    "hard_sigmoid": ("hardsigmoid", 1 / 6, 0.5),
+    "softsign": ("softsign",),
+    "softplus": ("softplus",),
+    "elu": ("elu", 1.0),
+    "leaky_relu": ("leakyrelu", 0.2),
+}
+BEFORE_3: dict[str, tuple[Any, ...]] = {"hard_sigmoid": ("hardsigmoid", 0.2, 0.5)}
 
 # Keras 1: a kernel, a recurrent kernel and a bias for each gate, in this order; and today's order.
 _KERAS_1 = {"lstm": ("icfo", "ifco"), "gru reset_after=False": ("zrh", "zrh")}

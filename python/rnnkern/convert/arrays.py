@@ -2,12 +2,6 @@
 
 ``layouts.py`` describes the arrays of each system as a table. A conversion cuts all arrays into blocks, one for each
 parameter and gate: it reads the blocks by one table, settles the biases, and writes the blocks by the other table.
-
-    arrays = rk.convert.to_system("onnx", "lstm", layer.state_dict())       # [{"W": ..., "R": ..., "B": ...}]
-    layer.load_state_dict(rk.convert.from_system("keras", "gru", model.get_weights()))
-
-Only weights are converted. Weights do not show activations, clip, coupled gates or the direction of a layer, so the
-caller sets those in the other system. The order of states differs, too: the carry of Flax is (c, h).
 """
 
 from __future__ import annotations
@@ -17,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays.host import as_numpy
-from .nn.parameters import check_bool, check_int
-from .weights.blocks import (
+from .._arrays.host import as_numpy
+from ..nn.parameters import check_bool, check_int
+from ..weights.blocks import (
     Array,
     Blocks,
     Label,
@@ -32,7 +26,7 @@ from .weights.blocks import (
     write,
     zero_biases,
 )
-from .weights.layouts import RESET_BEFORE, SYSTEMS, Row, System, rows
+from ..weights.layouts import RESET_BEFORE, SYSTEMS, Row, System, rows
 
 CELLS = ("rnn", "gru", "lstm")
 
