@@ -6,6 +6,7 @@ ONNX runs in onnxruntime. The libraries themselves, where they are installed: ap
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ import onnxruntime
 import pytest
 import torch
 
+import rnnkern as rk
 from convert_cases import CASES, Array, Case, H, I, P, Step, judged, norm, options, run, sigmoid, state_dict
 from numeric import EPS, near
 from rnnkern import reference
@@ -194,6 +196,58 @@ def mlx_lstm(a: Any, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
     return lstm(tuple(split(x @ a["Wx"].T + a["bias"] + h @ a["Wh"].T, 4, 1)), c)
 
 
+def madmom_rnn(a: Any, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
+    """madmom.ml.nn.layers.RecurrentLayer with tanh."""
+    return np.tanh(x @ a["weights"] + a["bias"] + h @ a["recurrent_weights"]), c
+
+
+def madmom_gate(a: Any, x: Array, h: Array, state: Array | None = None) -> Array:
+    """Gate.activate before its activation."""
+    out = x @ a["weights"] + a["bias"] + h @ a["recurrent_weights"]
+    return out + state * a["peephole_weights"] if "peephole_weights" in a else out
+
+
+def madmom_gru(a: Any, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
+    """GRULayer."""
+    rg, ug = sigmoid(madmom_gate(a["reset_gate"], x, h)), sigmoid(madmom_gate(a["update_gate"], x, h))
+    cell = a["cell"]
+    out = np.tanh(x @ cell["weights"] + cell["bias"] + rg * (h @ cell["recurrent_weights"]))
+    return ug * out + (1 - ug) * h, c
+
+
+def madmom_lstm(a: Any, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
+    """LSTMLayer."""
+    ig, fg = sigmoid(madmom_gate(a["input_gate"], x, h, c)), sigmoid(madmom_gate(a["forget_gate"], x, h, c))
+    c = np.tanh(madmom_gate(a["cell"], x, h)) * ig + c * fg
+    return np.tanh(c) * sigmoid(madmom_gate(a["output_gate"], x, h, c)), c
+
+
+def lasagne_rnn(a: Any, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
+    """lasagne.layers.RecurrentLayer with tanh."""
+    return np.tanh(x @ a["input_to_hidden.W"] + a["input_to_hidden.b"] + h @ a["hidden_to_hidden.W"]), c
+
+
+def lasagne_gru(a: Any, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
+    """GRULayer."""
+    gates = ("resetgate", "updategate", "hidden_update")
+    rx, ux, nx = (x @ a[f"W_in_to_{gate}"] + a[f"b_{gate}"] for gate in gates)
+    rh, uh, nh = (h @ a[f"W_hid_to_{gate}"] for gate in gates)
+    r, u = sigmoid(rx + rh), sigmoid(ux + uh)
+    return (1 - u) * h + u * np.tanh(nx + r * nh), c
+
+
+def lasagne_lstm(a: Any, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
+    """LSTMLayer."""
+
+    def gate(name: str, state: Array) -> Array:
+        v = x @ a[f"W_in_to_{name}"] + a[f"b_{name}"] + h @ a[f"W_hid_to_{name}"]
+        return v + state * a[f"W_cell_to_{name}"] if f"W_cell_to_{name}" in a else v
+
+    old = c
+    c = sigmoid(gate("forgetgate", old)) * old + sigmoid(gate("ingate", old)) * np.tanh(gate("cell", old))
+    return sigmoid(gate("outgate", c)) * np.tanh(c), c
+
+
 STEPS: dict[tuple[str, str], Step] = {
     ("keras", "rnn"): keras_rnn,
     ("keras", "gru"): keras_gru,
@@ -216,6 +270,12 @@ STEPS: dict[tuple[str, str], Step] = {
     ("mlx", "rnn"): mlx_rnn,
     ("mlx", "gru"): mlx_gru,
     ("mlx", "lstm"): mlx_lstm,
+    ("madmom", "rnn"): madmom_rnn,
+    ("madmom", "gru"): madmom_gru,
+    ("madmom", "lstm"): madmom_lstm,
+    ("lasagne", "rnn"): lasagne_rnn,
+    ("lasagne", "gru"): lasagne_gru,
+    ("lasagne", "lstm"): lasagne_lstm,
 }
 
 
@@ -349,3 +409,47 @@ def test_the_layers_of_keras_1(cell: str, order: str, now: str) -> None:
 def test_a_bias_of_another_size_is_still_refused() -> None:
     with pytest.raises(ValueError, match=r"bias.*: expected shape"):
         from_system("keras", "lstm", [np.zeros((I, 4 * H)), np.zeros((H, 4 * H)), np.zeros(8 * H + 1)])
+
+
+# --- madmom's objects -------------------------------------------------------
+
+
+def madmom_object(arrays: Any) -> Any:
+    """The attributes that madmom's layers have, from a nested mapping."""
+    values = {name: madmom_object(own) if isinstance(own, dict) else own for name, own in arrays.items()}
+    return types.SimpleNamespace(**{"activation_fn": np.tanh, "peephole_weights": None, **values})
+
+
+@pytest.mark.parametrize("extras", [(), ("initial",)], ids=str)
+@pytest.mark.parametrize("cell", ["rnn", "gru"])
+def test_layers_of_madmom(cell: str, extras: tuple[str, ...]) -> None:
+    case = Case("madmom", cell, extras=extras)
+    params = state_dict(case, 1, 2)
+    mappings = to_system("madmom", cell, params, bidirectional=True)
+    layers = [madmom_object(own) for own in mappings]
+    if not extras:
+        for layer in layers:
+            layer.init = np.zeros(H)  # madmom's default
+    wanted = from_system("madmom", cell, mappings, bidirectional=True)
+    pair = types.SimpleNamespace(fwd_layer=layers[0], bwd_layer=layers[1])
+    for given in (layers, [pair]):
+        found = from_system("madmom", cell, given, bidirectional=True)
+        assert found.keys() == wanted.keys() and all(np.array_equal(found[n], wanted[n]) for n in wanted)
+
+
+def test_an_lstm_of_madmom_in_a_layer() -> None:
+    """Peepholes and a learned state of c alone: LSTM(peephole=True) in InitialState."""
+    case = Case("madmom", "lstm", extras=("peephole", "initial"))
+    params = state_dict(case) | {"h_0_l0": np.zeros(H)}
+    (arrays,) = to_system("madmom", "lstm", params)
+    layer = rk.InitialState(rk.LSTM(I, H, peephole=True, dtype="float64"))
+    layer.load_state_dict(from_system("madmom", "lstm", [madmom_object(arrays)]))
+    x = data()
+    near(layer(x)[0], run(madmom_lstm, [arrays], x, 1), 64 * EPS["float64"])
+
+
+def test_what_is_no_layer_of_madmom() -> None:
+    with pytest.raises(TypeError, match="arrays: expected mappings or layers of madmom, got int"):
+        from_system("madmom", "lstm", [3])
+    with pytest.raises(ValueError, match="madmom has no recurrent bias of gate n"):
+        to_system("madmom", "gru", state_dict(Case("keras", "gru")))

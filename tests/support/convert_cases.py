@@ -16,7 +16,7 @@ class Case(NamedTuple):
     system: str
     cell: str
     reset_after: bool = True
-    extras: tuple[str, ...] = ()  # "peephole", "projection", "norm", "independent"
+    extras: tuple[str, ...] = ()  # "peephole", "projection", "norm", "independent", "initial"
 
     def __str__(self) -> str:
         before = "" if self.reset_after else "reset-before"
@@ -27,7 +27,7 @@ class Case(NamedTuple):
 CASES = [
     *(
         Case(system, cell)
-        for system in ("keras", "flax", "nnx", "onnx", "onednn", "cudnn", "mlx")
+        for system in ("keras", "flax", "nnx", "onnx", "onednn", "cudnn", "mlx", "madmom", "lasagne")
         for cell in ("rnn", "gru", "lstm")
     ),
     *(Case(system, "gru", reset_after=False) for system in ("keras", "onnx", "onednn", "tensorflow_block")),
@@ -42,6 +42,9 @@ CASES = [
     Case("haste", "lstm"),
     Case("haste", "lstm", extras=("norm",)),
     Case("haste", "rnn", extras=("independent",)),
+    *(Case(system, "lstm", extras=("peephole",)) for system in ("madmom", "lasagne")),
+    *(Case(system, cell, extras=("initial",)) for system in ("madmom", "lasagne") for cell in ("rnn", "gru")),
+    *(Case(system, "lstm", extras=("peephole", "initial")) for system in ("madmom", "lasagne")),
 ]
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
@@ -64,8 +67,10 @@ def state_dict(case: Case, num_layers: int = 1, directions: int = 1, dtype: Any 
         if "norm" in case.extras:
             shapes |= {"gamma_ih": (rows,), "gamma_hh": (rows,)}
             shapes |= {"gamma_c": (H,), "beta_c": (H,)} if case.cell == "lstm" else {}
+        if "initial" in case.extras:
+            shapes |= {"h_0": (H,)} | ({"c_0": (H,)} if case.cell == "lstm" else {})
         params |= {name + suffix: (rng.integers(-8, 9, shape) / 8).astype(dtype) for name, shape in shapes.items()}
-    if case.system == "nnx" and case.cell == "gru":  # it has no b_hn
+    if case.system in ("nnx", "madmom", "lasagne") and case.cell == "gru":  # they have no b_hn
         for name in params:
             if name.startswith("bias_hh"):
                 params[name][2 * H :] = 0
@@ -119,12 +124,19 @@ def rnnkern_step(case: Case) -> Step:
     return step
 
 
+def initial(unit: Mapping[Any, Any], names: Sequence[str], rows: int, width: int) -> Array:
+    """The learned initial state of a unit, zero without."""
+    found = [unit[name].reshape(1, width) for name in names if name in unit]
+    return np.repeat(found[0] if found else np.zeros((1, width)), rows, axis=0)
+
+
 def run(step: Step, units: Sequence[Mapping[Any, Any]], x: Array, directions: int, width: int = H) -> Array:
     """Layers and directions, each ``step`` with its own arrays, stacked as torch.nn stacks them: y [T, B, D*P]."""
     for k in range(0, len(units), directions):
         outputs = []
         for d in range(directions):
-            h, c, ys = np.zeros((x.shape[1], width)), np.zeros((x.shape[1], H)), []
+            h = initial(units[k + d], ("h_0", "init", "hid_init"), x.shape[1], width)
+            c, ys = initial(units[k + d], ("c_0", "cell_init"), x.shape[1], H), []
             for row in x[::-1] if d else x:
                 h, c = step(units[k + d], row, h, c)
                 ys.append(h)

@@ -43,10 +43,12 @@ def to_system(
 ) -> list[Any]:
     """Convert a state dict with PyTorch's names and layout to the arrays of another system.
 
-    system: "keras", "flax" (linen), "nnx", "onnx", "onednn", "cudnn", "tensorflow_block", "haste" or "mlx".
+    system: "keras", "flax" (linen), "nnx", "onnx", "onednn", "cudnn", "tensorflow_block", "haste", "mlx", "madmom" or
+        "lasagne".
     cell: "rnn", "gru" or "lstm".
     state_dict: ``weight_ih_l0`` [G*H, I], ``weight_hh_l0`` [G*H, P], ..., and ``weight_hr``, ``peephole`` [3, H],
-        ``gamma_*`` and ``beta_c`` if the system has them. All arrays have one dtype, and the result has the same.
+        ``gamma_*``, ``beta_c``, ``h_0`` and ``c_0`` (of ``rk.InitialState``) if the system has them. All arrays have
+        one dtype, and the result has the same.
     reset_after: True if the reset gate of a GRU comes after the recurrent product.
     forget_bias: the number that "tensorflow_block" adds to the forget gate at run time (None: its default, 1.0). The
         converted bias is smaller by this number.
@@ -111,7 +113,8 @@ def from_system(
 
     arrays: the list that ``to_system`` returns for the system, such as ``model.get_weights()`` of Keras or ``[params]``
         of one Flax cell. The arrays may be NumPy arrays or host arrays of any library with DLPack. The weights of
-        Keras 1 and of CuDNNLSTM and CuDNNGRU are accepted, too.
+        Keras 1 and of CuDNNLSTM and CuDNNGRU are accepted, too, and so are layers of madmom in place of their arrays,
+        with initial states only if they are not zero.
 
     If the system has one bias, it becomes ``bias_ih``, and ``bias_hh`` is zero except for the rows of n if the system
     has a bias for them. If the system has no biases, the state dict has none. The result is new arrays of the same

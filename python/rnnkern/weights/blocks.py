@@ -29,7 +29,7 @@ class Sizes(NamedTuple):
         if axis == "g":
             return len(part.gates)
         if axis == "o":
-            return self.outputs if part.parameter == "weight_hr" else self.hidden
+            return self.outputs if part.parameter in ("weight_hr", "h_0") else self.hidden
         if axis == "i":
             return {"weight_ih": self.inputs, "weight_hr": self.hidden}.get(part.parameter, self.outputs)
         return 1
@@ -73,7 +73,7 @@ def check_present(rows: Sequence[Row], names: set[str], needed: set[str], label:
 
 
 def read(rows: Sequence[Row], arrays: Mapping[str, Array], sizes: Sizes, label: Label) -> Blocks:
-    """Name -> array, as the rows lay them out -> blocks, which are views."""
+    """Name -> array, as the rows lay them out -> blocks, which are views unless they are negated."""
     blocks: Blocks = {}
     for row in rows:
         if row.name not in arrays:
@@ -90,6 +90,7 @@ def read(rows: Sequence[Row], arrays: Mapping[str, Array], sizes: Sizes, label: 
         for part, piece in zip(row.parts, np.split(array, borders), strict=True):
             fine = piece.reshape([sizes.length(part, letter) for letter in letters])
             fine = fine.transpose([letters.index(letter) for letter in "goi" if letter in letters])
+            fine = -fine if part.negated else fine
             gates = fine if "g" in letters else fine[None]
             blocks |= {(part.parameter, gate): gates[n] for n, gate in enumerate(part.gates)}
     return blocks
@@ -104,6 +105,7 @@ def write(rows: Sequence[Row], blocks: Blocks) -> dict[str, Array]:
         pieces = []
         for part in row.parts:
             gates = np.stack([blocks[part.parameter, gate] for gate in part.gates])
+            gates = -gates if part.negated else gates
             canonical = "goi"[: gates.ndim]
             length = dict(zip(canonical, gates.shape, strict=True)) | {"1": 1}
             letters = "".join(row.axes).replace("1", "")

@@ -8,8 +8,9 @@ outputs) and i (its inputs); letters without a comma between them are one axis, 
     PyTorch weight_ih [G*H, I]  "weight_ih -> go,i"      Keras kernel [I, G*H]  "weight_ih -> i,go"
     oneDNN weights_layer [I, G, H]  "weight_ih -> i,g,o"     ONNX B [2*G*H]  "bias_ih + bias_hh -> go"
 
-A slash in a name is a nested mapping, a number in it an int. A system with one bias has a row for ``bias_ih`` only:
-``convert`` adds up the two biases where a row for a gate of ``bias_hh`` is missing and the sum is the same function.
+A minus before a parameter negates it. A slash in a name is a nested mapping, a number in it an int. A system with one
+bias has a row for ``bias_ih`` only: ``convert`` adds up the two biases where a row for a gate of ``bias_hh`` is missing
+and the sum is the same function.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from . import ORDER, keras_versions
+from . import ORDER, keras_versions, madmom_layers
 
-ONE_GATE = "h"  # the name of the only block of what has no gates: all of an RNN, weight_hr, gamma_c, beta_c
-NO_GATES = ("weight_hr", "gamma_c", "beta_c")
+ONE_GATE = "h"  # the name of the only block of what has no gates: all of an RNN, weight_hr, gamma_c, beta_c, states
+NO_GATES = ("weight_hr", "gamma_c", "beta_c", "h_0", "c_0")
 RESET_BEFORE = "gru reset_after=False"  # the name of that GRU in the table
 
 
@@ -40,7 +41,7 @@ class System(NamedTuple):
     modern: Callable[[str, Sequence[Any], int], list[Any]] | None = None
 
 
-# PyTorch's own, without the suffix _l{k}{_reverse}, in the order of a state dict.
+# PyTorch's own, without the suffix _l{k}{_reverse}, in the order of a state dict; h_0 and c_0 are InitialState's.
 TORCH = {
     "weight_ih": "weight_ih -> go,i",
     "weight_hh": "weight_hh -> go,i",
@@ -52,8 +53,10 @@ TORCH = {
     "gamma_hh": "gamma_hh -> go",
     "gamma_c": "gamma_c -> o",
     "beta_c": "beta_c -> o",
+    "h_0": "h_0 -> o",
+    "c_0": "c_0 -> o",
 }
-LSTM_ONLY = ("weight_hr", "peephole", "gamma_c", "beta_c")
+LSTM_ONLY = ("weight_hr", "peephole", "gamma_c", "beta_c", "c_0")
 # Parameters of a group are in a network together, or none of them is.
 GROUPS = {
     "weight": ("weight_ih", "weight_hh"),
@@ -61,6 +64,7 @@ GROUPS = {
     "projection": ("weight_hr",),
     "peephole": ("peephole",),
     "layer norm": ("gamma_ih", "gamma_hh", "gamma_c", "beta_c"),
+    "initial state": ("h_0", "c_0"),
 }
 _KERAS = {"kernel": "weight_ih -> i,go", "recurrent_kernel": "weight_hh -> i,go"}
 _ONEDNN = {"weights_layer": "weight_ih -> i,g,o", "weights_iter": "weight_hh -> i,g,o"}
@@ -86,9 +90,24 @@ def _cudnn(gates: str) -> dict[str, str]:
     return rows
 
 
+def _named(names: tuple[str, str, str, str], gates: dict[str, str]) -> dict[str, str]:
+    """An array for each gate and kind: input and recurrent weights, bias, peephole. A gate "-z" is 1 - z there."""
+    rows: dict[str, str] = {}
+    kinds = ("weight_ih[{}] -> i,o", "weight_hh[{}] -> i,o", "bias_ih[{}] -> o", "peephole[{}] -> o")
+    for name, text in zip(names, kinds, strict=True):
+        for gate, called in gates.items():
+            if "peephole" not in text or ("o" in gates and gate != "g"):
+                rows[name.format(called)] = ("-" if gate.startswith("-") else "") + text.format(gate[-1])
+    return rows
+
+
+_MADMOM = ("{}/weights", "{}/recurrent_weights", "{}/bias", "{}/peephole_weights")
+_LASAGNE = ("W_in_to_{}", "W_hid_to_{}", "b_{}", "W_cell_to_{}")
+
 # Sources, whose names these are: keras/src/layers/rnn; flax/linen/recurrent.py and flax/nnx/nn/recurrent.py;
 # onnx/defs/rnn/defs.cc; oneDNN's rnn.md (tags ldigo, ldgo, ldio with l = 1); cudnnGetRNNWeightParams; TensorFlow's
-# tf.raw_ops.BlockLSTM, LSTMBlockCell and GRUBlockCell; haste's frameworks/pytorch; mlx/nn/layers/recurrent.py.
+# tf.raw_ops.BlockLSTM, LSTMBlockCell and GRUBlockCell; haste's frameworks/pytorch; mlx/nn/layers/recurrent.py;
+# madmom/ml/nn/layers.py; lasagne/layers/recurrent.py.
 SYSTEMS: dict[str, System] = {
     "keras": System(
         "flat",
@@ -185,6 +204,31 @@ SYSTEMS: dict[str, System] = {
             "lstm": _MLX | _BIAS,
         },
     ),
+    # madmom and Lasagne: h = z * n + (1 - z) * h', the reset gate after the product, no recurrent biases.
+    "madmom": System(  # RecurrentLayer, GRULayer, LSTMLayer
+        "cells",
+        True,
+        {
+            "rnn": {"weights": "weight_ih -> i,o", "recurrent_weights": "weight_hh -> i,o", "bias": "bias_ih -> o"}
+            | {"init": "h_0 -> o"},
+            "gru": _named(_MADMOM, {"r": "reset_gate", "-z": "update_gate", "n": "cell"}) | {"init": "h_0 -> o"},
+            "lstm": _named(_MADMOM, {"i": "input_gate", "f": "forget_gate", "g": "cell", "o": "output_gate"})
+            | {"init": "h_0 -> o", "cell_init": "c_0 -> o"},
+        },
+        modern=madmom_layers.arrays_of,
+    ),
+    "lasagne": System(  # RecurrentLayer, GRULayer, LSTMLayer: get_params() by name
+        "cells",
+        False,
+        {
+            "rnn": {"input_to_hidden.W": "weight_ih -> i,o", "hidden_to_hidden.W": "weight_hh -> i,o"}
+            | {"input_to_hidden.b": "bias_ih -> o", "hid_init": "h_0 -> 1,o"},
+            "gru": _named(_LASAGNE, {"r": "resetgate", "-z": "updategate", "n": "hidden_update"})
+            | {"hid_init": "h_0 -> 1,o"},
+            "lstm": _named(_LASAGNE, {"i": "ingate", "f": "forgetgate", "g": "cell", "o": "outgate"})
+            | {"hid_init": "h_0 -> 1,o", "cell_init": "c_0 -> 1,o"},
+        },
+    ),
 }
 
 
@@ -193,6 +237,7 @@ class Part(NamedTuple):
 
     parameter: str
     gates: str
+    negated: bool = False
 
 
 class Row(NamedTuple):
@@ -220,12 +265,12 @@ def rows(system: str, cell: str) -> tuple[Row, ...]:
         left, right = text.split(" -> ")
         parts = []
         for part in left.split(" + "):
-            found = re.fullmatch(r"(\w+)(?:\[(\w+)\])?", part)
+            found = re.fullmatch(r"(-?)(\w+)(?:\[(\w+)\])?", part)
             assert found, text
-            parameter, gates = found.groups()
+            sign, parameter, gates = found.groups()
             if gates is None:
                 peepholes = "".join(gate for gate in order if gate != "g")
                 gates = ONE_GATE if parameter in NO_GATES else peepholes if parameter == "peephole" else order
-            parts.append(Part(parameter, gates))
+            parts.append(Part(parameter, gates, bool(sign)))
         parsed.append(Row(name, tuple(parts), tuple(right.split(","))))
     return tuple(parsed)
