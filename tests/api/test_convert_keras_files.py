@@ -228,6 +228,10 @@ def test_cudnn_layers(tmp_path: Path, kind: str, cell: str, gates: int) -> None:
         assert layers[name].params.keys() == wanted.keys()
         assert all(np.array_equal(layers[name].params[key], value) for key, value in wanted.items())
         assert not layers[name].reverse and "activations" not in repr(layers[name])
+    plain = drawn((2 * H, gates * H), (H, gates * H), (gates * H,))
+    path = write_h5(path, config, {"both": named, "c": [(f"c/{n}", a) for n, a in enumerate(plain)]})
+    with pytest.raises(ValueError, match=rf"layer 'c': expected biases \[{2 * gates * H}\] of {kind}"):
+        from_keras(path)
 
 
 def test_a_nested_model_whose_weights_are_in_another_order(tmp_path: Path) -> None:

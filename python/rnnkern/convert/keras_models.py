@@ -72,6 +72,10 @@ def _layer(found: Recurrent, version: int, batch_first: bool) -> Layer | Merge:
     if len({array.dtype for array in found.arrays}) != 1:
         raise ValueError(f"expected weights of one dtype, got {len(found.arrays)} of {[a.dtype for a in found.arrays]}")
     own = options[0]
+    if not _KINDS[found.kind][2]:  # cuDNN's arrays are transposed: without their two biases they would pass for others
+        wanted = (2 * (4 if cell == "lstm" else 3) * own["units"],)
+        if [array.shape for array in found.arrays[2::3]] != [wanted] * len(options):
+            raise ValueError(f"expected biases {list(wanted)} of {found.kind}, got {[a.shape for a in found.arrays]}")
     bidirectional = len(options) == 2
     after = {"reset_after": own.get("reset_after", True)} if cell == "gru" else {}
     params = from_system("keras", cell, found.arrays, bidirectional=bidirectional, **after)

@@ -91,7 +91,7 @@ def _as_value_errors(path: str) -> Iterator[None]:
         yield
     except NotImplementedError:
         raise
-    except (OSError, EOFError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"path: expected a .keras or .h5 file of Keras, got {path!r}: {error}") from error
 
 
