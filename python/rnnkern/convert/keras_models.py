@@ -45,7 +45,8 @@ def from_keras(path: str | os.PathLike[str], *, batch_first: bool = True) -> dic
     Raises FileNotFoundError if there is no such file. Raises ValueError for a file that is broken or no whole model.
     Raises NotImplementedError for layers that rnnkern has no option for: other activations, StackedRNNCells,
     convolutional and custom recurrent layers, directions that differ, and merge modes with batch_first=True. Raises
-    ImportError without h5py.
+    ImportError without h5py. A forged HDF5 file can hang libhdf5 itself: read files of strangers in a process that
+    may be ended.
     """
     first = check_bool("batch_first", batch_first)
     version, found = read(path)

@@ -5,7 +5,8 @@ path made of classes and attributes, ``layers/bidirectional_1/forward_layer/cell
 in the attribute model_config, and for each layer of the outermost model the names of all its weights in their order.
 Sources: keras/src/saving/saving_lib.py and keras/src/legacy/saving/legacy_h5_format.py. Keras itself is not imported.
 
-A file may come from anywhere: every object in it is checked before it is used, and links are not followed.
+A file may come from anywhere: every object in it is checked before it is used, and links are not followed. HDF5's own
+structures are libhdf5's to check: one whose heap of texts was forged can keep that library in an endless loop.
 """
 
 from __future__ import annotations
