@@ -136,7 +136,7 @@ def facts(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
 
     found: dict[str, Any] = {"info": rk.info(), "versions": record.versions(), "refused": record.refusal()}
     runs = [name for name, state in found["info"]["kernels"].items() if state == "available"]
-    found["strategies"] = [name for name in runs if name.startswith(DEVICE)]
+    found["strategies"] = [name for name in runs if name.startswith(DEVICE) and not name.endswith("_int8")]
     if not found["refused"]:
         found["gpu"] = record.gpu()
         if not found["strategies"]:

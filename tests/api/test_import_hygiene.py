@@ -127,8 +127,8 @@ def test_the_judge_knows_numpy_alone() -> None:
 
 
 def test_frameworks_are_imported_only_in_their_own_module() -> None:
-    """The benchmark's peers/ are the opponents, loaded by name when asked for; its modules.py, cells.py, models.py
-    and gpu/ are programs on torch, flax.py on Flax, keras.py on Keras, onnx_files.py on onnxruntime. A backend of
+    """The benchmark's peers/ are the opponents, loaded by name when asked for; its modules.py, cells.py, models.py,
+    int8.py and gpu/ are programs on torch, flax.py on Flax, keras.py on Keras, onnx_files.py on onnxruntime. A backend of
     Keras is another framework, and so is onnxruntime beside ONNX.
     """
     programs = (
@@ -139,6 +139,7 @@ def test_frameworks_are_imported_only_in_their_own_module() -> None:
         ("bench", "flax.py"),
         ("bench", "keras.py"),
         ("bench", "onnx_files.py"),
+        ("bench", "int8.py"),
         ("bench", "gpu"),
     )
     for path in sources():
