@@ -128,8 +128,8 @@ def test_the_judge_knows_numpy_alone() -> None:
 
 def test_frameworks_are_imported_only_in_their_own_module() -> None:
     """The benchmark's peers/ are the opponents, loaded by name when asked for; its modules.py, cells.py, models.py,
-    int8.py and gpu/ are programs on torch, flax.py on Flax, keras.py on Keras, onnx_files.py on onnxruntime. A backend of
-    Keras is another framework, and so is onnxruntime beside ONNX.
+    int8.py and gpu/ are programs on torch, flax.py on Flax, keras.py on Keras, onnx_files.py on onnxruntime. A backend
+    of Keras is another framework, and so is onnxruntime beside ONNX.
     """
     programs = (
         ("bench", "peers"),
