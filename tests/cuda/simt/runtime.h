@@ -3,7 +3,7 @@
 #pragma once
 #include <memory>
 
-#include "simt/calls.h"
+#include "simt/executor.h"
 
 namespace rnnk {
 namespace gpu {
