@@ -112,8 +112,9 @@ def run(number: int, dtype: str) -> list[str] | None:
 
 def everything() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for kernel, reason in ((each.name, each.unavailable) for each in rk.kernels()):
-        if reason or not kernel.startswith("cpu_") or kernel.endswith("_int8"):
+    for each in rk.kernels():
+        kernel = each.name
+        if each.unavailable or each.int8 or not kernel.startswith("cpu_"):
             continue
         os.environ["RNNKERN_KERNEL"] = kernel
         for number in range(PROBLEMS):

@@ -135,8 +135,8 @@ def facts(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
     import rnnkern as rk
 
     found: dict[str, Any] = {"info": rk.info(), "versions": record.versions(), "refused": record.refusal()}
-    runs = [name for name, state in found["info"]["kernels"].items() if state == "available"]
-    found["strategies"] = [name for name in runs if name.startswith(DEVICE) and not name.endswith("_int8")]
+    runs = [kernel.name for kernel in rk.kernels() if not kernel.unavailable and not kernel.int8]
+    found["strategies"] = [name for name in runs if name.startswith(DEVICE)]
     if not found["refused"]:
         found["gpu"] = record.gpu()
         if not found["strategies"]:

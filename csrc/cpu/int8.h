@@ -1,4 +1,4 @@
-// Products of weights in int8: what stands between the driver, which knows floats alone, and the instructions that multiply bytes.
+// Products of weights in int8. A driver knows floats alone; this is the border between it and the instructions that multiply bytes.
 //
 // A row of weights is q * scale, q in [-127, 127], scale = max |w| / 127. An operand's row (x, or h) is made to q * scale in the same way
 // when it is multiplied: a row and a step have a scale of their own, so no other row of the batch and no other step is part of a

@@ -5,7 +5,7 @@
 
 namespace rnnk {
 
-// What a file of isa/ compiles for the width of its vectors (instantiate.h).
+// The driver that a file of isa/ compiles for the width of its vectors (instantiate.h).
 struct Int8Host {
   double (*estimate)(const Problem&, const Int8Unit&, int64_t seq_len, int64_t batch, int threads);
   int64_t (*bytes)(const Problem&, Space, int64_t seq_len, int64_t batch);

@@ -1,4 +1,4 @@
-// What a node RNN, GRU or LSTM means in the words of rnnkern.h.
+// The meaning of a node RNN, GRU or LSTM in the words of rnnkern.h.
 #pragma once
 #include <cstdint>
 #include <string>

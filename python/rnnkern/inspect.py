@@ -25,6 +25,11 @@ class Kernel:
     def __str__(self) -> str:
         return f"{self.name} ({self.unavailable})" if self.unavailable else self.name
 
+    @property
+    def int8(self) -> bool:
+        """Whether it runs layers with weights in int8, and no others."""
+        return self.name.endswith("_int8")
+
 
 @dataclass(frozen=True)
 class Candidate:

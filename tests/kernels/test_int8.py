@@ -98,7 +98,7 @@ def _step(cell: object, params: dict[str, Array], x: Array, h: Array, c: Array) 
 
 
 def m_of(h: Array, params: dict[str, Array]) -> Array:
-    """What the reference's LSTM without a projection takes for h': it reads the operand alone."""
+    """An h' of the size that the reference expects without a projection. Its LSTM reads the operand alone."""
     return np.zeros((len(h), len(params["weight_ih"]) // 4))
 
 

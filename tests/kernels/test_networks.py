@@ -18,11 +18,11 @@ from one_layer import HostPlan
 from problems import DTYPES
 from rnnkern import _core, _engine
 from rnnkern._arrays.host import MEMORY
-from runner import SINGLE, takes
+from runner import SINGLE, UNAVAILABLE, takes
 
 pytestmark = pytest.mark.whole
 
-KERNELS = [name for name, reason in _core.kernels() if not reason and not name.endswith("_int8")]
+KERNELS = [name for name, reason in UNAVAILABLE.items() if not reason]
 HALF = ("bfloat16", "float16")
 # (T, B, I, H, which): few rows and small layers, where each thread does better with a direction of its own; and others.
 DIRECTIONS = [

@@ -8,8 +8,9 @@ import pytest
 
 from one_layer import HostPlan
 from rnnkern import _core
+from runner import UNAVAILABLE
 
-KERNELS = [name for name, reason in _core.kernels() if not reason and not name.endswith("_int8")]
+KERNELS = [name for name, reason in UNAVAILABLE.items() if not reason]
 Estimate = Callable[..., float]
 
 

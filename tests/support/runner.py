@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import rnnkern as rk
 from device_plan import DevicePlan, simt_library
 from one_layer import HostPlan
 from problems import CELLS, Array, Data, Problem, np_dtype, state_dtype
-from rnnkern import _core
 
 _GUARD = 32  # elements on either side: past the widest vector store
 
 # Kernels of int8 weights take other problems than all others (tests/kernels/test_int8.py).
-UNAVAILABLE = {n: reason for n, reason in _core.kernels() if n.startswith("cpu_") and not n.endswith("_int8")}
+UNAVAILABLE = {k.name: k.unavailable for k in rk.kernels() if k.name.startswith("cpu_") and not k.int8}
 KERNELS = tuple(UNAVAILABLE)
 
 

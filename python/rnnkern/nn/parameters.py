@@ -151,11 +151,11 @@ class Module(HasOptions):
 
     @property
     def weights(self) -> str | None:
-        """What the kernels read: "int8", or None for the dtype itself."""
+        """The form in which kernels read the weights: "int8", or None for the dtype itself."""
         return self._spec.weights
 
     def quantize(self, weights: str | None = "int8") -> Self:
-        """Choose what the kernels read in place of the parameters, which keep their dtype. Returns the layer.
+        """Choose the form in which kernels read the parameters, which keep their own dtype. Returns the layer.
 
         weights: "int8": a row of a weight matrix becomes ``q * scale`` with integers ``|q| <= 127`` and one float, a
             quarter of the bytes; x and h are rounded in the same way where they are multiplied, with a scale for each

@@ -1,4 +1,4 @@
-"""What a model's graph takes and gives: its inputs with their types, those that have a default, and its outputs."""
+"""The signature of a model's graph: its inputs with their types, those that have a default, and its outputs."""
 
 from __future__ import annotations
 
