@@ -392,7 +392,7 @@ def wheel(folder: Path, name: str, tag: str) -> Path:
 
 
 def test_wheels_of_another_machine_are_left_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # To import pip, or to look for its spec, would take setuptools' distutils from later tests, torch's Inductor among them.
+    # Importing pip, or asking for its spec, takes setuptools' distutils from later tests, torch's Inductor among them.
     if not any(metadata.distributions(name="pip")):
         pytest.skip("pip is not installed")
     where = prepared.Places(ROOT, tmp_path / "carried", tmp_path / "site")
