@@ -64,11 +64,26 @@ void check_int8(const rnnk_problem& p) {
          dtype_name(p.dtype), p.device == RNNK_CPU ? "RNNK_CPU" : "RNNK_CUDA");
   }
   const int64_t above = p.num_layers > 1 ? (p.direction == RNNK_BOTH_DIRECTIONS ? 2 : 1) * p.hidden_size : 0;
-  for (const int64_t terms : {p.input_size, p.hidden_size, above}) {
+  const int64_t inputs = p.flags & RNNK_PROBLEM_GIVEN_GX ? 0 : p.input_size;
+  for (const int64_t terms : {inputs, p.hidden_size, above}) {
     if (terms > kMostInt8Terms) {
       fail(RNNK_NOT_SUPPORTED, "input_size, hidden_size: with RNNK_PROBLEM_INT8 a product has at most %lld terms, got %lld",
            static_cast<long long>(kMostInt8Terms), static_cast<long long>(terms));
     }
+  }
+}
+
+void check_given_gx(const rnnk_problem& p) {
+  if (p.device != RNNK_CPU) fail(RNNK_NOT_SUPPORTED, "problem.flags: RNNK_PROBLEM_GIVEN_GX is for RNNK_CPU, got RNNK_CUDA");
+  if (p.flags & RNNK_PROBLEM_LAYER_NORM) {
+    fail(RNNK_NOT_SUPPORTED,
+         "problem.flags: RNNK_PROBLEM_GIVEN_GX is not for RNNK_PROBLEM_LAYER_NORM, which normalises W_ih x");
+  }
+  const int64_t directions = p.direction == RNNK_BOTH_DIRECTIONS ? 2 : 1;
+  const int64_t columns = directions * cell_info(p.cell)->gates * p.hidden_size;
+  if (p.input_size != columns) {
+    fail(RNNK_INVALID_VALUE, "input_size: with RNNK_PROBLEM_GIVEN_GX expected D*G*H, %lld, got %lld",
+         static_cast<long long>(columns), static_cast<long long>(p.input_size));
   }
 }
 
@@ -87,12 +102,13 @@ rnnk_problem checked_problem(const rnnk_problem* given) {
   if (gpu) check_device(p->device_index, "problem.device_index");
   constexpr uint32_t known = RNNK_PROBLEM_NO_BIAS | RNNK_PROBLEM_RECOMPUTE | RNNK_PROBLEM_TF32 | RNNK_PROBLEM_PEEPHOLE |
                              RNNK_PROBLEM_COUPLED | RNNK_PROBLEM_RESET_BEFORE | RNNK_PROBLEM_LAYER_NORM |
-                             RNNK_PROBLEM_INDEPENDENT | RNNK_PROBLEM_INT8;
+                             RNNK_PROBLEM_INDEPENDENT | RNNK_PROBLEM_INT8 | RNNK_PROBLEM_GIVEN_GX;
   if (p->flags & ~known) {
     fail(RNNK_INVALID_VALUE, "problem.flags: unknown bits in 0x%x", p->flags);
   }
   if (p->num_layers == 0) p->num_layers = 1;
-  check_between("input_size", p->input_size, 1, kMostUnits);
+  const int64_t most = p->flags & RNNK_PROBLEM_GIVEN_GX ? 8 * kMostUnits : kMostUnits;  // D*G*H
+  check_between("input_size", p->input_size, 1, most);
   check_between("hidden_size", p->hidden_size, 1, kMostUnits);
   check_between("num_layers", p->num_layers, 1, kMostLayers);
   check_between("typical_seq_len", p->typical_seq_len, 0, (int64_t{1} << 40) - 1);
@@ -112,6 +128,7 @@ rnnk_problem checked_problem(const rnnk_problem* given) {
          dtype_name(p->dtype), gpu ? "RNNK_CUDA" : "RNNK_CPU");
   }
   if (p->flags & RNNK_PROBLEM_INT8) check_int8(*p);
+  if (p->flags & RNNK_PROBLEM_GIVEN_GX) check_given_gx(*p);
   for (int direction = 0; direction < 2; ++direction) layer_problem(whole, 0, direction);  // which checks the options
   return whole;
 }
@@ -129,7 +146,8 @@ Problem layer_problem(const rnnk_problem& p, int64_t layer, int direction) {
   q.recompute = p.flags & RNNK_PROBLEM_RECOMPUTE;
   q.hidden_size = q.output_size = p.hidden_size;
   take_options(q, p, direction);
-  q.input_size = layer == 0 ? p.input_size : (p.direction == RNNK_BOTH_DIRECTIONS ? 2 : 1) * q.output_size;
+  q.given_gx = layer == 0 && (p.flags & RNNK_PROBLEM_GIVEN_GX);
+  if (!q.given_gx) q.input_size = layer == 0 ? p.input_size : (p.direction == RNNK_BOTH_DIRECTIONS ? 2 : 1) * q.output_size;
   choose_variant(q);
   return q;
 }

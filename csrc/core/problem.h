@@ -23,7 +23,8 @@ struct Problem {
   int device = RNNK_CPU;
   int device_index = 0;
   bool tf32 = false;
-  bool int8 = false;  // weights of a pack
+  bool int8 = false;      // weights of a pack
+  bool given_gx = false;  // x is gx, of all gates, and there is no W_ih: input_size is 0
   bool bias = true;
   bool reverse = false;
   bool recompute = false;

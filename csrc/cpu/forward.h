@@ -73,8 +73,8 @@ struct Forward {
       : problem(p), args(a), step(step), int8(int8), d(p, shape), weights(d, a.packed),
         reserve(d, a.seq_len, a.batch, a.reserve), rows{a.seq_len, a.batch, p.reverse, a.order, a.sorted_lengths},
         extras(p, a, d, rows), keep(a.reserve != nullptr),
-        convert(a.x.stride[2] != 1 || a.x.dtype != A::storage || !std::is_same_v<Operand, typename A::Stored> ||
-                d.I % A::depth != 0),
+        convert(!p.given_gx && (a.x.stride[2] != 1 || a.x.dtype != A::storage ||
+                                !std::is_same_v<Operand, typename A::Stored> || d.I % A::depth != 0)),
         block(block_steps(a.seq_len, a.batch)) {
     Carver c(a.workspace);
     const int64_t B = a.batch;
@@ -235,7 +235,24 @@ struct Forward {
     }
   }
 
+  // gx as the caller gives it, [gate][unit], in panel order.
+  void take_gx(int64_t first, const Part& part) const {
+    const int gates = d.shape.gates;
+    const int64_t end = smaller(first + block, rows.steps), panels = d.hidden.panels();
+    for (int64_t s = first; s < end; ++s) {
+      for (int64_t r = part.r0; r < smaller(part.r1, rows.alive(s)); ++r) {
+        const Row from = row3(args.x, rows.time(s), rows.row(r));
+        T* const to = gx + ((s - first) * rows.batch + r) * d.gate_columns();
+        for (int64_t p = part.first(panels); p < part.last(panels); ++p) {
+          for (int g = 0; g < gates; ++g) {
+            load_units<A>(from, g * d.H + d.hidden.first(p), d.hidden.valid(p)).store(to + (p * gates + g) * W);
+          }
+        }
+      }
+    }
+  }
   void input_product(int64_t first, const Part& part) const {
+    if (d.given_gx) return take_gx(first, part);
     switch (d.shape.gates) {
       case 1: return input_product<1>(first, part);
       case 2: return input_product<2>(first, part);

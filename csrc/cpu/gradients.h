@@ -392,7 +392,21 @@ struct Blocks {
   }
 
   // --- dx -------------------------------------------------------------------------------------------------------------------------
+  // dgx itself, [gate][unit].
+  void give_dgx(const Rows& rows, const Entry* list, int64_t n, const Part& part) const {
+    const int gates = d.shape.gates;
+    for (int64_t j = part.first(n); j < part.last(n); ++j) {
+      const Row to = row3(args.dx, rows.time(rows.steps - 1 - list[j].u), rows.row(list[j].row));
+      const Operand* const from = dgx_row(list[j].u, list[j].row);
+      for (int64_t p = 0; p < d.hidden.panels(); ++p) {
+        for (int g = 0; g < gates; ++g) {
+          store_units<A>(to, g * d.H + d.hidden.first(p), d.hidden.valid(p), A::load(from + (p * gates + g) * W));
+        }
+      }
+    }
+  }
   void input_gradient(const Rows& rows, const Packed<A>& weights, const Entry* list, int64_t n, const Part& part) const {
+    if (d.given_gx) return give_dgx(rows, list, n, part);
     const int64_t K = d.gate_columns();
     const InputGradientTile<A> tile{dgx, slots, batch, L::leading(K), rows, args, d.I, list};
     if constexpr (A::plain) {
@@ -404,9 +418,10 @@ struct Blocks {
     for_tiles<A, 1>(tile, part.first(n), part.last(n), 0, d.input.panels(), K, weights.w_ih_back, d.panel(K, 1));
   }
   void zero_padding(const Rows& rows, const Extras<A>& extras, int64_t first, const Part& part) const {
+    const int64_t columns = d.given_gx ? d.shape.gates * d.H : d.I;
     const auto zero = [&](int64_t s, int64_t r) {
       const Row to_row = row3(args.dx, rows.time(s), rows.row(r));
-      for (int64_t i = 0; i < d.I; ++i) write<T>(to_row.data, to_row.dtype, i * to_row.stride, T(0));
+      for (int64_t i = 0; i < columns; ++i) write<T>(to_row.data, to_row.dtype, i * to_row.stride, T(0));
     };
     for (int64_t u = first; u < smaller(first + steps, rows.steps); ++u) {
       const int64_t s = rows.steps - 1 - u, alive = rows.alive(s), dead = batch - alive;

@@ -46,13 +46,14 @@ struct Layout {
   static constexpr int kLine = 64 / sizeof(typename A::Operand);
 
   const CellShape& shape;
-  bool int8;  // weights (int8.h)
+  bool int8;      // weights (int8.h)
+  bool given_gx;  // the caller gives gx, and I is 0
   int64_t I, H, P;
   int own_params;              // rows of params that are the cell's, the others being a normalisation's
   Axis<W> input, hidden, out;  // of x, of the gates, of h
   Layout(const Problem& p, const CellShape& shape)
-      : shape(shape), int8(p.int8), I(p.input_size), H(p.hidden_size), P(p.output_size), own_params(own_param_rows(p)),
-        input(I), hidden(H, p.heads), out(P, p.heads) {}
+      : shape(shape), int8(p.int8), given_gx(p.given_gx), I(p.input_size), H(p.hidden_size), P(p.output_size),
+        own_params(own_param_rows(p)), input(I), hidden(H, p.heads), out(P, p.heads) {}
 
   const Stage& stage(int k) const { return shape.stage[k]; }
   const Axis<W>& axis(int k) const { return stage(k).projected ? out : hidden; }    // of stage k's result

@@ -10,9 +10,9 @@ inline rnnk_tensor state_rows(const rnnk_tensor& all, int64_t index) {
   return {at(all, index * all.stride[0]), {all.stride[1], all.stride[2], 0}, all.dtype, 0};
 }
 // The columns of one direction of [T, B, D*P].
-inline rnnk_tensor direction_columns(const rnnk_tensor& all, int64_t direction, int64_t outputs) {
+inline rnnk_tensor direction_columns(const rnnk_tensor& all, int64_t direction, int64_t columns) {
   rnnk_tensor one = all;
-  if (one.data) one.data = at(all, direction * outputs * all.stride[2]);
+  if (one.data) one.data = at(all, direction * columns * all.stride[2]);
   return one;
 }
 

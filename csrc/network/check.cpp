@@ -143,9 +143,9 @@ void check_weights(const Network& n, const rnnk_weights* weights, Wanted wanted)
       check_parameter(p, full, t, is, wanted);
       if (p.int8 && wanted == Wanted::all && t.data && is.columns > 0) check_finite(p, full, t, is.rows * is.columns);
     };
-    check("weight_ih", w.weight_ih, {gates, p.input_size, true});
+    check("weight_ih", w.weight_ih, {gates, p.input_size, !p.given_gx});
     check("weight_hh", w.weight_hh, {gates, p.weight_hh_columns(), matrix});
-    check("bias_ih", w.bias_ih, {gates, 0, p.bias});
+    check("bias_ih", w.bias_ih, {gates, 0, p.bias && !p.given_gx});
     check("bias_hh", w.bias_hh, {gates, 0, p.bias && matrix});
     check("weight_hr", w.weight_hr, {p.output_size, p.hidden_size, p.projects});
     check("params", w.params, {K, p.hidden_size, K > 0});

@@ -22,6 +22,11 @@ rnnk_tensor kept_input(const ReserveSpace& reserve, const Extent& e, const rnnk_
   return e.drops ? reserve.input_above(layer - 1) : reserve.output(layer - 1);
 }
 
+// x or dx as one direction sees it: of gx, its own columns.
+rnnk_tensor of_direction(const Problem& p, const rnnk_tensor& x, int64_t direction) {
+  return p.given_gx ? direction_columns(x, direction, cell_info(p.cell)->gates * p.hidden_size) : x;
+}
+
 bool wants_parameters(const LayerCall& c) {
   return c.dweight_ih || c.dweight_hh || c.dbias_ih || c.dbias_hh || c.dweight_hr || c.dparams;
 }
@@ -65,7 +70,7 @@ struct ForwardWalk {
   }
   KernelCall call(int64_t layer, int64_t direction, void* workspace) const {
     KernelCall k = calls.forward(layer, direction);
-    k.call.x = input(layer);
+    k.call.x = of_direction(k.problem, input(layer), direction);
     k.call.y = direction_columns(output(layer), direction, n.outputs());
     if (e.keeps) k.call.reserve = reserve.own(layer, direction);
     k.call.workspace = workspace;
@@ -104,10 +109,10 @@ struct BackwardWalk {
   KernelCall call(int64_t layer, int64_t direction, void* workspace) const {
     const bool top = layer + 1 == n.num_layers;
     KernelCall k = calls.backward(layer, direction);
-    k.call.x = kept_input(reserve, e, a.x, layer);
+    k.call.x = of_direction(k.problem, kept_input(reserve, e, a.x, layer), direction);
     k.call.y = direction_columns(top ? a.y : reserve.output(layer), direction, n.outputs());
     k.call.dy = direction_columns(top ? a.dy : space.between.of(layer), direction, n.outputs());
-    k.call.dx = dx(layer);
+    k.call.dx = of_direction(k.problem, dx(layer), direction);
     k.call.reserve = reserve.own(layer, direction);
     k.call.workspace = workspace;
     return k;
@@ -122,7 +127,7 @@ struct BackwardWalk {
         if (wanted(one.call)) backward_layer(one);
       } else {
         KernelCall other = call(layer, 1, space.kernel(0));
-        other.call.add_to_dx = one.call.dx.data;
+        other.call.add_to_dx = one.call.dx.data && !one.problem.given_gx;
         const bool first = wanted(one.call), second = wanted(other.call);
         if (first && second) backward_pair(one, other, second_workspace(a, space));
         else if (first) backward_layer(one);

@@ -33,7 +33,7 @@ __version__ = _core.version()
 
 # Submodules imported at first use. A framework is one file and one name here; without the framework, the file itself
 # raises an ImportError that says what to install.
-_LAZY = ("train", "decode", "torch", "jax", "keras", "onnx")
+_LAZY = ("train", "decode", "torch", "jax", "keras", "onnx", "flashrnn")
 
 __all__ = [
     "GRU",

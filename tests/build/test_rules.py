@@ -210,10 +210,10 @@ MOST = 6  # parameters; with more, a struct (CONTRIBUTING.md)
 # Users call these: their arguments are torch.nn's, or each is an option of its own.
 PUBLIC = {
     "cli/bench.py": {"bench"}, "convert/arrays.py": {"to_system", "from_system"}, "init.py": {"initialise"},
-    "decode.py": {"generate", "beam_search", "continuations"}, "nn/layer.py": {"forward"}, "options.py": {"option"},
-    "structure/pieces.py": {"truncated"}, "train/probe.py": {"gradient_norms"},
+    "decode.py": {"generate", "beam_search", "continuations"}, "nn/layer.py": {"forward", "__call__"},
+    "options.py": {"option"}, "structure/pieces.py": {"truncated"}, "train/probe.py": {"gradient_norms"},
     "jax/functions.py": {"rnn", "gru", "lstm", "slstm", "init"},
-    "jax/nnx.py": {"__call__"}, "jax/linen.py": {"__call__"},
+    "flashrnn.py": {"flashrnn"}, "jax/nnx.py": {"__call__"}, "jax/linen.py": {"__call__"},
     # Operators that are registered with torch, and autograd Functions, take tensors one by one.
     "torch/operators.py": {"_layer_backward"}, "torch/functional.py": {"forward"},
 }  # fmt: skip

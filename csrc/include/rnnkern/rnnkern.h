@@ -93,7 +93,10 @@ enum {
   /* RNNK_CPU, float32 and float16, inference: a pack keeps weights as bytes, a row of them q * scale with q in [-127, 127] and scale =
    * max |w| / 127; what they multiply (x and h of a row and a step) is rounded in the same way, with a scale of its own. Sums are exact
    * integers. Weights must be finite. A row of x or h with NaN or infinity gives NaN. */
-  RNNK_PROBLEM_INT8 = 256
+  RNNK_PROBLEM_INT8 = 256,
+  /* RNNK_CPU: the x of a call is the input product of the first layer, gx = W_ih x + b_ih with its gates in the order of weight_ih, and
+   * dx is its gradient; input_size is D*G*H, and the first layer has no weight_ih and bias_ih. Not with RNNK_PROBLEM_LAYER_NORM. */
+  RNNK_PROBLEM_GIVEN_GX = 512
 };
 
 /* reverse: a single direction that walks each row from its last valid step to step 0. */
@@ -127,7 +130,7 @@ typedef struct rnnk_problem {
   int32_t device;       /* rnnk_device */
   int32_t device_index; /* 0 for the CPU, CUDA's number of a GPU */
   uint32_t flags;       /* RNNK_PROBLEM_... */
-  int64_t input_size;   /* I >= 1 */
+  int64_t input_size;   /* I >= 1; D*G*H with RNNK_PROBLEM_GIVEN_GX */
   int64_t hidden_size;  /* H >= 1 */
   int64_t num_layers;   /* L; 0 counts as 1 */
   int32_t direction;    /* rnnk_direction of every layer */
@@ -180,7 +183,9 @@ typedef struct rnnk_tensor {
 /* The parameters of one layer in one direction in PyTorch's layout, or their gradients: contiguous, in the problem's dtype. */
 typedef struct rnnk_weights {
   uint32_t struct_size;
-  rnnk_tensor weight_ih; /* [G*H, input size of the layer]: I, and D*P above the first */
+  /* weight_ih [G*H, input size of the layer]: I, and D*P above the first. It and bias_ih are absent in the first layer of a problem with
+   * RNNK_PROBLEM_GIVEN_GX. */
+  rnnk_tensor weight_ih;
   rnnk_tensor weight_hh; /* [G*H, P], with heads [G*H, H/heads] */
   rnnk_tensor bias_ih;   /* [G*H], absent with RNNK_PROBLEM_NO_BIAS */
   rnnk_tensor bias_hh;   /* [G*H], absent with RNNK_PROBLEM_NO_BIAS */

@@ -70,7 +70,7 @@ def backward(
     empty = memory.empty
     dh_0 = empty((leading, batch, spec.outputs), spec.state_dtype) if wanted.state else None
     dc_0 = empty((leading, batch, spec.cell_units), spec.state_dtype) if wanted.state and spec.states > 1 else None
-    dx = empty((seq_len, batch, spec.input_size), spec.dtype) if wanted.x else None
+    dx = empty((seq_len, batch, spec.columns), spec.dtype) if wanted.x else None
     dparams, gradients = new_gradients(spec, needs, memory)
     steps = None
     if wanted.steps:

@@ -38,6 +38,7 @@ def new_gradients(spec: Spec, needs: Sequence[bool], memory: Memory) -> tuple[li
     grads: list[Array | None] = []
     given: list[Array | None] = []
     for first in range(0, len(needs), each):
+        layer = first // each // spec.directions
         needed = needs[first : first + each]
         block = None
         if rows and any(need and place is not None for need, place in zip(needed, places, strict=True)):
@@ -51,6 +52,11 @@ def new_gradients(spec: Spec, needs: Sequence[bool], memory: Memory) -> tuple[li
             else:
                 own.append(block[slice(*place)].reshape(shape))  # type: ignore[index]
         grads += own
-        given += [None if at is None else own[at] for at in slots]
+        for name, at in zip(SLOTS, slots, strict=True):
+            to = None if at is None else own[at]
+            if to is not None and not spec.is_read(layer, name):
+                to[...] = 0
+                to = None
+            given.append(to)
         given.append(block)
     return grads, given

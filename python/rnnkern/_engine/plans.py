@@ -30,7 +30,7 @@ def _find_cublaslt() -> None:
 # is thread-safe, and holds no lock that a fork could catch taken.
 @lru_cache(maxsize=256)
 def plan(spec: Spec) -> _core.Plan:
-    return _core.Plan(spec.cell, spec.dtype, spec.input_size, spec.hidden_size, kernel=spec.kernel, **native(spec))
+    return _core.Plan(spec.cell, spec.dtype, spec.columns, spec.hidden_size, kernel=spec.kernel, **native(spec))
 
 
 def native(spec: Spec) -> dict[str, object]:
@@ -42,6 +42,7 @@ def native(spec: Spec) -> dict[str, object]:
         "dropout": spec.dropout,
         "recompute": spec.recompute,
         "int8": spec.weights == "int8",
+        "given_gx": spec.given_gx,
     }
     if spec.gpu is not None:
         _find_cublaslt()
@@ -85,12 +86,15 @@ def pack(
 
 @lru_cache(maxsize=128)
 def places_of(spec: Spec) -> tuple[tuple[int | None, ...], ...]:
-    """[L*D] where SLOTS stand among the parameters; None: there is none, or in another form (``vectors``)."""
+    """[L*D] where SLOTS stand among the parameters; None: there is none, it is not read, or in ``vectors``."""
     names = spec.own_names
     in_block = vector_rows(spec.options, list(names), spec.bias)
-    own = [names.index(name) if name in names and name not in in_block else None for name in SLOTS]
+    own = [name if name in names and name not in in_block else None for name in SLOTS]
     return tuple(
-        tuple(None if at is None else index * len(names) + at for at in own)
+        tuple(
+            index * len(names) + names.index(name) if name and spec.is_read(index // spec.directions, name) else None
+            for name in own
+        )
         for index in range(spec.num_layers * spec.directions)
     )
 

@@ -84,6 +84,7 @@ class Spec:
     device: str = "cpu"  # or "cuda:0", "cuda:1", ...
     allow_tf32: bool = False  # float32 on a GPU: products may round their operands to 10 bits of mantissa
     weights: str | None = None  # "int8": a pack keeps them as bytes, for inference (RNNK_PROBLEM_INT8)
+    given_gx: bool = False  # x of a call is gx of the first layer, whose W_ih is not read (RNNK_PROBLEM_GIVEN_GX)
 
     def __post_init__(self) -> None:
         if self.cell not in _CELLS:
@@ -107,6 +108,9 @@ class Spec:
                     f"weights={self.weights!r}: expected a layer of float32 or float16 on the CPU, "
                     f"got {self.dtype} on {self.device}"
                 )
+        if self.given_gx and (self.gpu is not None or self.options.layer_norm):
+            got = "with layer_norm, which normalises W_ih x" if self.gpu is None else f"on {self.device}"
+            raise NotImplementedError(f"gx: expected a layer on the CPU without layer_norm, got one {got}")
         if self.kernel is None:
             object.__setattr__(self, "kernel", forced_kernel(self.device))
 
@@ -149,6 +153,15 @@ class Spec:
     def outputs(self) -> int:
         """P: entries of h, H without a projection."""
         return self.options.proj_size or self.hidden_size
+
+    @cached_property
+    def columns(self) -> int:
+        """Columns of a call's x: I, or D*G*H where it is gx."""
+        return self.directions * self.gates * self.hidden_size if self.given_gx else self.input_size
+
+    def is_read(self, layer: int, name: str) -> bool:
+        """Whether a call reads a parameter, which is named as in ``own_names``."""
+        return not (self.given_gx and layer == 0 and name in ("weight_ih", "bias_ih"))
 
     @cached_property
     def own_names(self) -> tuple[str, ...]:
@@ -207,7 +220,7 @@ NO_MARKS = Marks()
 class Inputs(NamedTuple):
     """What a forward reads, the weights excepted. Every array is checked by the caller."""
 
-    x: Array  # [T, B, I], any strides
+    x: Array  # [T, B, I], any strides; with given_gx, gx [T, B, D*G*H]
     h_0: Array | None = None  # [L*D, B, P]; None: zeros
     c_0: Array | None = None  # [L*D, B, C] (``Spec.cell_units``); None: zeros
     lengths: Any = (
@@ -250,7 +263,8 @@ EVERYTHING = Wanted()
 
 
 class Gradients(NamedTuple):
-    """x [T, B, I]; h [L*D, B, P], c [L*D, B, C]; params aligned with ``Spec.param_names``; None where not asked for.
+    """x like the x of the call; h [L*D, B, P], c [L*D, B, C]; params aligned with ``Spec.param_names``; None where not
+    asked for.
 
     steps: [L] each [T, B, D*P], of every h_t through all that follows it, where a probe was asked for.
     """

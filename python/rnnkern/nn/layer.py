@@ -103,9 +103,10 @@ class Layer(Module):
 
     def __call__(
         self,
-        x: Array,
+        x: Array | None = None,
         state: State = None,
         *,
+        gx: Array | None = None,
         lengths: Any = None,
         mask: Any = None,
         reset: Any = None,
@@ -114,6 +115,8 @@ class Layer(Module):
         """Inference: no random masks, no tape. Returns (y, state).
 
         x: [T, B, I], or [B, T, I] with batch_first, or unbatched [T, I]; the dtype of the layer; any strides.
+        gx: in the place of x, the input product of the first layer, ``x W_ih^T + b_ih``, with D*G*H columns in the
+            place of I: the forward direction first, the gates in the order of weight_ih. On a CPU, without layer_norm.
         state: h_0 [L*D, B, P] (LSTM: the tuple (h_0, c_0), c_0 [L*D, B, H]; sLSTM: (h_0, c_0, n_0, m_0)), [L*D, P] for
             unbatched x, or None for zeros. For bfloat16 and float16, all parts but h_0 may be float32, and all returned
             parts but h_n are float32.
@@ -135,19 +138,20 @@ class Layer(Module):
 
         Raises ValueError (shapes, lengths, devices) and TypeError (dtypes, types of arguments) before any work.
         """
-        if lengths is None and mask is None and reset is None and out is None and self._place is HOST:
+        if lengths is None and mask is None and reset is None and out is None and gx is None and self._place is HOST:
             inference = self._weights.inference or self._weights.new_inference(self._batch_first)
             answer = inference.try_call(x, state)  # plain arrays are checked and done in one call
             if answer is not None:
                 return answer
-        y, state, _ = self._run(x, state, (lengths, mask, reset), out, keep=False, train=False)
+        y, state, _ = self._run((x, gx), state, (lengths, mask, reset), out, keep=False, train=False)
         return y, state
 
     def forward(
         self,
-        x: Array,
+        x: Array | None = None,
         state: State = None,
         *,
+        gx: Array | None = None,
         lengths: Any = None,
         mask: Any = None,
         reset: Any = None,
@@ -160,11 +164,13 @@ class Layer(Module):
 
         Raises NotImplementedError for a layer with ``weights`` in int8, which are for inference.
 
-        The tape refers to x and y, so do not change them before ``backward``. For this reason a NumPy y is read-only,
-        unless it was passed as ``out``. On a GPU rnnkern does not check for changes, because it would have to wait for
-        the arrays.
+        The tape refers to x (or gx) and y, so do not change them before ``backward``. For this reason a NumPy y is
+        read-only, unless it was passed as ``out``. On a GPU rnnkern does not check for changes, because it would have
+        to wait for the arrays.
         """
-        y, state, tape = self._run(x, state, (lengths, mask, reset), out, keep=True, train=check_bool("train", train))
+        y, state, tape = self._run(
+            (x, gx), state, (lengths, mask, reset), out, keep=True, train=check_bool("train", train)
+        )
         return y, state, cast(Tape, tape)
 
     def backward(
@@ -178,11 +184,12 @@ class Layer(Module):
         clip_step: float | None = None,
     ) -> Gradients:
         """Backpropagation through time: gradients of sum(y * dy) + sum(state * dstate). Returns Gradients(x, state,
-        params, steps).
+        params, steps, gx).
 
         dy: like y, or None for zeros.
         dstate: like the state, or None. In a tuple, each part may be None.
-        need_x: False skips the product for ``grads.x``, which is then None (for a first layer on data).
+        need_x: False skips the product for ``grads.x``, which is then None (for a first layer on data); with gx, it
+            leaves ``grads.gx`` out.
         probe: True adds ``grads.steps``: for each layer an array [T, B, D*P], time first, with the gradient of every
             h_t through y_t and all later steps; float32 for bfloat16 and float16.
         clip_step: bound of the elements of that gradient, [-clip_step, clip_step], applied at every step of BPTT.
@@ -192,9 +199,9 @@ class Layer(Module):
         """
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected the tape that forward returned, got {type(tape).__name__}")
-        weights = self._weights
-        tape.check(self, weights)
-        inner, spec, caller = tape.inner, self._spec, tape.library
+        tape.check(self, self._weights)
+        weights = tape.weights
+        inner, spec, caller = tape.inner, tape.inner.spec, tape.library
         batched = len(tape.x_shape) == 3
         if dy is not None:
             shape = (*tape.x_shape[:-1], spec.directions * spec.outputs)
@@ -210,23 +217,34 @@ class Layer(Module):
         dx = give(self._time_major(grads.x, back=True, batched=batched)) if grads.x is not None else None
         params = {name: give(grad) for name, grad in zip(self._names, grads.params, strict=True)}
         steps = None if grads.steps is None else [give(each) for each in grads.steps]
-        return Gradients(dx, self._give_state(grads.h, grads.c, batched, caller), params, steps)
+        dstate = self._give_state(grads.h, grads.c, batched, caller)
+        return Gradients(None, dstate, params, steps, dx) if spec.given_gx else Gradients(dx, dstate, params, steps)
 
     def _run(
-        self, x: Array, state: State, steps: tuple[Any, Any, Any], out: Array | None, keep: bool, train: bool
+        self,
+        given: tuple[Array | None, Array | None],
+        state: State,
+        steps: tuple[Any, Any, Any],
+        out: Array | None,
+        keep: bool,
+        train: bool,
     ) -> tuple[Array, State, Tape | None]:
-        """steps: lengths, mask and reset."""
+        """given: x and gx. steps: lengths, mask and reset."""
+        x, gx = given
         lengths, mask, reset = steps
-        weights = self._weights
+        if (x is None) == (gx is None):
+            raise TypeError(f"x, gx: expected one of them, got {'neither' if x is None else 'both'}")
+        weights = self._weights if gx is None else self._weights.with_gx
+        name, width = ("x", "I") if gx is None else ("gx", "D*G*H")
         spec = weights.spec
         if keep:
             self._check_trains()
-        x, caller = self._place.open(x, "x")
+        x, caller = self._place.open(x if gx is None else gx, name)
         if x.ndim not in (2, 3):
-            layout = "[B, T, I]" if self._batch_first else "[T, B, I]"
-            raise ValueError(f"x: expected {layout} or unbatched [T, I], got {x.ndim} axes, {list(x.shape)}")
+            layout = f"[B, T, {width}]" if self._batch_first else f"[T, B, {width}]"
+            raise ValueError(f"{name}: expected {layout} or unbatched [T, {width}], got {x.ndim} axes, {list(x.shape)}")
         batched = x.ndim == 3
-        x = caller.take(x, "x", (*x.shape[:-1], spec.input_size), *self._said(batched, "I"))
+        x = caller.take(x, name, (*x.shape[:-1], spec.columns), *self._said(batched, width))
         x_major = self._time_major(x)
         seq_len, batch = x_major.shape[:2]
         parts = self._take_parts("state", state, batch, batched, caller)
@@ -240,7 +258,7 @@ class Layer(Module):
         if out is None:
             y = memory.empty(y_shape, spec.dtype)
         else:
-            read = {"x": x} | dict(zip(("state", "state[1]", "state[2]", "state[3]"), parts, strict=False))
+            read = {name: x} | dict(zip(("state", "state[1]", "state[2]", "state[3]"), parts, strict=False))
             y = caller.take_output(out, "out", y_shape, *self._said(batched, f"D*{self._letter}"), read)
         if keep:  # x and y are referred to, the small state is copied: the caller may go on with it
             h_0, c_0 = (None if s is None else caller.copy(s) for s in (h_0, c_0))
@@ -259,7 +277,7 @@ class Layer(Module):
         inner = engine.Tape(spec, inputs, y_major, reserve)
         checked = []
         if caller.on_host:
-            checked.append(("x", x, fingerprint(x)))
+            checked.append((name, x, fingerprint(x)))
             if out is None and caller is NUMPY:
                 y.flags.writeable = False
                 answer = y.view()  # of a read-only base, so that setflags(write=True) is refused too

@@ -53,13 +53,25 @@ class Weights:
 
     def __init__(self, spec: engine.Spec, arrays: dict[str, Array], where: Place) -> None:
         self.spec = spec
+        self._where = where
         self.arrays: Mapping[str, Array] = MappingProxyType(arrays)
         self._packed: _core.Packed | None = None
+        self._with_gx: Weights | None = None
         self._on_streams: dict[int, _core.Packed] = {}
         self._rows = engine.vectors(spec, list(arrays.values()), where.memory) if where is not HOST else None
         self._steppers: dict[int, _core.Stepper] = {}
         self.inference: _core.Inference | None = None  # of a layer on the host, from its first call on
         self.last: _core.Stepper | None = None  # the stepper used last; most callers need no other
+
+    @property
+    def with_gx(self) -> Weights:
+        """The same for calls that bring the input product of the first layer."""
+        if self._with_gx is None:
+            made = Weights(replace(self.spec, given_gx=True), dict(self.arrays), self._where)
+            with _lock:  # a tape knows its weights by identity, so the first one stays
+                if self._with_gx is None:
+                    self._with_gx = made
+        return self._with_gx
 
     def packed(self, backward: bool, memory: engine.Memory) -> _core.Packed:
         """Two threads may pack at once; the packs are equal, so the last to be kept is as good as the first."""

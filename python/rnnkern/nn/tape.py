@@ -31,6 +31,8 @@ class Gradients:
     x: like x, or None if need_x was False.
     state: like the state ((dh_0, dc_0) for LSTM, four arrays for sLSTM); float32 for bfloat16 and float16.
     params: by the names of ``state_dict``.
+    gx: like gx where the forward was given one; x is then None, and the gradients of weight_ih and bias_ih of the first
+        layer are zero.
     steps: with probe=True, the gradient of every h_t, [T, B, D*P] for each layer; else None.
     """
 
@@ -38,6 +40,7 @@ class Gradients:
     state: Any
     params: dict[str, Array]
     steps: list[Array] | None = None  # with a probe: of every h_t, [T, B, D*P] for each layer
+    gx: Array | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,7 +58,7 @@ class Tape:
         """Raises ValueError unless this is a tape of ``module`` with these weights, and x and y did not change."""
         if self.module is not module:
             raise ValueError(f"tape: expected a tape of this {module!r}, got one of another {self.module!r}")
-        if self.weights is not weights:
+        if self.weights is not (weights.with_gx if self.inner.spec.given_gx else weights):
             raise ValueError("tape: the parameters were updated since its forward; run forward again")
         for name, array, checksum in self.checked:
             if fingerprint(array) != checksum:

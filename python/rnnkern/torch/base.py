@@ -23,6 +23,7 @@ from .._engine.spec import NO_MARKS, Marks
 from . import gpu, short
 from .autograd import Call, by_operator, records_gradient, recurrence
 from .checks import check_tensor, same_device
+from .given import as_layer, recurrence_of_gx, with_gx
 from .kernels import DTYPES, Around, Options, cell_dtype, draw_masks, kernel_is_forced, memory_of, spec_of
 from .options import StepOptions, parse
 
@@ -304,10 +305,12 @@ class Recurrent(StepOptions, Module):
         lengths: Any = None,
         batch_first: bool = False,
         marks: Marks = NO_MARKS,
+        given: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """x [T, B, I], states h [L*D, B, P] (and c, n, m [L*D, B, H]), of checked shapes -> y [T, B, D*P], the states.
 
         lengths: checked int64 [B], a NumPy array (in a graph that is being captured, a tensor), or None; marks alike.
+        given: x is gx [T, B, D*G*H].
         """
         weights = self._weights()
         options = self._options(batch_first)
@@ -335,7 +338,8 @@ class Recurrent(StepOptions, Module):
         if spec is None:
             if self._frozen is not None and self._frozen.packed_spec.weights is not None:
                 raise NotImplementedError(f"{self!r} answers eager calls alone; call unfreeze() before torch.compile")
-            y, h_n, c_n = by_operator(options, x, h_0, c_0, weights, Around(lengths, masks, marks))
+            run = as_layer if given else by_operator
+            y, h_n, c_n = run(options, x, h_0, c_0, weights, Around(lengths, masks, marks))
         else:
             keep = records_gradient([x, h_0, c_0, *weights])
             packed = None
@@ -343,8 +347,10 @@ class Recurrent(StepOptions, Module):
                 frozen = self._frozen_for(spec, weights, keep)
                 if frozen is not None:
                     spec, packed = frozen.packed_spec, frozen.packed
+            if given:
+                spec = with_gx(spec)
             call = Call(options, spec, lengths, masks, keep, packed, marks)
-            y, h_n, c_n = recurrence(call, x, h_0, c_0, weights)
+            y, h_n, c_n = (recurrence_of_gx if given else recurrence)(call, x, h_0, c_0, weights)
         if c_n is None:
             return y, (h_n,)
         if self._cells == 1:

@@ -98,6 +98,11 @@ def _layout(params: Sequence[Tensor], options: Options) -> tuple[StepOptions, li
     return chosen, names, chosen.proj_size or hidden, hidden, (cell.states - 1) * hidden
 
 
+def names_of(params: Sequence[Tensor], options: Options) -> list[str]:
+    """The names of the parameters of one layer in one direction, in their order."""
+    return _layout(params, options)[1]
+
+
 def _cell_dtype(x: Tensor, options: Options, c_0: Tensor | None) -> torch.dtype:
     return cell_dtype(CELLS[options.cell].states, x.dtype, c_0)
 

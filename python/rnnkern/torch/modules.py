@@ -145,13 +145,33 @@ class RNNBase(Recurrent):
 
     # The call -------------------------------------------------------------------------------------------------------
 
-    def _forward(self, input: Any, hx: Any, lengths: Any, mask: Any, reset: Any) -> tuple[Any, Any]:
-        """``forward`` of eager calls."""
-        if lengths is None and mask is None and reset is None:
+    def forward_gx(
+        self, gx: Tensor, hx: Any = None, lengths: Any = None, mask: Any = None, reset: Any = None
+    ) -> tuple[Tensor, Any]:
+        """``forward`` with the input product of the first layer given. Returns (output, state).
+
+        gx: ``W_ih x + b_ih`` in the layout of the input, with D*G*H columns: the forward direction first, the gates in
+            the order of weight_ih, for example ``F.linear(x, layer.weight_ih_l0, layer.bias_ih_l0)``. The other
+            arguments are those of ``LSTM.forward``.
+
+        A gradient reaches gx in the place of weight_ih and bias_ih. On a CPU, without layer_norm: else
+        NotImplementedError. Not for a frozen module.
+        """
+        if self._frozen is not None:
+            raise NotImplementedError(
+                f"forward_gx: {self!r} keeps packed weights for calls on x; call unfreeze() first"
+            )
+        return self._forward(gx, hx, lengths, mask, reset, given=True)
+
+    def _forward(
+        self, input: Any, hx: Any, lengths: Any, mask: Any, reset: Any, given: bool = False
+    ) -> tuple[Any, Any]:
+        """``forward`` of eager calls. given: the input is gx."""
+        if lengths is None and mask is None and reset is None and not given:
             answer = self._short_answer(input, hx)
             if answer is not None:
                 return answer  # type: ignore[no-any-return]
-        if isinstance(input, PackedSequence):
+        if isinstance(input, PackedSequence) and not given:
             if lengths is not None:
                 raise ValueError("lengths: expected None with a PackedSequence, which has its own")
             for name, value in (("mask", mask), ("reset", reset)):
@@ -165,12 +185,12 @@ class RNNBase(Recurrent):
             # Its sizes are data, which no graph can know: captured graphs leave it out.
             packed = self._forward_packed
             return torch.compiler.disable(packed)(input, hx) if torch.compiler.is_compiling() else packed(input, hx)  # type: ignore[no-untyped-call]
-        check_tensor("input", input)
+        check_tensor("gx" if given else "input", input)
         dims = input.dim()
         if dims not in (2, 3):
             name = self.mode.split("_")[0]
             raise ValueError(f"{name}: Expected input to be 2D or 3D, got {dims}D instead")
-        self._check_width(input)
+        self._check_width(input, given)
         batched = dims == 3
         batch_first = batched and self.batch_first
         x = (input.transpose(0, 1) if batch_first else input) if batched else input.unsqueeze(1)
@@ -189,7 +209,7 @@ class RNNBase(Recurrent):
             hidden = torch.compiler.is_compiling() or watched(tensors)
             hidden = hidden or (gpu.index_of(x) is not None and any(map(_on_gpu, tensors)))
             marks = (marks_tensors if hidden else take_marks)(mask, reset, x.shape[:2], batched, batch_first)
-        y, states = self._run(x, states, lengths, batch_first, marks)
+        y, states = self._run(x, states, lengths, batch_first, marks, given)
         if not batched:
             return y.squeeze(1), self._state_value(tuple(state.squeeze(1) for state in states))
         return y.transpose(0, 1) if batch_first else y, self._state_value(states)
@@ -218,8 +238,12 @@ class RNNBase(Recurrent):
             states = tuple(state.index_select(1, unsorted_indices) for state in states)
         return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), self._state_value(states)
 
-    def _check_width(self, input: Tensor) -> None:
-        if input.shape[-1] != self.input_size:
+    def _check_width(self, input: Tensor, given: bool = False) -> None:
+        if given:
+            columns = (2 if self.bidirectional else 1) * self._weights()[0].shape[0]
+            if input.shape[-1] != columns:
+                raise RuntimeError(f"gx: expected D*G*H = {columns} columns, got {input.shape[-1]}")
+        elif input.shape[-1] != self.input_size:
             raise RuntimeError(
                 f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.shape[-1]}"
             )

@@ -1,0 +1,150 @@
+"""rnnkern.flashrnn against the equations of the package, written down anew in float64, and under torch's transforms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from rnnkern.flashrnn import flashrnn
+
+FUNCTIONS = {"lstm": (4, 4, 4, 2), "slstm": (4, 4, 4, 4), "gru": (3, 3, 4, 1), "elman": (1, 1, 1, 1)}
+B, T = 3, 9
+
+
+def step(function: str, wx: Tensor, r: Tensor, b: Tensor, states: list[Tensor]) -> list[Tensor]:
+    """flashrnn/vanilla. wx [B, G, N, D], r = R h of the same form."""
+    if function == "elman":
+        return [torch.tanh(wx[:, 0] + r[:, 0] + b[0])]
+    if function == "gru":
+        reset, update = (torch.sigmoid(wx[:, i] + r[:, i + 1] + b[i + 1]) for i in range(2))
+        new = torch.tanh(wx[:, 2] + b[3] + reset * (r[:, 0] + b[0]))
+        return [update * states[0] + (1 - update) * new]
+    i, f, z, o = (wx + r + b).unbind(1)
+    if function == "lstm":
+        c = torch.sigmoid(f) * states[1] + torch.sigmoid(i) * torch.tanh(z)
+        return [torch.sigmoid(o) * torch.tanh(c), c]
+    _, c, n, m = states
+    kept = torch.nn.functional.logsigmoid(f) + m
+    after = torch.where((n == 0).all(), i, torch.maximum(i, kept))
+    entry, stays = torch.exp(i - after), torch.exp(kept - after)
+    c = stays * c + entry * torch.tanh(z)
+    n = torch.maximum(stays * n + entry, torch.ones_like(n))
+    return [torch.sigmoid(o) * c / n, c, n, after]
+
+
+def reference(function: str, Wx: Tensor, R: Tensor, b: Tensor, states: Tensor | None) -> tuple[Tensor, Tensor]:
+    """h of every step [B, T, N, D], the last states [S, B, 1, N, D]."""
+    count = FUNCTIONS[function][3]
+    zeros = Wx.new_zeros((B, *Wx.shape[3:]))
+    now = [zeros] * count if states is None else list(states[:, :, 0].unbind(0))
+    every = []
+    for t in range(T):
+        now = step(function, Wx[:, t], torch.einsum("ghdp,bhp->bghd", R, now[0]), b, now)
+        every.append(now[0])
+    return torch.stack(every, 1), torch.stack(now)[:, :, None]
+
+
+def problem(function: str, heads: int, units: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+    gates_w, gates_r, gates_b, count = FUNCTIONS[function]
+    rng = torch.Generator().manual_seed(heads * 100 + units)
+    shapes = ((B, T, gates_w, heads, units), (gates_r, heads, units, units), (gates_b, heads, units))
+    tensors = [torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes]
+    tensors[1] /= units**0.5
+    states = torch.randn((count, B, 1, heads, units), generator=rng, dtype=torch.float64) / 2
+    if function == "slstm":
+        states[2] = states[2].abs() + 1.5
+    return tuple(t.to(dtype).requires_grad_() for t in (*tensors, states))
+
+
+@pytest.mark.parametrize("given_states", [False, True])
+@pytest.mark.parametrize("sizes", [(1, 5), (2, 8), (3, 17)])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_answers_and_gradients(function: str, sizes: tuple[int, int], given_states: bool) -> None:
+    *tensors, states = problem(function, *sizes)
+    given = states if given_states else None
+    wanted, wanted_last = reference(function, *tensors, given)
+    every, last = flashrnn(*tensors, given, function=function, backend="cuda_fused", dtype="bfloat16")
+    torch.testing.assert_close(every[0], wanted, rtol=1e-12, atol=1e-13)  # 9 steps of a few hundred operations
+    torch.testing.assert_close(last, wanted_last, rtol=1e-12, atol=1e-13)
+    assert len(every) == FUNCTIONS[function][3]
+    rng = torch.Generator().manual_seed(1)
+    dy = torch.randn(wanted.shape, generator=rng, dtype=wanted.dtype)
+    dlast = torch.randn(last.shape, generator=rng, dtype=wanted.dtype)
+    leaves = [*tensors, *([states] if given_states else [])]
+    expected = torch.autograd.grad((wanted, wanted_last), leaves, (dy, dlast))
+    found = torch.autograd.grad((every[0], last), leaves, (dy, dlast))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_pieces(function: str) -> None:
+    Wx, R, b, _ = problem(function, 2, 6, torch.float32)
+    with torch.no_grad():
+        whole, last = flashrnn(Wx, R, b, function=function)
+        first, state = flashrnn(Wx[:, :4], R, b, function=function)
+        second, end = flashrnn(Wx[:, 4:], R, b, state, function=function)
+    assert torch.equal(torch.cat([first[0], second[0]], 1), whole[0])
+    assert torch.equal(end, last)
+
+
+@pytest.mark.parametrize("function", ["slstm", "gru"])
+def test_transforms(function: str) -> None:
+    Wx, R, b, _ = problem(function, 2, 4)
+    eager = flashrnn(Wx, R, b, function=function)[0][0]
+
+    def loss(Wx: Tensor, R: Tensor, b: Tensor) -> Tensor:
+        return flashrnn(Wx, R, b, function=function)[0][0].sum()
+
+    expected = torch.autograd.grad(eager.sum(), (Wx, R, b))
+    for one, other in zip(torch.func.grad(loss, (0, 1, 2))(Wx, R, b), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    mapped = torch.func.vmap(lambda wx: flashrnn(wx, R, b, function=function)[0][0])(torch.stack([Wx, 2 * Wx]))
+    torch.testing.assert_close(mapped[0], eager, rtol=1e-12, atol=1e-13)
+    assert torch.autograd.gradcheck(loss, (Wx, R, b))
+    small = [t.detach()[:1, :2].requires_grad_() if i == 0 else t for i, t in enumerate((Wx, R, b))]
+    assert torch.autograd.gradgradcheck(loss, small)
+
+
+def test_compiled() -> None:
+    Wx, R, b, _ = problem("slstm", 2, 4, torch.float32)
+    compiled = torch.compile(lambda *t: flashrnn(*t, function="slstm")[0][0], backend="aot_eager", fullgraph=True)
+    y = compiled(Wx, R, b)
+    torch.testing.assert_close(y, flashrnn(Wx, R, b, function="slstm")[0][0])
+    torch.autograd.grad(y.sum(), (Wx, R, b))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types(dtype: torch.dtype) -> None:
+    Wx, R, b, _ = problem("lstm", 2, 8, dtype)
+    every, last = flashrnn(Wx, R, b)
+    assert every[0].dtype == last.dtype == dtype
+    wanted = reference("lstm", *(t.detach().double() for t in (Wx, R, b)), None)[0]
+    assert (every[0].double() - wanted).abs().max() < 16 * torch.finfo(dtype).eps  # h is rounded at each of 9 steps
+
+
+def test_bad_input() -> None:
+    Wx, R, b, states = (t.detach() for t in problem("slstm", 2, 4))
+    with pytest.raises(ValueError, match="function: expected one of lstm, slstm, gru, elman, got 'rwkv'"):
+        flashrnn(Wx, R, b, function="rwkv")
+    with pytest.raises(ValueError, match=r"Wx: expected \[B, T, 3, N, D\], got \[3, 9, 4, 2, 4\]"):
+        flashrnn(Wx, R, b, function="gru")
+    with pytest.raises(ValueError, match=r"R: expected \[4, 2, 4, 4\]"):
+        flashrnn(Wx, R[:, :1], b, function="slstm")
+    with pytest.raises(ValueError, match=r"states: expected \[2, 3, 1, 2, 4\], got \[4, 3, 1, 2, 4\]"):
+        flashrnn(Wx, R, b, states)
+    with pytest.raises(TypeError, match=r"R: expected the dtype of Wx, torch.float64, got torch.float32"):
+        flashrnn(Wx, R.float(), b)
+    with pytest.raises(TypeError, match="b: expected a tensor, got list"):
+        flashrnn(Wx, R, [1.0])  # type: ignore[arg-type]
+    with pytest.raises(NotImplementedError, match="config: expected None"):
+        flashrnn(Wx, R, b, config={})
+    with pytest.raises(ValueError, match="backend: expected one of vanilla"):
+        flashrnn(Wx, R, b, backend="numpy")
+    bad = states.clone()
+    bad[2, 1] = 0.5
+    with pytest.raises(NotImplementedError, match=r"n, states\[2\], to be zero everywhere or at least 1"):
+        flashrnn(Wx, R, b, bad, function="slstm")
+    with pytest.raises(NotImplementedError, match=r"states\[1\]: the kernels give h of every step"):
+        flashrnn(Wx, R, b)[0][1]
