@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import rnnkern as rk
+from rnnkern import _core
 from runner import KERNELS, UNAVAILABLE
 
 Array = np.ndarray[Any, Any]
@@ -212,3 +213,21 @@ def test_bad_input() -> None:
     layer.update({"weight_hh_l0": layer.params["weight_hh_l0"]})
     with pytest.raises(ValueError, match="the parameters were updated since its forward"):
         layer.backward(tape, y)
+
+
+def test_a_plan_refuses_by_name() -> None:
+    with pytest.raises(ValueError, match=r"input_size: with RNNK_PROBLEM_GIVEN_GX expected D\*G\*H, 32, got 16"):
+        _core.Plan("lstm", "float32", 16, 4, given_gx=True, direction="both")
+    with pytest.raises(NotImplementedError, match="RNNK_PROBLEM_GIVEN_GX is not for RNNK_PROBLEM_LAYER_NORM"):
+        _core.Plan("gru", "float32", 12, 4, given_gx=True, layer_norm=True)
+    plan = _core.Plan("gru", "float32", 12, 4, given_gx=True)
+    hh, vector, ih = (np.zeros(shape, np.float32) for shape in ((12, 4), (12,), (12, 12)))
+    with pytest.raises(ValueError, match=r"weights\[0\]\.weight_ih: expected NULL for this problem, got a tensor"):
+        plan.pack([ih, hh, None, vector, None, None])
+    with pytest.raises(ValueError, match=r"weights\[0\]\.bias_ih: expected NULL for this problem, got a tensor"):
+        plan.pack([None, hh, vector, vector, None, None])
+    plan.pack([None, hh, None, vector, None, None])
+    of_x = _core.Plan("gru", "float32", 12, 4).pack([ih, hh, vector, vector, None, None])
+    x, y = np.zeros((1, 1, 12), np.float32), np.zeros((1, 1, 4), np.float32)
+    with pytest.raises(ValueError, match=r"packed: expected weights packed for .* with the input product given"):
+        plan.forward(of_x, x=x, y=y)

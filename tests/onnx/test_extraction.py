@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnx_judges
 import rnnkern as rk
 import rnnkern.onnx as ro
-from onnx_graphs import in_if, in_loop, in_scan
+from onnx_graphs import in_function, in_if, in_loop, in_scan
 from onnx_judges import EPS, worst
 from onnx_models import Array, Case, draw, model_of, truth
 
@@ -80,6 +80,24 @@ def test_subgraphs(where: str) -> None:
 
 
 # Chains of constants -------------------------------------------------------------------------------------------------
+
+
+def test_a_function_of_the_model() -> None:
+    case = model_of("LSTM")
+    model = in_function(case)
+    ((key, layer),) = ro.layers(model).items()
+    layer.load_state_dict({name: 2 * value for name, value in layer.state_dict().items()})
+    back = ro.put_back(model, {key: layer})
+    assert model.functions and not back.functions
+    held = {t.name: numpy_helper.to_array(t) for t in back.graph.initializer}
+    assert any(np.array_equal(value, 2 * case.values["R"]) for value in held.values())
+    (node,) = (node for node in back.graph.node if node.op_type == "LSTM")
+    assert node.domain == ""
+    got = dict(zip(("Y", "Y_h", "Y_c"), onnx_judges.session(back).run(None, case.feeds()), strict=True))
+    y, (h_n, _) = layer(case.values["X"])
+    assert (
+        np.abs(got["Y"][:, 0] - y).max() < 64 * EPS["float32"] and np.abs(got["Y_h"] - h_n).max() < 64 * EPS["float32"]
+    )
 
 
 def chained(case: Case, nodes: list[Any], held: dict[str, Array], made: str = "R") -> onnx.ModelProto:

@@ -19,7 +19,7 @@ import pytest
 
 import onnx_judges
 import rnnkern.onnx as ro
-from onnx_graphs import PROVIDER, in_if, in_loop, in_scan, node_tests, options, run, session_of, taken
+from onnx_graphs import PROVIDER, in_function, in_if, in_loop, in_scan, node_tests, options, run, session_of, taken
 from onnx_judges import EPS, worst
 from onnx_models import PARAMETERS, Case, draw, model_of, truth, with_states
 
@@ -197,6 +197,13 @@ def test_subgraphs(where: str, op: str) -> None:
     wanted = onnx_judges.session(model).run(None, feeds)
     for a, b in zip(session.run(None, feeds), wanted, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_a_function_of_the_model() -> None:
+    case = model_of("GRU")
+    session = ro.session(in_function(case), options())
+    assert len(taken(session)[PROVIDER]) == 1
+    assert worst(run(session, case), truth(case)) <= 64 * EPS["float32"]
 
 
 # Threads ------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 
 import onnx_judges
 import rnnkern.onnx as ro
-from onnx_graphs import in_float32, in_if, in_loop, in_scan, options, run
+from onnx_graphs import in_float32, in_function, in_if, in_loop, in_scan, options, run
 from onnx_judges import EPS, worst
 from onnx_models import draw, model_of, truth
 
@@ -48,13 +48,7 @@ def test_subgraphs(where: str) -> None:
 
 def test_a_function_of_the_model() -> None:
     case = model_of("LSTM")
-    model = case.model()
-    node = model.graph.node[0]
-    opsets = [onnx.helper.make_opsetid("", 14)]
-    function = onnx.helper.make_function("own", "Layer", list(node.input), list(node.output), [node], opsets)
-    model.functions.append(function)
-    model.graph.node[0].CopyFrom(onnx.helper.make_node("Layer", node.input, node.output, domain="own"))
-    model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    model = in_function(case)
     assert ro.replace(model).functions[0].node[0].domain == "rnnkern"
     assert worst(run(replaced_session(model), case), truth(case)) <= 64 * EPS["float32"]
 

@@ -98,6 +98,17 @@ def _model(nodes: list[Any], inputs: list[Any], outputs: list[Any], initializers
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
 
 
+def in_function(case: Case) -> onnx.ModelProto:
+    """The node in a function of the model."""
+    model = case.model()
+    node = model.graph.node[0]
+    opsets = [helper.make_opsetid("", 14)]
+    model.functions.append(helper.make_function("own", "Layer", list(node.input), list(node.output), [node], opsets))
+    model.graph.node[0].CopyFrom(helper.make_node("Layer", node.input, node.output, domain="own"))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    return model
+
+
 def in_if(case: Case, inside: bool) -> tuple[onnx.ModelProto, dict[str, Array]]:
     """A node in one branch of If. inside: its weights are initializers of the branch, otherwise of the outer graph."""
     node = helper.make_node(case.op, ["X", "W", "R", "B"], ["", "h"], "inner", **case.attributes)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import inliner, numpy_helper
 
 from .backend import make_layer
 from .folding import Scope
@@ -26,7 +26,7 @@ def layers(model: onnx.ModelProto) -> dict[str, Any]:
     The keys are the nodes' names (without one, the name of their first output), with the way to a subgraph before them:
     ``"If_3.then_branch/LSTM_7"``. Each value is an ``rnnkern.RNN``, ``GRU`` or ``LSTM`` with the node's weights, or a
     pair of them, forward and reverse, where the directions have different activations. Layers are batch-first if the
-    layout of their node is 1.
+    layout of their node is 1. A model's own functions are inlined first, so ``put_back`` returns a model without them.
 
     Weights may be initializers, or computed from initializers by the operators of ``docs/onnx.md`` (DequantizeLinear
     included). A node with other weights is left out, and a UserWarning says why. onnxruntime's DynamicQuantizeLSTM is
@@ -70,7 +70,7 @@ def put_back(model: onnx.ModelProto, trained: Mapping[str, Any]) -> onnx.ModelPr
 def _checked(model: Any) -> onnx.ModelProto:
     if not isinstance(model, onnx.ModelProto):
         raise TypeError(f"model: expected an onnx.ModelProto, got {type(model).__name__}")
-    return dequantized(model)
+    return dequantized(inliner.inline_local_functions(model) if model.functions else model)
 
 
 class _Place(NamedTuple):
