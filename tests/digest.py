@@ -114,7 +114,7 @@ def everything() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for each in rk.kernels():
         kernel = each.name
-        if each.unavailable or each.int8 or not kernel.startswith("cpu_"):
+        if each.unavailable or each.weights or not kernel.startswith("cpu_"):
             continue
         os.environ["RNNKERN_KERNEL"] = kernel
         for number in range(PROBLEMS):

@@ -35,7 +35,7 @@ from option_cases import Case, allowed_together, make_case, values_of
 from problems import DTYPES, HALF, Array, lay_out
 from rnnkern import _core
 
-KERNELS = [kernel.name for kernel in rk.kernels() if not kernel.unavailable and not kernel.int8]
+KERNELS = [kernel.name for kernel in rk.kernels() if not kernel.unavailable and not kernel.weights]
 # Sizes: mostly small, sometimes past the vectors, tiles and blocks of every kernel.
 SMALL, WIDE = (1, 2, 3, 4, 5, 7, 8, 9), (15, 16, 17, 31, 33, 48, 63, 65, 96, 129)
 Results = dict[str, Array]

@@ -135,7 +135,7 @@ def facts(request: dict[str, Any], how: contenders.How) -> dict[str, Any]:
     import rnnkern as rk
 
     found: dict[str, Any] = {"info": rk.info(), "versions": record.versions(), "refused": record.refusal()}
-    runs = [kernel.name for kernel in rk.kernels() if not kernel.unavailable and not kernel.int8]
+    runs = [kernel.name for kernel in rk.kernels() if not kernel.unavailable and not kernel.weights]
     found["strategies"] = [name for name in runs if name.startswith(DEVICE)]
     if not found["refused"]:
         found["gpu"] = record.gpu()

@@ -49,8 +49,8 @@ struct Kernel {
   void (*backward)(const Problem&, const LayerCall&);
   // GPU: all blocks of a launch wait for each other, so that launches on several streams must fit side by side.
   bool cooperative = false;
-  // It runs problems with int8 weights, and no others.
-  bool int8 = false;
+  // It runs problems whose weights are in this form, and no others.
+  WeightForm form = WeightForm::own;
 };
 
 extern const Kernel* const kKernels[];  // list order, null-terminated

@@ -58,11 +58,17 @@ const char* dtype_name(int dtype) {
 
 namespace {
 
-void check_int8(const rnnk_problem& p) {
-  if (p.device != RNNK_CPU || (p.dtype != RNNK_FLOAT32 && p.dtype != RNNK_FLOAT16)) {
-    fail(RNNK_NOT_SUPPORTED, "problem.flags: RNNK_PROBLEM_INT8 is for float32 and float16 on RNNK_CPU, got %s on %s",
-         dtype_name(p.dtype), p.device == RNNK_CPU ? "RNNK_CPU" : "RNNK_CUDA");
+void check_form(const rnnk_problem& p) {
+  constexpr uint32_t forms = RNNK_PROBLEM_INT8 | RNNK_PROBLEM_BF16_WEIGHTS;
+  if ((p.flags & forms) == forms) {
+    fail(RNNK_INVALID_VALUE, "problem.flags: expected one of RNNK_PROBLEM_INT8 and RNNK_PROBLEM_BF16_WEIGHTS, got both");
   }
+  if (p.device != RNNK_CPU || (p.dtype != RNNK_FLOAT32 && p.dtype != RNNK_FLOAT16)) {
+    fail(RNNK_NOT_SUPPORTED, "problem.flags: %s is for float32 and float16 on RNNK_CPU, got %s on %s",
+         p.flags & RNNK_PROBLEM_INT8 ? "RNNK_PROBLEM_INT8" : "RNNK_PROBLEM_BF16_WEIGHTS", dtype_name(p.dtype),
+         p.device == RNNK_CPU ? "RNNK_CPU" : "RNNK_CUDA");
+  }
+  if (!(p.flags & RNNK_PROBLEM_INT8)) return;
   const int64_t above = p.num_layers > 1 ? (p.direction == RNNK_BOTH_DIRECTIONS ? 2 : 1) * p.hidden_size : 0;
   const int64_t inputs = p.flags & RNNK_PROBLEM_GIVEN_GX ? 0 : p.input_size;
   for (const int64_t terms : {inputs, p.hidden_size, above}) {
@@ -102,7 +108,8 @@ rnnk_problem checked_problem(const rnnk_problem* given) {
   if (gpu) check_device(p->device_index, "problem.device_index");
   constexpr uint32_t known = RNNK_PROBLEM_NO_BIAS | RNNK_PROBLEM_RECOMPUTE | RNNK_PROBLEM_TF32 | RNNK_PROBLEM_PEEPHOLE |
                              RNNK_PROBLEM_COUPLED | RNNK_PROBLEM_RESET_BEFORE | RNNK_PROBLEM_LAYER_NORM |
-                             RNNK_PROBLEM_INDEPENDENT | RNNK_PROBLEM_INT8 | RNNK_PROBLEM_GIVEN_GX;
+                             RNNK_PROBLEM_INDEPENDENT | RNNK_PROBLEM_INT8 | RNNK_PROBLEM_GIVEN_GX |
+                             RNNK_PROBLEM_BF16_WEIGHTS;
   if (p->flags & ~known) {
     fail(RNNK_INVALID_VALUE, "problem.flags: unknown bits in 0x%x", p->flags);
   }
@@ -127,7 +134,7 @@ rnnk_problem checked_problem(const rnnk_problem* given) {
     fail(RNNK_INVALID_VALUE, "problem.flags: RNNK_PROBLEM_TF32 is for float32 on RNNK_CUDA, got %s on %s",
          dtype_name(p->dtype), gpu ? "RNNK_CUDA" : "RNNK_CPU");
   }
-  if (p->flags & RNNK_PROBLEM_INT8) check_int8(*p);
+  if (p->flags & (RNNK_PROBLEM_INT8 | RNNK_PROBLEM_BF16_WEIGHTS)) check_form(*p);
   if (p->flags & RNNK_PROBLEM_GIVEN_GX) check_given_gx(*p);
   for (int direction = 0; direction < 2; ++direction) layer_problem(whole, 0, direction);  // which checks the options
   return whole;
@@ -140,7 +147,8 @@ Problem layer_problem(const rnnk_problem& p, int64_t layer, int direction) {
   q.device = p.device;
   q.device_index = p.device_index;
   q.tf32 = p.flags & RNNK_PROBLEM_TF32;
-  q.int8 = p.flags & RNNK_PROBLEM_INT8;
+  if (p.flags & RNNK_PROBLEM_INT8) q.form = WeightForm::int8;
+  if (p.flags & RNNK_PROBLEM_BF16_WEIGHTS) q.form = WeightForm::bf16;
   q.bias = !(p.flags & RNNK_PROBLEM_NO_BIAS);
   q.reverse = p.direction == RNNK_REVERSE_ONLY || direction == 1;
   q.recompute = p.flags & RNNK_PROBLEM_RECOMPUTE;

@@ -16,6 +16,9 @@ constexpr int64_t kMostInt8Terms = 130'000;  // of a product of bytes: its sum i
 // Options that change the products of a step; a variant of a cell (cells.inc) has one combination of them.
 enum Shape { kPlainShape = 0, kNormShape = 1, kProjectedShape = 2, kResetBeforeShape = 4, kIndependentShape = 8 };
 
+// What a pack keeps the weights of products in, where that is not the kernels' own choice.
+enum class WeightForm { own, int8, bf16 };
+
 struct Problem {
   int cell = 0;
   int variant = -1;  // of cells.inc, by its line; -1: no options
@@ -23,7 +26,7 @@ struct Problem {
   int device = RNNK_CPU;
   int device_index = 0;
   bool tf32 = false;
-  bool int8 = false;      // weights of a pack
+  WeightForm form = WeightForm::own;
   bool given_gx = false;  // x is gx, of all gates, and there is no W_ih: input_size is 0
   bool bias = true;
   bool reverse = false;

@@ -6,7 +6,6 @@
 // caller, the split over threads to schedule.h, the inner loop to tile.h.
 #pragma once
 #include "cpu/extras.h"
-#include "cpu/int8.h"
 #include "cpu/pack.h"
 #include "cpu/schedule.h"
 #include "cpu/unpacked.h"
@@ -43,7 +42,7 @@ struct Forward {
   const Problem& problem;
   const LayerCall& args;
   const Step step;
-  const Int8Unit* const int8;  // null: weights in A's own type
+  const WeightUnit* const unit;  // null: weights in A's own type
   L d;
   Packed<A> weights;
   Reserve<A> reserve;
@@ -69,8 +68,8 @@ struct Forward {
     return larger<int64_t>(1, smaller(steps, ceil_div(192, larger<int64_t>(batch, 1))));
   }
 
-  Forward(const Problem& p, const CellShape& shape, const LayerCall& a, Step step, const Int8Unit* int8 = nullptr)
-      : problem(p), args(a), step(step), int8(int8), d(p, shape), weights(d, a.packed),
+  Forward(const Problem& p, const CellShape& shape, const LayerCall& a, Step step, const WeightUnit* unit = nullptr)
+      : problem(p), args(a), step(step), unit(unit), d(p, shape), weights(d, a.packed),
         reserve(d, a.seq_len, a.batch, a.reserve), rows{a.seq_len, a.batch, p.reverse, a.order, a.sorted_lengths},
         extras(p, a, d, rows), keep(a.reserve != nullptr),
         convert(!p.given_gx && (a.x.stride[2] != 1 || a.x.dtype != A::storage ||
@@ -114,14 +113,14 @@ struct Forward {
   // for_tiles() of a matrix.
   template <int G, class Fn>
   RNNK_HD void product(const Fn& fn, const WeightMatrix<A>& m, int64_t r0, int64_t r1, int64_t p0, int64_t p1) const {
-    if (args.unpacked || int8) other_product<G>(fn, m, r0, r1, p0, p1);
+    if (args.unpacked || unit) other_product<G>(fn, m, r0, r1, p0, p1);
     else for_tiles<A, G>(fn, r0, r1, p0, p1, m.K, m.packed, d.panel(m.K, m.rows.gates));
   }
   template <int G, class Fn>
   __attribute__((noinline)) void other_product(const Fn& fn, const WeightMatrix<A>& m, int64_t r0, int64_t r1, int64_t p0,
                                                int64_t p1) const {
     if constexpr (A::plain && std::is_same_v<T, float>) {
-      if (int8) return int8_product<G>(tiled<A, G>(fn), m, r0, r1, p0, p1);
+      if (unit) return unit_product<G>(tiled<A, G>(fn), m, r0, r1, p0, p1);
     }
     unpacked_product<G>(fn, m, r0, r1, p0, p1);
   }
@@ -139,7 +138,7 @@ struct Forward {
     }
   }
   template <int G>
-  void int8_product(const TiledProduct<A, G>& product, const WeightMatrix<A>& m, int64_t r0, int64_t r1, int64_t p0,
+  void unit_product(const TiledProduct<A, G>& product, const WeightMatrix<A>& m, int64_t r0, int64_t r1, int64_t p0,
                     int64_t p1) const {
     if (r1 <= r0 || p1 <= p0) return;
     const auto operand = [](const void* driver, int64_t row) {
@@ -155,7 +154,7 @@ struct Forward {
         tiled.run(tiled.fn, [](const Tile<A>&) {}, row, n, panel, panels, 0, true, tile);  // the pointwise part alone
       }
     };
-    int8->run({G, m.K, m.packed, d.panel(m.K, G) * int64_t{sizeof(T)}, product.start.from, product.start.stride, &product,
+    unit->run({G, m.K, m.packed, d.panel(m.K, G) * int64_t{sizeof(T)}, product.start.from, product.start.stride, &product,
                operand, finish},
               r0, r1, p0, p1);
   }

@@ -3,8 +3,8 @@
 #include "core/cells.generated.h"
 #include "cpu/backward_step.h"
 #include "cpu/forward_step.h"
-#include "cpu/int8_kernel.h"
 #include "cpu/operations.h"
+#include "cpu/unit_kernel.h"
 
 namespace rnnk {
 namespace {
@@ -68,18 +68,18 @@ bool accepts(const Problem& p, char* reason, int64_t size) {
   return true;
 }
 
-// The driver of kernels of int8 weights whose vectors are V.
+// The driver of kernels for weights in another form (unit.h) whose vectors are V.
 template <class V>
-constexpr Int8Host int8_host() {
+constexpr UnitHost unit_host() {
   using A = Native<V>;
-  return {[](const Problem& p, const Int8Unit& unit, int64_t t, int64_t b, int threads) {
+  return {[](const Problem& p, const WeightUnit& unit, int64_t t, int64_t b, int threads) {
             return estimate_of(cell_code<A>(p), p, t, b, false, threads, &unit);
           },
           [](const Problem& p, Space space, int64_t t, int64_t b) { return bytes_of(cell_code<A>(p), p, space, t, b); },
           [](const Problem& p, const Parameters& w, Halves halves, void* to) {
             pack_weights(cell_code<A>(p), p, w, halves, to);
           },
-          [](const Problem& p, const LayerCall& a, const Int8Unit& unit) { run_forward(cell_code<A>(p), p, a, &unit); }};
+          [](const Problem& p, const LayerCall& a, const WeightUnit& unit) { run_forward(cell_code<A>(p), p, a, &unit); }};
 }
 
 template <class List>

@@ -4,6 +4,7 @@
 #pragma once
 #include "cpu/int8_rows.h"
 #include "cpu/tile.h"
+#include "cpu/unit.h"
 
 namespace rnnk {
 namespace {
@@ -23,14 +24,14 @@ struct Int8 : D {
 
 // Rows [first, first + count) of a product as bytes.
 struct Int8Block {
-  const Int8Product& product;
+  const UnitProduct& product;
   int64_t first, leading;
   const uint8_t* bytes;
   const float* scales;
 };
 
 template <class F, int G>
-RNNK_HD const float* int8_scales(const Int8Product& product, int64_t panel) {
+RNNK_HD const float* int8_scales(const UnitProduct& product, int64_t panel) {
   const char* end = static_cast<const char*>(product.weights) + (panel + 1) * product.panel_stride;
   return reinterpret_cast<const float*>(end - 8 * G * F::lanes);
 }
@@ -41,7 +42,7 @@ RNNK_HD void int8_results(const Int8Block& block, int64_t row, int rows, int64_t
                           float* to) {
   using F = typename D::F;
   constexpr int W = F::lanes;
-  const Int8Product& product = block.product;
+  const UnitProduct& product = block.product;
   for (int p = 0; p < panels; ++p) {
     const float* const scales = int8_scales<F, G>(product, panel + p);
     const float* const start = product.start ? product.start + (panel + p) * product.start_stride : nullptr;
@@ -76,7 +77,7 @@ void run_int8_tile(const void* self, typename MicroKernels<Int8<D>, G>::Function
 
 // fn(block, first row, last row) of rows [r0, r1) as bytes.
 template <class D, class Fn>
-void int8_blocks(const Int8Product& product, int64_t r0, int64_t r1, const Fn& fn) {
+void int8_blocks(const UnitProduct& product, int64_t r0, int64_t r1, const Fn& fn) {
   constexpr int64_t kRows = 240;
   const int64_t end = round_up(product.K, kInt8Depth), leading = end + 64;  // rows apart from a power of two
   const int64_t most = larger<int64_t>(1, smaller(kRows, kInt8RowBytes / leading));
@@ -94,7 +95,7 @@ void int8_blocks(const Int8Product& product, int64_t r0, int64_t r1, const Fn& f
 }
 
 template <class D, int G>
-void run_int8_product(const Int8Product& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1) {
+void run_unit_product(const UnitProduct& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1) {
   using A = Int8<D>;
   const auto* const w = static_cast<const int8_t*>(product.weights);
   const int64_t elements = product.panel_stride / 4;
@@ -107,12 +108,12 @@ void run_int8_product(const Int8Product& product, int64_t r0, int64_t r1, int64_
 }
 
 template <class D>
-void run_int8(const Int8Product& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1) {
+void run_int8(const UnitProduct& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1) {
   switch (product.gates) {
-    case 1: return run_int8_product<D, 1>(product, r0, r1, p0, p1);
-    case 2: return run_int8_product<D, 2>(product, r0, r1, p0, p1);
-    case 3: return run_int8_product<D, 3>(product, r0, r1, p0, p1);
-    case 4: return run_int8_product<D, 4>(product, r0, r1, p0, p1);
+    case 1: return run_unit_product<D, 1>(product, r0, r1, p0, p1);
+    case 2: return run_unit_product<D, 2>(product, r0, r1, p0, p1);
+    case 3: return run_unit_product<D, 3>(product, r0, r1, p0, p1);
+    case 4: return run_unit_product<D, 4>(product, r0, r1, p0, p1);
   }
 }
 

@@ -10,6 +10,7 @@
 #include "core/problem.h"
 #include "cpu/arithmetic.h"
 #include "cpu/int8.h"
+#include "cpu/unit.h"
 
 namespace rnnk {
 namespace {
@@ -46,13 +47,13 @@ struct Layout {
   static constexpr int kLine = 64 / sizeof(typename A::Operand);
 
   const CellShape& shape;
-  bool int8;      // weights (int8.h)
-  bool given_gx;  // the caller gives gx, and I is 0
+  WeightForm form;  // of weights (unit.h)
+  bool given_gx;    // the caller gives gx, and I is 0
   int64_t I, H, P;
   int own_params;              // rows of params that are the cell's, the others being a normalisation's
   Axis<W> input, hidden, out;  // of x, of the gates, of h
   Layout(const Problem& p, const CellShape& shape)
-      : shape(shape), int8(p.int8), given_gx(p.given_gx), I(p.input_size), H(p.hidden_size), P(p.output_size),
+      : shape(shape), form(p.form), given_gx(p.given_gx), I(p.input_size), H(p.hidden_size), P(p.output_size),
         own_params(own_param_rows(p)), input(I), hidden(H, p.heads), out(P, p.heads) {}
 
   const Stage& stage(int k) const { return shape.stage[k]; }
@@ -63,9 +64,10 @@ struct Layout {
   int64_t gate_columns() const { return shape.gates * hidden.padded(); }            // gx, dgx: one row
   int64_t stage_columns(int k) const { return stage(k).gates * axis(k).padded(); }  // gh, dgh of stage k: one row
   int64_t head_columns(int k) const { return stage(k).gates * axis(k).panels_each * W; }
-  // Weights of one panel of `gates` vectors over K terms; int8: what takes as many bytes.
+  // Weights of one panel of `gates` vectors over K terms; in another form: what takes as many bytes.
   int64_t panel(int64_t K, int gates) const {
-    if (int8) return int8_elements(K, gates * W);
+    if (form == WeightForm::int8) return int8_elements(K, gates * W);
+    if (form == WeightForm::bf16) return (K + 1) / 2 * gates * W;
     return round_up(K, larger(A::depth, A::pair)) * gates * W;
   }
   // Rows of buffers that are operands of a product are one line apart from a power of two, or the rows of a tile would meet
@@ -114,10 +116,10 @@ struct Packed {
       beta[k] = c.take<T>(has_product(d.shape, k) ? 0 : n);
       w[k] = c.take<Weight>(has_product(d.shape, k) ? d.axis(k).panels() * d.panel(d.terms(k), d.stage(k).gates) : 0);
     }
-    w_ih_back = c.take<Weight>(d.int8 ? 0 : d.input.panels() * d.panel(d.gate_columns(), 1));
+    w_ih_back = c.take<Weight>(d.form != WeightForm::own ? 0 : d.input.panels() * d.panel(d.gate_columns(), 1));
     for (int k = 0; k < d.shape.stages; ++k) {
-      w_back[k] =
-          c.take<Weight>(has_product(d.shape, k) && !d.int8 ? d.operand(k).panels() * d.panel(d.head_columns(k), 1) : 0);
+      w_back[k] = c.take<Weight>(
+          has_product(d.shape, k) && d.form == WeightForm::own ? d.operand(k).panels() * d.panel(d.head_columns(k), 1) : 0);
     }
     bytes = c.used();
   }

@@ -32,10 +32,10 @@ struct CellCode {
 };
 
 template <class A>
-void run_forward(const CellCode<A>& cell, const Problem& problem, const LayerCall& args, const Int8Unit* int8 = nullptr) {
+void run_forward(const CellCode<A>& cell, const Problem& problem, const LayerCall& args, const WeightUnit* unit = nullptr) {
   using F = Forward<A>;
-  F f(problem, cell.shape, args, cell.forward, int8);
-  const Schedule plan = Cost<A>{f.d, false, int8}.choose(args.seq_len, args.batch, team_size(), args.unpacked);
+  F f(problem, cell.shape, args, cell.forward, unit);
+  const Schedule plan = Cost<A>{f.d, false, unit}.choose(args.seq_len, args.batch, team_size(), args.unpacked);
   if (plan.by_rows) {
     team_run(
         plan.tasks, 1,
@@ -174,7 +174,7 @@ int64_t bytes_of(const CellCode<A>& cell, const Problem& problem, Space space, i
   switch (space) {
     case Space::packed: return Packed<A>(d, nullptr).bytes;
     case Space::backward:
-      if (problem.int8) return 0;
+      if (problem.form != WeightForm::own) return 0;
       return BackwardJob<A>(cell, problem, args).bytes;
     case Space::reserve: return Reserve<A>(d, seq_len, batch, nullptr).bytes;
     default: return Forward<A>(problem, cell.shape, args, cell.forward).bytes;
@@ -183,8 +183,8 @@ int64_t bytes_of(const CellCode<A>& cell, const Problem& problem, Space space, i
 
 template <class A>
 double estimate_of(const CellCode<A>& cell, const Problem& problem, int64_t seq_len, int64_t batch, bool backward,
-                   int threads, const Int8Unit* int8 = nullptr) {
-  return Cost<A>{Layout<A>(problem, cell.shape), backward, int8}.choose(seq_len, batch, threads).us;
+                   int threads, const WeightUnit* unit = nullptr) {
+  return Cost<A>{Layout<A>(problem, cell.shape), backward, unit}.choose(seq_len, batch, threads).us;
 }
 
 template <class A>

@@ -129,6 +129,20 @@ void pack_int8_panel(const From& from, const GateRows& rows_of, int64_t K, int64
   }
 }
 
+// The same in bfloat16, as the arithmetic Widened reads it: [k / 2][gates][W][2].
+template <class V, class From>
+void pack_bf16_panel(const From& from, const GateRows& rows_of, int64_t K, int64_t panel, uint16_t* out) {
+  constexpr int W = V::lanes;
+  const int64_t vectors = rows_of.gates * W;
+  for (int64_t column = 0; column < vectors; ++column) {
+    const int64_t unit = panel * W + column % W, row = rows_of(column / W, unit) * K;
+    uint16_t* to = out + column * 2;
+    for (int64_t k = 0; k < K; k += 2, to += vectors * 2) {
+      for (int i = 0; i < 2; ++i) to[i] = unit < rows_of.units && k + i < K ? float_to_bf16(from(row + k + i)) : uint16_t{0};
+    }
+  }
+}
+
 // source [rows, K]: its panels forward, one after the other; backward: out [panel of K][column in panel order, of `total` / pair][W][pair]
 template <class A, class From>
 void pack_matrix(const Layout<A>& d, const From& from, const GateRows& rows_of, int64_t K, typename A::Weight* forward,
@@ -145,10 +159,9 @@ void pack_matrix(const Layout<A>& d, const From& from, const GateRows& rows_of, 
   for (int64_t panel = part.first(panels); forward && panel < part.last(panels); ++panel) {
     typename A::Weight* const to = forward + panel * d.panel(K, gates);
     if constexpr (std::is_same_v<Weight, float>) {
-      if (d.int8) {
-        pack_int8_panel<V>(from, rows_of, K, panel, to);
-        continue;
-      }
+      if (d.form == WeightForm::int8) pack_int8_panel<V>(from, rows_of, K, panel, to);
+      if (d.form == WeightForm::bf16) pack_bf16_panel<V>(from, rows_of, K, panel, reinterpret_cast<uint16_t*>(to));
+      if (d.form != WeightForm::own) continue;
     }
     pack_panel<A>(from, rows_of, K, panel, to);
   }

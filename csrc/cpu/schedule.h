@@ -17,15 +17,15 @@ using costs::Core;
 // Cycles for `rows` rows of a product of K terms and `vectors` vectors of columns. Each tile reads its weights from the
 // second-level cache; the first of a column brings them there, while the others compute (tile.h).
 template <class A>
-double product_cycles(const Int8Unit* int8, int gates, double rows, double K, double vectors) {
+double product_cycles(const WeightUnit* unit, int gates, double rows, double K, double vectors) {
   if (rows < 1) return 0;
   int64_t height = tile_rows<typename A::V>(gates), least = 1;
   if constexpr (A::matrix) height = A::rows, least = A::least_rows;
-  if (int8 && int8->rows) height = int8->rows, least = int8->least_rows;
+  if (unit && unit->rows) height = unit->rows, least = unit->least_rows;
   rows = larger(rows, static_cast<double>(least));
   const double tiles = rows <= height ? 1 : ceil_div(static_cast<int64_t>(rows), height);
-  const double bytes = A::V::lanes * (int8 ? 1.0 : sizeof(typename A::Weight)), steps = K * vectors;
-  const double cycles = int8 ? int8->cycles : A::cycles_per_fma();
+  const double bytes = A::V::lanes * (unit ? unit->bytes : sizeof(typename A::Weight)), steps = K * vectors;
+  const double cycles = unit ? unit->cycles : A::cycles_per_fma();
   const double read = tiles * bytes / Core::near_rate;
   const double fetch = steps * bytes > near_bytes() ? bytes / Core::far_rate : 0;
   return steps * larger(rows * cycles, larger(read, fetch));
@@ -42,7 +42,7 @@ struct Cost {
   using V = typename A::V;
   Layout<A> d;
   bool backward;
-  const Int8Unit* int8 = nullptr;
+  const WeightUnit* unit = nullptr;
 
   // Cycles per step of the recurrence, with its share of the input product and of dW and dx, on `rows` rows and one of
   // `shares` equal shares of the columns.
@@ -51,12 +51,12 @@ struct Cost {
     const double pointwise = rows * gates * (backward ? 15 : 30) * V::cycles_per_fma;
     if (!backward) {
       const double many = larger(rows, 16.0);
-      return pointwise + product_cycles<A>(int8, d.shape.gates, rows, d.out.each, gates) +
-             product_cycles<A>(int8, d.shape.gates, many, d.I, gates) * rows / many;
+      return pointwise + product_cycles<A>(unit, d.shape.gates, rows, d.out.each, gates) +
+             product_cycles<A>(unit, d.shape.gates, many, d.I, gates) * rows / many;
     }
     const double many = larger(rows, 64.0), K = d.gate_columns(), heads = d.out.heads;
-    return pointwise + product_cycles<A>(int8, 1, rows, K / heads, H) +
-           (product_cycles<A>(int8, 1, many, K, I) * 2 + product_cycles<A>(int8, 1, many, K / heads, H)) * rows / many;
+    return pointwise + product_cycles<A>(unit, 1, rows, K / heads, H) +
+           (product_cycles<A>(unit, 1, many, K, I) * 2 + product_cycles<A>(unit, 1, many, K / heads, H)) * rows / many;
   }
 
   // whole_rows: rows are not split.

@@ -33,7 +33,7 @@ void pack_network(const Network& n, const rnnk_weights* weights, Halves halves, 
 
 bool reads_unpacked(const Network& n, const rnnk_args& a, bool backward) {
   const Problem& p = n.first();
-  if (!n.on_cpu() || a.seq_len > 1 || p.heads > 1 || p.int8) return false;
+  if (!n.on_cpu() || a.seq_len > 1 || p.heads > 1 || p.form != WeightForm::own) return false;
   if (!backward) return a.batch <= costs::kMostRowsUnpacked;
   return a.batch <= costs::kMostRowsUnpackedBackward && (p.dtype == RNNK_FLOAT32 || p.dtype == RNNK_FLOAT64);
 }

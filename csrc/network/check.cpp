@@ -141,7 +141,8 @@ void check_weights(const Network& n, const rnnk_weights* weights, Wanted wanted)
       char full[64];
       std::snprintf(full, sizeof full, "%s[%lld].%s", array, ll{index}, name);
       check_parameter(p, full, t, is, wanted);
-      if (p.int8 && wanted == Wanted::all && t.data && is.columns > 0) check_finite(p, full, t, is.rows * is.columns);
+      if (p.form == WeightForm::int8 && wanted == Wanted::all && t.data && is.columns > 0)
+        check_finite(p, full, t, is.rows * is.columns);
     };
     check("weight_ih", w.weight_ih, {gates, p.input_size, !p.given_gx});
     check("weight_hh", w.weight_hh, {gates, p.weight_hh_columns(), matrix});
@@ -158,9 +159,9 @@ void check_args(const Network& n, const rnnk_args& a, Pass pass) {
   check_lengths(a.lengths, a.seq_len, a.batch, n.on_cpu());  // the kernels of a GPU check values
   if (!n.on_cpu()) report_faults(problem.device_index);
   const bool backward = pass == Pass::backward, any = a.seq_len > 0 && a.batch > 0;
-  if (problem.int8 && (backward || a.reserve)) {
-    fail(RNNK_NOT_SUPPORTED, "%s: weights in int8 are for inference, without a reserve and rnnk_backward",
-         backward ? "args" : "reserve");
+  if (problem.form != WeightForm::own && (backward || a.reserve)) {
+    fail(RNNK_NOT_SUPPORTED, "%s: weights in %s are for inference, without a reserve and rnnk_backward",
+         backward ? "args" : "reserve", problem.form == WeightForm::int8 ? "int8" : "bfloat16");
   }
   const CellInfo& cell = *cell_info(problem.cell);
   if (cell.states == 1 && (a.c_0.data || a.c_n.data || a.dc_n.data || a.dc_0.data)) {

@@ -136,8 +136,9 @@ bool can_run(const Kernel& kernel, const Problem& problem, char* reason, int64_t
     reason[size - 1] = 0;
     return false;
   }
-  if (kernel.int8 != problem.int8) {
-    std::snprintf(reason, static_cast<size_t>(size), "it is for weights in %s", kernel.int8 ? "int8" : "the dtype");
+  if (kernel.form != problem.form) {
+    const char* const forms[] = {"the dtype", "int8", "bfloat16"};
+    std::snprintf(reason, static_cast<size_t>(size), "it is for weights in %s", forms[static_cast<int>(kernel.form)]);
     return false;
   }
   return kernel.accepts(problem, reason, size);

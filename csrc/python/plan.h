@@ -99,6 +99,7 @@ class Plan {
         {"tf32", RNNK_PROBLEM_TF32},
         {"int8", RNNK_PROBLEM_INT8},
         {"given_gx", RNNK_PROBLEM_GIVEN_GX},
+        {"bf16_weights", RNNK_PROBLEM_BF16_WEIGHTS},
     };
     for (const auto& [key, value] : options) {
       const std::string name = py::cast<std::string>(key);
@@ -146,6 +147,7 @@ class Plan {
            (p.device == RNNK_CPU ? "" : " on cuda:" + std::to_string(p.device_index)) +
            (p.flags & RNNK_PROBLEM_NO_BIAS ? " without bias" : "") + (p.flags & RNNK_PROBLEM_TF32 ? " in TF32" : "") +
            (p.flags & RNNK_PROBLEM_INT8 ? " with int8 weights" : "") +
+           (p.flags & RNNK_PROBLEM_BF16_WEIGHTS ? " with bfloat16 weights" : "") +
            (p.flags & RNNK_PROBLEM_GIVEN_GX ? " with the input product given" : "") +
            (p.proj_size ? " projected to " + std::to_string(p.proj_size) : "") +
            (p.heads > 1 ? " in " + std::to_string(p.heads) + " heads" : "") +

@@ -26,9 +26,10 @@ class Kernel:
         return f"{self.name} ({self.unavailable})" if self.unavailable else self.name
 
     @property
-    def int8(self) -> bool:
-        """Whether it runs layers with weights in int8, and no others."""
-        return self.name.endswith("_int8")
+    def weights(self) -> str | None:
+        """The form of the weights of the layers that it runs: "int8", "bf16", or None for the dtype itself."""
+        forms = {"_int8": "int8", "_bf16_weights": "bf16"}
+        return next((form for suffix, form in forms.items() if self.name.endswith(suffix)), None)
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ CALLS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"x": zeros(T, B, IN, dtype=object)}, TypeError, "x: expected dtype float32, got object"),
     ({"x": swapped(X)}, TypeError, "x: expected native byte order, got byte-swapped"),
     ({"x": X.tolist()}, TypeError, "x: expected an array .*got list"),
-    ({"x": None}, TypeError, "x: expected an array .*got NoneType"),
+    ({"x": None}, TypeError, "x, gx: expected one of them, got neither"),
     ({"x": np.ma.masked_array(X)}, TypeError, "x: .*masked"),
     ({"x": torch.zeros(T, B, IN, requires_grad=True)}, TypeError, r"x: .*requires grad.*rnnkern\.torch"),
     ({"x": torch.zeros(T, B, IN, dtype=torch.complex64).conj().imag}, TypeError, r"x: .*negation bit.*resolve_neg"),

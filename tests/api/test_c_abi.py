@@ -16,6 +16,7 @@ import pytest
 
 from c_abi import (
     BACKWARD,
+    BF16_WEIGHTS,
     BFLOAT16,
     BOTH,
     FLOAT32,
@@ -90,7 +91,7 @@ PROBLEMS: list[tuple[dict[str, Any], int, str]] = [
     ({"device": 2}, INVALID_VALUE, r"problem\.device: .*got 2"),
     ({"device": 1, "device_index": 99}, NOT_SUPPORTED, r"problem\.device_index: "),
     ({"device_index": 2}, INVALID_VALUE, r"problem\.device_index: .*got 2"),
-    ({"flags": 1024}, INVALID_VALUE, r"problem\.flags: unknown bits in 0x400"),
+    ({"flags": 2048}, INVALID_VALUE, r"problem\.flags: unknown bits in 0x800"),
     (
         {"flags": 4},
         INVALID_VALUE,
@@ -142,14 +143,14 @@ def test_null_plan_and_kernel_names(lib: Any, monkeypatch: pytest.MonkeyPatch) -
         if reason := lib.rnnk_kernel_unavailable(index):
             refused(lib, create(c.byref(problem), kernel, c.byref(plan)), NOT_SUPPORTED, re.escape(reason.decode()))
         else:
-            # Some kernels are for bfloat16 alone, some for int8 weights alone.
-            kinds = [(FLOAT32, 0), (BFLOAT16, 0), (FLOAT32, INT8)]
+            # Some kernels are for bfloat16 alone, some for weights in another form alone.
+            kinds = [(FLOAT32, 0), (BFLOAT16, 0), (FLOAT32, INT8), (FLOAT32, BF16_WEIGHTS)]
             taken = []
             for dtype, flags in kinds:
                 p = new(Problem, cell=LSTM, dtype=dtype, flags=flags, input_size=3, hidden_size=4)
                 taken.append(create(c.byref(p), kernel, c.byref(plan)) == OK)
                 assert not taken[-1] or lib.rnnk_plan_kernel(plan, 0) == kernel
-            assert taken in ([True, True, False], [False, True, False], [False, False, True])
+            assert taken in ([1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1])
             lib.rnnk_plan_destroy(plan)
     lib.rnnk_plan_destroy(None)
     assert lib.rnnk_plan_kernel(None, 0) is None
@@ -187,7 +188,7 @@ def test_sizes_and_explain(lib: Any, layer: Layer) -> None:
     for index in range(len(iter_names(lib.rnnk_kernel_name))):
         assert lib.rnnk_explain(problem, 0, 10, 4, index, c.byref(verdict)) == OK
         reason = lib.rnnk_kernel_unavailable(index)
-        declines = (b"", b"it computes bfloat16 alone", b"it is for weights in int8")
+        declines = (b"", b"it computes bfloat16 alone", b"it is for weights in int8", b"it is for weights in bfloat16")
         assert verdict.reason in ((reason,) if reason else declines)
         assert bool(verdict.declined) == bool(verdict.reason)
         assert (verdict.forward_us > 0) == (verdict.declined == 0)

@@ -290,7 +290,7 @@ def test_what_int8_refuses() -> None:
     layer, x = rk.GRU(4, 5, weights="int8"), np.zeros((2, 3, 4), np.float32)
     with pytest.raises(NotImplementedError, match=r"forward: GRU\(.*weights in int8, which are for inference"):
         layer.forward(x)
-    with pytest.raises(ValueError, match="weights: expected 'int8' or None, got 'int4'"):
+    with pytest.raises(ValueError, match="weights: expected 'int8' or 'bf16' or None, got 'int4'"):
         rk.LSTM(4, 5, weights="int4")
     with pytest.raises(NotImplementedError, match="weights='int8': expected a layer of float32 or float16 on the CPU"):
         rk.LSTM(4, 5, dtype="float64", weights="int8")

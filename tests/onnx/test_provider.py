@@ -157,9 +157,11 @@ def test_a_lstm_that_onnxruntime_quantized(per_channel: bool, tmp_path: Path) ->
     assert list(taken(session)) == [PROVIDER]
     rounded = session.run(None, case.feeds())[0]
     np.testing.assert_array_equal(rounded, layer.quantize()(case.values["X"])[0].reshape(T, B, 2, -1).swapaxes(1, 2))
+    assert np.abs(as_onnx - rounded).max() < 0.1
     theirs = ro.session(model, options())
     assert PROVIDER not in taken(theirs)
-    assert np.abs(theirs.run(None, case.feeds())[0] - rounded).max() < 0.1
+    if not onnx_judges.int8_saturates():
+        assert np.abs(theirs.run(None, case.feeds())[0] - rounded).max() < 0.1
 
 
 def test_what_int8_refuses() -> None:

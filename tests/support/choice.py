@@ -26,7 +26,7 @@ import runner
 from option_cases import Case
 from problems import Problem
 from rnnkern import _core
-from runner import DEVICE_KERNELS, UNAVAILABLE
+from runner import CPU_KERNELS, DEVICE_KERNELS
 
 FULL_ONLY = ("executor", "builds", "nvcc", "gallery")  # marks of tests that the short run leaves to --full
 FOR_FULL = f"for pytest --full alone ({', '.join(FULL_ONLY)})"
@@ -108,12 +108,12 @@ def obstacle(item: pytest.Item, full: bool) -> str:
     given = [part for value in params for part in (value if isinstance(value, tuple) else (value,))]
     names = [part if isinstance(part, str) else getattr(part, "name", None) for part in given]
     for name in names:
-        if isinstance(name, str) and UNAVAILABLE.get(name):
-            return f"that need {name} ({UNAVAILABLE[name]})"
+        if isinstance(name, str) and CPU_KERNELS.get(name):
+            return f"that need {name} ({CPU_KERNELS[name]})"
     if not full and marks & set(FULL_ONLY):
         return FOR_FULL
     kernels = [
-        name for name in names if name in UNAVAILABLE or (name in DEVICE_KERNELS and marks & {"executor", "gpu"})
+        name for name in names if name in CPU_KERNELS or (name in DEVICE_KERNELS and marks & {"executor", "gpu"})
     ]
     if not kernels:
         return ""

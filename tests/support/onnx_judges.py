@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+import rnnkern as rk
 from onnx_models import DEFAULTS, DTYPES, GATES, PARAMETERS, Array, Case, activate, truth
 from rnnkern.onnx.nodes import Arguments
 
@@ -157,3 +158,11 @@ def onnxruntimes_reading(case: Case) -> dict[str, Array]:
         for name in wanted.keys() - {"Y"}:
             wanted[name][:, case.values["sequence_lens"] == 0] = 0
     return wanted
+
+
+def int8_saturates() -> bool:
+    """Whether onnxruntime's products of bytes are wrong here: on x86 without VNNI they add pairs in 16 bits, where
+    weights of more than 7 bits saturate (its documentation names ``reduce_range`` for them). Errors of h were 0.45.
+    """
+    names = set(rk.info()["cpu_features"])
+    return "avx2" in names and not names & {"avx512_vnni", "avx_vnni"}

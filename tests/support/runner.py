@@ -23,8 +23,9 @@ from problems import CELLS, Array, Data, Problem, np_dtype, state_dtype
 
 _GUARD = 32  # elements on either side: past the widest vector store
 
-# Kernels of int8 weights take other problems than all others (tests/kernels/test_int8.py).
-UNAVAILABLE = {k.name: k.unavailable for k in rk.kernels() if k.name.startswith("cpu_") and not k.int8}
+CPU_KERNELS = {k.name: k.unavailable for k in rk.kernels() if k.name.startswith("cpu_")}
+# Kernels for weights in another form take other problems than all others (test_int8.py, test_bf16_weights.py).
+UNAVAILABLE = {k.name: k.unavailable for k in rk.kernels() if k.name in CPU_KERNELS and not k.weights}
 KERNELS = tuple(UNAVAILABLE)
 
 

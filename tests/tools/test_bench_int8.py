@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import onnx_judges
 from rnnkern.bench import int8
 
 torch = pytest.importorskip("torch")
@@ -18,6 +19,8 @@ def test_subjects_agree(cell: str) -> None:
     exact = answers.pop("float32")(x)
     assert "int8" in answers and "torch int8" in answers
     for name, answer in answers.items():
+        if name == "onnxruntime int8" and onnx_judges.int8_saturates():
+            continue
         difference = np.abs(answer(x) - exact).max()
         assert 0 < difference < 0.05, name
 

@@ -84,7 +84,7 @@ def test_what_a_module_in_int8_refuses() -> None:
         torch.compile(module, backend="eager", fullgraph=True)(x)
     with pytest.raises(NotImplementedError, match="weights='int8': expected a layer of float32 or float16 on the CPU"):
         rt.LSTM(IN, H, dtype=torch.float64).freeze(weights="int8")
-    with pytest.raises(ValueError, match="weights: expected 'int8' or None, got 'int4'"):
+    with pytest.raises(ValueError, match="weights: expected 'int8' or 'bf16' or None, got 'int4'"):
         rt.LSTM(IN, H).freeze(weights="int4")
     with torch.no_grad():
         module.unfreeze().weight_ih_l0[3, 1] = float("nan")
@@ -137,3 +137,53 @@ def test_quantize_changes_nothing_where_it_fails() -> None:
         rt.quantize(model)
     assert type(model.rnn) is torch.nn.LSTM and type(model.cell) is torch.nn.RNNCell
     assert model.own._frozen is None
+
+
+class _Model(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.below = torch.nn.GRU(IN, H, batch_first=True)
+        self.drop = torch.nn.Dropout(0.5)
+        self.above = rt.LSTM(H, H, num_layers=2, dropout=0.5)
+        self.cell = torch.nn.LSTMCell(H, H)
+
+    def forward(self, x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        y = self.drop(self.below(x)[0]).transpose(0, 1)
+        y, _ = self.above(torch.nn.utils.rnn.pack_sequence([y[:4, 0], y[:2, 1]]))
+        state = None
+        for row in torch.nn.utils.rnn.pad_packed_sequence(y)[0]:
+            state = self.cell(row, state)
+        return state[0] * scale  # type: ignore[index]
+
+
+def test_the_error_on_data_of_each_module() -> None:
+    torch.manual_seed(0)
+    model, data = _Model(), (torch.randn(2, 4, IN), 2.0)
+    with torch.no_grad():
+        exact = model.eval().below(data[0])[0]
+    model.train()
+    report = rt.quantize(model, "int8", data)
+    assert list(report.errors) == ["below", "above", "cell"] and all(0 < e < 0.03 for e in report.errors.values())
+    assert model.training and model.drop.training and not model.below._forward_hooks
+    with torch.no_grad():
+        change = model.below(data[0])[0] - exact
+    wanted = float(change.double().square().mean().sqrt() / exact.double().square().mean().sqrt())
+    assert abs(report.errors["below"] - wanted) < 1e-9
+    assert "error of below: " in str(report)
+    report.undo()
+    model.above.unfreeze()
+    finer = rt.quantize(model, "bf16", data).errors
+    assert all(finer[name] < report.errors[name] for name in finer)
+    assert not rt.quantize(torch.nn.GRU(IN, H)).errors
+
+
+def test_weights_in_bf16_have_the_bits_of_rounded_weights() -> None:
+    torch.manual_seed(0)
+    module = rt.GRU(IN, H).eval()
+    x = torch.randn(5, 3, IN)
+    rounded = copy.deepcopy(module)
+    with torch.no_grad():
+        for name, weight in rounded.named_parameters():
+            weight.copy_(weight.bfloat16().float() if "weight" in name else weight)
+        assert torch.equal(module.freeze(weights="bf16")(x)[0], rounded(x)[0])
+    assert "frozen='bf16'" in repr(module)

@@ -8,7 +8,7 @@ namespace rnnk {
 extern const Kernel cpu_avx2_kernel;
 const Kernel cpu_avx2_kernel = cpu_kernel<Arithmetics<Native<VecF>, Native<VecD>, Widened<VecF>>>("cpu_avx2", kAvx2 | kFma);
 
-extern const Int8Host cpu_avx2_host;
-const Int8Host cpu_avx2_host = int8_host<VecF>();
+extern const UnitHost cpu_avx2_host;
+const UnitHost cpu_avx2_host = unit_host<VecF>();
 
 }  // namespace rnnk

@@ -9,7 +9,7 @@ extern const Kernel cpu_avx512_kernel;
 const Kernel cpu_avx512_kernel = cpu_kernel<Arithmetics<Native<VecF>, Native<VecD>, Widened<VecF>>>(
     "cpu_avx512", kAvx512f | kAvx512bw | kAvx512vl | kAvx512dq | kFma);
 
-extern const Int8Host cpu_avx512_host;
-const Int8Host cpu_avx512_host = int8_host<VecF>();
+extern const UnitHost cpu_avx512_host;
+const UnitHost cpu_avx512_host = unit_host<VecF>();
 
 }  // namespace rnnk

@@ -1,8 +1,8 @@
 // cpu_amx_int8: 64 bytes of 16 rows by 16 columns in one instruction of the matrix unit. Few rows leave most of it idle, and the vector
 // units are faster.
-#include "cpu/int8_kernel.h"
 #include "cpu/isa/amx_walk.h"
 #include "cpu/isa/int8_avx512_dot.h"
+#include "cpu/unit_kernel.h"
 
 namespace rnnk {
 namespace {
@@ -34,14 +34,14 @@ struct Rows {
 };
 
 template <int G>
-void run_matrix(const Int8Product& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1) {
+void run_matrix(const UnitProduct& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1) {
   int8_blocks<Dot>(product, r0, r1, [&](const Int8Block& block, int64_t first, int64_t last) {
     matrix_walk<true, G>(Rows<G>{block}, first, last, p0, p1, ceil_div(product.K, kInt8Depth),
                          static_cast<const char*>(product.weights), product.panel_stride);
   });
 }
 
-void run(const Int8Product& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1) {
+void run(const UnitProduct& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1) {
   if (r1 - r0 <= kFewRows) return run_int8<Dot>(product, r0, r1, p0, p1);
   switch (product.gates) {
     case 1: return run_matrix<1>(product, r0, r1, p0, p1);
@@ -51,13 +51,13 @@ void run(const Int8Product& product, int64_t r0, int64_t r1, int64_t p0, int64_t
   }
 }
 
-constexpr Int8Unit kUnit{run, 1.0 / 64, kTileRows, kFewRows};
+constexpr WeightUnit kUnit{run, 1.0 / 64, 1, kTileRows, kFewRows};
 
 }  // namespace
 
-extern const Int8Host cpu_avx512_host;
+extern const UnitHost cpu_avx512_host;
 extern const Kernel cpu_amx_int8_kernel;
-const Kernel cpu_amx_int8_kernel = int8_kernel<cpu_avx512_host, kUnit>(
-    "cpu_amx_int8", kAvx512f | kAvx512bw | kAvx512vl | kAvx512dq | kAvx512vnni | kFma | kAmxInt8);
+const Kernel cpu_amx_int8_kernel = unit_kernel<cpu_avx512_host, kUnit>(
+    "cpu_amx_int8", kAvx512f | kAvx512bw | kAvx512vl | kAvx512dq | kAvx512vnni | kFma | kAmxInt8, WeightForm::int8);
 
 }  // namespace rnnk

@@ -3,8 +3,8 @@
 // 127 * 127, and two of them 32,258, below 2^15.
 #include "cpu/isa/int8_avx2_vec.h"
 
-#include "cpu/int8_kernel.h"
 #include "cpu/int8_walk.h"
+#include "cpu/unit_kernel.h"
 
 namespace rnnk {
 namespace {
@@ -24,12 +24,12 @@ struct Dot : Bytes {
   }
 };
 
-constexpr Int8Unit kUnit{run_int8<Dot>, 2.0 / 4, 0, 0};
+constexpr WeightUnit kUnit{run_int8<Dot>, 2.0 / 4, 1};
 
 }  // namespace
 
-extern const Int8Host cpu_avx2_host;
+extern const UnitHost cpu_avx2_host;
 extern const Kernel cpu_avx2_int8_kernel;
-const Kernel cpu_avx2_int8_kernel = int8_kernel<cpu_avx2_host, kUnit>("cpu_avx2_int8", kAvx2 | kFma);
+const Kernel cpu_avx2_int8_kernel = unit_kernel<cpu_avx2_host, kUnit>("cpu_avx2_int8", kAvx2 | kFma, WeightForm::int8);
 
 }  // namespace rnnk

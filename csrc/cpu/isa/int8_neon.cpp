@@ -1,8 +1,8 @@
 // cpu_neon_int8: the base architecture multiplies bytes to 16 bits, and adds neighbours twice.
 #include "cpu/isa/int8_neon_vec.h"
 
-#include "cpu/int8_kernel.h"
 #include "cpu/int8_walk.h"
+#include "cpu/unit_kernel.h"
 
 namespace rnnk {
 namespace {
@@ -14,12 +14,12 @@ struct Dot : Bytes {
   }
 };
 
-constexpr Int8Unit kUnit{run_int8<Dot>, 3.0 / 4, 0, 0};
+constexpr WeightUnit kUnit{run_int8<Dot>, 3.0 / 4, 1};
 
 }  // namespace
 
-extern const Int8Host cpu_neon_host;
+extern const UnitHost cpu_neon_host;
 extern const Kernel cpu_neon_int8_kernel;
-const Kernel cpu_neon_int8_kernel = int8_kernel<cpu_neon_host, kUnit>("cpu_neon_int8", kNeon);
+const Kernel cpu_neon_int8_kernel = unit_kernel<cpu_neon_host, kUnit>("cpu_neon_int8", kNeon, WeightForm::int8);
 
 }  // namespace rnnk

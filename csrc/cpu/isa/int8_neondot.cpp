@@ -1,8 +1,8 @@
 // cpu_neondot_int8: 16 bytes times 16 bytes, four of them to a sum, in one instruction.
 #include "cpu/isa/int8_neon_vec.h"
 
-#include "cpu/int8_kernel.h"
 #include "cpu/int8_walk.h"
+#include "cpu/unit_kernel.h"
 
 namespace rnnk {
 namespace {
@@ -20,12 +20,13 @@ struct Dot : Bytes {
   }
 };
 
-constexpr Int8Unit kUnit{run_int8<Dot>, 0.5 / 4, 0, 0};
+constexpr WeightUnit kUnit{run_int8<Dot>, 0.5 / 4, 1};
 
 }  // namespace
 
-extern const Int8Host cpu_neon_host;
+extern const UnitHost cpu_neon_host;
 extern const Kernel cpu_neondot_int8_kernel;
-const Kernel cpu_neondot_int8_kernel = int8_kernel<cpu_neon_host, kUnit>("cpu_neondot_int8", kNeon | kDotProduct);
+const Kernel cpu_neondot_int8_kernel =
+    unit_kernel<cpu_neon_host, kUnit>("cpu_neondot_int8", kNeon | kDotProduct, WeightForm::int8);
 
 }  // namespace rnnk

@@ -1,7 +1,7 @@
 // cpu_scalar_int8: one lane, for any CPU.
-#include "cpu/int8_kernel.h"
 #include "cpu/int8_walk.h"
 #include "cpu/isa/scalar_vec.h"
+#include "cpu/unit_kernel.h"
 
 namespace rnnk {
 namespace {
@@ -31,12 +31,12 @@ struct Dot {
   RNNK_HD static ScalarF to_float(ScalarI sum) { return {static_cast<float>(sum.v)}; }
 };
 
-constexpr Int8Unit kUnit{run_int8<Dot>, 1, 0, 0};
+constexpr WeightUnit kUnit{run_int8<Dot>, 1, 1};
 
 }  // namespace
 
-extern const Int8Host cpu_scalar_host;
+extern const UnitHost cpu_scalar_host;
 extern const Kernel cpu_scalar_int8_kernel;
-const Kernel cpu_scalar_int8_kernel = int8_kernel<cpu_scalar_host, kUnit>("cpu_scalar_int8", 0);
+const Kernel cpu_scalar_int8_kernel = unit_kernel<cpu_scalar_host, kUnit>("cpu_scalar_int8", 0, WeightForm::int8);
 
 }  // namespace rnnk

@@ -8,7 +8,7 @@ namespace rnnk {
 extern const Kernel cpu_neon_kernel;
 const Kernel cpu_neon_kernel = cpu_kernel<Arithmetics<Native<VecF>, Native<VecD>, Widened<VecF>>>("cpu_neon", kNeon);
 
-extern const Int8Host cpu_neon_host;
-const Int8Host cpu_neon_host = int8_host<VecF>();
+extern const UnitHost cpu_neon_host;
+const UnitHost cpu_neon_host = unit_host<VecF>();
 
 }  // namespace rnnk

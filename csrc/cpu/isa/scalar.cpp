@@ -8,7 +8,7 @@ extern const Kernel cpu_scalar_kernel;
 const Kernel cpu_scalar_kernel =
     cpu_kernel<Arithmetics<Native<ScalarF>, Native<ScalarD>, Widened<ScalarF>>>("cpu_scalar", 0);
 
-extern const Int8Host cpu_scalar_host;
-const Int8Host cpu_scalar_host = int8_host<ScalarF>();
+extern const UnitHost cpu_scalar_host;
+const UnitHost cpu_scalar_host = unit_host<ScalarF>();
 
 }  // namespace rnnk

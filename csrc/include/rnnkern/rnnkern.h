@@ -96,7 +96,10 @@ enum {
   RNNK_PROBLEM_INT8 = 256,
   /* RNNK_CPU: the x of a call is the input product of the first layer, gx = W_ih x + b_ih with its gates in the order of weight_ih, and
    * dx is its gradient; input_size is D*G*H, and the first layer has no weight_ih and bias_ih. Not with RNNK_PROBLEM_LAYER_NORM. */
-  RNNK_PROBLEM_GIVEN_GX = 512
+  RNNK_PROBLEM_GIVEN_GX = 512,
+  /* RNNK_CPU, float32 and float16, inference: a pack keeps the weights of products in bfloat16, rounded half to even, which are widened
+   * where they are multiplied. So the results have the bits of the same problem with rounded weights. Not with RNNK_PROBLEM_INT8. */
+  RNNK_PROBLEM_BF16_WEIGHTS = 1024
 };
 
 /* reverse: a single direction that walks each row from its last valid step to step 0. */

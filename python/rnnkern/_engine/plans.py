@@ -42,6 +42,7 @@ def native(spec: Spec) -> dict[str, object]:
         "dropout": spec.dropout,
         "recompute": spec.recompute,
         "int8": spec.weights == "int8",
+        "bf16_weights": spec.weights == "bf16",
         "given_gx": spec.given_gx,
     }
     if spec.gpu is not None:

@@ -57,7 +57,7 @@ def forced_kernel(device: str) -> str | None:
     return name
 
 
-WEIGHTS = ("int8",)
+WEIGHTS = ("int8", "bf16")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Spec:
     options: Options = NEUTRAL
     device: str = "cpu"  # or "cuda:0", "cuda:1", ...
     allow_tf32: bool = False  # float32 on a GPU: products may round their operands to 10 bits of mantissa
-    weights: str | None = None  # "int8": a pack keeps them as bytes, for inference (RNNK_PROBLEM_INT8)
+    weights: str | None = None  # the form that a pack keeps them in, for inference; None: the dtype
     given_gx: bool = False  # x of a call is gx of the first layer, whose W_ih is not read (RNNK_PROBLEM_GIVEN_GX)
 
     def __post_init__(self) -> None:

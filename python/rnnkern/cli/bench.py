@@ -87,7 +87,7 @@ def _settings(chosen: Sequence[Problem], names: dict[str, str], plan: Plan, thre
 
     forced = _words(names["kernels"])
     if forced == ["all"]:
-        forced = [k.name for k in rk.kernels() if not k.unavailable and not k.int8]
+        forced = [k.name for k in rk.kernels() if not k.unavailable and not k.weights]
     for kernel in forced:
         Subject(kernel)  # an unknown one is refused here, before any work
     options: dict[str, list[str]] = {}

@@ -162,7 +162,7 @@ class Layer(Module):
 
         train: False turns the random masks off.
 
-        Raises NotImplementedError for a layer with ``weights`` in int8, which are for inference.
+        Raises NotImplementedError for a layer with ``weights`` in int8 or bf16, which are for inference.
 
         The tape refers to x (or gx) and y, so do not change them before ``backward``. For this reason a NumPy y is
         read-only, unless it was passed as ``out``. On a GPU rnnkern does not check for changes, because it would have

@@ -32,7 +32,8 @@ class RNN(Layer):
     reverse: run each row from its last valid step to step 0, in one direction.
     allow_tf32: allow TF32 in float32 products on a GPU: operands have 10 bits of mantissa, sums and states stay
         float32.
-    weights: "int8" keeps what the kernels read as bytes, for inference on a CPU (``quantize``); None: the dtype itself.
+    weights: "int8" or "bf16": the form in which kernels read them, for inference on a CPU (``quantize``); None: the
+        dtype itself.
 
     Parameters of layer k, with the suffix ``_reverse`` for the second direction: weight_ih_l{k} [G*H, I] (I is D*H
     above the first layer), weight_hh_l{k} [G*H, H], bias_ih_l{k} and bias_hh_l{k} [G*H], then the parameters of the

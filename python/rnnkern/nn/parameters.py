@@ -163,7 +163,7 @@ class Module(HasOptions):
 
     @property
     def weights(self) -> str | None:
-        """The form in which kernels read the weights: "int8", or None for the dtype itself."""
+        """The form in which kernels read the weights: "int8", "bf16", or None for the dtype itself."""
         return self._spec.weights
 
     def quantize(self, weights: str | None = "int8") -> Self:
@@ -171,11 +171,14 @@ class Module(HasOptions):
 
         weights: "int8": a row of a weight matrix becomes ``q * scale`` with integers ``|q| <= 127`` and one float, a
             quarter of the bytes; x and h are rounded in the same way where they are multiplied, with a scale for each
-            row and step. So a row's answer depends on no other row, and the sums are exact integers. For inference on a
-            CPU in float32 or float16. None: the dtype itself.
+            row and step. So a row's answer depends on no other row, and the sums are exact integers. "bf16": the weight
+            matrices are rounded to bfloat16, half of the bytes; all else stays as it is, so the answers have the bits
+            of a layer with rounded matrices. Both are for inference on a CPU in float32 or float16. None: the dtype
+            itself.
 
-        ``update`` and ``load_state_dict`` quantize anew. Raises ValueError for weights that are not finite, and
-        NotImplementedError for layers on a GPU or of another dtype, and later for a call that keeps a tape.
+        ``update`` and ``load_state_dict`` quantize anew. Raises ValueError for weights that int8 cannot hold (NaN,
+        infinity), and NotImplementedError for layers on a GPU or of another dtype, and later for a call that keeps a
+        tape.
         """
         spec = replace(self._spec, weights=weights, kernel=None)
         engine.plan(spec)  # a forced kernel that cannot do it is refused here

@@ -9,7 +9,7 @@
     LSTM(64, 128, layer_norm=True, zoneout=(0.1, 0.1))         # extension: the options of rnnkern.LSTM
 
     report = replace(model)                                    # replaces every RNN of a model; report.undo()
-    report = quantize(model)                                   # the same, with weights in int8, for inference
+    report = quantize(model)                                   # the same, with weights in int8 or bf16
 
 Constructors, parameter names, initial values after ``manual_seed``, ``state_dict``, shapes and error types are those of
 ``torch.nn``. ``docs/torch.md`` lists the differences and all features, each with its test.
@@ -27,7 +27,8 @@ except ImportError as error:
 from . import threads as _threads
 from .cells import GRUCell, LSTMCell, RNNCell, sLSTMCell
 from .modules import GRU, LSTM, RNN, sLSTM
-from .swap import Replacement, quantize, replace
+from .quantization import quantize
+from .swap import Replacement, replace
 
 _threads.borrow()
 

@@ -137,8 +137,9 @@ class Recurrent(StepOptions, Module):
         modes do not use them. On a GPU the call waits until the packed weights are written, so every stream may read
         them. A CUDA graph of a frozen module reads them at each replay, so keep the module frozen as long as the graph.
 
-        weights: "int8" packs bytes, a quarter of the size (``rnnkern.LSTM.quantize``), on a CPU in float32 or float16.
-            Such a module answers eager calls that record no gradient, and refuses all others.
+        weights: "int8" packs bytes, a quarter of the size, "bf16" bfloat16, half of it (``rnnkern.LSTM.quantize``), on
+            a CPU in float32 or float16. Such a module answers eager calls that record no gradient, and refuses all
+            others.
 
         A call of a frozen module that would record gradients of its parameters raises RuntimeError. ``freeze`` raises
         RuntimeError for parametrized weights, which are new tensors at every call, ValueError for weights that int8

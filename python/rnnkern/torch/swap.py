@@ -48,11 +48,13 @@ class Replacement:
 
     swapped: names (as in ``named_modules``; "" is the model itself) of the replaced modules.
     left: name -> reason, for each recurrent module of torch.nn that was not replaced.
+    errors: of ``quantize`` with data: name -> error of the module's output.
     """
 
     swapped: tuple[str, ...]
     left: dict[str, str]
     _undo: list[tuple[Module, type[Module], type[Recurrent]]] = field(repr=False)
+    errors: dict[str, float] = field(default_factory=dict)
 
     def undo(self) -> None:
         """Restore the classes of the replaced modules. Parameters keep their current values. A second call does
@@ -70,6 +72,7 @@ class Replacement:
     def __str__(self) -> str:
         lines = [f"swapped {len(self.swapped)}: {', '.join(name or '(the model)' for name in self.swapped) or 'none'}"]
         lines += [f"left {name or '(the model)'}: {reason}" for name, reason in self.left.items()]
+        lines += [f"error of {name or '(the model)'}: {error:.1e}" for name, error in self.errors.items()]
         return "\n".join(lines)
 
 
@@ -116,30 +119,6 @@ def replace(model: Module, *, always: bool = False) -> Replacement:
         swapped.append(name)
         undo.append((module, original, _REPLACEMENTS[base]))
     return Replacement(tuple(swapped), left, undo)
-
-
-def quantize(model: Module, weights: str = "int8") -> Replacement:
-    """``replace`` every recurrent module of a model, and ``freeze(weights)`` these and rnnkern's own.
-
-    Returns the report of ``replace``.
-
-    The model then infers on a CPU, in eager calls under ``torch.no_grad()``. ``undo()`` of the report gives torch's
-    modules back; rnnkern's own are unfrozen by ``unfreeze()``. Raises what ``freeze`` raises, and then nothing has
-    changed.
-    """
-    report = replace(model, always=True)
-    frozen: list[Recurrent] = []
-    try:
-        for module in model.modules():
-            if isinstance(module, Recurrent):
-                module.freeze(weights)
-                frozen.append(module)
-    except Exception:
-        for module in frozen:
-            module.unfreeze()
-        report.undo()
-        raise
-    return report
 
 
 def _replaced_class(kind: type[Module]) -> type[Module] | None:

@@ -1,22 +1,22 @@
-// A kernel of int8 weights is a driver (its host: one of the kernels of floats) with the instructions that multiply bytes.
+// A kernel for weights in another form is a driver (its host: one of the kernels of floats) with the instructions that read them.
 #pragma once
 #include "core/kernel.h"
-#include "cpu/int8.h"
+#include "cpu/unit.h"
 
 namespace rnnk {
 
 // The driver that a file of isa/ compiles for the width of its vectors (instantiate.h).
-struct Int8Host {
-  double (*estimate)(const Problem&, const Int8Unit&, int64_t seq_len, int64_t batch, int threads);
+struct UnitHost {
+  double (*estimate)(const Problem&, const WeightUnit&, int64_t seq_len, int64_t batch, int threads);
   int64_t (*bytes)(const Problem&, Space, int64_t seq_len, int64_t batch);
   void (*pack)(const Problem&, const Parameters&, Halves, void* packed);
-  void (*forward)(const Problem&, const LayerCall&, const Int8Unit&);
+  void (*forward)(const Problem&, const LayerCall&, const WeightUnit&);
 };
 
 namespace {
 
-template <const Int8Host& host, const Int8Unit& unit>
-constexpr Kernel int8_kernel(const char* name, uint32_t features) {
+template <const UnitHost& host, const WeightUnit& unit>
+constexpr Kernel unit_kernel(const char* name, uint32_t features, WeightForm form) {
   return {.name = name,
           .device = RNNK_CPU,
           .features = features,
@@ -29,7 +29,7 @@ constexpr Kernel int8_kernel(const char* name, uint32_t features) {
           .pack = [](const Problem& p, const Parameters& w, Halves halves, void* to) { host.pack(p, w, halves, to); },
           .forward = [](const Problem& p, const LayerCall& a) { host.forward(p, a, unit); },
           .backward = nullptr,  // network/check.cpp refuses it
-          .int8 = true};
+          .form = form};
 }
 
 }  // namespace

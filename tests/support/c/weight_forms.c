@@ -1,7 +1,7 @@
-/* Every kernel of int8 weights by the C ABI alone: runs under an emulator and sanitizers, too.
+/* Every kernel for weights in int8 or bfloat16 by the C ABI alone: runs under an emulator and sanitizers, too.
  *
- * Rows of integers that hold 127 are rounded to themselves (their scale is 1), so the linear cell h = W x + b_ih + R h' + b_hh must be
- * exact. The numbers beyond the outputs must stay as they are.
+ * Rows of integers that hold 127 are rounded to themselves (in int8 their scale is 1, in bfloat16 they have 8 bits), so the linear cell
+ * h = W x + b_ih + R h' + b_hh must be exact. The numbers beyond the outputs must stay as they are.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,8 +41,8 @@ static void need(rnnk_status status, const char* kernel) {
 }
 
 /* One step of B rows, I inputs and H units. Returns how many results are wrong. */
-static int wrong(const char* kernel, int64_t B, int64_t I, int64_t H, int threads) {
-  rnnk_problem problem = {.struct_size = sizeof problem, .cell = RNNK_CELL_linear, .flags = RNNK_PROBLEM_INT8};
+static int wrong(const char* kernel, uint32_t form, int64_t B, int64_t I, int64_t H, int threads) {
+  rnnk_problem problem = {.struct_size = sizeof problem, .cell = RNNK_CELL_linear, .flags = form};
   problem.input_size = I, problem.hidden_size = H;
   rnnk_plan* plan;
   need(rnnk_set_num_threads(threads), kernel);
@@ -80,6 +80,12 @@ static int wrong(const char* kernel, int64_t B, int64_t I, int64_t H, int thread
   return failures;
 }
 
+/* The flag of the problems that a kernel is for; 0: weights in their own dtype. */
+static uint32_t form_of(const char* kernel) {
+  if (strstr(kernel, "_int8")) return RNNK_PROBLEM_INT8;
+  return strstr(kernel, "_bf16_weights") ? RNNK_PROBLEM_BF16_WEIGHTS : 0;
+}
+
 int main(void) {
   /* Below, at and past vectors, tiles, the depth of the matrix unit, and rows that are made into bytes at a time. */
   static const int64_t shapes[][3] = {{1, 1, 1},     {2, 3, 4},   {3, 5, 7},     {4, 15, 16},  {5, 17, 33},
@@ -88,8 +94,8 @@ int main(void) {
   int kernels = 0, failures = 0;
   for (int32_t k = 0; rnnk_kernel_name(k); ++k) {
     const char* const kernel = rnnk_kernel_name(k);
-    const size_t length = strlen(kernel);
-    if (length < 5 || strcmp(kernel + length - 5, "_int8")) continue;
+    const uint32_t form = form_of(kernel);
+    if (!form) continue;
     if (*rnnk_kernel_unavailable(k)) {
       printf("%s: skipped: %s\n", kernel, rnnk_kernel_unavailable(k));
       continue;
@@ -97,7 +103,7 @@ int main(void) {
     ++kernels;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; ++i) {
       for (int threads = 1; threads <= 3; threads += 2) {
-        const int bad = wrong(kernel, shapes[i][0], shapes[i][1], shapes[i][2], threads);
+        const int bad = wrong(kernel, form, shapes[i][0], shapes[i][1], shapes[i][2], threads);
         if (bad)
           fprintf(stderr, "%s: B=%lld I=%lld H=%lld: %d wrong numbers\n", kernel, (long long)shapes[i][0],
                   (long long)shapes[i][1], (long long)shapes[i][2], bad);

@@ -1,0 +1,19 @@
+// cpu_scalar_bf16_weights: bfloat16 is widened on its way into an FMA.
+#include "cpu/isa/scalar_vec.h"
+
+#include "cpu/bf16_walk.h"
+#include "cpu/unit_kernel.h"
+
+namespace rnnk {
+namespace {
+
+constexpr WeightUnit kUnit{run_bf16<ScalarF>, ScalarF::cycles_per_fma * 1.2, 2};  // as Widened estimates it
+
+}  // namespace
+
+extern const UnitHost cpu_scalar_host;
+extern const Kernel cpu_scalar_bf16_weights_kernel;
+const Kernel cpu_scalar_bf16_weights_kernel =
+    unit_kernel<cpu_scalar_host, kUnit>("cpu_scalar_bf16_weights", 0, WeightForm::bf16);
+
+}  // namespace rnnk
