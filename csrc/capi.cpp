@@ -236,8 +236,15 @@ rnnk_status rnnk_explain(const rnnk_problem* problem, int64_t layer, int64_t seq
     rnnk_verdict said{};
     said.declined = !can_run(*kernel, p, said.reason, sizeof said.reason);
     if (!said.declined) {
-      said.forward_us = kernel->estimate(p, seq_len, batch, false, team_size());
-      said.backward_us = kernel->estimate(p, seq_len, batch, true, team_size());
+      const int threads = team_size();
+      said.forward_us = kernel->estimate(p, seq_len, batch, false, threads);
+      said.backward_us = kernel->estimate(p, seq_len, batch, true, threads);
+      if (kernel->schedule) {
+        const Schedule forward = kernel->schedule(p, seq_len, batch, false, threads);
+        const Schedule backward = kernel->schedule(p, seq_len, batch, true, threads);
+        said.forward_tasks = forward.tasks, said.forward_by_units = !forward.by_rows;
+        said.backward_tasks = backward.tasks, said.backward_by_units = !backward.by_rows;
+      }
     }
     give(verdict, "verdict", said);
   });

@@ -32,6 +32,13 @@ struct Halves {
   bool forward, backward;
 };
 
+// How a CPU kernel splits a call over threads. by_rows: each task has rows of its own; else units, and all tasks share every step.
+struct Schedule {
+  int tasks = 1;
+  bool by_rows = true;
+  double us = 0;  // the estimate
+};
+
 struct Kernel {
   const char* name;
   int device;
@@ -47,6 +54,8 @@ struct Kernel {
   void (*pack)(const Problem&, const Parameters&, Halves, void* packed);
   void (*forward)(const Problem&, const LayerCall&);
   void (*backward)(const Problem&, const LayerCall&);
+  // CPU: what forward() and backward() would do on so many threads; its us is the estimate. GPU kernels: null.
+  Schedule (*schedule)(const Problem&, int64_t seq_len, int64_t batch, bool backward, int threads) = nullptr;
   // GPU: all blocks of a launch wait for each other, so that launches on several streams must fit side by side.
   bool cooperative = false;
   // It runs problems whose weights are in this form, and no others.

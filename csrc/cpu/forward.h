@@ -65,7 +65,7 @@ struct Forward {
 
   // 192 rows fill the tiles evenly (a multiple of 6 and 4) and keep gx of a usual layer within the second-level cache.
   static int64_t block_steps(int64_t steps, int64_t batch) {
-    return larger<int64_t>(1, smaller(steps, ceil_div(192, larger<int64_t>(batch, 1))));
+    return larger<int64_t>(1, smaller(steps, ceil_div(kInputRows, larger<int64_t>(batch, 1))));
   }
 
   Forward(const Problem& p, const CellShape& shape, const LayerCall& a, Step step, const WeightUnit* unit = nullptr)
@@ -261,9 +261,9 @@ struct Forward {
   }
   template <int G>
   void input_product(int64_t first, const Part& part) const {
-    constexpr int kChunk = 240;  // rows per pass over the weights: 1 KiB pointers each, a multiple of every tile height
-    const Operand* from[kChunk];
-    T* to[kChunk];
+    constexpr int kPass = 240;  // rows per pass over the weights: 1 KiB pointers each, a multiple of every tile height
+    const Operand* from[kPass];
+    T* to[kPass];
     int n = 0;
     const int64_t end = smaller(first + block, rows.steps), panels = d.hidden.panels();
     const T* bias = d.stage(0).norm ? nullptr : weights.b_ih;  // a norm's bias comes after it
@@ -278,7 +278,7 @@ struct Forward {
         from[n] = convert ? x + i * d.leading(d.I)
                           : reinterpret_cast<const Operand*>(row3(args.x, rows.time(s), rows.row(r)).data);
         to[n] = gx + i * d.gate_columns();
-        if (++n == kChunk) flush();
+        if (++n == kPass) flush();
       }
     }
     flush();

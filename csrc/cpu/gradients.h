@@ -20,8 +20,6 @@ struct Gradients {
   bool any() const { return weight_ih || weight_hh || bias_ih || bias_hh || weight_hr || params; }
 };
 
-constexpr int64_t kChunk = 512;  // rows
-
 // Steps of a block, which has about kChunk rows.
 inline int64_t gradient_steps(int64_t steps, int64_t batch) {
   return larger<int64_t>(1, smaller(steps, kChunk / larger<int64_t>(batch, 1)));

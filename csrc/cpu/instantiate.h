@@ -73,13 +73,18 @@ template <class V>
 constexpr UnitHost unit_host() {
   using A = Native<V>;
   return {[](const Problem& p, const WeightUnit& unit, int64_t t, int64_t b, int threads) {
-            return estimate_of(cell_code<A>(p), p, t, b, false, threads, &unit);
+            return schedule_of(cell_code<A>(p), p, t, b, false, threads, &unit);
           },
           [](const Problem& p, Space space, int64_t t, int64_t b) { return bytes_of(cell_code<A>(p), p, space, t, b); },
           [](const Problem& p, const Parameters& w, Halves halves, void* to) {
             pack_weights(cell_code<A>(p), p, w, halves, to);
           },
           [](const Problem& p, const LayerCall& a, const WeightUnit& unit) { run_forward(cell_code<A>(p), p, a, &unit); }};
+}
+
+template <class List>
+Schedule schedule(const Problem& p, int64_t t, int64_t b, bool back, int threads) {
+  return dispatch<List>(p, [&](const auto& cell) { return schedule_of(cell, p, t, b, back, threads); });
 }
 
 template <class List>
@@ -90,7 +95,7 @@ constexpr Kernel cpu_kernel(const char* name, uint32_t features) {
       features,
       accepts<List>,
       [](const Problem& p, int64_t t, int64_t b, bool back, int threads) {
-        return dispatch<List>(p, [&](const auto& cell) { return estimate_of(cell, p, t, b, back, threads); });
+        return schedule<List>(p, t, b, back, threads).us;
       },
       [](const Problem& p, Space space, int64_t t, int64_t b) {
         return dispatch<List>(p, [&](const auto& cell) { return bytes_of(cell, p, space, t, b); });
@@ -101,7 +106,8 @@ constexpr Kernel cpu_kernel(const char* name, uint32_t features) {
         dispatch<List>(p, [&](const auto& cell) { pack_weights(cell, p, w, halves, to); });
       },
       [](const Problem& p, const LayerCall& a) { dispatch<List>(p, [&](const auto& cell) { run_forward(cell, p, a); }); },
-      [](const Problem& p, const LayerCall& a) { dispatch<List>(p, [&](const auto& cell) { run_backward(cell, p, a); }); }};
+      [](const Problem& p, const LayerCall& a) { dispatch<List>(p, [&](const auto& cell) { run_backward(cell, p, a); }); },
+      schedule<List>};
 }
 
 }  // namespace

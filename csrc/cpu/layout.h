@@ -151,6 +151,9 @@ struct Reserve {
   }
 };
 
+// Rows of a block of steps: those whose gx is formed at once, and those over which a chunk of dW is summed.
+constexpr int64_t kInputRows = 192, kChunk = 512;
+
 // The steps of one call, shared by both directions in time: which rows are alive when.
 struct Rows {
   int64_t steps, batch;

@@ -1,4 +1,4 @@
-// A kernel's operations on one problem: sizes, estimate, pack, and the drivers on the thread team. They are compiled once for each
+// A kernel's operations on one problem: sizes, schedule, pack, and the drivers on the thread team. They are compiled once for each
 // arithmetic; what belongs to one cell comes as a CellCode.
 #pragma once
 #include "core/kernel.h"
@@ -182,9 +182,9 @@ int64_t bytes_of(const CellCode<A>& cell, const Problem& problem, Space space, i
 }
 
 template <class A>
-double estimate_of(const CellCode<A>& cell, const Problem& problem, int64_t seq_len, int64_t batch, bool backward,
-                   int threads, const WeightUnit* unit = nullptr) {
-  return Cost<A>{Layout<A>(problem, cell.shape), backward, unit}.choose(seq_len, batch, threads).us;
+Schedule schedule_of(const CellCode<A>& cell, const Problem& problem, int64_t seq_len, int64_t batch, bool backward,
+                     int threads, const WeightUnit* unit = nullptr) {
+  return Cost<A>{Layout<A>(problem, cell.shape), backward, unit}.choose(seq_len, batch, threads);
 }
 
 template <class A>

@@ -1,10 +1,11 @@
 // How a call is split, and what it will cost. Nothing here touches the bits.
 //
 // Rows: each task owns rows and runs them through all steps alone, with no barrier. Units: all tasks share every step, each
-// owning panels, with one barrier a step. Rows when there are enough of them; units when the batch is small, or when the
-// weights are so large that reading them once per task costs more than the barriers.
+// owning panels, with one barrier a step, after which it reads what the others wrote. Rows when there are enough of them; units
+// when the batch is small, or when the weights are so large that reading them once per task costs more than the barriers.
 #pragma once
 #include "core/costs.h"
+#include "core/kernel.h"
 #include "core/team.h"
 #include "cpu/layout.h"
 #include "cpu/tile.h"
@@ -18,7 +19,7 @@ using costs::Core;
 // second-level cache; the first of a column brings them there, while the others compute (tile.h).
 template <class A>
 double product_cycles(const WeightUnit* unit, int gates, double rows, double K, double vectors) {
-  if (rows < 1) return 0;
+  if (rows < 1 || K < 1 || vectors < 1) return 0;
   int64_t height = tile_rows<typename A::V>(gates), least = 1;
   if constexpr (A::matrix) height = A::rows, least = A::least_rows;
   if (unit && unit->rows) height = unit->rows, least = unit->least_rows;
@@ -26,16 +27,15 @@ double product_cycles(const WeightUnit* unit, int gates, double rows, double K, 
   const double tiles = rows <= height ? 1 : ceil_div(static_cast<int64_t>(rows), height);
   const double bytes = A::V::lanes * (unit ? unit->bytes : sizeof(typename A::Weight)), steps = K * vectors;
   const double cycles = unit ? unit->cycles : A::cycles_per_fma();
+  // Eight multiply-adds begin while one is done, so a tile of fewer chains takes as long as one of eight. (RNN, H = 192, AVX2, one
+  // thread: a step of 2 rows takes 3.7 us, of 4 rows 4.5; measured.)
+  const int64_t width = rows > (A::V::registers >= 32 ? 2 : 1) ? tile_panels<typename A::V>(gates) * gates : 8;
+  const double chains = A::matrix || unit ? 0 : tiles * 8 / smaller<double>(vectors, width);
   const double read = tiles * bytes / Core::near_rate;
-  const double fetch = steps * bytes > near_bytes() ? bytes / Core::far_rate : 0;
-  return steps * larger(rows * cycles, larger(read, fetch));
+  // The part of the weights that has left the near cache when it is read again.
+  const double far = smaller(1.0, larger(0.0, steps * bytes / near_bytes() - 1));
+  return steps * larger(larger(rows, chains) * cycles, larger(read, far * bytes / Core::far_rate));
 }
-
-struct Schedule {
-  int tasks = 1;
-  bool by_rows = true;
-  double us = 0;
-};
 
 template <class A>
 struct Cost {
@@ -44,35 +44,44 @@ struct Cost {
   bool backward;
   const WeightUnit* unit = nullptr;
 
-  // Cycles per step of the recurrence, with its share of the input product and of dW and dx, on `rows` rows and one of
-  // `shares` equal shares of the columns.
-  double step_cycles(double rows, double shares) const {
-    const double gates = d.gate_columns() / V::lanes / shares, H = d.out.panels() / shares, I = d.input.panels() / shares;
+  // Cycles per step of the slowest of n tasks: the recurrence, and its part of the products over a block of steps. Of these,
+  // dW is shared by its rows and dx by the chunk's, however the recurrence is.
+  double step_cycles(int64_t steps, int64_t batch, int64_t n, bool by_rows) const {
+    const int64_t sharing = by_rows ? 1 : n, chunk = smaller(kChunk, steps * batch);
+    const double rows = by_rows ? ceil_div(batch, n) : batch, gates = d.shape.gates * ceil_div(d.hidden.panels(), sharing);
+    const double heads = d.out.heads, columns = d.gate_columns(), inputs = d.input.panels();
     const double pointwise = rows * gates * (backward ? 15 : 30) * V::cycles_per_fma;
+    // Elements that the other tasks have written since the last step.
+    const double others = rows * (backward ? columns : d.out.padded()) * (1 - 1.0 / sharing);
+    const double own = pointwise + others * sizeof(typename A::Operand) / Core::gather_rate;
     if (!backward) {
-      const double many = larger(rows, 16.0);
-      return pointwise + product_cycles<A>(unit, d.shape.gates, rows, d.out.each, gates) +
+      const double many = rows * smaller(steps, ceil_div(kInputRows, batch));
+      return own + product_cycles<A>(unit, d.shape.gates, rows, d.out.each, gates) +
              product_cycles<A>(unit, d.shape.gates, many, d.I, gates) * rows / many;
     }
-    const double many = larger(rows, 64.0), K = d.gate_columns(), heads = d.out.heads;
-    return pointwise + product_cycles<A>(unit, 1, rows, K / heads, H) +
-           (product_cycles<A>(unit, 1, many, K, I) * 2 + product_cycles<A>(unit, 1, many, K / heads, H)) * rows / many;
+    const double dw = product_cycles<A>(unit, 1, ceil_div(d.shape.gates * d.H, n), chunk, inputs + d.out.panels() / heads);
+    const double dx = product_cycles<A>(unit, 1, ceil_div(chunk, n), columns, inputs);
+    return own + product_cycles<A>(unit, 1, rows, columns / heads, ceil_div(d.out.panels(), sharing)) +
+           (dw + dx) * batch / chunk;
   }
 
   // whole_rows: rows are not split.
   Schedule choose(int64_t steps, int64_t batch, int threads, bool whole_rows = false) const {
     Schedule best;
-    best.us = steps * step_cycles(batch, 1) / Core::cycles_per_us;
-    for (int n = threads; n > 1; n = n > 8 ? n / 2 : n - 1) {
-      if (batch >= n && !whole_rows) {
-        const double us = Core::task_us + steps * step_cycles(ceil_div(batch, n), 1) / Core::cycles_per_us;
-        if (us < best.us) best = {n, true, us};
+    if (steps == 0 || batch == 0) return best;
+    best.us = steps * step_cycles(steps, batch, 1, true) / Core::cycles_per_us;
+    const int64_t around = backward ? 3 * ceil_div(steps * batch, kChunk) : 0;  // barriers beside those of steps
+    const auto offer = [&](int64_t most, bool by_rows) {
+      for (int64_t n = smaller<int64_t>(threads, most), tasks; n > 1; n -= larger<int64_t>(1, n / 4)) {
+        // As few as have such a share, unless the others help with dW and dx.
+        tasks = backward ? n : ceil_div(most, ceil_div(most, n));
+        const double barriers = (around + (by_rows ? 0 : steps)) * Core::barrier_us(tasks);
+        const double us = Core::task_us + barriers + steps * step_cycles(steps, batch, tasks, by_rows) / Core::cycles_per_us;
+        if (us < best.us) best = {static_cast<int>(tasks), by_rows, us};
       }
-      if (d.hidden.panels() >= n) {
-        const double us = Core::task_us + steps * (step_cycles(batch, n) / Core::cycles_per_us + Core::barrier_us);
-        if (us < best.us) best = {n, false, us};
-      }
-    }
+    };
+    if (!whole_rows) offer(batch, true);
+    offer(d.hidden.panels(), false);
     return best;
   }
 };

@@ -45,6 +45,8 @@ py::list explain(const std::string& cell, const std::string& dtype, const std::a
     row["reason"] = v.reason;
     row["forward_us"] = v.forward_us;
     row["backward_us"] = v.backward_us;
+    row["forward_split"] = py::make_tuple(v.forward_tasks, v.forward_by_units ? "units" : "rows");
+    row["backward_split"] = py::make_tuple(v.backward_tasks, v.backward_by_units ? "units" : "rows");
     out.append(row);
   }
   return out;

@@ -33,11 +33,23 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class Split:
+    """How a CPU kernel shares a call: between how many threads, and by "rows" of the batch or hidden "units"."""
+
+    threads: int
+    by: str
+
+    def __str__(self) -> str:
+        return "1 thread" if self.threads == 1 else f"{self.threads} threads by {self.by}"
+
+
+@dataclass(frozen=True)
 class Candidate:
     """The answer of one kernel for a problem.
 
     reason: why it declined or was not chosen; "" for the chosen one.
     forward_us, backward_us: its own estimates in microseconds; None if it declined.
+    forward_split, backward_split: the use of the present number of threads; None if it declined, and on a GPU.
     """
 
     name: str
@@ -46,6 +58,8 @@ class Candidate:
     reason: str
     forward_us: float | None
     backward_us: float | None
+    forward_split: Split | None = None
+    backward_split: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,8 @@ def _line(candidate: Candidate, width: int) -> str:
     verdict = "chosen" if candidate.chosen else "declined" if candidate.declined else "not chosen"
     line = f"{candidate.name:<{width}}  {verdict:<10}"
     if candidate.forward_us is not None and candidate.backward_us is not None:
-        line += f"  forward {candidate.forward_us:.0f} us, backward {candidate.backward_us:.0f} us"
+        forward, backward = (f" on {s}" if s else "" for s in (candidate.forward_split, candidate.backward_split))
+        line += f"  forward {candidate.forward_us:.0f} us{forward}, backward {candidate.backward_us:.0f} us{backward}"
     return f"{line}  {candidate.reason}".rstrip()
 
 
@@ -148,7 +163,8 @@ def _explain_layer(spec: engine.Spec, layer: int, seq_len: int, batch: int) -> L
         if not (chosen or declined or reason):
             reason = _why_not(spec, kernel, verdict, best)
         estimates = (None, None) if declined else (float(verdict["forward_us"]), float(verdict["backward_us"]))
-        candidates.append(Candidate(verdict["name"], chosen, declined, reason, *estimates))
+        splits = (Split(*verdict[way]) if verdict[way][0] else None for way in ("forward_split", "backward_split"))
+        candidates.append(Candidate(verdict["name"], chosen, declined, reason, *estimates, *splits))
     return LayerExplanation(layer, input_size, spec.hidden_size, kernel, tuple(candidates))
 
 

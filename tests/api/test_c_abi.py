@@ -192,6 +192,8 @@ def test_sizes_and_explain(lib: Any, layer: Layer) -> None:
         assert verdict.reason in ((reason,) if reason else declines)
         assert bool(verdict.declined) == bool(verdict.reason)
         assert (verdict.forward_us > 0) == (verdict.declined == 0)
+        for tasks in (verdict.forward_tasks, verdict.backward_tasks):
+            assert (tasks > 0) == (verdict.declined == 0)
 
 
 def test_bigger_structs_of_a_later_header_are_taken(lib: Any, layer: Layer) -> None:

@@ -23,6 +23,10 @@ def test_explain_says_which_kernel_runs_and_why() -> None:
         for c in one.candidates:
             assert c.chosen or c.reason  # a kernel that does not run says why
             assert (c.forward_us is None) == c.declined
+            for split in (c.forward_split, c.backward_split):
+                assert (split is None) == c.declined
+                assert split is None or (1 <= split.threads <= rk.get_num_threads() and split.by in ("rows", "units"))
+                assert split is None or str(split) in str(one)
             assert c.name in str(one) and c.reason in str(one)
     assert said.kernel == said.layers[0].kernel and said.candidates is said.layers[0].candidates
     assert "T = 10, B = 3" in repr(said)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -235,3 +237,47 @@ def test_a_team_of_nobody_is_refused(threads: int) -> None:
     with pytest.raises(ValueError, match="threads"):
         _core.set_num_threads(threads)
     assert _core.get_num_threads() == before
+
+
+MANY = """
+import hashlib, time
+from statistics import median
+import numpy as np
+import rnnkern as rk
+digest, used, total = hashlib.sha256(), [], 0.0
+for kind, hidden, batch, steps in ((rk.GRU, 256, 1, 200), (rk.LSTM, 128, 64, 20)):
+    layer = kind(hidden, hidden, seed=0)
+    x = np.random.default_rng(0).standard_normal((steps, batch, hidden)).astype(np.float32)
+    times = []
+    for _ in range(7):
+        begin = time.perf_counter()
+        y, _, tape = layer.forward(x)
+        grads = layer.backward(tape, np.ones_like(y))
+        times.append(time.perf_counter() - begin)
+        for array in (y, grads.x, *grads.params.values()):
+            digest.update(array.tobytes())
+    total += median(times)
+    used += [str(c.forward_split) for c in rk.explain(layer, x).candidates if c.chosen]
+print(rk.get_num_threads(), digest.hexdigest(), total, *used, sep=";")
+"""
+
+
+def test_many_more_threads_than_cores() -> None:
+    """16 and 64 threads by RNNKERN_NUM_THREADS: the bits of one thread, and no collapse.
+
+    A team collapses when each phase waits for a thread that has lost its core to one that spins: some milliseconds, the
+    scheduler's slice, in each of the 600 phases, seconds in all. The bound is 20 times two threads' time and a second.
+    """
+    said = {}
+    for threads in (1, 2, 16, 64):
+        env = {**os.environ, "RNNKERN_NUM_THREADS": str(threads)}
+        done = subprocess.run([sys.executable, "-c", MANY], env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        size, digest, seconds, *used = done.stdout.strip().split(";")
+        assert int(size) == threads
+        said[threads] = digest, float(seconds), used
+    by_units, by_rows = said[16][2]
+    assert by_rows == "16 threads by rows" and by_units.endswith("by units"), "or this tests nothing"
+    for threads in (16, 64):
+        assert said[threads][0] == said[1][0], f"{threads} threads"
+        assert said[threads][1] < 20 * said[2][1] + 1, f"{threads} threads"

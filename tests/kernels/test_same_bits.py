@@ -37,11 +37,11 @@ SHARED = expand(_SHARED, dtypes=["f32"]) + expand(_SHARED[:2], dtypes=["f64", "b
 
 @pytest.mark.parametrize("problem", SHARED, ids=str)
 def test_thread_counts(kernel: str, problem: Problem, set_threads: SetThreads) -> None:
-    """1, 2, 3, 4 and 7 threads: every output and every gradient, the parameters' too."""
+    """1, 2, 3, 4, 7, 16 and 64 threads: every output and every gradient, the parameters' too."""
     plan, data = plan_of(problem, kernel), make(problem)
     set_threads(1)
     alone = run(problem, plan, data)
-    for threads in (2, 3, 4, 7):
+    for threads in (2, 3, 4, 7, 16, 64):
         set_threads(threads)
         assert _core.get_num_threads() == threads
         same_bits(run(problem, plan, data), alone, f"{threads} threads")

@@ -100,6 +100,7 @@ Verdict = _struct(
     ("forward_us", c.c_double),
     ("backward_us", c.c_double),
     ("reason", c.c_char * 240),
+    *_fields(I32, "forward_tasks forward_by_units backward_tasks backward_by_units"),
 )
 
 

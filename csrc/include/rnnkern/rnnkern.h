@@ -329,6 +329,9 @@ typedef struct rnnk_verdict {
   double forward_us; /* estimates; 0 when declined */
   double backward_us;
   char reason[240];
+  int32_t forward_tasks;    /* CPU: threads that a call would use of those there are; 0 when declined, and for a GPU */
+  int32_t forward_by_units; /* 1: they share the units of every step; 0: each has rows of its own */
+  int32_t backward_tasks, backward_by_units;
 } rnnk_verdict;
 RNNK_API rnnk_status rnnk_explain(const rnnk_problem* problem, int64_t layer, int64_t seq_len, int64_t batch, int32_t index,
                                   rnnk_verdict* verdict);
