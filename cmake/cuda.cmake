@@ -61,8 +61,23 @@ if(rnnk_cuda MATCHES "^(ON|NATIVE)$")
   add_link_options(-Wl,--exclude-libs,ALL)
   link_libraries(${CMAKE_DL_LIBS})
 elseif(rnnk_cuda STREQUAL "SIMT")
-  set(RNNK_DEVICE_SOURCES cuda/device.cpp cuda/add.cu cuda/dropout.cu cuda/moves.cu cuda/piece.cu tests/cuda/simt/runtime.cpp tests/cuda/simt/blas.cpp tests/cuda/simt/executor.cpp
-      tests/cuda/simt/fiber.cpp tests/cuda/simt/shared.cpp tests/cuda/simt/delayed.cpp tests/cuda/simt/views.cpp tests/cuda/simt/device.cpp tests/cuda/simt/meetings.cpp tests/cuda/simt/streams.cpp)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    set(RNNK_WATCHED --param=tsan-distinguish-volatile=1 --param=tsan-instrument-func-entry-exit=0)
+  else()
+    set(RNNK_WATCHED -mllvm -tsan-distinguish-volatile=1 -mllvm -tsan-instrument-func-entry-exit=0)
+  endif()
+  # The executor first: of templates that kernels have, too, its own instances, which are not watched, are the ones that are linked.
+  set(RNNK_DEVICE_SOURCES tests/cuda/simt/runtime.cpp tests/cuda/simt/blas.cpp tests/cuda/simt/executor.cpp
+      tests/cuda/simt/fiber.cpp tests/cuda/simt/shared.cpp tests/cuda/simt/delayed.cpp tests/cuda/simt/views.cpp
+      tests/cuda/simt/history.cpp tests/cuda/simt/races.cpp tests/cuda/simt/device.cpp tests/cuda/simt/meetings.cpp
+      tests/cuda/simt/streams.cpp cuda/device.cpp cuda/add.cu cuda/dropout.cu cuda/moves.cu cuda/piece.cu)
+  if(NOT RNNKERN_SANITIZE)
+    list(PREPEND RNNK_DEVICE_SOURCES tests/cuda/simt/hooks.cpp)
+  endif()
+  # Each access of a kernel goes through these.
+  foreach(part hooks races views)
+    set_source_files_properties(tests/cuda/simt/${part}.cpp PROPERTIES COMPILE_OPTIONS -O2)
+  endforeach()
 endif()
 
 # One strategy: a file with its record, and what it shares with others.
@@ -88,7 +103,12 @@ function(rnnk_device_target target)
   if(rnnk_cuda STREQUAL "SIMT")
     get_target_property(sources ${target} SOURCES)
     list(FILTER sources INCLUDE REGEX "\\.cu$")
-    set_source_files_properties(${sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++")
+    # What kernels access is watched (tests/cuda/simt/hooks.cpp); nothing of the sanitizers' libraries is linked.
+    set(watched -xc++)
+    if(NOT RNNKERN_SANITIZE)
+      list(APPEND watched -fsanitize=thread,alignment -g1 ${RNNK_WATCHED})
+    endif()
+    set_source_files_properties(${sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "${watched}")
     target_include_directories(${target} PRIVATE tests/cuda)
     target_compile_definitions(${target} PRIVATE RNNK_SIMT)
     target_compile_options(${target} PRIVATE -O1 -ffp-contract=off -Wno-subobject-linkage)

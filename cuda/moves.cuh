@@ -90,7 +90,7 @@ struct CheckLengths {
   int64_t count;
   rnnk_tensor lengths;
   int64_t steps;
-  uint64_t* fault;
+  volatile uint64_t* fault;  // the last writer stays
   int64_t* piece = nullptr;
   int64_t first = 0, piece_steps = 0;
   RNNK_DEVICE void run(int64_t e) const {

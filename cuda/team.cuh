@@ -23,7 +23,7 @@ struct TeamCall {
   char* mailbox;    // of row tile, or null: messages go into shared memory
   int64_t slots;    // messages of a row tile that lie beside each other
   uint32_t* flags;  // [row tile][block]: messages sent
-  uint64_t* fault;
+  volatile uint64_t* fault;
   uint64_t patience;  // nanoseconds
 };
 
@@ -97,12 +97,12 @@ template <class A, int G>
 struct TeamSpace : SharedSpace {
   using T = typename A::T;
   using Operand = typename A::Operand;
-  int* broken;       // a wait of this block has expired
-  Window* windows;   // [row tile]
-  int64_t* lengths;  // of the team's rows: an acquire would make every step fetch them from far away again
-  uint64_t* full;    // [mailbox][row tile]
-  char* mailbox[2];  // [row tile][message]
-  T* sums;           // [2][warp][G][kRows * kSumsLd]
+  volatile int* broken;  // a wait of this block has expired; threads write and read it as they come
+  Window* windows;       // [row tile]
+  int64_t* lengths;      // of the team's rows: an acquire would make every step fetch them from far away again
+  uint64_t* full;        // [mailbox][row tile]
+  char* mailbox[2];      // [row tile][message]
+  T* sums;               // [2][warp][G][kRows * kSumsLd]
   Operand* weights;
   RNNK_HD TeamSpace(char* base, const Team& team, int64_t message_bytes, int64_t weights_size) : SharedSpace(base) {
     const bool cluster = team.exchange == Exchange::cluster;
@@ -160,7 +160,7 @@ struct Post {
 
   // After a poll in vain: whether to wait no longer, since time is up, or was before.
   RNNK_DEVICE bool gives_up(Patience& patience, int whom, int64_t step) const {
-    if (*static_cast<volatile int*>(space.broken)) return true;
+    if (*space.broken) return true;
     if (!patience.expired()) return false;
     *space.broken = 1;
     *call.fault = WaitFault{own.rank, whom, step}.word();
@@ -175,7 +175,7 @@ struct Post {
       uint64_t* const at = barrier(row_tile, message);
       const auto parity = static_cast<uint32_t>(message / 2 % 2);
       // Once a wait was given up, phases are behind the messages, and their parities say nothing.
-      const bool broken = *static_cast<volatile int*>(space.broken) != 0;
+      const bool broken = *space.broken != 0;
       bool passed = mbarrier_test(at, parity) && !broken;
       for (Patience patience(call.patience); !passed && !gives_up(patience, kAnyPeer, step);)
         passed = mbarrier_try_wait(at, parity);

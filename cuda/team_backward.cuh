@@ -241,7 +241,6 @@ struct TeamBackward {
         put_sums(sums + warp() * (kRows * kSumsLd), sum);
       }
       sync_block();  // path: begin
-      const bool broken = *space.broken != 0;
       for (int e = thread(); e < elements; e += kTeamThreads) {
         const int unit = e % kTile, row = e / kTile % kRows, tile = e / (kTile * kRows);
         const Place at{first + row, own.head, (own.tile0 + tile) * kTile + unit};
@@ -249,7 +248,7 @@ struct TeamBackward {
         if (lives) {
           T total[1];
           add_parts(sums + tile * own.split * (kRows * kSumsLd) + row * kSumsLd + unit, own.split, total);
-          total[0] = or_nan(total[0], broken);
+          total[0] = or_nan(total[0], *space.broken != 0);
           Point::run(d, s, at, total);
         } else if (s >= 0) {
           Point::nothing(d, at, (w.time(s) - d.t0) * w.batch + at.row);

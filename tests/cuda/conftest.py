@@ -24,3 +24,11 @@ def seeded() -> Any:
     library.rnnk_simt_seed.argtypes = [c.c_uint64]
     yield library.rnnk_simt_seed
     library.rnnk_simt_seed(0)
+
+
+@pytest.fixture
+def unwatched() -> Any:
+    """The executor looks for no races during the test."""
+    simt_library().rnnk_simt_races(0)
+    yield
+    simt_library().rnnk_simt_races(1)

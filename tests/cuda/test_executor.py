@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from native import EXECUTOR, INCLUDES, ROOT, once, run, tool
+from native import EXECUTOR, INCLUDES, ROOT, WATCHED, once, run, tool
 
 pytestmark = pytest.mark.executor
 
@@ -23,11 +23,14 @@ CASES = [case for table in _TABLES for case in re.findall(r"CASE\((\w+)\)", tabl
 @pytest.fixture(scope="session")
 def selftest() -> Path:
     def make(folder: Path) -> None:
-        sources = [*EXECUTOR, *(SIMT / "selftest").glob("*.cpp")]
-        run(
-            tool("g++"), "-std=c++20", "-O1", "-pthread", "-DRNNK_SIMT",
-            *INCLUDES, "-I", ROOT, "-I", ROOT / "tests/cuda", *sources, "-o", folder / "selftest",
-        )  # fmt: skip
+        compiler = (tool("g++"), "-std=c++20", "-O1", "-pthread", "-DRNNK_SIMT",
+                    *INCLUDES, "-I", ROOT, "-I", ROOT / "tests/cuda")  # fmt: skip
+        objects = []
+        for source in sorted((SIMT / "selftest").glob("*.cpp")):
+            objects.append(folder / f"{source.stem}.o")
+            run(*compiler, *WATCHED, "-c", source, "-o", objects[-1])
+        # The executor first: of templates that both have, its instances, which are not watched, are linked.
+        run(*compiler, *EXECUTOR, *objects, "-o", folder / "selftest")
 
     return once("executor", make, ROOT / "cuda", SIMT) / "selftest"
 
@@ -63,6 +66,14 @@ __global__ void kernel(Params p) {
   gpu::store_release(p.words + 2, 1u);
 }
 """
+
+
+def test_relaxed_accesses_are_words() -> None:
+    """Relaxed accesses of 8 and 16 bytes are made of elements of 4, as the executor has them when it looks for those
+    that overlap in part."""
+    text = (ROOT / "cuda/exchange.cuh").read_text()
+    kinds = re.findall(r"(?:ld|st)\.relaxed\.gpu\.global([\w.]*)", text)
+    assert sorted(kinds) == sorted(2 * [".b32", ".v2.b32", ".v4.b32"])
 
 
 @pytest.mark.nvcc

@@ -192,6 +192,8 @@ def test_however_many_clusters_run_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("pass_", ["forward", "backward"])
 @pytest.mark.parametrize("way", WAYS)
+# Who has given up reads what has not come, which is a race; the sums become NaN.
+@pytest.mark.usefixtures("unwatched")
 def test_a_wait_that_expires_ends_in_nan_and_is_reported_once(
     team: Any, way: str, pass_: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

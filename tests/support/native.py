@@ -164,5 +164,13 @@ INCLUDES = ("-I", str(CSRC), "-I", str(CSRC / "include"))
 # The host SIMT executor's sources.
 EXECUTOR = [
     ROOT / f"tests/cuda/simt/{part}.cpp"
-    for part in ("delayed", "device", "executor", "fiber", "meetings", "runtime", "shared", "streams", "views")
-]
+    for part in (
+        "delayed", "device", "executor", "fiber", "history", "hooks", "meetings", "races", "runtime", "shared",
+        "streams", "views",
+    )
+]  # fmt: skip
+# How g++ compiles kernels for it, so that every access to memory is seen (hooks.cpp).
+WATCHED = (
+    "-fsanitize=thread,alignment", "-g1", "--param=tsan-distinguish-volatile=1",
+    "--param=tsan-instrument-func-entry-exit=0",
+)  # fmt: skip

@@ -3,6 +3,7 @@
 #include "cuda/blas.h"
 
 #include "core/storage.h"
+#include "simt/races.h"
 #include "simt/streams.h"
 
 namespace rnnk {
@@ -50,11 +51,31 @@ void multiply_now(const MatrixProduct& p) {
   }
 }
 
+// What is read and written, for races.h.
+void accesses(const MatrixProduct& p) {
+  const int64_t size = operand_bytes(p.precision);
+  const auto rows = [&](const void* data, int64_t offset, int64_t rows, int64_t columns, int64_t ld, int64_t each,
+                        simt::How how) {
+    for (int64_t row = 0; row < rows; ++row) {
+      const char* const at = static_cast<const char*>(data) + (offset + row * ld) * each;
+      simt::accesses(at, static_cast<size_t>(columns * each), how, nullptr);
+    }
+  };
+  for (int64_t i = 0; i < p.batch; ++i) {
+    rows(p.a.data, i * p.a_stride, p.a.transposed ? p.k : p.m, p.a.transposed ? p.m : p.k, p.a.ld, size, simt::kReads);
+    rows(p.b.data, i * p.b_stride, p.b.transposed ? p.n : p.k, p.b.transposed ? p.k : p.n, p.b.ld, size, simt::kReads);
+    rows(p.c, i * p.c_stride, p.m, p.n, p.ldc, result_bytes(p.precision), simt::kWrites);
+  }
+}
+
 }  // namespace
 
 void multiply(const MatrixProduct& p, void* workspace, int64_t, int, void* stream) {
   check_product(p, workspace);
-  simt::on_stream(stream, [p] { multiply_now(p); });
+  simt::on_stream(stream, "multiply", [p] {
+    accesses(p);
+    multiply_now(p);
+  });
 }
 
 const char* blas_unavailable() { return ""; }

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "simt/executor.h"
+#include "simt/history.h"
+#include "simt/races.h"
 
 namespace rnnk {
 namespace simt {
@@ -22,6 +24,7 @@ struct Word {
   Reach reach;
   Warp* warp;      // whose lanes
   uint32_t lanes;  // have stored here
+  Access store;    // the last of them
 };
 
 struct Push {
@@ -49,7 +52,7 @@ void write_word(uintptr_t key) {
     where[words[index].at] = index;
   }
   words.pop_back();
-  replace_word(word.at, *word.warp->block);
+  replace_word(word.at, word.store);
   auto* to = reinterpret_cast<unsigned char*>(word.at);
   for (int i = 0; i < 4; ++i) {
     if (word.mask >> i & 1) to[i] = word.bytes[i];
@@ -69,10 +72,11 @@ void store_word(Fiber& own, uintptr_t to, const unsigned char* bytes, size_t siz
   }
   if (found == where.end()) {
     found = where.emplace(key, words.size()).first;
-    words.push_back({key, {}, 0, of_fiber, own.warp, 0});
+    words.push_back({key, {}, 0, of_fiber, own.warp, 0, {}});
   }
   Word& word = words[found->second];
   word.lanes |= own.bit();
+  word.store = {now, own.block->id, static_cast<uint32_t>(own.thread)};
   for (size_t i = 0; i < size; ++i) {
     word.bytes[(to & 3) + i] = bytes[i];
     word.mask |= static_cast<uint8_t>(1u << ((to & 3) + i));
@@ -120,6 +124,7 @@ void store_barrier(uint64_t* to, Barrier barrier) {
   if (barrier.missing == 0 && barrier.bytes == 0) {
     barrier.phase ^= 1;
     barrier.missing = barrier.count;
+    end_phase_view(to);
   }
   std::memcpy(to, &barrier, sizeof barrier);
   progress();
@@ -129,7 +134,7 @@ const Block* block_of(const Cluster& cluster, const void* address, size_t size) 
   const auto* at = static_cast<const char*>(address);
   for (int i = 0; i < cluster.size; ++i) {
     const Block& block = cluster.blocks[i];
-    if (at >= block.shared && at + size <= block.shared + grid.shared) return &block;
+    if (at >= block.shared && at + size <= block.shared + block.grid->shared) return &block;
   }
   return nullptr;
 }
@@ -139,6 +144,7 @@ void deliver(size_t index) {
   pushes[index] = pushes.back();
   pushes.pop_back();
   std::memcpy(push.to, push.value, push.size);
+  lands(push.to, push.size, {now, push.target->id, counter_of(push.barrier, *push.target)});
   Barrier barrier = load_barrier(push.barrier);
   barrier.bytes -= static_cast<int64_t>(push.size);
   if (barrier.bytes < -kMostBytes) {
@@ -149,10 +155,16 @@ void deliver(size_t index) {
 
 }  // namespace
 
-void store_delayed(void* to, const void* from, size_t size) {
+// The places in the program that the functions below tell races.h are those of a kernel's call, since what is between is inline.
+constexpr How kStrongRead{Does::read, true, 4}, kStrongWrite{Does::write, true, 4};
+// What is done with an mbarrier comes after mbarrier_init(), which is a write; among themselves these are no race.
+constexpr How kOfBarrier{Does::read, true, 8};
+
+void store_delayed(void* to, const void* from, size_t size, bool strong) {
   used = true;
   const auto at = reinterpret_cast<uintptr_t>(to);
   if (at % size != 0) report("a store of %zu bytes at an address that is not a multiple of it: %p", size, to);
+  accesses(to, size, strong ? kStrongWrite : kWrites, __builtin_return_address(0));
   const auto* bytes = static_cast<const unsigned char*>(from);
   for (size_t i = 0; i < size; i += 4) store_word(*current, at + i, bytes + i, size < 4 ? size : 4);
 }
@@ -172,18 +184,21 @@ static void load_word(unsigned char* to, uintptr_t from, size_t size, bool newes
   }
 }
 
-void load_current(void* to, const void* from, size_t size, bool newest) {
+static void load(void* to, const void* from, size_t size, bool newest, const void* place) {
   const auto at = reinterpret_cast<uintptr_t>(from);
   if (at % size != 0) report("a load of %zu bytes at an address that is not a multiple of it: %p", size, from);
+  accesses(from, size, kStrongRead, place);
   std::memcpy(to, from, size);
   if (!used) return;
   auto* bytes = static_cast<unsigned char*>(to);
   for (size_t i = 0; i < size; i += 4) load_word(bytes + i, at + i, size < 4 ? size : 4, newest);
 }
 
+void load_current(void* to, const void* from, size_t size) { load(to, from, size, false, __builtin_return_address(0)); }
+
 uint32_t load_acquired(const uint32_t* from) {
   uint32_t value;
-  load_current(&value, from, sizeof value, true);
+  load(&value, from, sizeof value, true, __builtin_return_address(0));
   acquire_view(from, *current);
   return value;
 }
@@ -196,6 +211,7 @@ void release(Fiber& own) {
 }
 
 void store_released(uint32_t* to, uint32_t value, bool adds) {
+  accesses(to, sizeof value, kStrongWrite, __builtin_return_address(0));
   release(*current);
   release_view(to, *current, adds);
   *to = adds ? *to + value : value;
@@ -209,7 +225,7 @@ void maybe_polls() {
 void* map_shared(void* own, int rank) {
   const Block& block = *current->block;
   const auto offset = static_cast<char*>(own) - block.shared;
-  if (offset < 0 || offset >= grid.shared)
+  if (offset < 0 || offset >= block.grid->shared)
     report("map_shared: expected an address in the block's shared memory, got %p", own);
   if (rank < 0 || rank >= block.cluster->size)
     report("map_shared: expected a rank below %d, got %d", block.cluster->size, rank);
@@ -217,11 +233,11 @@ void* map_shared(void* own, int rank) {
 }
 
 void hand_to_warp(Warp& warp) {
+  join_views(warp, warp.arrived);
   if (!used) return;
   for (int lane = 0; lane < 32; ++lane) {
     if (warp.arrived >> lane & 1) hand(warp.lanes[lane].stores, warp.stores, of_warp);
   }
-  join_views(warp, warp.arrived);
 }
 
 void hand_to_block(Block& block) {
@@ -240,6 +256,10 @@ void store_later(void* to, const void* from, size_t size, uint64_t* barrier) {
   if (target->live == 0)
     report("store_async: the target's block (%lld, %lld) has ended", static_cast<long long>(target->x),
            static_cast<long long>(target->y));
+  const void* const place = __builtin_return_address(0);
+  accesses(barrier, sizeof *barrier, kOfBarrier, place);
+  departs(to, size, place);
+  depend_view(barrier, *current);
   Push push{static_cast<char*>(to), size, {}, barrier, target};
   std::memcpy(push.value, from, size);
   pushes.push_back(push);
@@ -256,26 +276,36 @@ void check_arrivals(const Block& block) {
 
 void barrier_init(uint64_t* barrier, int count) {
   if (count < 1 || count > 4095) report("mbarrier_init: expected 1 to 4095 arrivals, got %d", count);
+  accesses(barrier, sizeof *barrier, kWrites, __builtin_return_address(0));
+  counter_of(barrier, *current->block);
   const auto arrivals = static_cast<uint64_t>(count);
   store_barrier(barrier, {0, arrivals, arrivals, 0, kPattern});
 }
 
 void barrier_expect(uint64_t* barrier, uint32_t bytes) {
+  accesses(barrier, sizeof *barrier, kOfBarrier, __builtin_return_address(0));
   Barrier state = load_barrier(barrier);
   if (state.missing == 0) report("mbarrier_expect: all %d arrivals of this phase have been", static_cast<int>(state.count));
   if (bytes > kMostBytes) report("mbarrier_expect: expected less than 1048576 bytes, got %u", bytes);
   state.bytes += bytes;
   --state.missing;
+  arrive_view(barrier, *current);
   store_barrier(barrier, state);
 }
 
 void barrier_expect_more(uint64_t* barrier, uint32_t bytes) {
+  accesses(barrier, sizeof *barrier, kOfBarrier, __builtin_return_address(0));
   Barrier state = load_barrier(barrier);
   state.bytes += bytes;
   store_barrier(barrier, state);
 }
 
-bool barrier_passed(uint64_t* barrier, uint32_t parity) { return load_barrier(barrier).phase != (parity & 1); }
+bool barrier_passed(uint64_t* barrier, uint32_t parity) {
+  accesses(barrier, sizeof *barrier, kOfBarrier, __builtin_return_address(0));
+  if (load_barrier(barrier).phase == (parity & 1)) return false;
+  acquire_phase_view(barrier, *current);
+  return true;
+}
 
 void begin_delays() {
   static const uint64_t masks[] = {0, 3, 15, 127};

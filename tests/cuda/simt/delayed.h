@@ -14,11 +14,11 @@ struct Block;
 struct Fiber;
 struct Warp;
 
-// 1, 2, 4, 8 or 16 bytes, aligned, by the running fiber. 8 and 16 bytes are words of 4, each on its own.
-void store_delayed(void* to, const void* from, size_t size);
+// 1, 2, 4, 8 or 16 bytes, aligned, by the running fiber. 8 and 16 bytes are words of 4, each on its own. strong: races.h.
+void store_delayed(void* to, const void* from, size_t size, bool strong);
 // What the running fiber sees there: its own stores, and those ordered before it, even while they are delayed; of others' that it
-// has not synchronised with perhaps an older value (views.h), but for `newest`.
-void load_current(void* to, const void* from, size_t size, bool newest = false);
+// has not synchronised with perhaps an older value (history.h).
+void load_current(void* to, const void* from, size_t size);
 void release(Fiber&);
 void store_released(uint32_t* to, uint32_t value, bool adds);
 uint32_t load_acquired(const uint32_t* from);

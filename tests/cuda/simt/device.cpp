@@ -2,6 +2,8 @@
 #include "simt/device.h"
 
 #include "simt/delayed.h"
+#include "simt/executor.h"
+#include "simt/races.h"
 
 namespace rnnk {
 namespace gpu {
@@ -120,9 +122,10 @@ void multiply_8(Warp& warp) {
   whole.accumulate(warp);
 }
 
+int64_t shared_size() { return simt::current->block->grid->shared; }
 bool in_shared(const void* address, int64_t size) {
   const auto* at = static_cast<const char*>(address);
-  return at >= shared() && at + size <= shared() + simt::grid.shared;
+  return at >= shared() && at + size <= shared() + shared_size();
 }
 bool aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
 
@@ -130,12 +133,22 @@ void check_row(const char* what, const void* at) {
   const auto offset = static_cast<long long>(static_cast<const char*>(at) - shared());
   if (!in_shared(at, 16)) {
     report("%s: shared memory out of bounds: 16 bytes at offset %lld of %lld", what, offset,
-           static_cast<long long>(simt::grid.shared));
+           static_cast<long long>(shared_size()));
   }
   if (!aligned(at)) report("%s: expected an address that is a multiple of 16, got offset %lld", what, offset);
 }
 
 }  // namespace
+
+int thread() { return simt::current->thread; }
+int threads() { return simt::current->block->threads; }
+int64_t block_x() { return simt::current->block->x; }
+int64_t block_y() { return simt::current->block->y; }
+int64_t blocks_x() { return simt::current->block->grid->x; }
+int64_t blocks_y() { return simt::current->block->grid->y; }
+char* shared() { return simt::current->block->shared; }
+int cluster_rank() { return simt::current->block->rank; }
+int cluster_size() { return simt::current->block->cluster->size; }
 
 void sync_warp() { meet(Op::sync_warp, nullptr, simt::hand_to_warp, false); }
 
@@ -152,6 +165,7 @@ double shuffle_xor(double v, int mask) {
 
 void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
   check_row("ldmatrix_x4", row);
+  simt::accesses(row, 16, simt::kReads, __builtin_return_address(0));
   Rows own{r, static_cast<const char*>(row)};
   meet(Op::ldmatrix, &own, load_matrices, true);
 }
@@ -173,19 +187,23 @@ void copy_async(void* to_shared, const void* from_global) {
   check_row("copy_async", to_shared);
   if (!aligned(from_global)) report("copy_async: expected a source that is a multiple of 16, got %p", from_global);
   Fiber& own = *simt::current;
-  if (simt::chance.next() & 1) {
-    std::memcpy(to_shared, from_global, 16);
-  } else {
-    own.copies.push_back({to_shared, from_global, own.groups});
-  }
+  const void* const place = __builtin_return_address(0);
+  simt::accesses(from_global, 16, simt::kReads, place);
+  simt::departs(to_shared, 16, place);
+  const bool done = simt::chance.next() & 1;
+  if (done) std::memcpy(to_shared, from_global, 16);
+  own.copies.push_back({to_shared, from_global, own.groups, done, place});
 }
+void copy_commit() { ++simt::current->groups; }
 
 void copy_arrive(int pending) {
   Fiber& own = *simt::current;
   size_t kept = 0;
   for (const simt::Copy& copy : own.copies) {
     if (copy.group < own.groups - pending) {
-      std::memcpy(copy.to, copy.from, 16);
+      simt::accesses(copy.from, 16, simt::kReads, copy.place);
+      simt::lands(copy.to, 16, {simt::now, own.block->id, static_cast<uint32_t>(own.thread)});
+      if (!copy.done) std::memcpy(copy.to, copy.from, 16);
     } else {
       own.copies[kept++] = copy;
     }

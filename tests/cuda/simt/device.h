@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "core/storage.h"
-#include "simt/executor.h"
+#include "simt/calls.h"
 
 #define RNNK_GLOBAL inline
 #define RNNK_DEVICE inline __attribute__((always_inline))
@@ -16,16 +16,17 @@
 namespace rnnk {
 namespace gpu {
 
-RNNK_DEVICE int thread() { return simt::current->thread; }
-RNNK_DEVICE int threads() { return simt::grid.threads; }
+// What the running fiber is. These are functions of their own, since what kernels' text reads is watched (races.h).
+[[gnu::const]] int thread();
+[[gnu::const]] int threads();
 RNNK_DEVICE int lane() { return thread() & 31; }
 RNNK_DEVICE int warp() { return thread() >> 5; }
-RNNK_DEVICE int64_t block_x() { return simt::current->block->x; }
-RNNK_DEVICE int64_t block_y() { return simt::current->block->y; }
-RNNK_DEVICE int64_t blocks_x() { return simt::grid.x; }
-RNNK_DEVICE int64_t blocks_y() { return simt::grid.y; }
+[[gnu::const]] int64_t block_x();
+[[gnu::const]] int64_t block_y();
+[[gnu::const]] int64_t blocks_x();
+[[gnu::const]] int64_t blocks_y();
 
-RNNK_DEVICE char* shared() { return simt::current->block->shared; }
+[[gnu::const]] char* shared();
 
 inline void sync_block() { simt::sync_block(); }
 void sync_warp();
@@ -54,7 +55,7 @@ void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 // The bytes are read and written at once or when they are waited for, by chance: both a missing wait and a target that
 // others still read show.
 void copy_async(void* to_shared, const void* from_global);
-inline void copy_commit() { ++simt::current->groups; }
+void copy_commit();
 void copy_arrive(int pending);
 RNNK_DEVICE void prefetch(const void*) {}
 template <int pending>

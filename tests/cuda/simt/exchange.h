@@ -2,23 +2,23 @@
 #pragma once
 #include <cstdint>
 
+#include "simt/calls.h"
 #include "simt/delayed.h"
-#include "simt/executor.h"
 
 namespace rnnk {
 namespace gpu {
 
 template <class T>
-void store_relaxed(T* to, T value) {
+RNNK_DEVICE void store_relaxed(T* to, T value) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);
-  simt::store_delayed(to, &value, sizeof value);
+  simt::store_delayed(to, &value, sizeof value, true);
 }
 template <class T>
-void publish(T* to, T value) {
-  simt::store_delayed(to, &value, sizeof value);
+RNNK_DEVICE void publish(T* to, T value) {
+  simt::store_delayed(to, &value, sizeof value, false);
 }
 template <class T>
-T load_relaxed(const T* from) {
+RNNK_DEVICE T load_relaxed(const T* from) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);
   simt::maybe_polls();
   T value;
@@ -26,9 +26,9 @@ T load_relaxed(const T* from) {
   return value;
 }
 
-inline void store_release(uint32_t* to, uint32_t value) { simt::store_released(to, value, false); }
-inline void add_release(uint32_t* to, uint32_t value) { simt::store_released(to, value, true); }
-inline uint32_t load_acquire(const uint32_t* from) {
+RNNK_DEVICE void store_release(uint32_t* to, uint32_t value) { simt::store_released(to, value, false); }
+RNNK_DEVICE void add_release(uint32_t* to, uint32_t value) { simt::store_released(to, value, true); }
+RNNK_DEVICE uint32_t load_acquire(const uint32_t* from) {
   simt::maybe_polls();
   return simt::load_acquired(from);
 }
@@ -36,27 +36,27 @@ inline uint32_t load_acquire(const uint32_t* from) {
 inline void poll_pause() { simt::yield(simt::Op::poll); }
 inline uint64_t global_timer() { return simt::nanoseconds(); }
 
-inline int cluster_rank() { return simt::current->block->rank; }
-inline int cluster_size() { return simt::current->block->cluster->size; }
+[[gnu::const]] int cluster_rank();
+[[gnu::const]] int cluster_size();
 inline void cluster_arrive_release() { simt::cluster_arrive(); }
 inline void cluster_wait_acquire() { simt::cluster_wait(); }
 
 template <class T>
-T* map_shared(T* own, int rank) {
+RNNK_DEVICE T* map_shared(T* own, int rank) {
   return static_cast<T*>(simt::map_shared(own, rank));
 }
 
-inline void mbarrier_init(uint64_t* barrier, int arrivals) { simt::barrier_init(barrier, arrivals); }
-inline void mbarrier_expect(uint64_t* barrier, uint32_t bytes) { simt::barrier_expect(barrier, bytes); }
-inline void mbarrier_expect_more(uint64_t* barrier, uint32_t bytes) { simt::barrier_expect_more(barrier, bytes); }
-inline bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity) {
+RNNK_DEVICE void mbarrier_init(uint64_t* barrier, int arrivals) { simt::barrier_init(barrier, arrivals); }
+RNNK_DEVICE void mbarrier_expect(uint64_t* barrier, uint32_t bytes) { simt::barrier_expect(barrier, bytes); }
+RNNK_DEVICE void mbarrier_expect_more(uint64_t* barrier, uint32_t bytes) { simt::barrier_expect_more(barrier, bytes); }
+RNNK_DEVICE bool mbarrier_try_wait(uint64_t* barrier, uint32_t parity) {
   if (simt::barrier_passed(barrier, parity)) return true;
   simt::yield(simt::Op::mbarrier);
   return false;
 }
-inline bool mbarrier_test(uint64_t* barrier, uint32_t parity) { return simt::barrier_passed(barrier, parity); }
+RNNK_DEVICE bool mbarrier_test(uint64_t* barrier, uint32_t parity) { return simt::barrier_passed(barrier, parity); }
 template <class T>
-void store_async(T* to, T value, uint64_t* barrier) {
+RNNK_DEVICE void store_async(T* to, T value, uint64_t* barrier) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 16);
   simt::store_later(to, &value, sizeof value, barrier);
 }

@@ -11,13 +11,14 @@
 
 #include "core/problem.h"
 #include "simt/delayed.h"
+#include "simt/history.h"
+#include "simt/races.h"
 #include "simt/shared.h"
 
 namespace rnnk {
 namespace simt {
 
 Fiber* current = nullptr;
-Grid grid;
 Random chance;
 
 namespace {
@@ -29,12 +30,14 @@ std::vector<Fiber> fibers;
 std::vector<Warp> warps;
 std::vector<Block> blocks;
 std::vector<Cluster> clusters;
+std::vector<Grid> grids;   // that run at the same time
 std::vector<Warp*> queue;  // those with a fiber that can run
 
 int64_t live;              // fibers
 uint64_t polls, patience;  // since something happened; when that is too many
 uint64_t time;
 bool ended;  // the fiber that ran last
+Fiber* on_host = nullptr;
 std::string failure;
 
 void* host;  // its stack pointer while a fiber runs
@@ -54,6 +57,7 @@ void to_host(bool for_good) {
 
 void entry() {
   arrived(nullptr, &host_low, &host_size);
+  const Grid& grid = *current->block->grid;
   grid.body(grid.params);
   --current->block->live;
   --live;
@@ -68,7 +72,7 @@ void end(Fiber& fiber) {
   Block& block = *fiber.block;
   if (block.live > 0) return;
   check_arrivals(block);
-  check_shared(block, grid.shared);
+  check_shared(block, block.grid->shared);
   if (block.cluster->size > 1) close_shared(static_cast<int>(&block - blocks.data()));
 }
 
@@ -137,23 +141,40 @@ void report_deadlock() {
   report("deadlock: threads wait for ever: %s%lld have ended", text.c_str(), static_cast<long long>(over));
 }
 
-// Makes block i of those that run together the grid's block `number`.
-void begin_block(int i, int64_t number) {
+// Blocks of a grid that run together, from block `first` of it on.
+struct Part {
+  const Grid* grid;
+  int64_t first;
+  int count;
+};
+int warps_of(const Grid& grid) { return (grid.threads + 31) / 32; }
+
+// Where the next block that begins has its place.
+struct Places {
+  int block = 0, cluster = 0;
+  size_t warp = 0, fiber = 0;
+};
+
+// Makes the next block of those that run together the grid's block `number`.
+void begin_block(const Grid& grid, int64_t number, uint32_t id, Places& places) {
+  const int i = places.block++, count = warps_of(grid);
   Block& block = blocks[i];
-  Cluster& cluster = clusters[i / grid.cluster];
-  const int count = (grid.threads + 31) / 32;
+  block.grid = &grid;
   block.x = number % grid.x;
   block.y = number / grid.x;
   block.number = i;
-  block.rank = i % grid.cluster;
+  block.id = id;
+  block.rank = static_cast<int>(number % grid.cluster);
+  Cluster& cluster = clusters[block.rank == 0 ? places.cluster++ : places.cluster - 1];
   block.cluster = &cluster;
-  block.warps = &warps[static_cast<size_t>(i) * count];
-  block.fibers = &fibers[static_cast<size_t>(i) * grid.threads];
+  block.warps = &warps[std::exchange(places.warp, places.warp + count)];
+  block.fibers = &fibers[std::exchange(places.fiber, places.fiber + grid.threads)];
   block.threads = block.live = grid.threads;
   block.arrived = 0;
   block.shared = open_shared(i, grid.shared);
   block.stores.clear();
   block.view.clear();
+  block.time = 0;
   if (block.rank == 0) cluster = {&block, grid.cluster, grid.cluster * grid.threads, 0, 0};
   for (int w = 0; w < count; ++w) {
     Warp& warp = block.warps[w];
@@ -165,6 +186,7 @@ void begin_block(int i, int64_t number) {
     warp.queued = false;
     warp.stores.clear();
     warp.view.clear();
+    warp.time = 0;
     wake(warp, warp.live);
     for (int lane = 0; lane < lanes; ++lane) {
       Fiber& fiber = warp.lanes[lane];
@@ -178,13 +200,38 @@ void begin_block(int i, int64_t number) {
       fiber.copies.clear();
       fiber.stores.clear();
       fiber.view.clear();
+      fiber.last = 0;
     }
   }
 }
 
-void run_together(int64_t first, int count) {
-  for (int i = 0; i < count; ++i) begin_block(i, first + i);
-  live = static_cast<int64_t>(count) * grid.threads;
+// Or the host runs in the place of the one thread.
+void run_together(const std::vector<Part>& parts, const std::function<void()>* host_runs = nullptr) {
+  size_t all = 0, all_warps = 0, all_fibers = 0, all_clusters = 0;
+  for (const Part& part : parts) {
+    all += part.count;
+    all_warps += static_cast<size_t>(part.count) * warps_of(*part.grid);
+    all_fibers += static_cast<size_t>(part.count) * part.grid->threads;
+    all_clusters += part.count / part.grid->cluster;
+  }
+  reserve_shared(static_cast<int>(all));
+  blocks.resize(all);
+  clusters.resize(all_clusters);
+  if (fibers.size() < all_fibers) fibers.resize(all_fibers);
+  if (warps.size() < all_warps) warps.resize(all_warps);
+  uint32_t id = begin_views(static_cast<int>(all));
+  Places places;
+  for (const Part& part : parts) {
+    if (part.grid->line) begin_line(*part.grid->line, id, id + static_cast<uint32_t>(part.count));
+    for (int i = 0; i < part.count; ++i) begin_block(*part.grid, part.first + i, id++, places);
+  }
+  if (host_runs) {
+    on_host = &fibers[0];
+    (*host_runs)();
+    on_host = nullptr;
+    return;
+  }
+  live = static_cast<int64_t>(all_fibers);
   patience = 50000 + 1000 * static_cast<uint64_t>(live);
   polls = 0;
   while (live > 0 && failure.empty()) {
@@ -197,24 +244,26 @@ void run_together(int64_t first, int count) {
 }
 
 void run_all() {
-  const int64_t all = grid.x * grid.y, count = grid.together ? all : grid.cluster;
-  reserve_shared(static_cast<int>(count));
-  blocks.resize(count);
-  clusters.resize(count / grid.cluster);
-  if (fibers.size() < static_cast<size_t>(count * grid.threads)) fibers.resize(count * grid.threads);
-  if (warps.size() < static_cast<size_t>(count * ((grid.threads + 31) / 32)))
-    warps.resize(count * ((grid.threads + 31) / 32));
+  const CatchFaults catching;
+  begin_delays();
+  begin_history();
+  begin_order(grids[0].line);
+  begin_races();
+  if (grids[0].together) {
+    std::vector<Part> parts;
+    for (const Grid& grid : grids) parts.push_back({&grid, 0, static_cast<int>(grid.x * grid.y)});
+    return run_together(parts);
+  }
+  const Grid& grid = grids[0];
+  const int64_t all = grid.x * grid.y, count = grid.cluster;
   std::vector<int64_t> order(all / count);
   for (size_t i = 0; i < order.size(); ++i) {
     const uint32_t with = chance.below(static_cast<uint32_t>(i + 1));
     order[i] = order[with];
     order[with] = static_cast<int64_t>(i) * count;
   }
-  const CatchFaults catching;
-  begin_delays();
-  begin_views();
   for (int64_t first : order) {
-    if (failure.empty()) run_together(first, static_cast<int>(count));
+    if (failure.empty()) run_together({{&grid, first, static_cast<int>(count)}});
   }
 }
 
@@ -237,6 +286,7 @@ struct Tidy {
       if (fiber.stack.low) free_stack(std::exchange(fiber.stack, Stack{}));
     }
     drop_delays();
+    drop_history();
     drop_views();
   }
 };
@@ -267,12 +317,13 @@ void wake(Warp& warp, uint32_t lanes) {
   queue.push_back(&warp);
 }
 
+Fiber* host_fiber() { return on_host; }
 void progress() { polls = 0; }
 uint64_t nanoseconds() { return time; }
 
 void report(const char* format, ...) {
   if (!failure.empty()) return;
-  char start[200] = "", text[400];
+  char start[200] = "", text[600];
   if (current) {
     std::snprintf(start, sizeof start, ", block (%lld, %lld), thread %d", static_cast<long long>(current->block->x),
                   static_cast<long long>(current->block->y), current->thread);
@@ -281,7 +332,11 @@ void report(const char* format, ...) {
   va_start(list, format);
   std::vsnprintf(text, sizeof text, format, list);
   va_end(list);
-  failure = std::string("kernel ") + grid.name + start + ": " + text;
+  std::string names;
+  for (const Grid& grid : grids) {
+    if (!current || current->block->grid == &grid) names += (names.empty() ? "" : " and ") + std::string(grid.name);
+  }
+  failure = "kernel " + names + start + ": " + text;
   if (current) to_host(true);
 }
 
@@ -290,16 +345,37 @@ Random next_order() {
   return draw();
 }
 
-void run(const Grid& given) {
+const Block* block_at(int number) { return static_cast<size_t>(number) < blocks.size() ? &blocks[number] : nullptr; }
+const Block* block_with(uint32_t id) {
+  return blocks.empty() || id < blocks[0].id ? nullptr : block_at(static_cast<int>(id - blocks[0].id));
+}
+
+uint64_t fork_time() {
   const std::lock_guard<std::mutex> lock(one_launch);
-  grid = given;
+  return begin_fork();
+}
+
+void run(const std::vector<Grid>& given) {
+  const std::lock_guard<std::mutex> lock(one_launch);
+  grids = given;
   chance = draw();
   failure.clear();
   const Tidy tidy;
   run_all();
   if (failure.empty()) return finish_delays();
-  fail(RNNK_RUNTIME_ERROR, "%s (order of threads: seed %llu, launch %llu)", failure.c_str(),
-       static_cast<unsigned long long>(seed), static_cast<unsigned long long>(launches));
+  throw Failure{RNNK_RUNTIME_ERROR, failure + " (order of threads: seed " + std::to_string(seed) + ", launch " +
+                                        std::to_string(launches) + ")" + places_of_race()};
+}
+
+void run_on_host(Line* line, const char* name, const std::function<void()>& work) {
+  const std::lock_guard<std::mutex> lock(one_launch);
+  failure.clear();
+  grids.assign(1, Grid{1, 1, 0, 1, 1, false, name, nullptr, nullptr, line});
+  begin_order(line);
+  begin_races();
+  const Tidy tidy;
+  run_together({{&grids[0], 0, 1}}, &work);
+  if (!failure.empty()) throw Failure{RNNK_RUNTIME_ERROR, failure + places_of_race()};
 }
 
 }  // namespace simt

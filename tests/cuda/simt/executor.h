@@ -8,29 +8,16 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
+#include "simt/calls.h"
 #include "simt/fiber.h"
 #include "simt/views.h"
 
 namespace rnnk {
 namespace simt {
 
-// What a fiber can wait at.
-enum class Op : uint8_t {
-  none,
-  sync_block,
-  sync_warp,
-  shuffle_float,
-  shuffle_double,
-  ldmatrix,
-  mma_bf16,
-  mma_f16,
-  mma_tf32,
-  cluster_wait,
-  mbarrier,
-  poll
-};
 const char* name_of(Op);
 
 struct Random {  // splitmix64
@@ -47,10 +34,12 @@ struct Random {  // splitmix64
 struct Warp;
 struct Block;
 
-struct Copy {  // copy_async, not yet done
+struct Copy {  // copy_async, not yet waited for
   void* to;
   const void* from;
   int group;
+  bool done;
+  const void* place;  // in the program
 };
 
 struct Fiber {
@@ -69,6 +58,7 @@ struct Fiber {
   std::vector<Copy> copies;
   std::vector<uintptr_t> stores;  // delayed ones: delayed.h
   View view;                      // beyond its warp's: views.h
+  uint64_t last;                  // when it accessed memory last
   uint32_t lane() const { return static_cast<uint32_t>(thread) & 31; }
   uint32_t bit() const { return 1u << lane(); }
 };
@@ -81,7 +71,8 @@ struct Warp {
   Op op;        // that `arrived` wait at
   void (*complete)(Warp&);
   std::vector<uintptr_t> stores;
-  View view;  // beyond its block's
+  View view;      // beyond its block's
+  uint64_t time;  // of its last barrier
 };
 
 struct Cluster {
@@ -91,9 +82,11 @@ struct Cluster {
 };
 
 struct Block {
+  const Grid* grid;
   int64_t x, y;
-  int number;  // among those that run together
-  int rank;    // in its cluster
+  int number;   // among those that run together
+  uint32_t id;  // among all that have run
+  int rank;     // in its cluster
   Cluster* cluster;
   Warp* warps;
   Fiber* fibers;
@@ -101,37 +94,25 @@ struct Block {
   char* shared;
   std::vector<uintptr_t> stores;
   View view;
-};
-
-// What a launch is, for the fibers.
-struct Grid {
-  int64_t x, y, shared;
-  int threads, cluster;
-  bool together;  // all blocks at once
-  const char* name;
-  void (*body)(const void* params);
-  const void* params;
+  uint64_t time;  // of its last barrier
 };
 
 extern Fiber* current;  // null while the host runs
-extern Grid grid;
 extern Random chance;
 
-// The running fiber waits at `op` until it is woken; lets others run and stays ready.
+// The block of this number, or of this id, if it is among those that run together; null otherwise.
+const Block* block_at(int number);
+const Block* block_with(uint32_t id);
+// Work on memory by the host, on a stream: who does it. Null while there is none.
+Fiber* host_fiber();
+
+// The running fiber waits at `op` until it is woken.
 void suspend(Op op);
-void yield(Op op);
 void wake(Warp&, uint32_t lanes);
 // The fiber has ended: those who met without it go on.
 void leave(Fiber&);
 // Something happened that others may wait for.
 void progress();
-// Rounds of the scheduler, as nanoseconds. While nothing but polling happens they leap, so that a kernel that bounds its waits
-// by time gives up by itself, before the executor calls it a deadlock.
-uint64_t nanoseconds();
-
-void sync_block();
-void cluster_arrive();
-void cluster_wait();
 // Meets the live lanes of the warp, which must all come with the same op. The last one runs complete(warp), which finds what
 // every lane brought in lanes[i].deposit; `whole`: a warp of 32 live lanes is needed.
 void meet(Op op, void* deposit, void (*complete)(Warp&), bool whole);
@@ -139,7 +120,12 @@ void meet(Op op, void* deposit, void (*complete)(Warp&), bool whole);
 // Ends the launch with a Failure whose text starts with the kernel and, of a running fiber, its block and thread.
 [[gnu::format(printf, 1, 2)]] void report(const char* format, ...);
 
-void run(const Grid&);
+// One launch; or several that run at the same time, each with all its blocks at once.
+void run(const std::vector<Grid>&);
+// Work of the host on memory, which comes after `line`'s: what accesses() is told in it is checked as a thread's.
+void run_on_host(Line* line, const char* name, const std::function<void()>& work);
+// The time of a fork of streams.
+uint64_t fork_time();
 // The next number of an order that is drawn, after the seed's.
 Random next_order();
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "simt/races.h"
 #include "simt/shared.h"
 #include "simt/streams.h"
 
@@ -39,11 +40,18 @@ OnDevice::OnDevice(int index) : before_(nullptr) { facts(index); }
 OnDevice::~OnDevice() = default;
 
 void fill(void* to, int byte, size_t bytes, void* stream) {
-  simt::on_stream(stream, [=] { std::memset(to, byte, bytes); });
+  simt::on_stream(stream, "fill", [=] {
+    simt::accesses(to, bytes, simt::kWrites, nullptr);
+    std::memset(to, byte, bytes);
+  });
   patterns += byte != 0;
 }
 void copy(void* to, const void* from, size_t bytes, void* stream) {
-  simt::on_stream(stream, [=] { std::memcpy(to, from, bytes); });
+  simt::on_stream(stream, "copy", [=] {
+    simt::accesses(from, bytes, simt::kReads, nullptr);
+    simt::accesses(to, bytes, simt::kWrites, nullptr);
+    std::memcpy(to, from, bytes);
+  });
 }
 
 uint64_t* fault_word(int index) {
@@ -73,11 +81,17 @@ void launch_checked(const Launch& how, simt::Grid grid, std::shared_ptr<const vo
          how.shared);
   refuse(how.cluster < 1 || how.cluster > 16, name, "expected clusters of 1 to 16 blocks", how.cluster);
   refuse(how.grid_x % how.cluster != 0, name, "expected blocks in x that are whole clusters", how.grid_x);
+  double share = 1;
   if (how.cooperative) {
     // Registers are not known here: cooperative kernels take them all (255 a thread), so a multiprocessor has one block.
     const int64_t each = how.shared + 1024 <= kShared ? 1 : 0;
     const int64_t blocks = how.grid_x * how.grid_y;
     refuse(blocks > multiprocessors * each, name, "a cooperative launch of more blocks than run at once", blocks);
+    share = static_cast<double>(blocks) / multiprocessors;
+    if (how.cluster > 1) {
+      const auto at_once = std::max<int64_t>(1, clusters_at_once(nullptr, how));
+      share = std::max(share, static_cast<double>(blocks / how.cluster) / static_cast<double>(at_once));
+    }
   }
   grid.x = how.grid_x;
   grid.y = how.grid_y;
@@ -85,11 +99,7 @@ void launch_checked(const Launch& how, simt::Grid grid, std::shared_ptr<const vo
   grid.threads = how.threads;
   grid.cluster = how.cluster;
   grid.together = how.cooperative;
-  simt::on_stream(how.stream, [grid, params] {
-    simt::Grid with = grid;
-    with.params = params.get();
-    simt::run(with);
-  });
+  simt::on_stream(how.stream, grid, std::move(params), share);
 }
 
 }  // namespace gpu

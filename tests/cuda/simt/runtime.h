@@ -3,7 +3,7 @@
 #pragma once
 #include <memory>
 
-#include "simt/executor.h"
+#include "simt/calls.h"
 
 namespace rnnk {
 namespace gpu {

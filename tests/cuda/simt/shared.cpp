@@ -11,6 +11,7 @@
 
 #include "core/problem.h"
 #include "simt/executor.h"
+#include "simt/races.h"
 
 namespace rnnk {
 namespace simt {
@@ -37,16 +38,12 @@ void permit(Region& region, int64_t pages) {
   region.pages = pages;
 }
 
-// An access to `address` within `region`, outside of what the block there may use.
-void report_shared(const char* address, const char* access, const Region& region) {
-  const Cluster& cluster = *current->block->cluster;
-  const Block* owner = current->block;
-  for (int i = 0; i < cluster.size; ++i) {
-    const Block& block = cluster.blocks[i];
-    if (block.shared >= region.at && block.shared <= region.end()) owner = &block;
-  }
+// An access to `address`, outside of what the block there may use.
+void report_shared(const char* address, const char* access) {
+  const Block* owner = owner_of_shared(address);
+  if (!owner) owner = current->block;
   report("shared memory out of bounds: %s at offset %lld of %lld of block (%lld, %lld)%s", access,
-         static_cast<long long>(address - owner->shared), static_cast<long long>(grid.shared),
+         static_cast<long long>(address - owner->shared), static_cast<long long>(owner->grid->shared),
          static_cast<long long>(owner->x), static_cast<long long>(owner->y), owner->live == 0 ? ", which has ended" : "");
 }
 
@@ -64,7 +61,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   if (current) {  // report() leaves the fiber for good, and with it this handler
     if (in_stack_guard(current->stack, address)) report("its stack of %zu bytes overflows", Stack::kSize);
     for (const Region& region : regions) {
-      if (address >= region.at && address < region.at + kRegion) report_shared(address, access, region);
+      if (address >= region.at && address < region.at + kRegion) report_shared(address, access);
     }
     report("%s at address %p, where there is no memory", access, info->si_addr);
   }
@@ -77,6 +74,7 @@ stack_t stack_before;
 }  // namespace
 
 void reserve_shared(int blocks) {
+  if (regions.size() < static_cast<size_t>(blocks)) drop_races();
   while (regions.size() < static_cast<size_t>(blocks)) {
     void* at = mmap(nullptr, kRegion, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED) fail(RNNK_OUT_OF_MEMORY, "no memory for the shared memory of one more block");
@@ -107,6 +105,21 @@ void check_shared(const Block& block, int64_t size) {
       }
     }
   }
+}
+
+bool is_shared(const void* address) {
+  const auto* at = static_cast<const char*>(address);
+  for (const Region& region : regions) {
+    if (at >= region.at && at < region.at + kRegion) return true;
+  }
+  return false;
+}
+const Block* owner_of_shared(const void* address) {
+  const auto* at = static_cast<const char*>(address);
+  for (size_t i = 0; i < regions.size(); ++i) {
+    if (at >= regions[i].at && at < regions[i].at + kRegion) return block_at(static_cast<int>(i));
+  }
+  return nullptr;
 }
 
 void close_shared(int index) { permit(regions[index], 0); }

@@ -15,6 +15,9 @@ void reserve_shared(int blocks);
 char* open_shared(int index, int64_t size);
 // What lies around it within its pages must be untouched; otherwise the launch ends with a failure.
 void check_shared(const Block&, int64_t size);
+// Whether there is such a region around an address, and which block's it is now, if anyone's.
+bool is_shared(const void* address);
+const Block* owner_of_shared(const void* address);
 // Nobody may touch it until it is opened again: its block has ended.
 void close_shared(int index);
 

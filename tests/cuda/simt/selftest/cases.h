@@ -6,6 +6,8 @@
 
 #include "cuda/exchange.cuh"
 #include "cuda/runtime.h"
+#include "simt/executor.h"
+#include "simt/races.h"
 
 namespace selftest {
 
@@ -71,10 +73,31 @@ inline bool counts(void (*kernel)(Given), const gpu::Launch& how, int64_t number
   }
   return true;
 }
-inline void expect_found(void (*correct)(Given), void (*faulty)(Given), const gpu::Launch& how, int64_t number = 0) {
+// Nobody looks for races meanwhile.
+struct NumbersAlone {
+  NumbersAlone() { rnnk_simt_races(0); }
+  ~NumbersAlone() { rnnk_simt_races(1); }
+};
+// How many of kSeeds orders have a race that is reported.
+template <class Act>
+uint64_t raced(Act&& act) {
+  return wrong([&] {
+    try {
+      act();
+      return true;
+    } catch (const Failure& failure) {
+      expect_in(failure.text, {"a data race", "before it", ".cpp:"});
+      return false;
+    }
+  });
+}
+// The fault shows as a wrong number; and, if `races`, as a race where the executor looks for them.
+inline void expect_found(void (*correct)(Given), void (*faulty)(Given), const gpu::Launch& how, int64_t number = 0,
+                         bool races = true) {
   expect(wrong([&] { return counts(correct, how, number); }) == 0, "the kernel without the fault is right in every order");
-  const uint64_t found = wrong([&] { return counts(faulty, how, number); });
-  expect(found > 0, "the fault shows in some order");
+  expect((raced([&] { counts(faulty, how, number); }) > 0) == races, races ? "a race is reported" : "no race is reported");
+  const NumbersAlone alone;
+  expect(wrong([&] { return counts(faulty, how, number); }) > 0, "the fault shows in some order");
 }
 inline std::string said(void (*kernel)(Given), const gpu::Launch& how, int64_t number = 0) {
   const std::string text = failure([&] { counts(kernel, how, number); });

@@ -158,7 +158,7 @@ RNNK_GLOBAL void half_seen(Given p) {
   } while (got.word[0] + 1 < 2 || (!fault && (got.word[1] + 1 < 2 || got.word[2] + 1 < 2 || got.word[3] + 1 < 2)));
   p.out[own] = got.word[1] == got.word[2] && got.word[2] == got.word[3] ? got.word[3] : 0;
 }
-void half_of_the_data() { expect_found(half_seen<false>, half_seen<true>, kAtOnce); }
+void half_of_the_data() { expect_found(half_seen<false>, half_seen<true>, kAtOnce, 0, false); }
 
 // Into the peer's shared memory, and published; `fault`: no cluster barrier before both are read.
 template <bool fault>
@@ -205,8 +205,73 @@ bool passed_between_streams() {
 }
 void missing_order_of_streams() {
   expect(wrong(passed_between_streams<false>) == 0, "streams in order are right");
+  expect(raced(passed_between_streams<true>) == kSeeds, "a race is reported in every order");
+  const NumbersAlone alone;
   expect(wrong(passed_between_streams<true>) > 0, "the fault shows in some order");
 }
+
+// Two launches on two streams, whose blocks hand each other numbers; `fault`: in the same memory. One after the other they are right.
+RNNK_GLOBAL void gathers(Given p) {
+  const auto blocks = static_cast<uint32_t>(gpu::blocks_x());
+  if (gpu::thread() == 0) {
+    gpu::publish(p.data + gpu::block_x(), static_cast<uint32_t>(p.number + gpu::block_x()));
+    gpu::add_release(p.flags, 1);
+  }
+  while (gpu::load_acquire(p.flags) < blocks) gpu::poll_pause();
+  p.out[index()] = gpu::load_relaxed(p.data + (gpu::block_x() + 1) % blocks);
+}
+template <bool fault>
+bool launched_beside() {
+  std::vector<uint32_t> data(8), flags(64), out(2 * 128);
+  void* const* const sides = gpu::fork_streams(0, nullptr, 2);
+  for (int i = 0; i < 2; ++i) {
+    gpu::Launch how{4, 1, 32, 0, sides[i], 1, true};
+    gpu::launch(gathers, how, Given{data.data() + (fault ? 0 : 4 * i), flags.data() + 32 * i, out.data() + 128 * i, 10 * i},
+                "planted");
+  }
+  gpu::join_streams(0, nullptr, 2);
+  for (uint32_t i = 0; i < 256; ++i) {
+    if (out[i] != i / 128 * 10 + (i / 32 + 1) % 4) return false;
+  }
+  return true;
+}
+void launches_that_share_memory() {
+  expect(wrong(launched_beside<false>) == 0, "each in its own memory they are right");
+  expect(raced(launched_beside<true>) == kSeeds, "a race is reported in every order");
+  const NumbersAlone alone;
+  expect(wrong(launched_beside<true>) > 0, "they run at the same time");
+}
+
+// A number from block to block through the peer's shared memory, one buffer for all steps; `fault`: sent before the one before is read.
+template <bool fault>
+RNNK_GLOBAL void posts(Given p) {
+  auto* barrier = shared_as<uint64_t>();
+  auto* box = shared_as<uint32_t>(128);
+  const int peer = 1 - gpu::cluster_rank(), t = gpu::thread();
+  if (t == 0) gpu::mbarrier_init(barrier, 1);
+  gpu::cluster_arrive_release();
+  gpu::cluster_wait_acquire();
+  uint32_t sum = 0;
+  for (uint32_t step = 0; step < 2; ++step) {
+    if (t == 0) gpu::mbarrier_expect(barrier, 64 * 4);
+    if (step > 0 && !fault) {
+      gpu::cluster_arrive_release();
+      gpu::cluster_wait_acquire();
+    }
+    gpu::store_async(gpu::map_shared(box + t, peer), static_cast<uint32_t>(index()), gpu::map_shared(barrier, peer));
+    while (!gpu::mbarrier_try_wait(barrier, step)) {
+    }
+    sum += box[t];
+  }
+  gpu::cluster_arrive_release();
+  gpu::cluster_wait_acquire();
+  p.out[index()] = sum == 2 * static_cast<uint32_t>(peer * 64 + t) ? static_cast<uint32_t>(index() + 1) : 0;
+}
+void sent_before_read() {
+  expect(wrong([] { return counts(posts<false>, kPair); }) == 0, "the kernel without the fault is right in every order");
+  expect(raced([] { counts(posts<true>, kPair); }) > 0, "a race is reported");
+}
+
 void streams_misused() {
   expect_in(failure([] { gpu::order_streams(0, nullptr, nullptr); }), {"order() outside of fork() and join()"});
   expect_in(failure([] { gpu::join_streams(0, nullptr, 1); }), {"join() of others than fork()'s"});
@@ -257,12 +322,13 @@ void order_repeats() {
 
 const std::vector<Case>& planted() {
   static const std::vector<Case> cases{
-      CASE(missing_block_barrier),  CASE(missing_second_barrier),   CASE(missing_warp_barrier),
-      CASE(missing_copy_wait),      CASE(missing_release),          CASE(release_before_barrier),
-      CASE(shuffle_before_release), CASE(missing_acquire),          CASE(acquired_by_another_warp),
-      CASE(shuffle_after_acquire),  CASE(half_of_the_data),         CASE(missing_cluster_barrier),
-      CASE(blocks_not_at_once),     CASE(after_a_failure),          CASE(order_repeats),
-      CASE(counted_too_soon),       CASE(missing_order_of_streams), CASE(streams_misused)};
+      CASE(missing_block_barrier),      CASE(missing_second_barrier),   CASE(missing_warp_barrier),
+      CASE(missing_copy_wait),          CASE(missing_release),          CASE(release_before_barrier),
+      CASE(shuffle_before_release),     CASE(missing_acquire),          CASE(acquired_by_another_warp),
+      CASE(shuffle_after_acquire),      CASE(half_of_the_data),         CASE(missing_cluster_barrier),
+      CASE(blocks_not_at_once),         CASE(after_a_failure),          CASE(order_repeats),
+      CASE(counted_too_soon),           CASE(missing_order_of_streams), CASE(streams_misused),
+      CASE(launches_that_share_memory), CASE(sent_before_read)};
   return cases;
 }
 

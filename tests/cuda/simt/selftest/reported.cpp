@@ -121,7 +121,7 @@ RNNK_GLOBAL void pushes_and_ends(Given) {
   auto* barrier = shared_as<uint64_t>();
   if (gpu::thread() == 0) gpu::mbarrier_init(barrier, 1);
   gpu::sync_block();
-  for (int i = 0; i < 20; ++i) gpu::store_async(shared_as<uint32_t>(64) + gpu::thread(), 1u, barrier);
+  for (int i = 0; i < 3; ++i) gpu::store_async(shared_as<uint32_t>(64) + 32 * i + gpu::thread(), 1u, barrier);
 }
 void block_that_has_ended() {
   expect_in(said(reaches_ended, kPair), {"block (1, 0)", "of block (0, 0), which has ended"});
@@ -138,6 +138,100 @@ void too_many_arrivals() {
   expect_in(said(expects_twice, {1, 1, 1, 64, nullptr}), {"all 1 arrivals of this phase have been"});
 }
 void barrier_not_initialised() { expect_in(said(no_barrier, kOneWarp), {"an mbarrier that is not initialised"}); }
+
+// Threads 7 and 40 touch the same byte; both places are named.
+RNNK_GLOBAL void writes_and_reads(Given p) {
+  if (gpu::thread() == 7) gpu::shared()[16] = 1;
+  if (gpu::thread() == 40) p.out[40] = static_cast<uint32_t>(gpu::shared()[16]);
+}
+void race_in_shared_memory() {
+  expect_in(said(writes_and_reads, kOneBlock),
+            {"block (0, 0), thread ", "a data race at offset 16 of the shared memory of block (0, 0)", "a read", "a write",
+             ", which nothing orders", "before it: reported.cpp:"});
+}
+RNNK_GLOBAL void all_write(Given p) { p.data[gpu::thread()] = 1; }
+void race_of_blocks_in_turn() {  // which the executor runs one after the other
+  expect_in(said(all_write, {2, 1, 32, 0, nullptr}),
+            {"a data race at global memory", "a write and, before it, a write of what has ended"});
+}
+RNNK_GLOBAL void plain_and_relaxed(Given p) {
+  if (gpu::block_x() == 0) p.data[gpu::thread()] = 1;
+  else gpu::load_relaxed(p.data + gpu::thread());
+}
+void plain_against_relaxed() {
+  expect_in(said(plain_and_relaxed, kAtOnce), {"a data race", "a write", "a relaxed or volatile read"});
+}
+RNNK_GLOBAL void halves_of_a_word(Given p) { reinterpret_cast<uint16_t*>(p.data)[gpu::thread()] = 1; }
+void neighbours_are_no_race() { counts(halves_of_a_word, kOneBlock); }
+
+// Quads and pairs are words of 4 bytes; what is volatile is one element.
+template <int of>
+RNNK_GLOBAL void stores_and_loads(Given p) {
+  auto* quads = reinterpret_cast<gpu::Quad*>(p.data);
+  auto* pairs = reinterpret_cast<uint64_t*>(p.data);
+  const bool first = gpu::block_x() == 0;
+  if (of == 0 && first) gpu::store_relaxed(quads, gpu::Quad{});
+  if (of == 0 && !first) gpu::load_relaxed(pairs);
+  if (of == 1 && first) *static_cast<volatile uint64_t*>(pairs) = 1;
+  if (of == 1 && !first) gpu::load_relaxed(p.data + 1);
+  if (of == 2 && first) gpu::publish(quads, gpu::Quad{});
+  if (of == 2 && !first) p.out[0] = static_cast<uint32_t>(*pairs);
+}
+void accesses_of_different_size() {
+  const gpu::Launch how{2, 1, 1, 0, nullptr, 1, true};
+  counts(stores_and_loads<0>, how);
+  expect_in(said(stores_and_loads<1>, how),
+            {"accesses of different size at global memory", "overlap in part", "reported.cpp:"});
+  expect_in(said(stores_and_loads<2>, how), {"a data race at global memory"});
+}
+
+RNNK_GLOBAL void loads_quad(Given p) {
+  const auto* quad = reinterpret_cast<const gpu::Quad*>(reinterpret_cast<const char*>(p.data) + p.number);
+  p.out[0] = quad->word[0] + quad->word[3];
+}
+RNNK_GLOBAL void loads_pair(Given p) {
+  p.out[0] = static_cast<uint32_t>(*reinterpret_cast<const uint64_t*>(reinterpret_cast<const char*>(p.data) + p.number));
+}
+void misaligned() {
+  counts(loads_quad, {1, 1, 1, 0, nullptr}, 16);
+  expect_in(said(loads_quad, kOneWarp, 8), {"an access at an address that is not a multiple of 16", "reported.cpp:"});
+  expect_in(said(loads_pair, kOneWarp, 4), {"an access at an address that is not a multiple of 8", "reported.cpp:"});
+}
+
+RNNK_GLOBAL void overwrites_source(Given p) {
+  gpu::copy_async(gpu::shared() + 16 * gpu::thread(), p.data + 4 * gpu::thread());
+  gpu::copy_commit();
+  p.data[(4 * gpu::thread() + 4) % 128] = 1;
+  gpu::copy_wait<0>();
+}
+void source_of_a_copy_overwritten() { expect_in(said(overwrites_source, kOneWarp), {"a data race at global memory"}); }
+
+RNNK_GLOBAL void initialises_late(Given) {
+  auto* barrier = shared_as<uint64_t>();
+  if (gpu::thread() == 0) {
+    gpu::mbarrier_init(barrier, 1);
+    gpu::mbarrier_expect(barrier, 8);
+  }
+  gpu::sync_block();
+  const int peer = 1 - gpu::cluster_rank();
+  for (int i = 0; i < 100; ++i) gpu::poll_pause();
+  if (gpu::thread() < 2)
+    gpu::store_async(gpu::map_shared(shared_as<uint32_t>(64) + gpu::thread(), peer), 1u, gpu::map_shared(barrier, peer));
+  while (!gpu::mbarrier_try_wait(barrier, 0)) {
+  }
+  gpu::cluster_arrive_release();
+  gpu::cluster_wait_acquire();
+}
+void mbarrier_not_yet_seen() { expect_in(said(initialises_late, kPair), {"a data race at offset 0 of the shared memory"}); }
+
+// What the host does on a stream counts, too.
+void race_with_a_fill() {
+  std::vector<uint32_t> data(128);
+  void* const* const sides = gpu::fork_streams(0, nullptr, 1);
+  gpu::clear(data.data(), 4 * data.size(), nullptr);
+  gpu::launch(all_write, {1, 1, 32, 0, sides[0]}, Given{data.data(), nullptr, nullptr, 0}, "planted");
+  expect_in(failure([] { gpu::join_streams(0, nullptr, 1); }), {"a data race at global memory", "which nothing orders"});
+}
 
 void refused() {
   expect_in(said(skips, {1, 1, 2000, 0, nullptr}), {"expected 1 to 1024 threads, got 2000"});
@@ -167,6 +261,15 @@ const std::vector<Case>& reported() {
                                        CASE(block_that_has_ended),
                                        CASE(too_many_arrivals),
                                        CASE(barrier_not_initialised),
+                                       CASE(race_in_shared_memory),
+                                       CASE(race_of_blocks_in_turn),
+                                       CASE(plain_against_relaxed),
+                                       CASE(neighbours_are_no_race),
+                                       CASE(accesses_of_different_size),
+                                       CASE(misaligned),
+                                       CASE(source_of_a_copy_overwritten),
+                                       CASE(mbarrier_not_yet_seen),
+                                       CASE(race_with_a_fill),
                                        CASE(refused)};
   return cases;
 }

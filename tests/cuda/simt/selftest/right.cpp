@@ -259,14 +259,14 @@ RNNK_GLOBAL void own_stores(Out p) {
   const int t = gpu::thread();
   auto* halves = reinterpret_cast<uint16_t*>(p.out);
   auto* pairs = reinterpret_cast<uint64_t*>(p.out + 64);
-  gpu::publish(halves + t, static_cast<uint16_t>(t + 1));
+  gpu::publish(halves + 2 * t + 1, static_cast<uint16_t>(t + 1));
   gpu::publish(pairs + t, uint64_t{7} << 32);
   gpu::publish(pairs + t, uint64_t(t) << 32 | 1u);
   const bool own = gpu::load_relaxed(pairs + t) == (uint64_t(t) << 32 | 1u) &&
-                   (gpu::load_relaxed(p.out + t / 2) >> t % 2 * 16 & 0xffff) == static_cast<uint32_t>(t + 1);
+                   gpu::load_relaxed(p.out + t) >> 16 == static_cast<uint32_t>(t + 1);
   gpu::sync_block();
-  const uint32_t other = static_cast<uint32_t>(t + 40) % 64, word = gpu::load_relaxed(p.out + other / 2);
-  p.out[192 + t] = own && (word >> other % 2 * 16 & 0xffff) == other + 1 && gpu::load_relaxed(pairs + other) >> 32 == other;
+  const uint32_t other = static_cast<uint32_t>(t + 40) % 64, word = gpu::load_relaxed(p.out + other);
+  p.out[192 + t] = own && word >> 16 == other + 1 && gpu::load_relaxed(pairs + other) >> 32 == other;
 }
 void own_stores_are_seen() {
   std::vector<uint32_t> out(256);
@@ -274,7 +274,7 @@ void own_stores_are_seen() {
     out.assign(256, 0);
     gpu::launch(own_stores, {1, 1, 64, 0, nullptr}, Out{out.data()}, "own_stores");
     for (uint32_t i = 0; i < 64; ++i) {
-      if (out[192 + i] != 1 || (out[i / 2] >> i % 2 * 16 & 0xffff) != i + 1 || out[64 + 2 * i] != 1) return false;
+      if (out[192 + i] != 1 || out[i] >> 16 != i + 1 || out[64 + 2 * i] != 1) return false;
     }
     return true;
   };
