@@ -20,7 +20,7 @@ using costs::Core;
 template <class A>
 double product_cycles(const WeightUnit* unit, int gates, double rows, double K, double vectors) {
   if (rows < 1 || K < 1 || vectors < 1) return 0;
-  int64_t height = tile_rows<typename A::V>(gates), least = 1;
+  int64_t height = tile_rows<A>(gates), least = 1;
   if constexpr (A::matrix) height = A::rows, least = A::least_rows;
   if (unit && unit->rows) height = unit->rows, least = unit->least_rows;
   rows = larger(rows, static_cast<double>(least));
@@ -29,7 +29,7 @@ double product_cycles(const WeightUnit* unit, int gates, double rows, double K, 
   const double cycles = unit ? unit->cycles : A::cycles_per_fma();
   // Eight multiply-adds begin while one is done, so a tile of fewer chains takes as long as one of eight. (RNN, H = 192, AVX2, one
   // thread: a step of 2 rows takes 3.7 us, of 4 rows 4.5; measured.)
-  const int64_t width = rows > Shape<typename A::V, 1>::flat_rows ? tile_panels<typename A::V>(gates) * gates : 8;
+  const int64_t width = rows > Shape<A, 1>::flat_rows ? tile_panels<typename A::V>(gates) * gates : 8;
   const double chains = A::matrix || unit ? 0 : tiles * 8 / smaller<double>(vectors, width);
   const double read = tiles * bytes / Core::near_rate;
   // The part of the weights that has left the near cache when it is read again.

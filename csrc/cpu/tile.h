@@ -19,14 +19,18 @@ template <class V>
 constexpr int tile_panels(int gates) {
   return gates >= 4 ? 1 : gates >= 2 ? (V::registers >= 32 ? 2 : 1) : (V::registers >= 32 ? 4 : 2);
 }
-template <class V>
+// Weights that are widened take registers, too: with three of 16, sums would be in memory (GRU of bfloat16, B = 16, took 1.5 times as long).
+template <class A>
 constexpr int tile_rows(int gates) {
-  return (V::registers >= 32 ? 24 : 12) / (tile_panels<V>(gates) * gates);
+  using V = typename A::V;
+  const int sums = V::registers >= 32 ? 24 : A::pair == 2 && gates == 3 ? 9 : 12;
+  return sums / (tile_panels<V>(gates) * gates);
 }
-template <class V, int G>
+template <class A, int G>
 struct Shape {
+  using V = typename A::V;
   static constexpr bool wide = V::registers >= 32;
-  static constexpr int panels = tile_panels<V>(G), rows = tile_rows<V>(G);
+  static constexpr int panels = tile_panels<V>(G), rows = tile_rows<A>(G);
   static constexpr int flat_rows = wide ? 2 : 1;  // up to this many rows use flat_panels
   static constexpr int flat_panels = larger(panels, (wide ? 9 : 8) / G);
 };
@@ -105,8 +109,8 @@ __attribute__((noinline)) void multiply(const Tile<A>& tile) {
     }
   };
   // Tiles of one row and flat ones stand alone in their column: they fetch nothing.
-  static_assert(Shape<V, G>::rows >= 3, "or rows dealt evenly would leave one alone");
-  constexpr bool fetches = R > 1 && P <= Shape<V, G>::panels;
+  static_assert(Shape<A, G>::rows >= 3, "or rows dealt evenly would leave one alone");
+  constexpr bool fetches = R > 1 && P <= Shape<A, G>::panels;
   Ahead next = tile.next;
   int64_t k = 0;
   for (bool more = tile.more;; more = true) {
@@ -154,7 +158,7 @@ struct Start {
 // The micro-kernels by shape. Their panels are those of a flat tile or of a tall one, or what is left over of either.
 template <class A, int G>
 struct MicroKernels {
-  using S = Shape<typename A::V, G>;
+  using S = Shape<A, G>;
   using Function = void (*)(const Tile<A>&);
   static constexpr int kRows = larger(S::rows, S::flat_rows);
 
@@ -305,7 +309,7 @@ void tile_column(const TiledProduct<A, G>& product, int64_t r0, int64_t panel, i
 template <class A, int G>
 __attribute__((noinline)) void walk_tiles(const TiledProduct<A, G>& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1,
                                           int64_t K, const typename A::Weight* w, int64_t panel_stride) {
-  using S = Shape<typename A::V, G>;
+  using S = Shape<A, G>;
   using T = typename A::T;
   using Walk = Walk<A, G>;
   alignas(64) T sums[larger<int64_t>(Walk::kRows * S::panels, S::flat_rows * S::flat_panels) * Walk::width];
