@@ -23,6 +23,12 @@ constexpr Option kOptions[] = {{kTakesProjection, 0, "proj_size"},
                                {kTakesCellZoneout, 0, "zoneout of c"},
                                {kTakesIndependent, RNNK_PROBLEM_INDEPENDENT, "independent"}};
 
+constexpr uint32_t option_flags() {
+  uint32_t flags = 0;
+  for (const Option& option : kOptions) flags |= option.flag;
+  return flags;
+}
+
 void not_both(bool one, const char* one_name, bool other, const char* other_name) {
   if (one && other) fail(RNNK_NOT_SUPPORTED, "%s and %s: no kernel does both at once", one_name, other_name);
 }
@@ -76,7 +82,7 @@ const char* cell_option(const CellInfo& cell, int i) {
 
 void take_options(Problem& p, const rnnk_problem& from, int direction) {
   const CellInfo& cell = *cell_info(p.cell);
-  p.flags = from.flags & ~uint32_t{RNNK_PROBLEM_NO_BIAS | RNNK_PROBLEM_RECOMPUTE | RNNK_PROBLEM_TF32 | RNNK_PROBLEM_INT8};
+  p.flags = from.flags & option_flags();
   for (const Option& option : kOptions) {
     if (p.has(option.flag) && !(cell.takes & option.takes)) {
       fail(RNNK_INVALID_VALUE, "problem.flags: cell %s has no %s", cell.name, option.name);

@@ -95,7 +95,7 @@ void int8_blocks(const UnitProduct& product, int64_t r0, int64_t r1, const Fn& f
 }
 
 template <class D, int G>
-void run_unit_product(const UnitProduct& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1) {
+void run_int8_product(const UnitProduct& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1) {
   using A = Int8<D>;
   const auto* const w = static_cast<const int8_t*>(product.weights);
   const int64_t elements = product.panel_stride / 4;
@@ -110,10 +110,10 @@ void run_unit_product(const UnitProduct& product, int64_t r0, int64_t r1, int64_
 template <class D>
 void run_int8(const UnitProduct& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1) {
   switch (product.gates) {
-    case 1: return run_unit_product<D, 1>(product, r0, r1, p0, p1);
-    case 2: return run_unit_product<D, 2>(product, r0, r1, p0, p1);
-    case 3: return run_unit_product<D, 3>(product, r0, r1, p0, p1);
-    case 4: return run_unit_product<D, 4>(product, r0, r1, p0, p1);
+    case 1: return run_int8_product<D, 1>(product, r0, r1, p0, p1);
+    case 2: return run_int8_product<D, 2>(product, r0, r1, p0, p1);
+    case 3: return run_int8_product<D, 3>(product, r0, r1, p0, p1);
+    case 4: return run_int8_product<D, 4>(product, r0, r1, p0, p1);
   }
 }
 

@@ -23,10 +23,13 @@ except ImportError as error:
 from torch import Tensor
 
 from .torch.autograd import Call, records_gradient
+from .torch.base import autocast_dtype
 from .torch.given import as_layer, recurrence_of_gx, with_gx
 from .torch.kernels import DTYPES, Around, Options, spec_of
 
 __all__ = ["States", "flashrnn"]
+
+_functorch = torch._C._functorch
 
 
 class _Function(NamedTuple):
@@ -87,9 +90,10 @@ def flashrnn(
         1 for "elman".
     R: [G, N, D, D]: of each gate and head, from all units of the head (last) to each.
     b: [G, N, D], for "gru" [4, N, D].
-    states: [S, B, 1, N, D], the initial h, c (lstm, slstm), n and m (slstm), or None for zeros. n is zero everywhere or
-        at least 1 everywhere, as all n are that a call returns; others raise NotImplementedError, because there the
-        package bounds n by 1.
+    states: [S, B, 1, N, D], the initial h, c (lstm, slstm), n and m (slstm), or None for zeros. For "slstm", n is at
+        least 1 everywhere, as in all states that a call returns, or c and n are zero everywhere, and the states need no
+        gradient; others raise NotImplementedError, because there the package's step has bounds of its own. A graph
+        (torch.compile) and vmap over the states do not look at values.
     function: "lstm", "slstm", "gru" or "elman".
     config: None; NotImplementedError for a FlashRNNConfig.
     backend, dtype: names that the package knows, or None. They choose among the package's programs and change nothing
@@ -98,18 +102,25 @@ def flashrnn(
     states: ``States``, of which ``states[0]`` is h of every step, [B, T, N, D]; the package has a tensor there.
     last_states: [S, B, 1, N, D].
 
-    Gradients reach Wx, R, b and states. ValueError for a wrong shape or name, TypeError for a wrong dtype.
+    Gradients reach Wx, R, b and states. Under autocast for the CPU, all are cast to its dtype. ValueError for a wrong
+    shape or name, TypeError for a wrong dtype.
     """
     about = _about(function, config, backend, dtype)
+    given = [tensor for tensor in (Wx, R, b, states) if isinstance(tensor, Tensor)]
+    target = autocast_dtype(given, "cpu") if torch.is_autocast_enabled("cpu") else None
+    if target is not None and len(given) == 3 + (states is not None):
+        Wx, R, b, *rest = (tensor.to(target) for tensor in given)
+        states = rest[0] if rest else None
     batch, steps, heads, units = _check(about, Wx, R, b, states)
     hidden = heads * units
-    gx = Wx.reshape(batch, steps, -1).transpose(0, 1)
+    gx = Wx.reshape(batch, steps, about.gates[0] * hidden).transpose(0, 1)
     if function == "gru":  # the bias on n's input side is part of gx
         gx = torch.cat([gx[..., : 2 * hidden], gx[..., 2 * hidden :] + b[3].reshape(-1)], -1)
     in_order = about.recurrent == tuple(range(len(about.recurrent)))
     weight_hh = (R if in_order else R[list(about.recurrent)]).reshape(-1, units)
     bias_hh = (b if in_order else b[list(about.bias_hh)]).reshape(-1)
-    unread = gx.new_empty((weight_hh.shape[0], 0)), gx.new_empty(weight_hh.shape[0])  # weight_ih and bias_ih
+    rows = weight_hh.shape[0]
+    unread = [torch.empty(shape, dtype=gx.dtype) for shape in ((rows, 0), (rows,))]  # weight_ih and bias_ih
     params = [unread[0], weight_hh, unread[1], bias_hh]
     h_0 = c_0 = None
     if states is not None:
@@ -167,8 +178,13 @@ def _check(about: _Function, Wx: Tensor, R: Tensor, b: Tensor, states: Tensor | 
     for name, tensor in given.items():
         if name != "Wx" and tensor.shape != wanted[name]:
             raise ValueError(f"{name}: expected {list(wanted[name])}, got {list(tensor.shape)}")
-    if states is not None and about.cell == "slstm" and not torch.compiler.is_compiling():
-        n = states.detach()[2]
-        if not ((n == 0).all() or (n >= 1).all()):
-            raise NotImplementedError("states: expected n, states[2], to be zero everywhere or at least 1 everywhere")
+    hidden = torch.compiler.is_compiling() or (states is not None and _functorch.is_batchedtensor(states))
+    if states is not None and about.cell == "slstm" and not hidden:
+        c, n = states.detach()[1], states.detach()[2]
+        fresh = bool(((c == 0) & (n == 0)).all()) and not (torch.is_grad_enabled() and states.requires_grad)
+        if not (fresh or (n >= 1).all()):
+            raise NotImplementedError(
+                "states: expected n, states[2], to be at least 1 everywhere, or c and n to be zero everywhere in "
+                "states that need no gradient"
+            )
     return batch, steps, heads, units

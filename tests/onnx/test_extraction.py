@@ -100,6 +100,13 @@ def test_a_function_of_the_model() -> None:
     )
 
 
+def test_a_function_of_another_opset_is_left_out() -> None:
+    model = in_function(model_of("LSTM"))
+    model.functions[0].opset_import[0].version = 15
+    with pytest.warns(UserWarning, match="left out: the nodes of function 'Layer', whose opset is not the model's"):
+        assert ro.layers(model) == {}
+
+
 def chained(case: Case, nodes: list[Any], held: dict[str, Array], made: str = "R") -> onnx.ModelProto:
     """A case whose weight `made` is what the nodes compute from the held arrays."""
     model = case.model()

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import rnnkern.torch as rt
+from rnnkern.torch import kernels
 
 T, B, IN, H = 6, 4, 3, 10
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -73,6 +74,17 @@ def test_transforms() -> None:
     assert torch.autograd.gradgradcheck(lambda v: layer.forward_gx(v)[0], small)
 
 
+def test_vmap_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = made("lstm")
+    gx = torch.randn(5, T, B, 4 * H, dtype=torch.float64)
+    calls = []
+    forward = kernels.forward
+    monkeypatch.setattr(kernels, "forward", lambda *args: calls.append(args) or forward(*args))
+    y = torch.func.vmap(lambda v: layer.forward_gx(v)[0])(gx)
+    assert len(calls) == 1
+    torch.testing.assert_close(y[3], layer.forward_gx(gx[3])[0], rtol=1e-12, atol=1e-13)
+
+
 def test_dropout_draws_the_masks_of_the_layer() -> None:
     layer = made("two layers, both directions", dropout=0.5)
     x = torch.randn(T, B, IN, dtype=torch.float64)
@@ -95,5 +107,8 @@ def test_bad_input() -> None:
         layer.forward_gx(torch.nn.utils.rnn.pack_sequence([gx[:, 0]]))
     with pytest.raises(NotImplementedError, match="without layer_norm"):
         rt.LSTM(IN, H, layer_norm=True).forward_gx(gx.float())
+    graph = torch.compile(rt.LSTM(IN, H, layer_norm=True).forward_gx, backend="eager")
+    with pytest.raises(NotImplementedError, match="without layer_norm"):
+        graph(gx.float())
     with pytest.raises(NotImplementedError, match="call unfreeze"):
         layer.freeze().forward_gx(gx)

@@ -187,3 +187,41 @@ def test_weights_in_bf16_have_the_bits_of_rounded_weights() -> None:
             weight.copy_(weight.bfloat16().float() if "weight" in name else weight)
         assert torch.equal(module.freeze(weights="bf16")(x)[0], rounded(x)[0])
     assert "frozen='bf16'" in repr(module)
+
+
+class _Streaming(torch.nn.Module):
+    """Keeps its state, and writes over it and over its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = torch.nn.GRU(IN, H)
+        self.register_buffer("h", torch.zeros(1, 3, H))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, h = self.rnn(x, self.h)
+        self.h.copy_(h)
+        x.zero_()
+        return y  # type: ignore[no-any-return]
+
+
+def test_data_of_models_that_write_in_place() -> None:
+    torch.manual_seed(0)
+    assert 0 < rt.quantize(_Streaming(), "bf16", torch.randn(5, 3, IN)).errors["rnn"] < 0.01
+
+
+def test_data_in_one_packed_sequence_and_under_autocast() -> None:
+    packed = torch.nn.utils.rnn.pack_sequence([torch.randn(5, IN), torch.randn(2, IN)])
+    assert 0 < rt.quantize(torch.nn.GRU(IN, H), "int8", packed).errors[""] < 0.05
+    model = torch.nn.GRU(IN, H)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(NotImplementedError, match="runs under autocast"):
+        rt.quantize(model, "int8", torch.randn(5, 3, IN))
+    assert type(model) is torch.nn.GRU and not model._forward_pre_hooks
+
+
+def test_a_module_that_was_frozen_stays_so_where_quantize_fails() -> None:
+    model = torch.nn.ModuleList([rt.GRU(IN, H).freeze(), rt.GRU(IN, H)])
+    with torch.no_grad():
+        model[1].weight_hh_l0[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="finite"):
+        rt.quantize(model)
+    assert "frozen=True" in repr(model[0]) and "frozen" not in repr(model[1])

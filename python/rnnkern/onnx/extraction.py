@@ -14,7 +14,7 @@ from .backend import make_layer
 from .folding import Scope
 from .nodes import Array, Recurrent, layer_arguments, node_weights, parse
 from .quantized import dequantized
-from .replacement import is_recurrent
+from .replacement import is_recurrent, walk
 from .signature import opset_of
 
 _WEIGHTS = {"W": 1, "R": 2, "B": 3, "P": 7}  # positions among a node's inputs
@@ -26,7 +26,8 @@ def layers(model: onnx.ModelProto) -> dict[str, Any]:
     The keys are the nodes' names (without one, the name of their first output), with the way to a subgraph before them:
     ``"If_3.then_branch/LSTM_7"``. Each value is an ``rnnkern.RNN``, ``GRU`` or ``LSTM`` with the node's weights, or a
     pair of them, forward and reverse, where the directions have different activations. Layers are batch-first if the
-    layout of their node is 1. A model's own functions are inlined first, so ``put_back`` returns a model without them.
+    layout of their node is 1. A model's own functions (those of its opset) are
+    inlined first, so ``put_back`` returns a model without them.
 
     Weights may be initializers, or computed from initializers by the operators of ``docs/onnx.md`` (DequantizeLinear
     included). A node with other weights is left out, and a UserWarning says why. onnxruntime's DynamicQuantizeLSTM is
@@ -70,7 +71,13 @@ def put_back(model: onnx.ModelProto, trained: Mapping[str, Any]) -> onnx.ModelPr
 def _checked(model: Any) -> onnx.ModelProto:
     if not isinstance(model, onnx.ModelProto):
         raise TypeError(f"model: expected an onnx.ModelProto, got {type(model).__name__}")
-    return dequantized(inliner.inline_local_functions(model) if model.functions else model)
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+        for function in model.functions:  # of another opset than the model's
+            if any(map(is_recurrent, walk(function.node))):
+                said = f"layers: left out: the nodes of function {function.name!r}, whose opset is not the model's"
+                warnings.warn(said, stacklevel=3)
+    return dequantized(model)
 
 
 class _Place(NamedTuple):

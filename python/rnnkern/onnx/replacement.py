@@ -36,7 +36,7 @@ def replace(model: onnx.ModelProto) -> onnx.ModelProto:
     found = [_replace(node, opset) for node in nodes_of(replaced.graph) if is_recurrent(node)]
     for function in replaced.functions:
         version = next((entry.version for entry in function.opset_import if entry.domain in ("", "ai.onnx")), opset)
-        inside = [_replace(node, version) for node in _walk(function.node) if is_recurrent(node)]
+        inside = [_replace(node, version) for node in walk(function.node) if is_recurrent(node)]
         if inside:
             function.opset_import.append(helper.make_opsetid(DOMAIN, 1))
         found += inside
@@ -51,10 +51,11 @@ def is_recurrent(node: onnx.NodeProto) -> bool:
 
 def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """The nodes of a graph, each followed by those of its subgraphs."""
-    return _walk(graph.node)
+    return walk(graph.node)
 
 
-def _walk(nodes: Any) -> Iterator[onnx.NodeProto]:
+def walk(nodes: Any) -> Iterator[onnx.NodeProto]:
+    """The nodes, each followed by those of its subgraphs."""
     for node in nodes:
         yield node
         for attribute in node.attribute:

@@ -143,7 +143,7 @@ class Recurrent(StepOptions, Module):
 
         A call of a frozen module that would record gradients of its parameters raises RuntimeError. ``freeze`` raises
         RuntimeError for parametrized weights, which are new tensors at every call, ValueError for weights that int8
-        cannot hold (NaN, infinity), and NotImplementedError for a dtype or device without int8.
+        cannot hold (NaN, infinity), and NotImplementedError for another dtype or device.
         """
         fixed = self._fixed_weights("freeze")
         spec = self._check_weights(fixed, self._options())[1]
@@ -318,7 +318,7 @@ class Recurrent(StepOptions, Module):
         dtype, spec = self._check_weights(weights, options)
         index = gpu.index_of(x)
         kind = "cpu" if index is None else "cuda"
-        target = _autocast_dtype([x, *(states or ()), *weights], kind) if torch.is_autocast_enabled(kind) else None
+        target = autocast_dtype([x, *(states or ()), *weights], kind) if torch.is_autocast_enabled(kind) else None
         if target is not None:
             dtype = target
             spec = None if spec is None else self._spec(target, options, spec.device)
@@ -415,7 +415,7 @@ class Recurrent(StepOptions, Module):
         return dtype, spec
 
 
-def _autocast_dtype(tensors: Sequence[Tensor], device: str) -> torch.dtype | None:
+def autocast_dtype(tensors: Sequence[Tensor], device: str) -> torch.dtype | None:
     """The dtype a device's autocast asks for, or None. As in torch, it leaves float64 (and no floats) alone."""
     target = torch.get_autocast_dtype(device)
     castable = (torch.float32, torch.bfloat16, torch.float16)

@@ -59,7 +59,9 @@ def with_identity(options: Options, gx: Tensor, params: Sequence[Tensor]) -> lis
         eye = torch.eye(columns, gx.shape[-1], dtype=gx.dtype, device=gx.device)
         out[direction * len(names)] = eye.roll(direction * columns, 1)
         if "bias_ih" in names:
-            out[direction * len(names) + names.index("bias_ih")] = gx.new_zeros(columns)
+            out[direction * len(names) + names.index("bias_ih")] = torch.zeros(
+                columns, dtype=gx.dtype, device=gx.device
+            )
     return out
 
 

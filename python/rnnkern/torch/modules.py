@@ -157,6 +157,8 @@ class RNNBase(Recurrent):
         A gradient reaches gx in the place of weight_ih and bias_ih. On a CPU, without layer_norm: else
         NotImplementedError. Not for a frozen module.
         """
+        if self._step_options.layer_norm:
+            raise NotImplementedError("gx: expected a layer without layer_norm, which normalises W_ih x")
         if self._frozen is not None:
             raise NotImplementedError(
                 f"forward_gx: {self!r} keeps packed weights for calls on x; call unfreeze() first"
