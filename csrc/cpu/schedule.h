@@ -75,7 +75,7 @@ struct Cost {
       for (int64_t n = smaller<int64_t>(threads, most), tasks; n > 1; n -= larger<int64_t>(1, n / 4)) {
         // As few as have such a share, unless the others help with dW and dx.
         tasks = backward ? n : ceil_div(most, ceil_div(most, n));
-        const double barriers = (around + (by_rows ? 0 : steps)) * Core::barrier_us(tasks);
+        const double barriers = (around + (by_rows ? 0 : steps)) * (Core::barrier_us + Core::barrier_task_us * tasks);
         const double us = Core::task_us + barriers + steps * step_cycles(steps, batch, tasks, by_rows) / Core::cycles_per_us;
         if (us < best.us) best = {static_cast<int>(tasks), by_rows, us};
       }

@@ -27,12 +27,12 @@ Kernel cpu_kernel(const char* name, uint32_t features) {
 }
 
 template <class Vec>
-constexpr int int8_host() {
+constexpr int unit_host() {
   return 0;
 }
 
 }  // namespace
 
-using Int8Host = int;
+using UnitHost = int;
 
 }  // namespace rnnk
