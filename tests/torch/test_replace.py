@@ -70,6 +70,7 @@ def assert_close(got: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
 
 
 def test_a_whole_model_and_back() -> None:
+    torch.manual_seed(0)  # some draws leave every ReLU dead
     model = Model().double()
     model.nested.eval()
     x = torch.randn(2, 5, IN, dtype=torch.float64)
