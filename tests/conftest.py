@@ -25,7 +25,7 @@ from choice import (  # noqa: F401  (pytest finds its hooks here)
     pytest_testnodedown,
 )
 from rnnkern import _core
-from runner import KERNELS, UNAVAILABLE
+from runner import CPU_KERNELS, KERNELS, UNAVAILABLE
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -64,6 +64,19 @@ def set_threads() -> Iterator[Callable[[int], None]]:
     before = _core.get_num_threads()
     yield _core.set_num_threads
     _core.set_num_threads(before)
+
+
+@pytest.fixture
+def force_kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Forces a CPU kernel for the layers that the test makes then, and returns its name; skips where it cannot run."""
+
+    def force(name: str) -> str:
+        if CPU_KERNELS[name]:
+            pytest.skip(f"{name}: {CPU_KERNELS[name]}")
+        monkeypatch.setenv("RNNKERN_KERNEL", name)
+        return name
+
+    return force
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ constexpr int64_t kMostInt8Terms = 130'000;  // of a product of bytes: its sum i
 // Options that change the products of a step; a variant of a cell (cells.inc) has one combination of them.
 enum Shape { kPlainShape = 0, kNormShape = 1, kProjectedShape = 2, kResetBeforeShape = 4, kIndependentShape = 8 };
 
-// What a pack keeps the weights of products in, where that is not the kernels' own choice.
+// The form in which a pack keeps the weights of products; own: the kernel chooses it.
 enum class WeightForm { own, int8, bf16 };
 
 struct Problem {

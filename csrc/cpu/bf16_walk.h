@@ -7,7 +7,7 @@
 namespace rnnk {
 namespace {
 
-// run_tile (tile.h) of a product.
+// What run_tile (tile.h) does, for a product of a unit.
 template <class A, int G>
 void run_bf16_tile(const void* self, typename MicroKernels<A, G>::Function kernel, int64_t row, int rows, int64_t panel,
                    int panels, int64_t k, bool last, Tile<A>& tile) {

@@ -390,7 +390,7 @@ struct Blocks {
   }
 
   // --- dx -------------------------------------------------------------------------------------------------------------------------
-  // dgx itself, [gate][unit].
+  // The gradient of a gx that the caller gave, [gate][unit].
   void give_dgx(const Rows& rows, const Entry* list, int64_t n, const Part& part) const {
     const int gates = d.shape.gates;
     for (int64_t j = part.first(n); j < part.last(n); ++j) {

@@ -22,7 +22,7 @@ struct UnitProduct {
   void (*finish)(const void* driver, int64_t row, int rows, int64_t panel, int panels, float* sums);
 };
 
-// The instructions, and for estimates:
+// A set of instructions; all but run() serves estimates.
 struct WeightUnit {
   void (*run)(const UnitProduct&, int64_t r0, int64_t r1, int64_t p0, int64_t p1);
   double cycles;                 // of one term of one vector of columns

@@ -22,7 +22,7 @@ rnnk_tensor kept_input(const ReserveSpace& reserve, const Extent& e, const rnnk_
   return e.drops ? reserve.input_above(layer - 1) : reserve.output(layer - 1);
 }
 
-// x or dx as one direction sees it: of gx, its own columns.
+// One direction reads and writes its own columns of gx, and all of any other x.
 rnnk_tensor of_direction(const Problem& p, const rnnk_tensor& x, int64_t direction) {
   return p.given_gx ? direction_columns(x, direction, cell_info(p.cell)->gates * p.hidden_size) : x;
 }

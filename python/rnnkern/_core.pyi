@@ -51,8 +51,7 @@ class Plan:
 
         num_layers, direction ("forward", "reverse" or "both"), dropout, bias, recompute, proj_size, heads, peephole,
         coupled, reset_before, layer_norm, independent, clip, activations ((kind, alpha, beta) each), zoneout (a pair),
-        recurrent_dropout, device ("cpu" or "cuda"), device_index, tf32, int8, bf16_weights,
-        given_gx.
+        recurrent_dropout, device ("cpu" or "cuda"), device_index, tf32, int8, bf16_weights, given_gx.
         """
     kernels: tuple[str, ...]  # [L]
     param_rows: int  # K of pack's params

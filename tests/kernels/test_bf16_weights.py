@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -13,7 +14,6 @@ from rnnkern import _core
 
 Array = np.ndarray[Any, Any]
 
-UNAVAILABLE = {k.name: k.unavailable for k in rk.kernels() if k.weights == "bf16"}
 MATRICES = ("weight_ih", "weight_hh", "weight_hr")
 
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -28,13 +28,11 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(params=UNAVAILABLE)
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture(params=[k.name for k in rk.kernels() if k.weights == "bf16"])
+def kernels(request: pytest.FixtureRequest, force_kernel: Callable[[str], str]) -> Callable[[bool], str]:
     """Forces the kernel, with True, or the one of floats that it has its driver from, with False."""
-    name = str(request.param)
-    if UNAVAILABLE[name]:
-        pytest.skip(f"{name}: {UNAVAILABLE[name]}")
-    return lambda own: monkeypatch.setenv("RNNKERN_KERNEL", name if own else name.removesuffix("_bf16_weights"))
+    name = force_kernel(request.param)
+    return lambda own: force_kernel(name if own else name.removesuffix("_bf16_weights"))
 
 
 def rounded(name: str, value: Array) -> Array:
@@ -69,7 +67,7 @@ def test_bits_of_rounded_weights(kind: str, hidden: int, kernels: Any) -> None:
             np.testing.assert_array_equal(one, other)
 
 
-def test_layers_directions_lengths_threads_and_half_types(kernels: Any) -> None:
+def test_layers_directions_lengths_threads_and_half_types(kernels: Any, set_threads: Callable[[int], None]) -> None:
     rng = np.random.default_rng(0)
     for dtype in ("float32", "float16"):
         more: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "dtype": dtype}
@@ -77,13 +75,9 @@ def test_layers_directions_lengths_threads_and_half_types(kernels: Any) -> None:
         x = rng.standard_normal((9, 6, 20)).astype(layer.dtype)
         lengths = [9, 0, 4, 5, 1, 9]
         wanted = exact(x, lengths=lengths)[0]
-        before = rk.get_num_threads()
-        try:
-            for threads in (1, 2, 5):
-                rk.set_num_threads(threads)
-                np.testing.assert_array_equal(layer(x, lengths=lengths)[0], wanted)
-        finally:
-            rk.set_num_threads(before)
+        for threads in (1, 2, 5):
+            set_threads(threads)
+            np.testing.assert_array_equal(layer(x, lengths=lengths)[0], wanted)
         np.testing.assert_array_equal(layer(x[:, 2:3], lengths=[4])[0], wanted[:, 2:3])
 
 

@@ -6,6 +6,7 @@ what the kernel computes from x and what NumPy hands it as gx are the same numbe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 import rnnkern as rk
 from rnnkern import _core
-from runner import KERNELS, UNAVAILABLE
+from runner import KERNELS
 
 Array = np.ndarray[Any, Any]
 
@@ -37,12 +38,8 @@ T, B, IN = 7, 5, 3
 
 
 @pytest.fixture(params=KERNELS)
-def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    name = str(request.param)
-    if UNAVAILABLE[name]:
-        pytest.skip(f"{name}: {UNAVAILABLE[name]}")
-    monkeypatch.setenv("RNNKERN_KERNEL", name)
-    return name
+def kernel(request: pytest.FixtureRequest, force_kernel: Callable[[str], str]) -> str:
+    return force_kernel(request.param)
 
 
 def exact(layer: Any, rng: np.random.Generator, batch: int = B) -> tuple[Array, Array]:
@@ -104,7 +101,7 @@ def test_bits_of_the_call_that_forms_the_product(kind: str, hidden: int, kernel:
         assert by_gx[2].x is None and by_x[2].gx is None
         dgx = by_gx[2].gx.astype(np.float64)
         assert dgx.shape == gx.shape
-        # What a product of x would have made of dgx. The sums have at most T * B terms and G * H terms.
+        # The products with x and W_ih give these gradients from dgx. The sums have T * B and G * H terms.
         eps = np.finfo(dtype).eps
         dw = np.einsum("tbg,tbi->gi", dgx, x.astype(np.float64))
         bound = 40 * eps * max(1.0, np.abs(dgx).sum((0, 1)).max() * 2)
@@ -147,21 +144,14 @@ def test_directions_layers_lengths_and_marks(batch_first: bool, kernel: str) -> 
 
 
 @pytest.mark.parametrize("batch", [1, 3, 70])
-def test_threads_pieces_and_strides(batch: int, kernel: str) -> None:
+def test_threads_pieces_and_strides(batch: int, kernel: str, set_threads: Callable[[int], None]) -> None:
     rng = np.random.default_rng(4)
     layer = rk.LSTM(IN, 40, seed=1)
     x, gx = exact(layer, rng, batch)
-    before = rk.get_num_threads()
-    try:
-        answers = []
-        for threads in (1, 2, 5):
-            rk.set_num_threads(threads)
-            answers.append(layer(gx=gx)[0])
-    finally:
-        rk.set_num_threads(before)
     whole = layer(x)[0]
-    for answer in answers:
-        np.testing.assert_array_equal(answer, whole)
+    for threads in (1, 2, 5):
+        set_threads(threads)
+        np.testing.assert_array_equal(layer(gx=gx)[0], whole)
     first, state = layer(gx=gx[:3])
     np.testing.assert_array_equal(np.concatenate([first, layer(gx=gx[3:], state=state)[0]]), whole)
     wide = np.zeros((T, batch, 2 * gx.shape[-1] + 1), np.float32)

@@ -7,6 +7,7 @@ rounded numbers in float64, which is exact but for the last bit, so a step's err
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -33,12 +34,8 @@ STATES = {rk.LSTM: 2, rk.GRU: 1, rk.RNN: 1}
 
 
 @pytest.fixture(params=UNAVAILABLE)
-def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    name = str(request.param)
-    if UNAVAILABLE[name]:
-        pytest.skip(f"{name}: {UNAVAILABLE[name]}")
-    monkeypatch.setenv("RNNKERN_KERNEL", name)
-    return name
+def kernel(request: pytest.FixtureRequest, force_kernel: Callable[[str], str]) -> str:
+    return force_kernel(request.param)
 
 
 def rounded(v: Array) -> Array:

@@ -13,6 +13,10 @@ import rnnkern.torch as rt
 from rnnkern.torch import kernels
 
 T, B, IN, H = 6, 4, 3, 10
+# Two orders of summation of the same product, through 6 steps; in gradients, sums over all steps and rows besides.
+EPS = torch.finfo(torch.float64).eps
+CLOSE = {"rtol": 1024 * EPS, "atol": 256 * EPS}
+CLOSE_GRADIENTS = {"rtol": 2**16 * EPS, "atol": 1024 * EPS}
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "lstm": (rt.LSTM, {}),
     "gru": (rt.GRU, {"bias": False}),
@@ -45,14 +49,13 @@ def test_answers_and_gradients(kind: str) -> None:
     around = {"lengths": [6, 0, 3, 5], "mask": torch.rand(B, T) < 0.8}
     y, state = layer(x, **around)
     z, other = layer.forward_gx(product(layer, x), **around)
-    close = {"rtol": 1e-12, "atol": 1e-13}  # two orders of summation of the same product
-    torch.testing.assert_close(z, y, **close)
+    torch.testing.assert_close(z, y, **CLOSE)
     for one, two in zip(states_of(other), states_of(state), strict=True):
-        torch.testing.assert_close(one, two, **close)
+        torch.testing.assert_close(one, two, **CLOSE)
     leaves = [x, *layer.parameters()]
     loss = [(y * y).sum() + states_of(state)[0].sum(), (z * z).sum() + states_of(other)[0].sum()]
     for one, two in zip(*(torch.autograd.grad(each, leaves) for each in loss), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(one, two, **CLOSE_GRADIENTS)
 
 
 def test_transforms() -> None:
@@ -62,14 +65,14 @@ def test_transforms() -> None:
     y = layer.forward_gx(gx)[0]
     (expected,) = torch.autograd.grad(y.sum(), gx, retain_graph=True)
     found = torch.func.grad(lambda v: layer.forward_gx(v)[0].sum())(gx)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found, expected, **CLOSE_GRADIENTS)
     tangent = torch.randn_like(gx)
     _, moved = torch.func.jvp(lambda v: layer.forward_gx(v)[0].sum(), (gx,), (tangent,))
-    torch.testing.assert_close(moved, (expected * tangent).sum(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(moved, (expected * tangent).sum(), **CLOSE_GRADIENTS)
     compiled = torch.compile(layer.forward_gx, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(gx)[0], y)
     rows = torch.autograd.grad(y, gx, torch.ones(2, *y.shape, dtype=y.dtype), is_grads_batched=True)[0]
-    torch.testing.assert_close(rows[1], expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(rows[1], expected, **CLOSE_GRADIENTS)
     small = gx.detach()[:2, :1].requires_grad_()
     assert torch.autograd.gradgradcheck(lambda v: layer.forward_gx(v)[0], small)
 
@@ -82,7 +85,7 @@ def test_vmap_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "forward", lambda *args: calls.append(args) or forward(*args))
     y = torch.func.vmap(lambda v: layer.forward_gx(v)[0])(gx)
     assert len(calls) == 1
-    torch.testing.assert_close(y[3], layer.forward_gx(gx[3])[0], rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(y[3], layer.forward_gx(gx[3])[0], **CLOSE)
 
 
 def test_dropout_draws_the_masks_of_the_layer() -> None:
@@ -91,7 +94,7 @@ def test_dropout_draws_the_masks_of_the_layer() -> None:
     torch.manual_seed(3)
     y = layer(x)[0]
     torch.manual_seed(3)
-    torch.testing.assert_close(layer.forward_gx(product(layer, x))[0], y, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(layer.forward_gx(product(layer, x))[0], y, **CLOSE)
 
 
 def test_bad_input() -> None:

@@ -57,6 +57,12 @@ def forced_kernel(device: str) -> str | None:
     return name
 
 
+def check_takes_gx(options: Options, device: str) -> None:
+    if device != "cpu" or options.layer_norm:
+        got = f"on {device}" if device != "cpu" else "with layer_norm, which normalises W_ih x"
+        raise NotImplementedError(f"gx: expected a layer on the CPU without layer_norm, got one {got}")
+
+
 WEIGHTS = ("int8", "bf16")
 
 
@@ -108,9 +114,8 @@ class Spec:
                     f"weights={self.weights!r}: expected a layer of float32 or float16 on the CPU, "
                     f"got {self.dtype} on {self.device}"
                 )
-        if self.given_gx and (self.gpu is not None or self.options.layer_norm):
-            got = "with layer_norm, which normalises W_ih x" if self.gpu is None else f"on {self.device}"
-            raise NotImplementedError(f"gx: expected a layer on the CPU without layer_norm, got one {got}")
+        if self.given_gx:
+            check_takes_gx(self.options, self.device)
         if self.kernel is None:
             object.__setattr__(self, "kernel", forced_kernel(self.device))
 

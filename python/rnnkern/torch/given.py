@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from .. import _engine as engine
-from .._engine.spec import Inputs
-from . import composed, kernels, operators
-from .autograd import Call, _around, by_operator, saved_tensors, watched
+from . import composed, operators
+from .autograd import Call, Recurrence, _around, _gradient, by_operator, recurrence, saved_tensors, watched
 from .kernels import Around, Options, masks_of
 
 
@@ -38,8 +37,7 @@ def recurrence_of_gx(
         return as_layer(call.options, gx, h_0, c_0, params, _around(call, gx))
     if call.keep:
         return Given.apply(call, gx, h_0, c_0, *params)  # type: ignore[no-any-return,no-untyped-call]
-    inputs = Inputs(gx, h_0, c_0, call.lengths, masks_of(call.masks), call.marks)
-    return kernels.forward(call.spec, call.options.batch_first, inputs, params, False)[:3]
+    return recurrence(call, gx, h_0, c_0, params)
 
 
 def as_layer(
@@ -65,17 +63,8 @@ def with_identity(options: Options, gx: Tensor, params: Sequence[Tensor]) -> lis
     return out
 
 
-class Given(torch.autograd.Function):
-    """(call, gx, h_0, c_0, *params) -> (y, h_n, c_n). Saved: the arguments, y, and one tensor of bytes, the reserve."""
-
-    @staticmethod
-    def forward(ctx: Any, call: Call, gx: Tensor, h_0: Any, c_0: Any, *params: Tensor) -> Any:
-        inputs = Inputs(gx, h_0, c_0, call.lengths, masks_of(call.masks), call.marks)
-        y, h_n, c_n, reserve = kernels.forward(call.spec, call.options.batch_first, inputs, params, True)
-        ctx.call = call
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(gx, h_0, c_0, y, reserve, *params)
-        return y, h_n, c_n
+class Given(Recurrence):
+    """``Recurrence`` of gx. Its gradient knows which parameters are not read, and composes what kernels do not do."""
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -92,5 +81,4 @@ class Given(torch.autograd.Function):
             batched = needs if operators.maps_batches() else None
             found = composed.pullback(grads, primals, call.options, around, batched)
             return (None, *(grad if need else None for grad, need in zip(found, needs, strict=True)))
-        inputs = Inputs(gx, h_0, c_0, call.lengths, masks_of(call.masks), call.marks)
-        return (None, *kernels.backward(call.spec, grads, inputs, params, (y, reserve), needs))
+        return (None, *_gradient(call, needs, grads, (gx, h_0, c_0, y, reserve, *params)))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from .._engine.spec import NO_MARKS
+from .._engine.spec import NO_MARKS, check_takes_gx
 from ..nn.parameters import check_bool
 from ..options import reads, takes_options
 from . import gpu
@@ -157,8 +157,7 @@ class RNNBase(Recurrent):
         A gradient reaches gx in the place of weight_ih and bias_ih. On a CPU, without layer_norm: else
         NotImplementedError. Not for a frozen module.
         """
-        if self._step_options.layer_norm:
-            raise NotImplementedError("gx: expected a layer without layer_norm, which normalises W_ih x")
+        check_takes_gx(self._step_options, str(self._weights()[0].device))
         if self._frozen is not None:
             raise NotImplementedError(
                 f"forward_gx: {self!r} keeps packed weights for calls on x; call unfreeze() first"
