@@ -222,6 +222,7 @@ const char* rnnk_cell_option(int32_t cell, int32_t index) {
 
 const char* rnnk_kernel_name(int32_t index) { return kernel_at(index) ? kernel_at(index)->name : nullptr; }
 const char* rnnk_kernel_unavailable(int32_t index) { return kernel_at(index) ? unavailable(*kernel_at(index)) : nullptr; }
+const char* rnnk_kernel_weights(int32_t index) { return kernel_at(index) ? form_name(kernel_at(index)->form) : nullptr; }
 
 rnnk_status rnnk_explain(const rnnk_problem* problem, int64_t layer, int64_t seq_len, int64_t batch, int32_t index,
                          rnnk_verdict* verdict) {

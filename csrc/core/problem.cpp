@@ -56,6 +56,11 @@ const char* dtype_name(int dtype) {
   return dtype >= 0 && dtype < 7 ? names[dtype] : "unknown";
 }
 
+const char* form_name(WeightForm form) {
+  static const char* const names[] = {"", "int8", "bf16"};
+  return names[static_cast<int>(form)];
+}
+
 namespace {
 
 void check_form(const rnnk_problem& p) {

@@ -18,6 +18,7 @@ enum Shape { kPlainShape = 0, kNormShape = 1, kProjectedShape = 2, kResetBeforeS
 
 // The form in which a pack keeps the weights of products; own: the kernel chooses it.
 enum class WeightForm { own, int8, bf16 };
+const char* form_name(WeightForm);  // empty for `own`
 
 struct Problem {
   int cell = 0;

@@ -129,7 +129,9 @@ struct Widened : OfBf16<Vec> {
   using T = typename V::T;
   using Operand = T;
   static constexpr int depth = 1, step = 1;
-  static double cycles_per_fma() { return V::cycles_per_fma * 1.2; }  // a guess: one instruction more per weight vector
+  static constexpr double cycles_per_fma() {
+    return V::cycles_per_fma * 1.2;
+  }  // a guess: one instruction more per weight vector
 
   RNNK_HD static V load(const Operand* p) { return V::load(p); }
   RNNK_HD static void store(V v, Operand* p) { v.store(p); }

@@ -19,23 +19,19 @@ void run_bf16_tile(const void* self, typename MicroKernels<A, G>::Function kerne
   if (last) product.finish(product.driver, row, rows, panel, panels, tile.sums);
 }
 
-template <class V, int G>
-void run_bf16_product(const UnitProduct& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1) {
+template <class V>
+void run_bf16(const UnitProduct& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1) {
   using A = Widened<V>;
-  const TiledProduct<A, G> tiled{&product, nullptr, run_bf16_tile<A, G>, {product.start, product.start_stride}, kChain};
-  walk_tiles<A, G>(tiled, r0, r1, p0, p1, product.K, static_cast<const uint16_t*>(product.weights),
-                   product.panel_stride / 2);
+  with_gates(product.gates, [&](auto gates) {
+    const TiledProduct<A, gates> tiled{
+        &product, nullptr, run_bf16_tile<A, gates>, {product.start, product.start_stride}, kChain};
+    walk_tiles<A, gates>(tiled, r0, r1, p0, p1, product.K, static_cast<const uint16_t*>(product.weights),
+                         product.panel_stride / 2);
+  });
 }
 
 template <class V>
-void run_bf16(const UnitProduct& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1) {
-  switch (product.gates) {
-    case 1: return run_bf16_product<V, 1>(product, r0, r1, p0, p1);
-    case 2: return run_bf16_product<V, 2>(product, r0, r1, p0, p1);
-    case 3: return run_bf16_product<V, 3>(product, r0, r1, p0, p1);
-    case 4: return run_bf16_product<V, 4>(product, r0, r1, p0, p1);
-  }
-}
+constexpr WeightUnit bf16_unit{run_bf16<V>, Widened<V>::cycles_per_fma(), 2};
 
 }  // namespace
 }  // namespace rnnk

@@ -252,12 +252,7 @@ struct Forward {
   }
   void input_product(int64_t first, const Part& part) const {
     if (d.given_gx) return take_gx(first, part);
-    switch (d.shape.gates) {
-      case 1: return input_product<1>(first, part);
-      case 2: return input_product<2>(first, part);
-      case 3: return input_product<3>(first, part);
-      case 4: return input_product<4>(first, part);
-    }
+    with_gates(d.shape.gates, [&](auto gates) { input_product<gates>(first, part); });
   }
   template <int G>
   void input_product(int64_t first, const Part& part) const {

@@ -109,12 +109,7 @@ void run_int8_product(const UnitProduct& product, int64_t r0, int64_t r1, int64_
 
 template <class D>
 void run_int8(const UnitProduct& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1) {
-  switch (product.gates) {
-    case 1: return run_int8_product<D, 1>(product, r0, r1, p0, p1);
-    case 2: return run_int8_product<D, 2>(product, r0, r1, p0, p1);
-    case 3: return run_int8_product<D, 3>(product, r0, r1, p0, p1);
-    case 4: return run_int8_product<D, 4>(product, r0, r1, p0, p1);
-  }
+  with_gates(product.gates, [&](auto gates) { run_int8_product<D, gates>(product, r0, r1, p0, p1); });
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 // A driver is compiled once for each width of vector (instantiate.h), a product once for each set of instructions, in a file of its own
 // (isa/int8_*.cpp, isa/bf16_*.cpp). So everything here is data and functions by pointer, in no anonymous namespace.
 #pragma once
+#include <type_traits>
+
 #include "core/problem.h"
 
 namespace rnnk {
@@ -29,5 +31,18 @@ struct WeightUnit {
   double bytes;                  // of a weight
   int rows = 0, least_rows = 0;  // of one multiplication; 0: those of the driver's own
 };
+
+namespace {
+// fn(std::integral_constant<int, G>) for a product of G gates.
+template <class Fn>
+RNNK_HD void with_gates(int gates, const Fn& fn) {
+  switch (gates) {
+    case 1: return fn(std::integral_constant<int, 1>{});
+    case 2: return fn(std::integral_constant<int, 2>{});
+    case 3: return fn(std::integral_constant<int, 3>{});
+    case 4: return fn(std::integral_constant<int, 4>{});
+  }
+}
+}  // namespace
 
 }  // namespace rnnk

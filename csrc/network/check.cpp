@@ -161,7 +161,7 @@ void check_args(const Network& n, const rnnk_args& a, Pass pass) {
   const bool backward = pass == Pass::backward, any = a.seq_len > 0 && a.batch > 0;
   if (problem.form != WeightForm::own && (backward || a.reserve)) {
     fail(RNNK_NOT_SUPPORTED, "%s: weights in %s are for inference, without a reserve and rnnk_backward",
-         backward ? "args" : "reserve", problem.form == WeightForm::int8 ? "int8" : "bfloat16");
+         backward ? "args" : "reserve", form_name(problem.form));
   }
   const CellInfo& cell = *cell_info(problem.cell);
   if (cell.states == 1 && (a.c_0.data || a.c_n.data || a.dc_n.data || a.dc_0.data)) {

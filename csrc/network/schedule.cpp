@@ -137,8 +137,8 @@ bool can_run(const Kernel& kernel, const Problem& problem, char* reason, int64_t
     return false;
   }
   if (kernel.form != problem.form) {
-    const char* const forms[] = {"the dtype", "int8", "bfloat16"};
-    std::snprintf(reason, static_cast<size_t>(size), "it is for weights in %s", forms[static_cast<int>(kernel.form)]);
+    std::snprintf(reason, static_cast<size_t>(size), "it is for weights in %s",
+                  kernel.form == WeightForm::own ? "the dtype" : form_name(kernel.form));
     return false;
   }
   return kernel.accepts(problem, reason, size);

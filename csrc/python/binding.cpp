@@ -170,6 +170,11 @@ PYBIND11_MODULE(_core_of_main_interpreter, m) {
       out.append(py::make_tuple(rnnk_kernel_name(i), rnnk_kernel_unavailable(i)));
     return out;
   });
+  m.def("kernel_weights", [] {
+    py::dict out;
+    for (int32_t i = 0; rnnk_kernel_name(i); ++i) out[rnnk_kernel_name(i)] = rnnk_kernel_weights(i);
+    return out;
+  });
   m.def(
       "set_num_threads", [](int32_t threads) { check(released(true, [&] { return rnnk_set_num_threads(threads); })); },
       py::arg("threads"));

@@ -210,6 +210,9 @@ def cells() -> list[tuple[str, int, int, int, tuple[str, ...]]]:
 def kernels() -> list[tuple[str, str]]:
     """(name, why it is unavailable on this machine or "") of the compiled kernels, in list order."""
 
+def kernel_weights() -> dict[str, str]:
+    """By name of a kernel the form of the weights that it is for: "int8", "bf16", or "" for the dtype itself."""
+
 def set_num_threads(threads: int) -> None: ...
 def get_num_threads() -> int: ...
 def set_pool(parallel: int, index: int = 0, count: int = 0) -> None:

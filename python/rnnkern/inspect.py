@@ -17,19 +17,15 @@ class Kernel:
     """A compiled kernel.
 
     unavailable: the reason that it cannot run on this machine, or "".
+    weights: the form of the weights of the layers that it runs: "int8", "bf16", or None for the dtype itself.
     """
 
     name: str
     unavailable: str
+    weights: str | None = None
 
     def __str__(self) -> str:
         return f"{self.name} ({self.unavailable})" if self.unavailable else self.name
-
-    @property
-    def weights(self) -> str | None:
-        """The form of the weights of the layers that it runs: "int8", "bf16", or None for the dtype itself."""
-        forms = {"_int8": "int8", "_bf16_weights": "bf16"}
-        return next((form for suffix, form in forms.items() if self.name.endswith(suffix)), None)
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,8 @@ def _line(candidate: Candidate, width: int) -> str:
 
 def kernels() -> list[Kernel]:
     """The compiled kernels in order of preference, each with the reason if this machine cannot run it."""
-    return [Kernel(name, unavailable) for name, unavailable in _core.kernels()]
+    forms = _core.kernel_weights()
+    return [Kernel(name, unavailable, forms[name] or None) for name, unavailable in _core.kernels()]
 
 
 def explain(layer: Any, x: Any) -> Explanation:

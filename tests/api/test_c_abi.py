@@ -74,6 +74,7 @@ def test_names(lib: Any) -> None:
     assert lib.rnnk_cell_gates(-1) < 0 and lib.rnnk_cell_states(len(cells)) < 0
     assert b"cpu_scalar" in iter_names(lib.rnnk_kernel_name)
     assert lib.rnnk_kernel_name(-1) is None and lib.rnnk_kernel_unavailable(99) is None
+    assert lib.rnnk_kernel_weights(-1) is None
 
 
 def iter_names(name_of: Any) -> list[bytes]:
@@ -150,7 +151,8 @@ def test_null_plan_and_kernel_names(lib: Any, monkeypatch: pytest.MonkeyPatch) -
                 p = new(Problem, cell=LSTM, dtype=dtype, flags=flags, input_size=3, hidden_size=4)
                 taken.append(create(c.byref(p), kernel, c.byref(plan)) == OK)
                 assert not taken[-1] or lib.rnnk_plan_kernel(plan, 0) == kernel
-            assert taken in ([1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1])
+            form = {b"int8": [0, 0, 1, 0], b"bf16": [0, 0, 0, 1]}.get(lib.rnnk_kernel_weights(index))
+            assert taken == form if form else taken in ([1, 1, 0, 0], [0, 1, 0, 0])
             lib.rnnk_plan_destroy(plan)
     lib.rnnk_plan_destroy(None)
     assert lib.rnnk_plan_kernel(None, 0) is None
@@ -188,7 +190,7 @@ def test_sizes_and_explain(lib: Any, layer: Layer) -> None:
     for index in range(len(iter_names(lib.rnnk_kernel_name))):
         assert lib.rnnk_explain(problem, 0, 10, 4, index, c.byref(verdict)) == OK
         reason = lib.rnnk_kernel_unavailable(index)
-        declines = (b"", b"it computes bfloat16 alone", b"it is for weights in int8", b"it is for weights in bfloat16")
+        declines = (b"", b"it computes bfloat16 alone", b"it is for weights in int8", b"it is for weights in bf16")
         assert verdict.reason in ((reason,) if reason else declines)
         assert bool(verdict.declined) == bool(verdict.reason)
         assert (verdict.forward_us > 0) == (verdict.declined == 0)

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 
 import rnnkern as rk
-from rnnkern import _core
 from rnnkern import _engine as engine
 from rnnkern.reference import CELLS, Array, Gru, GruBefore, Lstm, Options
 
-UNAVAILABLE = {name: reason for name, reason in _core.kernels() if name.endswith("_int8")}
+UNAVAILABLE = {k.name: k.unavailable for k in rk.kernels() if k.weights == "int8"}
 EPS = np.finfo(np.float32).eps
 
 KINDS = {

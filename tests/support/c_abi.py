@@ -115,6 +115,7 @@ def load(path: Path) -> Any:
         "cell_option",
         "kernel_name",
         "kernel_unavailable",
+        "kernel_weights",
         "plan_kernel",
     ):
         getattr(lib, f"rnnk_{name}").restype = c.c_char_p

@@ -5,15 +5,10 @@
 #include "cpu/unit_kernel.h"
 
 namespace rnnk {
-namespace {
-
-constexpr WeightUnit kUnit{run_bf16<VecF>, VecF::cycles_per_fma * 1.2, 2};  // as Widened estimates it
-
-}  // namespace
 
 extern const UnitHost cpu_avx2_host;
 extern const Kernel cpu_avx2_bf16_weights_kernel;
 const Kernel cpu_avx2_bf16_weights_kernel =
-    unit_kernel<cpu_avx2_host, kUnit>("cpu_avx2_bf16_weights", kAvx2 | kFma, WeightForm::bf16);
+    unit_kernel<cpu_avx2_host, bf16_unit<VecF>>("cpu_avx2_bf16_weights", kAvx2 | kFma, WeightForm::bf16);
 
 }  // namespace rnnk

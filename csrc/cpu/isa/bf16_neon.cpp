@@ -5,15 +5,10 @@
 #include "cpu/unit_kernel.h"
 
 namespace rnnk {
-namespace {
-
-constexpr WeightUnit kUnit{run_bf16<VecF>, VecF::cycles_per_fma * 1.2, 2};  // as Widened estimates it
-
-}  // namespace
 
 extern const UnitHost cpu_neon_host;
 extern const Kernel cpu_neon_bf16_weights_kernel;
 const Kernel cpu_neon_bf16_weights_kernel =
-    unit_kernel<cpu_neon_host, kUnit>("cpu_neon_bf16_weights", kNeon, WeightForm::bf16);
+    unit_kernel<cpu_neon_host, bf16_unit<VecF>>("cpu_neon_bf16_weights", kNeon, WeightForm::bf16);
 
 }  // namespace rnnk

@@ -5,15 +5,10 @@
 #include "cpu/unit_kernel.h"
 
 namespace rnnk {
-namespace {
-
-constexpr WeightUnit kUnit{run_bf16<ScalarF>, ScalarF::cycles_per_fma * 1.2, 2};  // as Widened estimates it
-
-}  // namespace
 
 extern const UnitHost cpu_scalar_host;
 extern const Kernel cpu_scalar_bf16_weights_kernel;
 const Kernel cpu_scalar_bf16_weights_kernel =
-    unit_kernel<cpu_scalar_host, kUnit>("cpu_scalar_bf16_weights", 0, WeightForm::bf16);
+    unit_kernel<cpu_scalar_host, bf16_unit<ScalarF>>("cpu_scalar_bf16_weights", 0, WeightForm::bf16);
 
 }  // namespace rnnk

@@ -43,12 +43,7 @@ void run_matrix(const UnitProduct& product, int64_t r0, int64_t r1, int64_t p0, 
 
 void run(const UnitProduct& product, int64_t r0, int64_t r1, int64_t p0, int64_t p1) {
   if (r1 - r0 <= kFewRows) return run_int8<Dot>(product, r0, r1, p0, p1);
-  switch (product.gates) {
-    case 1: return run_matrix<1>(product, r0, r1, p0, p1);
-    case 2: return run_matrix<2>(product, r0, r1, p0, p1);
-    case 3: return run_matrix<3>(product, r0, r1, p0, p1);
-    case 4: return run_matrix<4>(product, r0, r1, p0, p1);
-  }
+  with_gates(product.gates, [&](auto gates) { run_matrix<gates>(product, r0, r1, p0, p1); });
 }
 
 constexpr WeightUnit kUnit{run, 1.0 / 64, 1, kTileRows, kFewRows};

@@ -317,9 +317,11 @@ RNNK_API int32_t rnnk_cell_activations(int32_t cell);
 RNNK_API const char* rnnk_cell_option(int32_t cell, int32_t index);
 
 /* The compiled kernels, in list order; NULL past the last. rnnk_kernel_unavailable says why this machine cannot run it, or
- * is an empty string. */
+ * is an empty string. rnnk_kernel_weights is "int8" or "bf16" where it runs the problems with RNNK_PROBLEM_INT8 or
+ * RNNK_PROBLEM_BF16_WEIGHTS alone, and else an empty string. */
 RNNK_API const char* rnnk_kernel_name(int32_t index);
 RNNK_API const char* rnnk_kernel_unavailable(int32_t index);
+RNNK_API const char* rnnk_kernel_weights(int32_t index);
 
 /* Whether kernel `index` accepts layer `layer` of a problem, and its estimates at this size for one direction. That is the first
  * direction, or the second if only the second has options. */

@@ -805,11 +805,11 @@ static void test_network(const network* n, const option_set* o, int32_t cell, ui
   free_case(&c);
 }
 
-static int wanted(const char* kernel, int argc, char** argv) {
+static int wanted(int32_t index, int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
-    if (!strcmp(argv[i], kernel)) return 1;
+    if (!strcmp(argv[i], rnnk_kernel_name(index))) return 1;
   }
-  return argc == 1 && !strstr(kernel, "_int8") && !strstr(kernel, "_bf16_weights"); /* weight_forms.c */
+  return argc == 1 && !*rnnk_kernel_weights(index); /* weight_forms.c tests the others */
 }
 
 int main(int argc, char** argv) {
@@ -817,7 +817,7 @@ int main(int argc, char** argv) {
   for (int32_t k = 0; rnnk_kernel_name(k); ++k) {
     const char *kernel = rnnk_kernel_name(k), *reason = rnnk_kernel_unavailable(k);
     const int failed_before = failures;
-    if (!wanted(kernel, argc, argv)) continue;
+    if (!wanted(k, argc, argv)) continue;
     if (*reason) {
       printf("%s: skipped: %s\n", kernel, reason);
       continue;

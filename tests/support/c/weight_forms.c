@@ -81,9 +81,10 @@ static int wrong(const char* kernel, uint32_t form, int64_t B, int64_t I, int64_
 }
 
 /* The flag of the problems that a kernel is for; 0: weights in their own dtype. */
-static uint32_t form_of(const char* kernel) {
-  if (strstr(kernel, "_int8")) return RNNK_PROBLEM_INT8;
-  return strstr(kernel, "_bf16_weights") ? RNNK_PROBLEM_BF16_WEIGHTS : 0;
+static uint32_t form_of(int32_t kernel) {
+  const char* const weights = rnnk_kernel_weights(kernel);
+  if (!strcmp(weights, "int8")) return RNNK_PROBLEM_INT8;
+  return strcmp(weights, "bf16") ? 0 : RNNK_PROBLEM_BF16_WEIGHTS;
 }
 
 int main(void) {
@@ -94,7 +95,7 @@ int main(void) {
   int kernels = 0, failures = 0;
   for (int32_t k = 0; rnnk_kernel_name(k); ++k) {
     const char* const kernel = rnnk_kernel_name(k);
-    const uint32_t form = form_of(kernel);
+    const uint32_t form = form_of(k);
     if (!form) continue;
     if (*rnnk_kernel_unavailable(k)) {
       printf("%s: skipped: %s\n", kernel, rnnk_kernel_unavailable(k));
