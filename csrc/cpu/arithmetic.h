@@ -60,6 +60,12 @@ struct Bf16 {
   }
 };
 
+// sum + x w in a product's inner loop, where a vector type has no better way to say it (isa/avx2_vec.h).
+template <class V>
+RNNK_HD V accumulate(V x, V w, V sum) {
+  return fma(x, w, sum);
+}
+
 // Everything in the vector's own type; half types are converted at the border.
 template <class Vec>
 struct Native {
@@ -76,7 +82,7 @@ struct Native {
   RNNK_HD static void store(V v, Operand* p) { v.store(p); }
   RNNK_HD static V broadcast(const Operand* a) { return V::set1(*a); }
   RNNK_HD static V weights(const Weight* w, int) { return V::load(w); }
-  RNNK_HD static V mac(V x, V w, V sum) { return fma(x, w, sum); }
+  RNNK_HD static V mac(V x, V w, V sum) { return accumulate(x, w, sum); }
   RNNK_HD static void store_weights(const V (&terms)[1], Weight* p) { terms[0].store(p); }
   RNNK_HD static V join(const Operand* const (&rows)[1]) { return V::load(rows[0]); }
   RNNK_HD static V join_stored(const T* const (&rows)[1]) { return V::load(rows[0]); }
@@ -138,7 +144,7 @@ struct Widened : OfBf16<Vec> {
   RNNK_HD static V join(const Operand* const (&rows)[1]) { return V::load(rows[0]); }
   RNNK_HD static V broadcast(const Operand* a) { return V::set1(*a); }
   RNNK_HD static V weights(const uint16_t* w, int j) { return Bf16<V>::of_pair(w, j); }
-  RNNK_HD static V mac(V x, V w, V sum) { return fma(x, w, sum); }
+  RNNK_HD static V mac(V x, V w, V sum) { return accumulate(x, w, sum); }
 };
 
 // Both sides bfloat16: what an instruction that multiplies them needs. Gradients of pre-activations are rounded, too.

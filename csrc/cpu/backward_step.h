@@ -42,27 +42,33 @@ struct BackwardStep {
     const Backward<A>& f;
     const Operand* from = nullptr;  // row 0 of dgh, of the head that is being multiplied
     int64_t ld_from, u, s, t, alive_before;
+    // Row 0 of this step's saved values and gates' gradients, and of the step's before.
+    const T *saved_from, *before_from;
+    Operand *dgx_to, *dgh_to;
+    int64_t ld_state, ld_dgx, ld_dgh;
     bool watched;  // the gradient of h is bounded, or wanted
 
     Point(const Backward<A>& f, int64_t u)
         : f(f), ld_from(L::leading(f.d.stage_columns(last ? 0 : K + 1))), u(u), s(f.rows.steps - 1 - u), t(f.rows.time(s)),
-          alive_before(f.rows.alive(s - 1)), watched(f.args.dh.data || f.args.clip_dh > 0) {}
+          alive_before(f.rows.alive(s - 1)), saved_from(saved_at(f, t)), before_from(saved_at(f, f.rows.time(s - 1))),
+          dgx_to(f.blocks.dgx_row(u, 0)), dgh_to(f.blocks.dgh_row(K, u, 0)), ld_state(f.d.hidden.padded()),
+          ld_dgx(L::leading(f.d.gate_columns())), ld_dgh(L::leading(f.d.stage_columns(K))),
+          watched(f.args.dh.data || f.args.clip_dh > 0) {}
+    static const T* saved_at(const Backward<A>& f, int64_t t) {
+      return f.reserve.saved + t * f.rows.batch * f.reserve.saved_columns;
+    }
 
     const Operand* operand(int64_t row) const { return from + row * ld_from; }
     // What was written long ago: saved values, the states before, dy.
     RNNK_HD void prepare(int64_t row, int64_t panel) const {
-      constexpr int64_t width = Cell::kSaved * W;
-      const int64_t columns = f.reserve.saved_columns;
+      const int64_t at = (row * ld_state + panel * W) * Cell::kSaved;
       if constexpr (!stage.projected) {
-        fetch(f.reserve.saved + (t * f.rows.batch + row) * columns + panel * width, width);
-        if (!A::matrix) return;  // slower products hide the rest; fetching it cost them 1.5 %
-        if (row < alive_before) {
-          const int64_t t_before = f.rows.time(s - 1);
-          const T* before = f.reserve.saved + (t_before * f.rows.batch + row) * columns + panel * width;
+        fetch(saved_from + at, Cell::kSaved * W);
+        if (A::matrix && row < alive_before) {  // slower products hide the rest; fetching it cost them 1.5 %
           RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) {
-            if (Cell::kSavedState[i] >= 0) fetch(before + Cell::kSavedState[i] * W, W);
+            if (Cell::kSavedState[i] >= 0) fetch(before_from + at + Cell::kSavedState[i] * W, W);
           }
-          if constexpr (Cell::kReadsH) fetch_units(f.args.y, t_before, row, panel);
+          if constexpr (Cell::kReadsH) fetch_units(f.args.y, f.rows.time(s - 1), row, panel);
         }
       }
       if (last && f.args.dy.data) fetch_units(f.args.dy, t, row, panel);
@@ -87,7 +93,7 @@ struct BackwardStep {
       Q q;
       const L& d = f.d;
       const Extras<A>& extras = f.extras;
-      const int64_t H = d.hidden.padded(), at = t * f.rows.batch + row, caller_row = f.rows.row(row);
+      const int64_t H = ld_state, at = row * H + panel * W, caller_row = f.rows.row(row);
       const int64_t valid = d.axis(K).template valid_of<any>(panel);
       const int64_t first_unit = d.axis(K).template first_of<any>(panel);
       [[maybe_unused]] typename Extras<A>::At around(extras, t, row, panel);
@@ -107,7 +113,7 @@ struct BackwardStep {
       T* carry = f.dcarry + (row * d.hidden.panels() + panel) * (Cell::kCarry * W);
       V kept[Cell::kStates];  // by zoneout
       if constexpr (!stage.projected) {
-        const T* saved = f.reserve.saved + at * f.reserve.saved_columns + panel * (Cell::kSaved * W);
+        const T* saved = saved_from + at * Cell::kSaved;
         RNNK_UNROLL for (int i = 0; i < Cell::kSaved; ++i) q.saved[i] = V::load(saved + i * W);
         RNNK_UNROLL for (int i = 0; i < Cell::kParams; ++i) {
           if (i < d.own_params) q.p[i] = V::load(f.weights.params + i * H + panel * W);
@@ -115,7 +121,7 @@ struct BackwardStep {
         if constexpr (!last) {
           RNNK_UNROLL for (int i = 0; i < Cell::kCarry; ++i) q.dcarry[i] = V::load(carry + i * W);
         }
-        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.ds[i] = V::load(f.dstate[i] + row * H + panel * W);
+        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.ds[i] = V::load(f.dstate[i] + at);
         previous_states(q, row, panel, caller_row);
       }
       if constexpr (Cell::kHasOptions) {
@@ -131,7 +137,7 @@ struct BackwardStep {
       }
       if constexpr (last || !projects(kShape)) q.ds_prev[0].store(dh_to);
       if constexpr (!stage.projected) {
-        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.ds_prev[i].store(f.dstate[i] + row * H + panel * W);
+        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.ds_prev[i].store(f.dstate[i] + at);
         RNNK_UNROLL for (int i = 0; i < Cell::kCarry; ++i) q.dcarry[i].store(carry + i * W);
         RNNK_UNROLL for (int i = 0; i < Cell::kParams; ++i) {
           if (Cell::kParamStage[i] == K && i < d.own_params) q.dp[i].store(f.blocks.dp_row(u, row) + i * H + panel * W);
@@ -148,6 +154,9 @@ struct BackwardStep {
     // Padding units must not reach the sums: their zero weights times an infinite h would have made them NaN.
     RNNK_HD void store_gates(const Q& q, int64_t row, int64_t panel, int64_t valid) const {
       constexpr bool recurrent = stage.product == Product::weight_hh, shared = recurrent && Cell::kSameGrad;
+      // Addresses first: the compiler must assume that a vector store changes them where they are kept.
+      Operand* const dgx = dgx_to + row * ld_dgx + panel * (G * W);
+      Operand* const dgh = dgh_to + row * ld_dgh + panel * (stage.gates * W);
       RNNK_UNROLL for (int g = 0; g < stage.gates; ++g) {
         const int gate = stage.first_gate + g;
         const V& x = q.dgx[gate];
@@ -159,9 +168,9 @@ struct BackwardStep {
           continue;
         }
         if constexpr (recurrent || K == 0) {
-          A::store(valid < W ? x.first_n(valid) : x, f.blocks.dgx_row(u, row) + (panel * G + gate) * W);
+          A::store(valid < W ? x.first_n(valid) : x, dgx + gate * W);
         }
-        if constexpr (!same_dg(kShape, K)) A::store(valid < W ? h.first_n(valid) : h, f.blocks.dgh_row(K, u, row) + c);
+        if constexpr (!same_dg(kShape, K)) A::store(valid < W ? h.first_n(valid) : h, dgh + g * W);
       }
     }
 
@@ -197,8 +206,7 @@ struct BackwardStep {
         q.s[i] = zero;
         if (Cell::kSavedState[i] < 0) continue;  // BPTT does not read it
         const rnnk_tensor& c_0 = f.args.c_0;
-        const int64_t before = f.rows.time(s - 1) * f.rows.batch + row;
-        const T* saved = f.reserve.saved + before * f.reserve.saved_columns + panel * (Cell::kSaved * W);
+        const T* saved = before_from + (row * ld_state + panel * W) * Cell::kSaved;
         q.s[i] = !first     ? V::load(saved + Cell::kSavedState[i] * W)
                  : c_0.data ? load_units<A>(row2(state_of(c_0, i, f.d.H), caller_row), unit, n)
                             : zero;

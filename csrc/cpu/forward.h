@@ -63,18 +63,13 @@ struct Forward {
   T* raw[kMostStages];         // gh of a stage that has it in memory first: [B][stage_columns]
   int64_t bytes;
 
-  // 192 rows fill the tiles evenly (a multiple of 6 and 4) and keep gx of a usual layer within the second-level cache.
-  static int64_t block_steps(int64_t steps, int64_t batch) {
-    return larger<int64_t>(1, smaller(steps, ceil_div(kInputRows, larger<int64_t>(batch, 1))));
-  }
-
   Forward(const Problem& p, const CellShape& shape, const LayerCall& a, Step step, const WeightUnit* unit = nullptr)
       : problem(p), args(a), step(step), unit(unit), d(p, shape), weights(d, a.packed),
         reserve(d, a.seq_len, a.batch, a.reserve), rows{a.seq_len, a.batch, p.reverse, a.order, a.sorted_lengths},
         extras(p, a, d, rows), keep(a.reserve != nullptr),
         convert(!p.given_gx && (a.x.stride[2] != 1 || a.x.dtype != A::storage ||
                                 !std::is_same_v<Operand, typename A::Stored> || d.I % A::depth != 0)),
-        block(block_steps(a.seq_len, a.batch)) {
+        block(larger<int64_t>(1, smaller(a.seq_len, ceil_div(d.gx_rows(), larger<int64_t>(a.batch, 1))))) {
     Carver c(a.workspace);
     const int64_t B = a.batch;
     for (int i = 0; i < 2; ++i) {

@@ -2,6 +2,7 @@
 #pragma once
 #include "cpu/forward.h"
 #include "cpu/norm.h"
+#include "cpu/several.h"
 
 namespace rnnk {
 namespace {
@@ -33,6 +34,8 @@ struct ForwardStep {
     static constexpr Stage stage = Cell::kStage[K];
     static constexpr int gates = stage.gates;
     static constexpr bool any = Cell::kHasOptions;
+    // Vectors that the pointwise part takes at once (several.h).
+    static constexpr int at_once = any || S > 1 || stage.norm ? 1 : G >= 4 ? 2 : 4;
     const Forward<A>& f;
     int64_t s, t;
     const Operand* h_from;
@@ -40,7 +43,7 @@ struct ForwardStep {
     const Operand* from;      // row 0 of this step's operand, of the head that is being multiplied
     const T *gx_from, *bias;  // row 0 of this step's gx
     T *saved_to, *carry_to;
-    int64_t ld_h, ld_from, ld_gx, ld_saved, ld_carry, ld_state;
+    int64_t ld_h, ld_from, ld_state;
     Row y;         // row 0 of this step
     int64_t ld_y;  // elements
     bool plain;    // y needs no conversion, and its rows are in order
@@ -50,36 +53,46 @@ struct ForwardStep {
         : f(f), s(s), t(f.rows.time(s)), h_from(f.h[s & 1]), h_to(f.h[(s + 1) & 1]), from(K == 0 ? f.fed[s & 1] : f.emit[K]),
           gx_from(f.gx + (s - first) * f.rows.batch * f.d.gate_columns()), bias(f.weights.b_hh + stage.first_gate * W),
           saved_to(f.reserve.saved + t * f.rows.batch * f.reserve.saved_columns), carry_to(f.carry), ld_h(f.h_leading()),
-          ld_from(K == 0 ? ld_h : f.emit_leading(K)), ld_gx(f.d.gate_columns()), ld_saved(f.reserve.saved_columns),
-          ld_carry(Cell::kCarry * f.d.hidden.padded()), ld_state(f.d.hidden.padded()), y(row3(f.args.y, t, 0)),
+          ld_from(K == 0 ? ld_h : f.emit_leading(K)), ld_state(f.d.hidden.padded()), y(row3(f.args.y, t, 0)),
           ld_y(f.args.y.stride[1]),
           plain(y.dtype == A::storage && f.problem.dtype == y.dtype && y.stride == 1 && !f.rows.order), keep(f.keep),
           quiet(f.extras.quiet()) {}
 
     const Operand* operand(int64_t row) const { return from + row * ld_from; }
     RNNK_HD void prepare(int64_t row, int64_t panel) const {
-      if (keep && !stage.projected) fetch(saved_to + row * ld_saved + panel * (Cell::kSaved * W), Cell::kSaved * W);
+      if (keep && !stage.projected) fetch(saved_to + (row * ld_state + panel * W) * Cell::kSaved, Cell::kSaved * W);
     }
     Start<A> start() const {
       if constexpr (stage.product == Product::weight_hh && !stage.norm) return {bias, G * W};
       return {};
     }
-    const T* gx(int64_t row) const { return gx_from + row * ld_gx; }
+    const T* gx(int64_t row) const { return gx_from + row * (G * ld_state); }
     T* raw(int64_t row) const { return f.raw[K] + row * f.d.stage_columns(K); }
 
     void finish(int64_t row, int64_t panel, const V (&gh)[gates]) const {
       if constexpr (stage.norm) {  // the row is not complete yet
         RNNK_UNROLL for (int g = 0; g < gates; ++g) gh[g].store(raw(row) + (panel * gates + g) * W);
       } else {
-        Q q;
-        RNNK_UNROLL for (int g = 0; g < gates; ++g) {
-          q.gh[stage.first_gate + g] = gh[g];
-          if constexpr (stage.product == Product::weight_hh) {
-            q.gx[stage.first_gate + g] = V::load(gx(row) + (panel * G + stage.first_gate + g) * W);
-          }
-        }
-        pointwise(q, row, panel);
+        finish_all<V>(&row, &panel, [&](int, int g) RNNK_INLINE { return gh[g]; });
       }
+    }
+    // sums [at_once][gates][W] of as many places.
+    void finish(const int64_t (&row)[at_once], const int64_t (&panel)[at_once], const T* sums) const {
+      finish_all<Several<V, at_once>>(row, panel,
+                                      [&](int n, int g) RNNK_INLINE { return V::load(sums + (n * gates + g) * W); });
+    }
+    template <class U, class Sum>
+    RNNK_HD void finish_all(const int64_t* row, const int64_t* panel, const Sum& sum) const {
+      Step<Cell, U> q;
+      RNNK_UNROLL for (int g = 0; g < gates; ++g) {
+        const int gate = stage.first_gate + g;
+        q.gh[gate] = Vectors<U>::from([&](int n) RNNK_INLINE { return sum(n, g); });
+        if constexpr (stage.product == Product::weight_hh) {
+          q.gx[gate] = Vectors<U>::from(
+              [&](int n) RNNK_INLINE { return V::load(gx_from + (row[n] * ld_state + panel[n] * W) * G + gate * W); });
+        }
+      }
+      pointwise(q, row, panel);
     }
 
     // Panels [p0, p1) of one row: those of a stage without a product, or whose product stands complete in memory.
@@ -110,70 +123,111 @@ struct ForwardStep {
         } else if constexpr (!stage.norm) {
           q.gh[stage.first_gate] = V::load(raw(row) + p * W);
         }
-        pointwise(q, row, p);
+        pointwise(q, &row, &p);
       }
     }
 
-    RNNK_HD void pointwise(Q& q, int64_t row, int64_t panel) const {
+    // The pointwise part of the vectors of U, each in its own row and panel.
+    template <class U>
+    RNNK_HD void pointwise(Step<Cell, U>& q, const int64_t* row, const int64_t* panel) const {
+      using Each = Vectors<U>;
+      constexpr int N = Each::count;
       // Addresses first: the compiler must assume that a vector store changes them where they are kept.
       const bool keep = this->keep, plain = this->plain;
-      const int64_t unit = panel * W, valid = f.d.out.template valid_of<any>(panel);
-      T* const saved = saved_to + row * ld_saved + unit * Cell::kSaved;
-      T* const carry = carry_to + row * ld_carry + unit * Cell::kCarry;
-      Operand* const h_new = h_to + row * ld_h + unit;
-      auto* const y_new =
-          plain ? reinterpret_cast<typename A::Stored*>(y.data) + row * ld_y + f.d.out.template first_of<any>(panel)
-                : nullptr;
-      T* state[Cell::kStates];
-      RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) state[i] = f.state[i] + row * ld_state + unit;
+      int64_t unit[N], valid[N], at_h[N];
+      T *saved[N], *carry[N], *state[N][Cell::kStates];
+      Operand* h_new[N];
+      typename A::Stored* y_new[N];
+      RNNK_UNROLL for (int n = 0; n < N; ++n) {
+        unit[n] = panel[n] * W, valid[n] = f.d.out.template valid_of<any>(panel[n]);
+        const int64_t at = row[n] * ld_state + unit[n];
+        at_h[n] = row[n] * ld_h + unit[n];
+        saved[n] = saved_to + at * Cell::kSaved;
+        carry[n] = carry_to + at * Cell::kCarry;
+        h_new[n] = h_to + at_h[n];
+        y_new[n] =
+            plain ? reinterpret_cast<typename A::Stored*>(y.data) + row[n] * ld_y + f.d.out.template first_of<any>(panel[n])
+                  : nullptr;
+        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) state[n][i] = f.state[i] + at;
+      }
+      const auto load = [&](const auto& at)
+                            RNNK_INLINE { return Each::from([&](int n) RNNK_INLINE { return V::load(at(n)); }); };
+      const auto store = [&](const U& value, const auto& at)
+                             RNNK_INLINE { Each::each(value, [&](V v, int n) RNNK_INLINE { v.store(at(n)); }); };
       if constexpr (!stage.projected) {
         RNNK_UNROLL for (int i = 0; i < Cell::kParams; ++i) {
-          if (i < f.d.own_params) q.p[i] = V::load(f.weights.params + i * ld_state + unit);
+          if (i < f.d.own_params)
+            q.p[i] = load([&](int n) RNNK_INLINE { return f.weights.params + i * ld_state + unit[n]; });
         }
-        if constexpr (!projects(kShape)) q.s[0] = A::load(h_from + row * ld_h + unit);
-        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s[i] = V::load(state[i]);
+        if constexpr (!projects(kShape)) {
+          q.s[0] = Each::from([&](int n) RNNK_INLINE { return A::load(h_from + at_h[n]); });
+        }
+        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s[i] = load([&](int n) RNNK_INLINE { return state[n][i]; });
         if constexpr (K > 0) {  // what earlier stages left; the states are already the new ones
-          RNNK_UNROLL for (int i = 0; i < Cell::kCarry; ++i) q.carry[i] = V::load(carry + i * W);
+          RNNK_UNROLL for (int i = 0; i < Cell::kCarry; ++i) {
+            q.carry[i] = load([&](int n) RNNK_INLINE { return carry[n] + i * W; });
+          }
           RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s_new[i] = q.s[i];
           if (keep) {
-            RNNK_UNROLL for (int i = 0; i < Cell::kSaved; ++i) q.saved[i] = V::load(saved + i * W);
+            RNNK_UNROLL for (int i = 0; i < Cell::kSaved; ++i) {
+              q.saved[i] = load([&](int n) RNNK_INLINE { return saved[n] + i * W; });
+            }
           }
         }
       }
-      [[maybe_unused]] typename Extras<A>::At around(f.extras, t, row, panel, quiet);
+      [[maybe_unused]] typename Extras<A>::At around(f.extras, t, row[0], panel[0], quiet);
       if constexpr (Cell::kHasOptions) {
         q.o = &f.extras.o;
         if constexpr (K == 0) {
-          if constexpr (!projects(kShape)) q.operand = A::load(f.fed[s & 1] + row * ld_h + unit);
+          if constexpr (!projects(kShape)) q.operand = A::load(f.fed[s & 1] + at_h[0]);
           reset_states(q, around);
         }
       }
       Cell::template forward<K>(q);
       if constexpr (Cell::kHasOptions && K == 0) keep_states(q, around);
       if constexpr (!stage.projected) {
-        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i) q.s_new[i].store(state[i]);
-        RNNK_UNROLL for (int i = 0; i < Cell::kCarry; ++i) q.carry[i].store(carry + i * W);
+        RNNK_UNROLL for (int i = 1; i < Cell::kStates; ++i)
+            store(q.s_new[i], [&](int n) RNNK_INLINE { return state[n][i]; });
+        RNNK_UNROLL for (int i = 0; i < Cell::kCarry; ++i) {
+          store(q.carry[i], [&](int n) RNNK_INLINE { return carry[n] + i * W; });
+        }
         if (keep) {
-          RNNK_UNROLL for (int i = 0; i < Cell::kSaved; ++i) q.saved[i].store(saved + i * W);
+          RNNK_UNROLL for (int i = 0; i < Cell::kSaved; ++i) {
+            store(q.saved[i], [&](int n) RNNK_INLINE { return saved[n] + i * W; });
+          }
         }
       }
       if constexpr (K + 1 < S) {
-        const int64_t at = t * f.rows.batch + row;
-        if constexpr (has_product(kShape, K + 1)) {
-          const int64_t n = f.d.operand(K + 1).template valid_of<any>(panel);
-          A::store(A::depth > 1 ? q.emit.first_n(n) : q.emit, f.emit[K + 1] + row * f.emit_leading(K + 1) + unit);
-          if (keep) q.emit.store(f.reserve.emitted[K + 1] + at * f.d.operand(K + 1).padded() + unit);
-        } else {
-          q.emit.store(f.raw[K + 1] + row * f.d.stage_columns(K + 1) + unit);
-        }
-      } else if (Cell::kHasOptions && !quiet) {
-        finish_h(q.s_new[0], row, panel, around, y_new, valid);
-      } else if (plain && valid == W) {
-        const V out = A::round(q.s_new[0]);
+        emit(q.emit, row[0], panel[0]);
+      } else if constexpr (Cell::kHasOptions) {
+        if (!quiet) finish_h(q.s_new[0], row[0], panel[0], around, y_new[0], valid[0]);
+        else give_h(q.s_new[0], row[0], panel[0], plain, h_new[0], y_new[0], valid[0]);
+      } else {
+        Each::each(q.s_new[0],
+                   [&](V v, int n) RNNK_INLINE { give_h(v, row[n], panel[n], plain, h_new[n], y_new[n], valid[n]); });
+      }
+    }
+
+    // What stage K + 1 multiplies.
+    RNNK_HD void emit(V v, int64_t row, int64_t panel) const {
+      const int64_t unit = panel * W, at = t * f.rows.batch + row;
+      if constexpr (has_product(kShape, K + 1)) {
+        const int64_t n = f.d.operand(K + 1).template valid_of<any>(panel);
+        A::store(A::depth > 1 ? v.first_n(n) : v, f.emit[K + 1] + row * f.emit_leading(K + 1) + unit);
+        if (keep) v.store(f.reserve.emitted[K + 1] + at * f.d.operand(K + 1).padded() + unit);
+      } else {
+        v.store(f.raw[K + 1] + row * f.d.stage_columns(K + 1) + unit);
+      }
+    }
+
+    template <class Stored>
+    RNNK_HD void give_h(V h, int64_t row, int64_t panel, bool plain, Operand* h_new, Stored* y_new, int64_t valid) const {
+      if (plain && valid == W) {
+        const V out = A::round(h);
         A::store(out, h_new);
         A::store_stored(out, y_new);
       } else {
-        const V out = quantize<A>(q.s_new[0], f.problem.dtype);
+        const V out = quantize<A>(h, f.problem.dtype);
         A::store(A::depth > 1 ? out.first_n(valid) : out, h_new);
         store_units<A>(row3(f.args.y, t, f.rows.row(row)), f.d.out.template first_of<any>(panel), valid, out);
       }

@@ -61,23 +61,18 @@ template <class A>
 struct InputGradientTile {
   using V = typename A::V;
   static constexpr int W = V::lanes;
-  const typename A::Operand* dgx;  // the ring
-  int64_t slots, batch, ld;
-  const Rows& rows;
-  const LayerCall& args;
+  const typename A::Operand* const* from;  // rows of dgx
+  const Row* to;
+  bool add;  // to what is there
   int64_t I;
-  const Entry* list;
-  const typename A::Operand* operand(int64_t j) const { return dgx + (list[j].u % slots * batch + list[j].row) * ld; }
+  const typename A::Operand* operand(int64_t j) const { return from[j]; }
   void prepare(int64_t, int64_t) const {}
-  RNNK_HD Row row(int64_t j) const { return row3(args.dx, rows.time(rows.steps - 1 - list[j].u), rows.row(list[j].row)); }
-  int64_t valid(int64_t panel) const { return smaller<int64_t>(W, I - panel * W); }
   Start<A> start() const { return {}; }
   // What is there is added last, as network/concurrent.cpp adds it: a direction's dx has the same bits whenever it is formed.
   RNNK_HD void finish(int64_t j, int64_t panel, const V (&sum)[1]) const {
-    const Row to = row(j);
-    const int64_t first = panel * W, n = valid(panel);
-    if (args.add_to_dx) store_units<A>(to, first, n, load_units<A>(to, first, n) + sum[0]);
-    else store_units<A>(to, first, n, sum[0]);
+    const int64_t first = panel * W, n = smaller<int64_t>(W, I - first);
+    if (add) store_units<A>(to[j], first, n, load_units<A>(to[j], first, n) + sum[0]);
+    else store_units<A>(to[j], first, n, sum[0]);
   }
 };
 
@@ -175,6 +170,8 @@ struct Blocks {
   alignas(64) static constexpr Operand kZeros[W] = {};
   template <class RowOf>
   void transpose(int gates, const Axis<W>& axis, int64_t n, const Part& part, const RowOf& row_of, Operand* out) const {
+    const Operand* rows[kChunk];
+    for (int64_t j = 0; j < n; ++j) rows[j] = row_of(j);
     const int64_t items = axis.panels() * gates;
     for (int64_t item = part.first(items); item < part.last(items); ++item) {
       const int64_t panel = item / gates, gate = item % gates, valid = axis.valid(panel);
@@ -185,7 +182,7 @@ struct Blocks {
           const Operand* lane[kLane];
           RNNK_UNROLL for (int l = 0; l < kLane; ++l) {
             const int64_t at = j + i * kLane + l;
-            lane[l] = at < n ? row_of(at) + item * W : kZeros;
+            lane[l] = at < n ? rows[at] + item * W : kZeros;
           }
           block[i] = A::join(lane);
         }
@@ -406,7 +403,13 @@ struct Blocks {
   void input_gradient(const Rows& rows, const Packed<A>& weights, const Entry* list, int64_t n, const Part& part) const {
     if (d.given_gx) return give_dgx(rows, list, n, part);
     const int64_t K = d.gate_columns();
-    const InputGradientTile<A> tile{dgx, slots, batch, L::leading(K), rows, args, d.I, list};
+    const Operand* from[kChunk];
+    Row to[kChunk];
+    for (int64_t j = 0; j < n; ++j) {
+      from[j] = dgx_row(list[j].u, list[j].row);
+      to[j] = row3(args.dx, rows.time(rows.steps - 1 - list[j].u), rows.row(list[j].row));
+    }
+    const InputGradientTile<A> tile{from, to, args.add_to_dx, d.I};
     if constexpr (A::plain) {
       if (args.unpacked) {
         const WeightMatrix<A> matrix{args.weights.weight_ih, input_rows(d, 0), d.I, nullptr};

@@ -70,7 +70,7 @@ void run_int8_tile(const void* self, typename MicroKernels<Int8<D>, G>::Function
   kernel(tile);
   if (!last) return;
   using S = typename K::S;
-  alignas(64) float to[larger(K::kRows * S::panels, S::flat_rows * S::flat_panels) * G * D::F::lanes];
+  alignas(64) float to[larger(K::kRows * S::panels, S::flat_rows * S::flat_panels(1)) * G * D::F::lanes];
   int8_results<D, G>(block, row, rows, panel, panels, tile.sums, to);
   block.product.finish(block.product.driver, row, rows, panel, panels, to);
 }

@@ -7,6 +7,7 @@
 #include "cells/shape.h"
 #include "core/call.h"
 #include "core/carver.h"
+#include "core/kernel.h"
 #include "core/problem.h"
 #include "cpu/arithmetic.h"
 #include "cpu/int8.h"
@@ -41,6 +42,9 @@ struct Axis {
   }
 };
 
+// Rows of a block of steps, whose gx is formed at once: they fill the tiles evenly (multiples of 3, 4, 6 and 8).
+constexpr int64_t kInputRows = 192, kLeastInputRows = 48;
+
 template <class A>
 struct Layout {
   static constexpr int W = A::V::lanes;
@@ -64,6 +68,13 @@ struct Layout {
   int64_t gate_columns() const { return shape.gates * hidden.padded(); }            // gx, dgx: one row
   int64_t stage_columns(int k) const { return stage(k).gates * axis(k).padded(); }  // gh, dgh of stage k: one row
   int64_t head_columns(int k) const { return stage(k).gates * axis(k).panels_each * W; }
+  // gx should stay in the second-level cache until the recurrence reads it. (AVX2, Zen 3, LSTM H = 500 B = 16: 48 rows in place of 192 are 1.06 to 1.09
+  // times as fast; with AVX-512 and the larger cache beside it fewer rows were slower, bench/NOTES.md.)
+  int64_t gx_rows() const {
+    if (A::V::registers >= 32) return kInputRows;
+    const int64_t rows = near_bytes() / 2 / larger<int64_t>(1, gate_columns() * sizeof(typename A::T));
+    return smaller(kInputRows, larger(kLeastInputRows, rows / 24 * 24));
+  }
   // Weights of one panel of `gates` vectors over K terms; in another form: what takes as many bytes.
   int64_t panel(int64_t K, int gates) const {
     if (form == WeightForm::int8) return int8_elements(K, gates * W);
@@ -151,8 +162,8 @@ struct Reserve {
   }
 };
 
-// Rows of a block of steps: those whose gx is formed at once, and those over which a chunk of dW is summed.
-constexpr int64_t kInputRows = 192, kChunk = 512;
+// Rows of a chunk, over which dW is summed.
+constexpr int64_t kChunk = 512;
 
 // The steps of one call, shared by both directions in time: which rows are alive when.
 struct Rows {

@@ -20,16 +20,18 @@ using costs::Core;
 template <class A>
 double product_cycles(const WeightUnit* unit, int gates, double rows, double K, double vectors) {
   if (rows < 1 || K < 1 || vectors < 1) return 0;
+  using V = typename A::V;
   int64_t height = tile_rows<A>(gates), least = 1;
   if constexpr (A::matrix) height = A::rows, least = A::least_rows;
   if (unit && unit->rows) height = unit->rows, least = unit->least_rows;
   rows = larger(rows, static_cast<double>(least));
   const double tiles = rows <= height ? 1 : ceil_div(static_cast<int64_t>(rows), height);
-  const double bytes = A::V::lanes * (unit ? unit->bytes : sizeof(typename A::Weight)), steps = K * vectors;
+  const double bytes = V::lanes * (unit ? unit->bytes : sizeof(typename A::Weight)), steps = K * vectors;
   const double cycles = unit ? unit->cycles : A::cycles_per_fma();
-  // Eight multiply-adds begin while one is done, so a tile of fewer chains takes as long as one of eight. (RNN, H = 192, AVX2, one
-  // thread: a step of 2 rows takes 3.7 us, of 4 rows 4.5; measured.)
-  const int64_t width = rows > Shape<A, 1>::flat_rows ? tile_panels<typename A::V>(gates) * gates : 8;
+  // Eight multiply-adds begin while one is done, so a tile of fewer chains takes as long as one of eight.
+  const int tall = static_cast<int>(ceil_div(static_cast<int64_t>(rows), static_cast<int64_t>(tiles))),
+            vectors_each = tile_panels<V>(gates) * gates;
+  const int width = tall <= flat_rows<V>(gates) ? flat_panels<A>(gates, tall) * gates : sweep_vectors<V>(tall, vectors_each);
   const double chains = A::matrix || unit ? 0 : tiles * 8 / smaller<double>(vectors, width);
   const double read = tiles * bytes / Core::near_rate;
   // The part of the weights that has left the near cache when it is read again.
@@ -55,7 +57,7 @@ struct Cost {
     const double others = rows * (backward ? columns : d.out.padded()) * (1 - 1.0 / sharing);
     const double own = pointwise + others * sizeof(typename A::Operand) / Core::gather_rate;
     if (!backward) {
-      const double many = rows * smaller(steps, ceil_div(kInputRows, batch));
+      const double many = rows * smaller(steps, ceil_div(d.gx_rows(), batch));
       return own + product_cycles<A>(unit, d.shape.gates, rows, d.out.each, gates) +
              product_cycles<A>(unit, d.shape.gates, many, d.I, gates) * rows / many;
     }

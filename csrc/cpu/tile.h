@@ -13,26 +13,46 @@
 namespace rnnk {
 namespace {
 
-// How many rows and panels a tile has. 32 registers (AVX-512, NEON): 24 accumulators; 16 (AVX2): 12. With one or two rows
-// there must still be about 8 independent chains to hide the latency of the FMA, so the tile grows sideways.
+// How many rows and panels a tile has. 32 registers (AVX-512, NEON): 24 accumulators; 16 (AVX2): 12. With a few rows there must still be
+// more than 8 independent chains to hide the latency of the FMA, so the tile grows sideways.
 template <class V>
 constexpr int tile_panels(int gates) {
   return gates >= 4 ? 1 : gates >= 2 ? (V::registers >= 32 ? 2 : 1) : (V::registers >= 32 ? 4 : 2);
 }
-// Weights that are widened take registers, too: with three of 16, sums would be in memory (GRU of bfloat16, B = 16, took 1.5 times as long).
+// Sums in registers. Weights that are widened take some, too: with three gates of 16, sums would be in memory (GRU of bfloat16, B = 16, took 1.5
+// times as long).
+template <class A>
+constexpr int tile_sums(int gates) {
+  return A::V::registers >= 32 ? 24 : A::pair == 2 && gates == 3 ? 9 : 12;
+}
+// With 12 sums a tile of four gates has 3 rows, and 16 rows leave tiles of 2, whose 8 sums wait for each other. So it may have 6, which it does in two
+// sweeps over the terms, of two gates each.
 template <class A>
 constexpr int tile_rows(int gates) {
   using V = typename A::V;
-  const int sums = V::registers >= 32 ? 24 : A::pair == 2 && gates == 3 ? 9 : 12;
-  return sums / (tile_panels<V>(gates) * gates);
+  const int sweeps = V::registers < 32 && gates == 4 ? 2 : 1;
+  return tile_sums<A>(gates) / (tile_panels<V>(gates) * gates) * sweeps;
+}
+// Vectors of a sweep of a tile of so many rows and vectors.
+template <class V>
+constexpr int sweep_vectors(int rows, int vectors) {
+  return V::registers < 32 && vectors == 4 && rows > 3 ? 2 : vectors;
+}
+// Up to flat_rows rows are a tile of their own, of more panels.
+template <class V>
+constexpr int flat_rows(int gates) {
+  return V::registers >= 32 ? 2 : gates >= 4 ? 1 : gates == 3 ? 2 : 3;
+}
+template <class A>
+constexpr int flat_panels(int gates, int rows) {
+  const int vectors = A::V::registers >= 32 ? 9 : rows == 1 ? 8 : tile_sums<A>(gates) / rows;
+  return larger(tile_panels<typename A::V>(gates), vectors / gates);
 }
 template <class A, int G>
 struct Shape {
   using V = typename A::V;
-  static constexpr bool wide = V::registers >= 32;
-  static constexpr int panels = tile_panels<V>(G), rows = tile_rows<A>(G);
-  static constexpr int flat_rows = wide ? 2 : 1;  // up to this many rows use flat_panels
-  static constexpr int flat_panels = larger(panels, (wide ? 9 : 8) / G);
+  static constexpr int panels = tile_panels<V>(G), rows = tile_rows<A>(G), flat_rows = rnnk::flat_rows<V>(G);
+  static constexpr int flat_panels(int rows) { return rnnk::flat_panels<A>(G, rows); }
 };
 
 // What bounds a walk over weights that do not stay in the second-level cache: its first reading of each panel, which stalls a
@@ -81,59 +101,61 @@ struct Tile {
 template <class A, int G, int R, int P>
 __attribute__((noinline)) void multiply(const Tile<A>& tile) {
   using V = typename A::V;
-  constexpr int N = P * G, terms = kTerms<A>;
+  constexpr int all = P * G, N = sweep_vectors<V>(R, all), terms = kTerms<A>;
   constexpr int64_t width = G * V::lanes;  // of one term
   static_assert(terms % A::pair == 0 && kChain % terms == 0, "whole pairs, and whole unrolled terms");
-  const int64_t count = tile.count, panel_stride = tile.panel_stride;
-  const typename A::Weight* w = tile.w;
-  const typename A::Operand* a[R];
-  V acc[R][N];
-  RNNK_UNROLL for (int r = 0; r < R; ++r) a[r] = tile.a[r];
-  // Terms [k, k + A::step), the first of them the jth of its pair, whose weights stand at w.
-  const auto term = [&](int64_t k, int j, const typename A::Weight* w) {
-    const auto weights = [&](int i) { return A::weights(w + (i / G) * panel_stride + (i % G) * (V::lanes * A::pair), j); };
-    if constexpr (R < N) {  // hold the smaller side in registers, stream the other
-      decltype(A::broadcast(a[0])) x[R];
-      RNNK_UNROLL for (int r = 0; r < R; ++r) x[r] = A::broadcast(a[r] + k);
-      RNNK_UNROLL for (int i = 0; i < N; ++i) {
-        const auto b = weights(i);
-        RNNK_UNROLL for (int r = 0; r < R; ++r) acc[r][i] = A::mac(x[r], b, acc[r][i]);
-      }
-    } else {
-      decltype(A::weights(w, 0)) b[N];
-      RNNK_UNROLL for (int i = 0; i < N; ++i) b[i] = weights(i);
-      RNNK_UNROLL for (int r = 0; r < R; ++r) {
-        const auto x = A::broadcast(a[r] + k);
-        RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i] = A::mac(x, b[i], acc[r][i]);
-      }
-    }
-  };
+  static_assert(N == all || P == 1, "a sweep is a part of one panel");
   // Tiles of one row and flat ones stand alone in their column: they fetch nothing.
-  static_assert(Shape<A, G>::rows >= 3, "or rows dealt evenly would leave one alone");
   constexpr bool fetches = R > 1 && P <= Shape<A, G>::panels;
-  Ahead next = tile.next;
-  int64_t k = 0;
-  for (bool more = tile.more;; more = true) {
-    RNNK_UNROLL for (int r = 0; r < R; ++r) { RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i] = V::set1(0); }
-    const int64_t end = smaller(k + tile.chain, count);
-    for (; k + terms <= end; k += terms, w += terms * width) {
-      RNNK_UNROLL for (int j = 0; j < terms; j += A::step) term(k + j, j % A::pair, w + (j - j % A::pair) * width);
-      if constexpr (fetches) next.fetch();
-    }
-    for (int j = 0; k + j < end; j += A::step) term(k + j, j % A::pair, w + (j - j % A::pair) * width);
-    const auto add = [&](const typename A::T* to, int64_t row, int64_t panel) {
-      RNNK_UNROLL for (int r = 0; r < R; ++r) {
+  const int64_t count = tile.count, panel_stride = tile.panel_stride;
+  V acc[R][N];
+  for (int first = 0; first < all; first += N) {  // sweeps
+    const typename A::Weight* w = tile.w + first * (V::lanes * A::pair);
+    const typename A::Operand* a[R];
+    RNNK_UNROLL for (int r = 0; r < R; ++r) a[r] = tile.a[r];
+    // Terms [k, k + A::step), the first of them the jth of its pair, whose weights stand at w.
+    const auto term = [&](int64_t k, int j, const typename A::Weight* w) {
+      const auto weights = [&](int i) { return A::weights(w + (i / G) * panel_stride + (i % G) * (V::lanes * A::pair), j); };
+      if constexpr (R < N) {  // hold the smaller side in registers, stream the other
+        decltype(A::broadcast(a[0])) x[R];
+        RNNK_UNROLL for (int r = 0; r < R; ++r) x[r] = A::broadcast(a[r] + k);
         RNNK_UNROLL for (int i = 0; i < N; ++i) {
-          acc[r][i] = V::load(to + r * row + i / G * panel + i % G * V::lanes) + acc[r][i];
+          const auto b = weights(i);
+          RNNK_UNROLL for (int r = 0; r < R; ++r) acc[r][i] = A::mac(x[r], b, acc[r][i]);
+        }
+      } else {
+        decltype(A::weights(w, 0)) b[N];
+        RNNK_UNROLL for (int i = 0; i < N; ++i) b[i] = weights(i);
+        RNNK_UNROLL for (int r = 0; r < R; ++r) {
+          const auto x = A::broadcast(a[r] + k);
+          RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i] = A::mac(x, b[i], acc[r][i]);
         }
       }
     };
-    if (more) add(tile.sums, N * V::lanes, G * V::lanes);
-    else if (tile.start) add(tile.start, 0, tile.start_panel);
-    RNNK_UNROLL for (int r = 0; r < R; ++r) {
-      RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i].store(tile.sums + (r * N + i) * V::lanes);
+    Ahead next = first + N < all ? Ahead{} : tile.next;
+    int64_t k = 0;
+    for (bool more = tile.more;; more = true) {
+      RNNK_UNROLL for (int r = 0; r < R; ++r) { RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i] = V::set1(0); }
+      const int64_t end = smaller(k + tile.chain, count);
+      for (; k + terms <= end; k += terms, w += terms * width) {
+        RNNK_UNROLL for (int j = 0; j < terms; j += A::step) term(k + j, j % A::pair, w + (j - j % A::pair) * width);
+        if constexpr (fetches) next.fetch();
+      }
+      for (int j = 0; k + j < end; j += A::step) term(k + j, j % A::pair, w + (j - j % A::pair) * width);
+      const auto add = [&](const typename A::T* to, int64_t row, int64_t panel) {
+        RNNK_UNROLL for (int r = 0; r < R; ++r) {
+          RNNK_UNROLL for (int i = 0; i < N; ++i) {
+            acc[r][i] = V::load(to + r * row + i / G * panel + (first + i % G) * V::lanes) + acc[r][i];
+          }
+        }
+      };
+      if (more) add(tile.sums, all * V::lanes, G * V::lanes);
+      else if (tile.start) add(tile.start, 0, tile.start_panel);
+      RNNK_UNROLL for (int r = 0; r < R; ++r) {
+        RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i].store(tile.sums + (r * all + first + i) * V::lanes);
+      }
+      if (end == count) break;
     }
-    if (end == count) return;
   }
 }
 
@@ -166,24 +188,24 @@ struct MicroKernels {
   static constexpr int narrower(int P) { return P > 4 ? 4 : P > 2 ? 2 : 1; }
 
   template <int P, int R>
-  static Function of_rows(int rows) {
-    if constexpr (R > 1) {
-      if (rows < R) return of_rows<P, R - 1>(rows);
+  static Function of_panels(int panels) {
+    if constexpr (P > 1) {
+      if (panels < P) return of_panels<narrower(P), R>(panels);
     }
     return multiply<A, G, R, P>;
   }
-  template <int P>
-  static Function of_panels(int rows, int panels) {
-    if constexpr (P > 1) {
-      if (panels < P) return of_panels<narrower(P)>(rows, panels);
+  template <int R>
+  static Function of_rows(int rows, int panels) {
+    if constexpr (R > 1) {
+      if (rows < R) return of_rows<R - 1>(rows, panels);
     }
-    return of_rows<P, (P > S::panels ? S::flat_rows : kRows)>(rows);
+    if constexpr (R <= S::flat_rows) {
+      if (panels > S::panels) return of_panels<S::flat_panels(R), R>(panels);
+    }
+    return of_panels<S::panels, R>(panels);
   }
-  // rows x panels: panels are S::flat_panels or S::panels, or narrower() of one of them.
-  static Function of(int rows, int panels) {
-    if (panels <= S::panels) return of_panels<S::panels>(rows, panels);
-    return of_panels<S::flat_panels>(rows, panels);
-  }
+  // rows x panels: panels are S::flat_panels(rows) or S::panels, or narrower() of one of them.
+  static Function of(int rows, int panels) { return of_rows<kRows>(rows, panels); }
 };
 
 // How a product is cut into passes and columns of tiles. Nothing here touches the bits: passes are of whole chains.
@@ -199,20 +221,33 @@ struct Walk {
   int64_t panel_stride;
   int64_t first;  // panel of the walk, or -1: nothing is fetched ahead
 
-  // How columns of so many panels are walked: rows in tiles of up to `most`, dealt evenly (8 = 4 + 4, not 6 + 2); terms in passes of as many.
+  // How columns of so many panels are walked: in tiles of two heights, the first `talls` of them tall; terms in passes of as many.
+  struct Height {
+    int64_t rows = 0;
+    typename Kernels::Function kernel = nullptr;
+  };
   int panels = 0;
-  int64_t tiles = 0, base = 0, extra = 0, block = 0;
-  typename Kernels::Function tall = nullptr, low = nullptr;  // of base + 1 rows, and of base
+  int64_t tiles = 0, talls = 0, block = 0;
+  Height tall, low;
 
   RNNK_HD void set_columns(int columns, int64_t rows, int64_t most) {
-    panels = columns;
-    tiles = 1, base = rows, extra = 0, block = larger<int64_t>(K, 1);
-    if (rows > most) tiles = ceil_div(rows, most), base = rows / tiles, extra = rows % tiles;
+    panels = columns, block = larger<int64_t>(K, 1);
+    tiles = talls = 1, tall.rows = low.rows = rows;
+    if (rows > most) deal(rows, most);
     if (const int64_t bytes = panels * term_bytes; K * bytes > kBlockBytes) {
       block = round_up(ceil_div(K, ceil_div(K, kBlockBytes / bytes)), kChain);
     }
-    low = Kernels::of(static_cast<int>(base), panels);
-    tall = extra > 0 ? Kernels::of(static_cast<int>(base + 1), panels) : low;
+    tall.kernel = Kernels::of(static_cast<int>(tall.rows), panels),
+    low.kernel = Kernels::of(static_cast<int>(low.rows), panels);
+  }
+  // Evenly: 8 = 4 + 4, not 6 + 2. But 4 rows in sweeps of 2 vectors are 8 sums, which wait for each other (85 of 102 GFLOP/s, where 3
+  // and 5 rows make 94 and more): 8 = 5 + 3.
+  RNNK_HD void deal(int64_t rows, int64_t most) {
+    tiles = ceil_div(rows, most), talls = rows % tiles, low.rows = rows / tiles, tall.rows = low.rows + 1;
+    const int64_t threes = 2 * rows % 5;
+    if (low.rows == 4 && sweep_vectors<typename A::V>(4, panels * G) == 2 && 3 * threes <= rows) {
+      talls = (rows - 3 * threes) / 5, tiles = talls + threes, tall.rows = 5, low.rows = 3;
+    }
   }
 };
 
@@ -226,11 +261,18 @@ constexpr int64_t chain_of() {
   }
 }
 
+template <class Fn>
+constexpr int at_once_of() {
+  if constexpr (requires { Fn::at_once; }) return Fn::at_once;
+  else return 1;
+}
+
 // One tile. Fn offers
 //   const Operand* operand(row)      the row of the left side; K entries are read
 //   Start<A> start()                 what the sums begin with
 //   void prepare(row, panel)         fetches what finish() will meet, if that may be far away
 //   void finish(row, panel, const V (&gates)[G])
+//   static constexpr int at_once     if it is more than 1: finish(rows, panels, sums) of so many places, whose sums follow one another
 //   static constexpr int64_t chain   terms of its chains, where they are not kChain but a part of it
 // k: the first of its terms; last: no pass follows.
 template <class A, int G, class Fn>
@@ -247,12 +289,21 @@ void run_tile(const void* self, typename MicroKernels<A, G>::Function kernel, in
   kernel(tile);
   if (!last) return;
   const typename A::T* sums = tile.sums;
-  for (int r = 0; r < rows; ++r) {
-    for (int p = 0; p < panels; ++p, sums += G * V::lanes) {
-      V gates[G];
-      RNNK_UNROLL for (int g = 0; g < G; ++g) gates[g] = V::load(sums + g * V::lanes);
-      fn.finish(row + r, panel + p, gates);
+  int64_t places = int64_t{rows} * panels, r = row, p = panel;
+  const auto next = [&] RNNK_INLINE {
+    if (++p == panel + panels) p = panel, ++r;
+  };
+  if constexpr (constexpr int N = at_once_of<Fn>(); N > 1) {
+    for (; places >= N; places -= N, sums += N * G * V::lanes) {
+      int64_t at_row[N], at_panel[N];
+      RNNK_UNROLL for (int n = 0; n < N; ++n, next()) at_row[n] = r, at_panel[n] = p;
+      fn.finish(at_row, at_panel, sums);
     }
+  }
+  for (; places > 0; --places, sums += G * V::lanes, next()) {
+    V gates[G];
+    RNNK_UNROLL for (int g = 0; g < G; ++g) gates[g] = V::load(sums + g * V::lanes);
+    fn.finish(r, p, gates);
   }
 }
 
@@ -295,9 +346,10 @@ void tile_column(const TiledProduct<A, G>& product, int64_t r0, int64_t panel, i
       next.end = next.from + next.segment;
     }
     for (int64_t i = 0, row = r0; i < walk.tiles; ++i) {
-      const int rows = static_cast<int>(walk.base + (i < walk.extra));
+      const auto& height = i < walk.talls ? walk.tall : walk.low;
+      const int rows = static_cast<int>(height.rows);
       tile.more = k > 0;
-      product.run(product.fn, i < walk.extra ? walk.tall : walk.low, row, rows, panel, panels, k, last, tile);
+      product.run(product.fn, height.kernel, row, rows, panel, panels, k, last, tile);
       row += rows;
       if (walk.block < walk.K) tile.sums += rows * panels * width;  // they wait for the next pass
       tile.next.skip(tile.count / kTerms<A>);
@@ -312,7 +364,8 @@ __attribute__((noinline)) void walk_tiles(const TiledProduct<A, G>& product, int
   using S = Shape<A, G>;
   using T = typename A::T;
   using Walk = Walk<A, G>;
-  alignas(64) T sums[larger<int64_t>(Walk::kRows * S::panels, S::flat_rows * S::flat_panels) * Walk::width];
+  alignas(64) T sums[Walk::kRows * S::panels * Walk::width];
+  static_assert(S::flat_rows * S::flat_panels(1) <= Walk::kRows, "room for a flat tile");
   // Less than this many bytes are still in the second-level cache when the walk is repeated.
   const bool far = (p1 - p0) * panel_stride * int64_t{sizeof(typename A::Weight)} > near_bytes();
   Walk walk{K, w, panel_stride, far ? p0 : -1};
@@ -322,7 +375,7 @@ __attribute__((noinline)) void walk_tiles(const TiledProduct<A, G>& product, int
   tile.panel_stride = panel_stride, tile.sums = sums, tile.chain = product.chain;
   for (; r0 < r1; r0 += walk.kRows) {
     const int64_t rows = smaller(r1 - r0, walk.kRows);
-    int panels = flat ? S::flat_panels : S::panels;  // then narrower columns for what is left over
+    int panels = flat ? S::flat_panels(static_cast<int>(rows)) : S::panels;  // then narrower columns for what is left over
     for (int64_t p = p0; p < p1; p += panels) {
       while (p + panels > p1) panels = MicroKernels<A, G>::narrower(panels);
       if (panels != walk.panels || p == p0) walk.set_columns(panels, rows, flat ? S::flat_rows : S::rows);
@@ -330,7 +383,7 @@ __attribute__((noinline)) void walk_tiles(const TiledProduct<A, G>& product, int
       tile.more = false, tile.start = start.from ? start.from + p * start.stride : nullptr, tile.start_panel = start.stride;
       if (walk.tiles == 1 && K <= walk.block) {  // nothing waits, and there is nobody to fetch for
         tile.count = K, tile.next = Ahead{};
-        product.run(product.fn, walk.low, r0, static_cast<int>(rows), p, panels, 0, true, tile);
+        product.run(product.fn, walk.tall.kernel, r0, static_cast<int>(rows), p, panels, 0, true, tile);
       } else {
         const int64_t next = p + panels < p1 ? p + panels : walk.first;  // round again: the next step begins there
         tile_column<A, G>(product, r0, p, next, walk, tile);

@@ -147,7 +147,7 @@ __attribute__((noinline)) void multiply_in_place(const typename A::Operand* cons
       RNNK_UNROLL for (int p = 0; p < P; ++p) b[p] = P == 1 ? V::load_n(w, valid) : V::load(w + p * W);
       RNNK_UNROLL for (int r = 0; r < R; ++r) {
         const V x = V::set1(dg[r][run * W + i]);
-        RNNK_UNROLL for (int p = 0; p < P; ++p) chain[r][p] = fma(x, b[p], chain[r][p]);
+        RNNK_UNROLL for (int p = 0; p < P; ++p) chain[r][p] = A::mac(x, b[p], chain[r][p]);
       }
     }
   }

