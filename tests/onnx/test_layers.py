@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 import rnnkern as rk
 import rnnkern.onnx as ro
-from onnx_judges import EPS, StandIn, error, session
+from onnx_judges import EPS, StandIn, error, int8_saturates, session
 from onnx_models import DTYPES, Array, Case, model_of, truth
 from rnnkern.onnx import attributes, backend
 from rnnkern.onnx.nodes import Arguments
@@ -38,6 +38,54 @@ def call(layer: Any, x: Array, states: list[Array], lengths: Any) -> list[Array]
     state = None if not states else tuple(states) if len(states) == 2 else states[0]
     y, final = layer(x, state, lengths=lengths)
     return [y, *(final if isinstance(final, tuple) else (final,))]
+
+
+@pytest.mark.parametrize(
+    "keywords", [{}, {"num_layers": 2, "bidirectional": True, "batch_first": True}, {"peephole": True}]
+)
+def test_weights_in_int8(keywords: dict[str, Any]) -> None:
+    """onnxruntime runs the model; the way back gives weights within half of a step, and from then on equal integers."""
+    layer = rk.LSTM(8, 16, seed=0, **keywords)
+    params = layer.state_dict()
+    params["weight_hh_l0"][3] = 0  # a row without a scale of its own
+    layer.load_state_dict(params)
+    model = ro.to_onnx(layer, state=True, lengths=True, weights="int8")
+    L = layer.num_layers * (2 if layer.bidirectional else 1)
+    assert [node.op_type for node in model.graph.node].count("DynamicQuantizeLSTM") == layer.num_layers
+    back = ro.from_onnx(model)
+    assert repr(back) == repr(layer)
+    for name, value in layer.params.items():
+        step = np.abs(value).max(axis=1, keepdims=True) / 127 if "weight" in name else 0
+        assert np.all(np.abs(back.params[name] - value) <= step * (0.5 + 127 * EPS["float32"])), name
+    again = ro.to_onnx(back, state=True, lengths=True, weights="int8")
+    integers = ({i.name: numpy_helper.to_array(i) for i in m.graph.initializer} for m in (model, again))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(*(held.values() for held in integers), strict=True) if a.dtype.kind == "i"
+    )
+    x = np.random.default_rng(0).normal(size=(5, 5, 8)).astype(np.float32)
+    feeds = {"x": x, "lengths": np.full(5, 5, np.int32)} | {
+        f"{name}_0": np.zeros((L, 5, 16), np.float32) for name in "hc"
+    }
+    y = session(model).run(None, feeds)[0]
+    wanted = layer(x)[0]
+    assert y.shape == wanted.shape
+    if not int8_saturates():
+        assert 0 < np.abs(y - wanted).max() < 0.05  # its x has one scale for all rows
+
+
+def test_what_int8_refuses() -> None:
+    with pytest.raises(ValueError, match="weights: expected 'int8' or None, got 'int4'"):
+        ro.to_onnx(rk.LSTM(2, 3), weights="int4")
+    with pytest.raises(NotImplementedError, match="DynamicQuantizeLSTM in float32 alone, got GRU in float32"):
+        ro.to_onnx(rk.GRU(2, 3), weights="int8")
+    with pytest.raises(NotImplementedError, match="in float32 alone, got LSTM in float64"):
+        ro.to_onnx(rk.LSTM(2, 3, dtype="float64"), weights="int8")
+    layer = rk.LSTM(2, 3)
+    params = layer.state_dict()
+    params["weight_ih_l0"][0, 0] = np.inf
+    layer.load_state_dict(params)
+    with pytest.raises(ValueError, match="layer 0: expected finite weights for int8, got NaN or infinity in W"):
+        ro.to_onnx(layer, weights="int8")
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -17,9 +17,17 @@ from ..nn.layers import GRU, LSTM, RNN
 from ..nn.parameters import check_bool, check_int
 from .attributes import of_node, refuse
 from .nodes import Array, node_weights
+from .quantized import DOMAIN, OPERATOR, SCALES, quantized
 
 
-def to_onnx(layer: Layer, *, state: bool = False, lengths: bool = False, opset: int | None = None) -> onnx.ModelProto:
+def to_onnx(
+    layer: Layer,
+    *,
+    state: bool = False,
+    lengths: bool = False,
+    opset: int | None = None,
+    weights: str | None = None,
+) -> onnx.ModelProto:
     """Return an ONNX model of ``layer(x)``.
 
     Its input is x [T, B, I]. Its outputs are y [T, B, D*H], h_n and, for LSTM, c_n [L*D, B, H]. x and y are [B, T, ...]
@@ -29,10 +37,13 @@ def to_onnx(layer: Layer, *, state: bool = False, lengths: bool = False, opset: 
     state: True adds the inputs h_0 and, for LSTM, c_0 [L*D, B, H].
     lengths: True adds the input lengths, int32 [B].
     opset: 14 or later. None is 14, or 22 for bfloat16, which earlier versions do not have.
+    weights: "int8" writes onnxruntime's DynamicQuantizeLSTM, whose matrices are int8 with a scale for each row (the
+        integers of ``rnnkern.LSTM.quantize``). It is for LSTM in float32 alone. None: the dtype of the layer.
 
     Attributes of ONNX are float32, so clip and the alpha and beta of activations are rounded to float32. The model has
     no dropout of any kind, as in inference. Raises NotImplementedError for proj_size, layer_norm, zoneout, heads and
-    independent, for which ONNX has no attribute, and TypeError for a value that is no layer.
+    independent, for which ONNX has no attribute, and for int8 weights of other layers than LSTM in float32; TypeError
+    for a value that is no layer; ValueError for another value of ``weights``, and int8 weights that are not finite.
     """
     if not isinstance(layer, (RNN, GRU, LSTM)):
         raise TypeError(
@@ -42,11 +53,19 @@ def to_onnx(layer: Layer, *, state: bool = False, lengths: bool = False, opset: 
     least = 22 if layer.dtype.name == "bfloat16" else 14
     opset = least if opset is None else check_int("opset", opset, least, newest)
     refuse(layer._step_options, "layer")
-    writer = _Writer(layer, check_bool("state", state), check_bool("lengths", lengths))
+    if weights not in (None, "int8"):
+        raise ValueError(f"weights: expected 'int8' or None, got {weights!r}")
+    if weights and (not isinstance(layer, LSTM) or layer.dtype.name != "float32"):
+        got = f"{type(layer).__name__} in {layer.dtype.name}"
+        raise NotImplementedError(f"weights='int8': onnxruntime has {OPERATOR} in float32 alone, got {got}")
+    writer = _Writer(layer, check_bool("state", state), check_bool("lengths", lengths), int8=weights is not None)
     graph = writer.graph()
-    opsets = [helper.make_opsetid("", opset)]
+    onnxs = helper.make_opsetid("", opset)
     model = helper.make_model(
-        graph, producer_name="rnnkern", opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets)
+        graph,
+        producer_name="rnnkern",
+        opset_imports=[onnxs, helper.make_opsetid(DOMAIN, 1)] if weights else [onnxs],
+        ir_version=helper.find_min_ir_version_for([onnxs]),
     )
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -55,8 +74,8 @@ def to_onnx(layer: Layer, *, state: bool = False, lengths: bool = False, opset: 
 class _Writer:
     """Nodes and initializers of one model, in order."""
 
-    def __init__(self, layer: Layer, state: bool, lengths: bool) -> None:
-        self.layer, self.state, self.lengths = layer, state, lengths
+    def __init__(self, layer: Layer, state: bool, lengths: bool, int8: bool) -> None:
+        self.layer, self.state, self.lengths, self.int8 = layer, state, lengths, int8
         self.op = next(kind.__name__ for kind in (RNN, GRU, LSTM) if isinstance(layer, kind))
         self.states = ("h", "c") if self.op == "LSTM" else ("h",)
         self.params = layer.state_dict()
@@ -93,18 +112,21 @@ class _Writer:
     def recurrent(self, index: int, x: str, finals: dict[str, list[str]]) -> str:
         """The node of a layer. -> the name of its Y; the names of its final states go to ``finals``."""
         held = node_weights(self.op, [self.direction(index, suffix) for suffix in self.suffixes])
+        if self.int8:
+            held = quantized(held, index)
         names = {name: self.constant(f"{name}_{index}", array) for name, array in held.items()}
         inputs = [x, names["W"], names["R"], names.get("B", "")]
         inputs.append("lengths" if self.lengths else "")
         inputs += [self.rows(f"{name}_0", index) if self.state else "" for name in self.states]
-        if "P" in names:
-            inputs.append(names["P"])
+        inputs += [""] * (self.op != "LSTM") + [names.get("P", ""), *(names.get(name, "") for name in SCALES)]
         while not inputs[-1]:
             inputs.pop()
         outputs = [f"Y_{index}", *(f"Y_{name}_{index}" for name in self.states)]
         for name, output in zip(self.states, outputs[1:], strict=True):
             finals[name].append(output)
-        self.nodes.append(helper.make_node(self.op, inputs, outputs, name=f"layer_{index}", **self.attributes))
+        op, domain = (OPERATOR, DOMAIN) if self.int8 else (self.op, "")
+        name = f"layer_{index}"
+        self.nodes.append(helper.make_node(op, inputs, outputs, name, domain=domain, **self.attributes))
         return outputs[0]
 
     def side_by_side(self, y: str, output: str) -> str:

@@ -17,6 +17,7 @@ import onnx
 from . import backend
 from .backend import Prepared, Values, values_of
 from .nodes import Arguments, Array, Recurrent, layer_arguments, parse
+from .quantized import dequantized
 from .signature import check_model, dtype_of, size_of
 
 _UNKNOWN = 2  # the size of every axis a model leaves open: transposed axes still show, because all values differ
@@ -38,7 +39,8 @@ def from_onnx(
 
     The layer has batch_first=True if the layout of the node is 1 or if the model transposes its input. State and
     lengths are arguments of a call of the layer, [L*D, B, H] and [B] as in torch. Operators on the results, such as
-    Squeeze and Slice, are not part of the layer.
+    Squeeze and Slice, are not part of the layer. onnxruntime's DynamicQuantizeLSTM is read as the LSTM that its
+    integers stand for.
 
     Raises NotImplementedError for any other operator; for nodes that form no stack, such as a decoder that starts from
     the state of an encoder; for directions with different activations, which the backend runs as two layers; and for
@@ -55,7 +57,7 @@ def from_onnx(
     if weights is not None or opset is not None:
         raise TypeError("weights, opset: expected none with a model, which has its own")
     check_model(source)
-    prepared = Prepared(source, hold=False)
+    prepared = Prepared(dequantized(source), hold=False)
     return backend.make_layer(_stack(_look(prepared), prepared))
 
 

@@ -1,4 +1,8 @@
-"""onnxruntime's DynamicQuantizeLSTM as the LSTM that it approximates."""
+"""onnxruntime's DynamicQuantizeLSTM: as the LSTM that it approximates, and its weights from LSTM's.
+
+Inputs and attributes are LSTM's, but that W [D, I, 4*H] and R [D, H, 4*H] are transposed integers, with a scale and a
+zero point [D] or [D, 4*H] each (microsoft/onnxruntime, docs/ContribOperators.md).
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,13 @@ from .signature import opset_of
 
 DOMAIN, OPERATOR = "com.microsoft", "DynamicQuantizeLSTM"
 _W, _R, _LAST = 1, 2, 8  # positions of inputs: from _LAST on, the scale and zero point of W, then those of R
+SCALES = ("W_scale", "W_zero_point", "R_scale", "R_zero_point")
 
 
 def dequantized(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with ONNX's LSTM in place of each DynamicQuantizeLSTM, or the model itself if it has none.
 
-    Inputs and attributes are LSTM's, but that W [D, I, 4*H] and R [D, H, 4*H] are transposed integers, with a scale and
-    a zero point [D] or [D, 4*H] each (microsoft/onnxruntime, docs/ContribOperators.md). They become initializers of
-    float32. A node whose weights are not constant stays, and a UserWarning says so.
+    Weights become initializers of float32. A node whose weights are not constant stays, and a UserWarning says so.
     """
     if not any(map(_is_one, nodes_of(model.graph))):
         return model
@@ -30,6 +33,19 @@ def dequantized(model: onnx.ModelProto) -> onnx.ModelProto:
     changed.CopyFrom(model)
     _change(Scope(changed.graph, opset_of(changed)))
     return changed
+
+
+def quantized(held: dict[str, Array], layer: int) -> dict[str, Array]:
+    """LSTM's inputs with W and R as int8 and their scales [D, 4*H]: rows in [-127, 127], as docs/int8.md has them."""
+    result = dict(held)
+    for name in ("W", "R"):
+        rows = held[name]
+        if not np.isfinite(rows).all():
+            raise ValueError(f"layer {layer}: expected finite weights for int8, got NaN or infinity in {name}")
+        scale = np.maximum(np.abs(rows).max(axis=2), np.float32(2.0**-100)) / np.float32(127)
+        result[name] = np.rint(rows / scale[..., None]).astype(np.int8).swapaxes(1, 2).copy()
+        result[f"{name}_scale"], result[f"{name}_zero_point"] = scale, np.zeros(scale.shape, np.int8)
+    return result
 
 
 def _change(scope: Scope) -> None:
