@@ -34,8 +34,6 @@ struct ForwardStep {
     static constexpr Stage stage = Cell::kStage[K];
     static constexpr int gates = stage.gates;
     static constexpr bool any = Cell::kHasOptions;
-    // Vectors that the pointwise part takes at once (several.h).
-    static constexpr int at_once = any || S > 1 || stage.norm ? 1 : G >= 4 ? 2 : 4;
     const Forward<A>& f;
     int64_t s, t;
     const Operand* h_from;
@@ -76,10 +74,11 @@ struct ForwardStep {
         finish_all<V>(&row, &panel, [&](int, int g) RNNK_INLINE { return gh[g]; });
       }
     }
-    // sums [at_once][gates][W] of as many places.
-    void finish(const int64_t (&row)[at_once], const int64_t (&panel)[at_once], const T* sums) const {
-      finish_all<Several<V, at_once>>(row, panel,
-                                      [&](int n, int g) RNNK_INLINE { return V::load(sums + (n * gates + g) * W); });
+    // sums [N][gates][W] of as many places, whose pointwise parts go at once (several.h).
+    template <int N>
+      requires(!any && S == 1 && !stage.norm)
+    void finish(const int64_t (&row)[N], const int64_t (&panel)[N], const T* sums) const {
+      finish_all<Several<V, N>>(row, panel, [&](int n, int g) RNNK_INLINE { return V::load(sums + (n * gates + g) * W); });
     }
     template <class U, class Sum>
     RNNK_HD void finish_all(const int64_t* row, const int64_t* panel, const Sum& sum) const {

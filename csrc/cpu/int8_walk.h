@@ -17,7 +17,7 @@ struct Int8 : D {
   using T = int32_t;
   using Operand = uint8_t;
   using Weight = int8_t;
-  static constexpr int pair = 4, depth = 4, step = 4;
+  static constexpr int pair = 4, depth = kInt8Depth, step = 4;
   static constexpr bool matrix = false, plain = false;
   RNNK_HD static auto weights(const int8_t* w, int) { return D::load(w); }
 };

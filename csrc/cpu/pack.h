@@ -59,7 +59,19 @@ inline const void* stage_weights(const Stage& stage, const Parameters& from) {
   return stage.product == Product::weight_hr ? from.weight_hr : from.weight_hh;
 }
 
-// One panel of source [rows, K], forward: out [k / pair][gates][W][pair].
+// Where a panel's gates stand (tile.h): in groups, one after the other, each [k / pair][side][W][pair].
+struct Groups {
+  int side;
+  int64_t size;  // of a group, in weights
+  int64_t first(int64_t gate, int64_t vector) const { return gate / side * size + gate % side * vector; }
+};
+template <class V>
+Groups groups_of(int gates, int64_t terms) {
+  const int side = side_by_side<V>(gates);
+  return {side, terms * side * V::lanes};
+}
+
+// One panel of source [rows, K], forward.
 template <class A, class From>
 void pack_panel(const From& from, const GateRows& rows_of, int64_t K, int64_t panel, typename A::Weight* out) {
   using V = typename A::V;
@@ -68,18 +80,20 @@ void pack_panel(const From& from, const GateRows& rows_of, int64_t K, int64_t pa
   constexpr int W = V::lanes, pair = A::pair;
   const int gates = rows_of.gates;
   const int64_t terms = round_up(K, larger<int64_t>(A::depth, pair)), valid = smaller<int64_t>(W, rows_of.units - panel * W);
+  const Groups groups = groups_of<V>(gates, terms);
+  const int64_t step = groups.side * W * pair;
   for (int gate = 0; gate < gates; ++gate) {
     const int64_t row = rows_of(gate, panel * W) * K;
-    Weight* to = out + gate * (W * pair);
+    Weight* to = out + groups.first(gate, W * pair);
     int64_t k = 0;
     if constexpr (From::plain) {  // a lane is a pair, or a term, as it is
       for (; valid == W && k + W * pair <= K; k += W * pair) {
         V block[W];
         load_columns<V>([&](int i) { return from.template lanes<T>(row + i * K + k); }, block);
-        RNNK_UNROLL for (int i = 0; i < W; ++i, to += gates * W * pair) block[i].store(reinterpret_cast<T*>(to));
+        RNNK_UNROLL for (int i = 0; i < W; ++i, to += step) block[i].store(reinterpret_cast<T*>(to));
       }
     }
-    for (; k < terms; k += pair, to += gates * W * pair) {
+    for (; k < terms; k += pair, to += step) {
       for (int i = 0; i < W * pair; ++i) {
         const int64_t unit = i / pair, term = k + i % pair;
         to[i] = unit < valid && term < K ? from(row + unit * K + term) : Weight(0);
@@ -98,10 +112,12 @@ void pack_int8_panel(const From& from, const GateRows& rows_of, int64_t K, int64
   int8_t* const to = reinterpret_cast<int8_t*>(out);
   float* const scales = out + terms / 4 * vectors;
   int32_t* const corrections = reinterpret_cast<int32_t*>(scales + vectors);
+  const Groups groups = groups_of<V>(gates, terms);
   __builtin_memset(to, 0, static_cast<size_t>(terms * vectors));
   for (int64_t column = 0; column < vectors; ++column) {
     const int64_t unit = panel * W + column % W, row = rows_of(column / W, unit) * K;
     const bool absent = unit >= rows_of.units;
+    const int64_t first = groups.first(column / W, W * 4) + column % W * 4;
     float part[kPart];
     uint8_t bytes[kPart];
     const auto in_parts = [&](const auto& take) {
@@ -120,7 +136,7 @@ void pack_int8_panel(const From& from, const GateRows& rows_of, int64_t K, int64
       Int8Rows<V>::write(part, n, n, most.inverse(), bytes, lower_bytes<V>);
       for (int64_t i = 0; i < n; ++i) {
         const int q = bytes[i] - kInt8Offset;
-        to[(k + i) / 4 * 4 * vectors + column * 4 + (k + i) % 4] = static_cast<int8_t>(q);
+        to[first + (k + i) / 4 * 4 * (groups.side * W) + (k + i) % 4] = static_cast<int8_t>(q);
         sum += q;
       }
     });
@@ -129,15 +145,15 @@ void pack_int8_panel(const From& from, const GateRows& rows_of, int64_t K, int64
   }
 }
 
-// The same in bfloat16, as the arithmetic Widened reads it: [k / 2][gates][W][2].
+// The same in bfloat16, as the arithmetic Widened reads it: in pairs of terms.
 template <class V, class From>
 void pack_bf16_panel(const From& from, const GateRows& rows_of, int64_t K, int64_t panel, uint16_t* out) {
   constexpr int W = V::lanes;
-  const int64_t vectors = rows_of.gates * W;
-  for (int64_t column = 0; column < vectors; ++column) {
+  const Groups groups = groups_of<V>(rows_of.gates, round_up(K, 2));
+  for (int64_t column = 0; column < rows_of.gates * W; ++column) {
     const int64_t unit = panel * W + column % W, row = rows_of(column / W, unit) * K;
-    uint16_t* to = out + column * 2;
-    for (int64_t k = 0; k < K; k += 2, to += vectors * 2) {
+    uint16_t* to = out + groups.first(column / W, W * 2) + column % W * 2;
+    for (int64_t k = 0; k < K; k += 2, to += groups.side * W * 2) {
       for (int i = 0; i < 2; ++i) to[i] = unit < rows_of.units && k + i < K ? float_to_bf16(from(row + k + i)) : uint16_t{0};
     }
   }

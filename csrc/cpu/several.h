@@ -1,7 +1,8 @@
-// Several vectors as one value (cells/hd.h says what a value offers), so that a cell's text, written for one vector, works on independent ones in turn.
+// Several vectors as one value (cells/hd.h says what a value offers), so that a cell's text, written for one vector, works on
+// independent ones in turn.
 //
-// A cell is one long chain of dependent operations: LSTM's takes some 160 cycles, and its 150 instructions could be done in 50. The CPU looks ahead by one
-// vector at most, so two or three of them, an operation of each in turn, take hardly longer than one.
+// A cell is a long chain of dependent operations: LSTM's takes some 160 cycles, its 180 instructions could be done in 50, and the CPU
+// looks ahead by little more than one vector. Two to four of them, an operation of each in turn, take hardly longer than one.
 #pragma once
 #include "cpu/unroll.h"
 

@@ -1,7 +1,8 @@
 // The product micro-kernel and the loop over tiles: the one inner loop of the library.
 //
-// A panel is `G` vectors of columns side by side, stored [k][G][lanes] (with pairs: [k / 2][G][lanes][2]). A tile is R rows x P neighbouring panels, all of
-// its R*P*G accumulators in registers, k innermost and sequential. Every element of a result is the sum of chains of kChain terms,
+// A panel is `G` vectors of columns, stored [k][G][lanes] (with pairs: [k / 2][G][lanes][2]); with 16 registers, four gates are two
+// groups of two, one after the other. A tile is R rows x P neighbouring panels, all of its R*P*G accumulators in registers (or those of
+// a group), k innermost and sequential. Every element of a result is the sum of chains of kChain terms,
 //   chain(j) = 0; for k in [kChain j, kChain (j + 1)): chain(j) = fma(a[k], w[k], chain(j))
 //   sum = start; for j: sum = sum + chain(j)
 // whatever the tile, the number of rows or the thread: the promise "same bits" is kept here. One chain over all terms would round
@@ -13,25 +14,31 @@
 namespace rnnk {
 namespace {
 
-// How many rows and panels a tile has. 32 registers (AVX-512, NEON): 24 accumulators; 16 (AVX2): 12. With a few rows there must still be
-// more than 8 independent chains to hide the latency of the FMA, so the tile grows sideways.
+// How many rows and panels a tile has. 32 registers (AVX-512, NEON): 24 accumulators; 16 (AVX2): 12. With a few rows there must
+// still be more than 8 independent chains to hide the latency of the FMA, so the tile grows sideways.
 template <class V>
 constexpr int tile_panels(int gates) {
   return gates >= 4 ? 1 : gates >= 2 ? (V::registers >= 32 ? 2 : 1) : (V::registers >= 32 ? 4 : 2);
 }
-// Sums in registers. Weights that are widened take some, too: with three gates of 16, sums would be in memory (GRU of bfloat16, B = 16, took 1.5
-// times as long).
+// Sums in registers. Weights that are widened take some, too: with three gates of 16, sums would be in memory (GRU of bfloat16,
+// B = 16, took 1.5 times as long).
 template <class A>
 constexpr int tile_sums(int gates) {
   return A::V::registers >= 32 ? 24 : A::pair == 2 && gates == 3 ? 9 : 12;
 }
-// With 12 sums a tile of four gates has 3 rows, and 16 rows leave tiles of 2, whose 8 sums wait for each other. So it may have 6, which it does in two
-// sweeps over the terms, of two gates each.
+// With 12 sums a tile of four gates has 3 rows, and 16 rows leave tiles of 2, whose 8 sums wait for each other. So it may have 6,
+// which it does in two sweeps over the terms, of two gates each.
 template <class A>
 constexpr int tile_rows(int gates) {
   using V = typename A::V;
   const int sweeps = V::registers < 32 && gates == 4 ? 2 : 1;
   return tile_sums<A>(gates) / (tile_panels<V>(gates) * gates) * sweeps;
+}
+// Vectors that stand side by side in packed weights: those of a sweep, so that each reads one stream. (Every other line of a stream
+// of four: LSTM, B = 4, took 1.1 to 1.2 times as long.)
+template <class V>
+constexpr int side_by_side(int gates) {
+  return V::registers < 32 && gates == 4 ? 2 : gates;
 }
 // Vectors of a sweep of a tile of so many rows and vectors.
 template <class V>
@@ -58,7 +65,7 @@ struct Shape {
 // What bounds a walk over weights that do not stay in the second-level cache: its first reading of each panel, which stalls a
 // tile for several times its own duration. So while the tiles of a column of panels compute, they fetch the column after it.
 //
-// Ahead is one tile's share: `bytes` with every kTerms<A> terms, in segments (one per panel) of `segment` bytes, `stride` apart.
+// Ahead is one tile's share: `bytes` with every kTerms<A> terms, in segments (one per panel, or group of its gates) of `segment` bytes, `stride` apart.
 struct Ahead {
   const char *from = nullptr, *end = nullptr;  // end: of the segment
   int64_t bytes = 0, segment = 0, stride = 0;
@@ -88,9 +95,9 @@ struct Tile {
   const typename A::Operand* const* a;  // [R]: the first term of each row
   int64_t count, chain;                 // chain: kChain, or what the product says instead
   const typename A::Weight* w;          // the first term of the first panel
-  int64_t panel_stride;
-  int64_t gate_stride;         // of weights that are not packed (unpacked.h)
-  bool more;                   // the sums have the chains before
+  int64_t panel_stride, group_stride;   // between panels, and between groups of gates that stand side by side
+  int64_t gate_stride;                  // of weights that are not packed (unpacked.h)
+  bool more;                            // the sums have the chains before
   const typename A::T* start;  // else what the first chain is added to, panel p: start + p * start_panel; null: zero
   int64_t start_panel;
   typename A::T* sums;
@@ -102,20 +109,25 @@ template <class A, int G, int R, int P>
 __attribute__((noinline)) void multiply(const Tile<A>& tile) {
   using V = typename A::V;
   constexpr int all = P * G, N = sweep_vectors<V>(R, all), terms = kTerms<A>;
-  constexpr int64_t width = G * V::lanes;  // of one term
+  constexpr int side = side_by_side<V>(G);
+  constexpr int64_t width = side * V::lanes;  // of one term
   static_assert(terms % A::pair == 0 && kChain % terms == 0, "whole pairs, and whole unrolled terms");
-  static_assert(N == all || P == 1, "a sweep is a part of one panel");
+  static_assert(N == all || (P == 1 && N == side), "a sweep is a group of one panel");
   // Tiles of one row and flat ones stand alone in their column: they fetch nothing.
   constexpr bool fetches = R > 1 && P <= Shape<A, G>::panels;
-  const int64_t count = tile.count, panel_stride = tile.panel_stride;
+  const int64_t count = tile.count, panel_stride = tile.panel_stride, group_stride = tile.group_stride;
   V acc[R][N];
+  Ahead next = tile.next;  // each sweep fetches its share
+  if constexpr (N < all) next.bytes = round_up(next.bytes * N / all, 64);
   for (int first = 0; first < all; first += N) {  // sweeps
-    const typename A::Weight* w = tile.w + first * (V::lanes * A::pair);
+    const typename A::Weight* w = tile.w + first / side * group_stride;
     const typename A::Operand* a[R];
     RNNK_UNROLL for (int r = 0; r < R; ++r) a[r] = tile.a[r];
     // Terms [k, k + A::step), the first of them the jth of its pair, whose weights stand at w.
     const auto term = [&](int64_t k, int j, const typename A::Weight* w) {
-      const auto weights = [&](int i) { return A::weights(w + (i / G) * panel_stride + (i % G) * (V::lanes * A::pair), j); };
+      const auto weights = [&](int i) {
+        return A::weights(w + i / G * panel_stride + i % G / side * group_stride + i % side * (V::lanes * A::pair), j);
+      };
       if constexpr (R < N) {  // hold the smaller side in registers, stream the other
         decltype(A::broadcast(a[0])) x[R];
         RNNK_UNROLL for (int r = 0; r < R; ++r) x[r] = A::broadcast(a[r] + k);
@@ -132,7 +144,6 @@ __attribute__((noinline)) void multiply(const Tile<A>& tile) {
         }
       }
     };
-    Ahead next = first + N < all ? Ahead{} : tile.next;
     int64_t k = 0;
     for (bool more = tile.more;; more = true) {
       RNNK_UNROLL for (int r = 0; r < R; ++r) { RNNK_UNROLL for (int i = 0; i < N; ++i) acc[r][i] = V::set1(0); }
@@ -212,7 +223,9 @@ struct MicroKernels {
 template <class A, int G>
 struct Walk {
   using Kernels = MicroKernels<A, G>;
+  static constexpr int side = side_by_side<typename A::V>(G);
   static constexpr int64_t width = G * A::V::lanes, term_bytes = width * sizeof(typename A::Weight);  // of one term
+  static constexpr int64_t group_width = side * A::V::lanes;
   static constexpr int64_t kRows = 96;               // whose partial sums fit the stack
   static constexpr int64_t kBlockBytes = 256 << 10;  // of weights: this column's and the next one's stay in a cache of 1 MiB
 
@@ -261,10 +274,25 @@ constexpr int64_t chain_of() {
   }
 }
 
-template <class Fn>
-constexpr int at_once_of() {
-  if constexpr (requires { Fn::at_once; }) return Fn::at_once;
-  else return 1;
+// The places of a tile, in the order of its sums.
+struct Places {
+  int64_t row, panel, first_panel, end_panel, left;
+  RNNK_HD void next() {
+    if (++panel == end_panel) panel = first_panel, ++row;
+  }
+};
+template <int N, int G, class V, class Fn>
+RNNK_HD void finish_places(const Fn& fn, Places& at, const typename V::T*& sums) {
+  int64_t row[N], panel[N];
+  RNNK_UNROLL for (int n = 0; n < N; ++n, at.next()) row[n] = at.row, panel[n] = at.panel;
+  if constexpr (N > 1) {
+    fn.finish(row, panel, sums);
+  } else {
+    V gates[G];
+    RNNK_UNROLL for (int g = 0; g < G; ++g) gates[g] = V::load(sums + g * V::lanes);
+    fn.finish(row[0], panel[0], gates);
+  }
+  sums += N * G * V::lanes, at.left -= N;
 }
 
 // One tile. Fn offers
@@ -272,7 +300,7 @@ constexpr int at_once_of() {
 //   Start<A> start()                 what the sums begin with
 //   void prepare(row, panel)         fetches what finish() will meet, if that may be far away
 //   void finish(row, panel, const V (&gates)[G])
-//   static constexpr int at_once     if it is more than 1: finish(rows, panels, sums) of so many places, whose sums follow one another
+//   void finish(rows, panels, sums)  of 2 to 4 places, whose sums follow one another; it may be absent
 //   static constexpr int64_t chain   terms of its chains, where they are not kChain but a part of it
 // k: the first of its terms; last: no pass follows.
 template <class A, int G, class Fn>
@@ -289,22 +317,15 @@ void run_tile(const void* self, typename MicroKernels<A, G>::Function kernel, in
   kernel(tile);
   if (!last) return;
   const typename A::T* sums = tile.sums;
-  int64_t places = int64_t{rows} * panels, r = row, p = panel;
-  const auto next = [&] RNNK_INLINE {
-    if (++p == panel + panels) p = panel, ++r;
-  };
-  if constexpr (constexpr int N = at_once_of<Fn>(); N > 1) {
-    for (; places >= N; places -= N, sums += N * G * V::lanes) {
-      int64_t at_row[N], at_panel[N];
-      RNNK_UNROLL for (int n = 0; n < N; ++n, next()) at_row[n] = r, at_panel[n] = p;
-      fn.finish(at_row, at_panel, sums);
+  Places at{row, panel, panel, panel + panels, int64_t{rows} * panels};
+  if constexpr (requires(const int64_t (&places)[2]) { fn.finish(places, places, sums); }) {
+    while (at.left > 1) {
+      if (at.left == 4 || at.left > 6) finish_places<4, G, V>(fn, at, sums);
+      else if (at.left > 2) finish_places<3, G, V>(fn, at, sums);
+      else finish_places<2, G, V>(fn, at, sums);
     }
   }
-  for (; places > 0; --places, sums += G * V::lanes, next()) {
-    V gates[G];
-    RNNK_UNROLL for (int g = 0; g < G; ++g) gates[g] = V::load(sums + g * V::lanes);
-    fn.finish(r, p, gates);
-  }
+  while (at.left > 0) finish_places<1, G, V>(fn, at, sums);
 }
 
 // A product as the walk over its tiles knows it: one walk is compiled for each arithmetic, not one for each product.
@@ -329,20 +350,21 @@ template <class A, int G>
 void tile_column(const TiledProduct<A, G>& product, int64_t r0, int64_t panel, int64_t next_panel, const Walk<A, G>& walk,
                  Tile<A>& tile) {
   using Walk = Walk<A, G>;
-  constexpr int64_t width = Walk::width;
+  constexpr int64_t width = Walk::width, group_width = Walk::group_width, weight = sizeof(typename A::Weight);
   const int panels = walk.panels;
   typename A::T* const sums = tile.sums;
   const typename A::Weight* const w = tile.w;
   for (int64_t k = 0; k == 0 || k < walk.K; k += walk.block) {
     const bool last = k + walk.block >= walk.K;
-    tile.count = smaller(walk.block, walk.K - k), tile.w = w + k * width, tile.sums = sums, tile.next = Ahead{};
+    tile.count = smaller(walk.block, walk.K - k), tile.w = w + k * group_width, tile.sums = sums, tile.next = Ahead{};
     if (walk.first >= 0 && walk.tiles > 1 && walk.K > 0) {
       Ahead& next = tile.next;
       const int64_t then = last ? 0 : k + walk.block;
-      next.segment = smaller(walk.block, walk.K - then) * Walk::term_bytes;
-      next.stride = walk.panel_stride * sizeof(typename A::Weight);
+      next.segment = smaller(walk.block, walk.K - then) * group_width * weight;
+      next.stride = (Walk::side < G ? tile.group_stride : walk.panel_stride) * weight;
       next.bytes = round_up(ceil_div(panels * kTerms<A> * Walk::term_bytes, walk.tiles), 64);
-      next.from = reinterpret_cast<const char*>(walk.w + (last ? next_panel : panel) * walk.panel_stride + then * width);
+      next.from =
+          reinterpret_cast<const char*>(walk.w + (last ? next_panel : panel) * walk.panel_stride + then * group_width);
       next.end = next.from + next.segment;
     }
     for (int64_t i = 0, row = r0; i < walk.tiles; ++i) {
@@ -372,7 +394,8 @@ __attribute__((noinline)) void walk_tiles(const TiledProduct<A, G>& product, int
   const bool flat = r1 - r0 <= S::flat_rows;
   const Start<A> start = product.start;
   Tile<A> tile;
-  tile.panel_stride = panel_stride, tile.sums = sums, tile.chain = product.chain;
+  tile.panel_stride = panel_stride, tile.group_stride = round_up(K, larger(A::depth, A::pair)) * walk.group_width,
+  tile.sums = sums, tile.chain = product.chain;
   for (; r0 < r1; r0 += walk.kRows) {
     const int64_t rows = smaller(r1 - r0, walk.kRows);
     int panels = flat ? S::flat_panels(static_cast<int>(rows)) : S::panels;  // then narrower columns for what is left over
