@@ -1,7 +1,8 @@
 // A product of bytes as the walk over tiles (tile.h) does it: rows are made into bytes a stack's worth at a time, tiles sum integers, and
 // the sums become floats before the driver's pointwise part meets them.
-//
 #pragma once
+#include <type_traits>
+
 #include "cpu/int8_rows.h"
 #include "cpu/tile.h"
 #include "cpu/unit.h"
@@ -9,23 +10,29 @@
 namespace rnnk {
 namespace {
 
-// The arithmetic of tile.h. D offers V (int32) and F (float), vectors of as many lanes, Bytes broadcast(const uint8_t*), load(const int8_t*),
-// mac(x, w, sum), to_float(V), lower_bytes(F, uint8_t*), which stores the lower byte of each lane; offset: whether it multiplies operands as q + 128, not as q.
+// The arithmetic of tile.h. D offers V (int32) and F (float), vectors of as many lanes, Bytes broadcast(const uint8_t*),
+// load(const int8_t*), mac(x, w, sum) of four terms, to_float(V), lower_bytes(F, uint8_t*), which stores the lower byte of each lane;
+// offset: whether it multiplies operands as q + 128, not as q. Or it multiplies words: then widen(bytes, n, words) makes operands of
+// them, and broadcast(const int16_t*), load(weights, j) and mac() are of two terms, those from the jth of four on.
 template <class D>
 struct Int8 : D {
   using V = typename D::V;
   using T = int32_t;
-  using Operand = uint8_t;
+  static constexpr bool words = requires { D::widen; };
+  using Operand = std::conditional_t<words, int16_t, uint8_t>;
   using Weight = int8_t;
-  static constexpr int pair = 4, depth = kInt8Depth, step = 4;
+  static constexpr int pair = 4, depth = kInt8Depth, step = words ? 2 : 4;
   static constexpr bool matrix = false, plain = false;
-  RNNK_HD static auto weights(const int8_t* w, int) { return D::load(w); }
+  RNNK_HD static auto weights(const int8_t* w, int j) {
+    if constexpr (words) return D::load(w, j);
+    else return D::load(w);
+  }
 };
 
-// Rows [first, first + count) of a product as bytes.
+// Rows [first, first + count) of a product as operands.
 struct Int8Block {
   const UnitProduct& product;
-  int64_t first, leading;
+  int64_t first, leading;  // leading: in bytes
   const uint8_t* bytes;
   const float* scales;
 };
@@ -64,8 +71,11 @@ void run_int8_tile(const void* self, typename MicroKernels<Int8<D>, G>::Function
                    int64_t panel, int panels, int64_t k, bool last, Tile<Int8<D>>& tile) {
   using K = MicroKernels<Int8<D>, G>;
   const Int8Block& block = *static_cast<const Int8Block*>(self);
-  const uint8_t* a[K::kRows];
-  for (int r = 0; r < rows; ++r) a[r] = block.bytes + (row + r - block.first) * block.leading + k;
+  using Operand = typename Int8<D>::Operand;
+  const Operand* a[K::kRows];
+  for (int r = 0; r < rows; ++r) {
+    a[r] = reinterpret_cast<const Operand*>(block.bytes + (row + r - block.first) * block.leading) + k;
+  }
   tile.a = a;
   kernel(tile);
   if (!last) return;
@@ -78,16 +88,19 @@ void run_int8_tile(const void* self, typename MicroKernels<Int8<D>, G>::Function
 // fn(block, first row, last row) of rows [r0, r1) as bytes.
 template <class D, class Fn>
 void int8_blocks(const UnitProduct& product, int64_t r0, int64_t r1, const Fn& fn) {
-  constexpr int64_t kRows = 240;
-  const int64_t end = round_up(product.K, kInt8Depth), leading = end + 64;  // rows apart from a power of two
-  const int64_t most = larger<int64_t>(1, smaller(kRows, kInt8RowBytes / leading));
-  alignas(64) uint8_t bytes[kInt8RowBytes + 256];
+  constexpr int64_t kRows = 240, size = sizeof(typename Int8<D>::Operand), room = size * kInt8RowBytes;
+  const int64_t end = round_up(product.K, kInt8Depth), leading = (end + 64) * size;  // rows apart from a power of two
+  const int64_t most = larger<int64_t>(1, smaller(kRows, room / leading));
+  alignas(64) uint8_t bytes[room + 256];
   float scales[kRows];
   while (r0 < r1) {
     const int64_t n = smaller(most, r1 - r0);
     for (int64_t i = 0; i < n; ++i) {
-      scales[i] = Int8Rows<typename D::F>::quantise(product.operand(product.driver, r0 + i), product.K, end,
-                                                    bytes + i * leading, D::lower_bytes);
+      uint8_t* const row = bytes + i * leading;
+      uint8_t* const made = row + (size - 1) * end;  // words are made of bytes from the first on, so that none is lost
+      scales[i] =
+          Int8Rows<typename D::F>::quantise(product.operand(product.driver, r0 + i), product.K, end, made, D::lower_bytes);
+      if constexpr (Int8<D>::words) D::widen(made, end, reinterpret_cast<int16_t*>(row));
     }
     fn(Int8Block{product, r0, leading, bytes, scales}, r0, r0 + n);
     r0 += n;
@@ -103,7 +116,7 @@ void run_int8_product(const UnitProduct& product, int64_t r0, int64_t r1, int64_
   int8_blocks<D>(product, r0, r1, [&](const Int8Block& block, int64_t first, int64_t last) {
     const Start<A> corrections = D::offset ? Start<A>{start, elements} : Start<A>{};
     const TiledProduct<A, G> tiled{&block, nullptr, run_int8_tile<D, G>, corrections, round_up(product.K, kChain)};
-    walk_tiles<A, G>(tiled, first, last, p0, p1, product.K, w, product.panel_stride);
+    walk_tiles<A, G>(tiled, first, last, p0, p1, round_up(product.K, A::pair), w, product.panel_stride);
   });
 }
 

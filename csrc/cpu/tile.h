@@ -24,7 +24,8 @@ constexpr int tile_panels(int gates) {
 // B = 16, took 1.5 times as long).
 template <class A>
 constexpr int tile_sums(int gates) {
-  return A::V::registers >= 32 ? 24 : A::pair == 2 && gates == 3 ? 9 : 12;
+  if constexpr (A::V::registers >= 32) return 24;
+  else return A::step < A::pair && gates == 3 ? 9 : 12;
 }
 // With 12 sums a tile of four gates has 3 rows, and 16 rows leave tiles of 2, whose 8 sums wait for each other. So it may have 6,
 // which it does in two sweeps over the terms, of two gates each.
@@ -41,9 +42,9 @@ constexpr int side_by_side(int gates) {
   return V::registers < 32 && gates == 4 ? 2 : gates;
 }
 // Vectors of a sweep of a tile of so many rows and vectors.
-template <class V>
+template <class A>
 constexpr int sweep_vectors(int rows, int vectors) {
-  return V::registers < 32 && vectors == 4 && rows > 3 ? 2 : vectors;
+  return A::V::registers < 32 && vectors == 4 && rows * 4 > tile_sums<A>(4) ? 2 : vectors;
 }
 // Up to flat_rows rows are a tile of their own, of more panels.
 template <class V>
@@ -85,7 +86,7 @@ struct Ahead {
 };
 // Terms of the chains, unrolled: counters and pointers would take the FMA units' issue slots.
 template <class A>
-constexpr int kTerms = A::step > 2 ? 4 * A::step : 4;
+constexpr int kTerms = A::pair > 2 ? 4 * A::pair : 4;
 // Shorter chains are more exact, and load, add and store the sums more often (bench/NOTES.md).
 constexpr int64_t kChain = 256;
 
@@ -108,7 +109,7 @@ struct Tile {
 template <class A, int G, int R, int P>
 __attribute__((noinline)) void multiply(const Tile<A>& tile) {
   using V = typename A::V;
-  constexpr int all = P * G, N = sweep_vectors<V>(R, all), terms = kTerms<A>;
+  constexpr int all = P * G, N = sweep_vectors<A>(R, all), terms = kTerms<A>;
   constexpr int side = side_by_side<V>(G);
   constexpr int64_t width = side * V::lanes;  // of one term
   static_assert(terms % A::pair == 0 && kChain % terms == 0, "whole pairs, and whole unrolled terms");
@@ -258,7 +259,7 @@ struct Walk {
   RNNK_HD void deal(int64_t rows, int64_t most) {
     tiles = ceil_div(rows, most), talls = rows % tiles, low.rows = rows / tiles, tall.rows = low.rows + 1;
     const int64_t threes = 2 * rows % 5;
-    if (low.rows == 4 && sweep_vectors<typename A::V>(4, panels * G) == 2 && 3 * threes <= rows) {
+    if (low.rows == 4 && most > 4 && sweep_vectors<A>(4, panels * G) == 2 && 3 * threes <= rows) {
       talls = (rows - 3 * threes) / 5, tiles = talls + threes, tall.rows = 5, low.rows = 3;
     }
   }

@@ -10,7 +10,9 @@ namespace {
 struct Dot : Bytes {
   RNNK_HD static VecI mac(int8x16_t x, int8x16_t w, VecI sum) {
     const int16x8_t low = vmull_s8(vget_low_s8(x), vget_low_s8(w)), high = vmull_high_s8(x, w);
-    return {vaddq_s32(sum.v, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)))};
+    sum.v = vaddq_s32(sum.v, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)));
+    __asm__("" : "+w"(sum.v));  // or GCC adds up the products of several terms first, in memory
+    return sum;
   }
 };
 
