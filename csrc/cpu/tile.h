@@ -242,7 +242,7 @@ struct Walk {
   };
   int panels = 0;
   int64_t tiles = 0, talls = 0, block = 0;
-  Height tall, low;
+  Height tall = {}, low = {};
 
   RNNK_HD void set_columns(int columns, int64_t rows, int64_t most) {
     panels = columns, block = larger<int64_t>(K, 1);
