@@ -5,8 +5,9 @@
 // result. The sum of q * q is exact in 32 bits. So its bits are the same on every instruction set, with any threads or tiles; then
 //   result = start + float(sum) * (scale of the weights' row * scale of the operand's row), a multiplication and an fma.
 //
-// A panel: [k / 4][G][W][4] bytes, k up to a multiple of kInt8Depth, zero past the end; then the scales [G][W], float; then -128 times the
-// sum of each row [G][W], int32: operands are stored as q + 128, because instructions want one side without sign.
+// A panel: [k / 4][G][W][4] bytes, or such of groups of its gates (tile.h), k up to a multiple of kInt8Depth, zero past the end; then
+// the scales [G][W], float; then -128 times the sum of each row [G][W], int32: operands are stored as q + 128, because instructions
+// want one side without sign.
 #pragma once
 #include "core/problem.h"
 

@@ -97,7 +97,8 @@ struct Layout {
   }
 };
 
-// Packed weights. The backward half is absent from a forward-only pack (its bytes are still part of the buffer).
+// Packed weights; with 16 registers, a panel of four gates is in two groups (tile.h). The backward half is absent from a forward-only
+// pack (its bytes are still part of the buffer).
 template <class A>
 struct Packed {
   using T = typename A::T;
