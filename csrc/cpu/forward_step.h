@@ -207,7 +207,7 @@ struct ForwardStep {
       }
     }
 
-    // What stage K + 1 multiplies.
+    // The operand of stage K + 1.
     RNNK_HD void emit(V v, int64_t row, int64_t panel) const {
       const int64_t unit = panel * W, at = t * f.rows.batch + row;
       if constexpr (has_product(kShape, K + 1)) {

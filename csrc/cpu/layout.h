@@ -68,8 +68,8 @@ struct Layout {
   int64_t gate_columns() const { return shape.gates * hidden.padded(); }            // gx, dgx: one row
   int64_t stage_columns(int k) const { return stage(k).gates * axis(k).padded(); }  // gh, dgh of stage k: one row
   int64_t head_columns(int k) const { return stage(k).gates * axis(k).panels_each * W; }
-  // gx should stay in the second-level cache until the recurrence reads it. (AVX2, Zen 3, LSTM H = 500 B = 16: 48 rows in place of 192 are 1.06 to 1.09
-  // times as fast; with AVX-512 and the larger cache beside it fewer rows were slower, bench/NOTES.md.)
+  // gx should stay in the second-level cache until the recurrence reads it. (AVX2, Zen 3, LSTM H = 500 B = 16: 48 rows in place of 192
+  // are 1.06 to 1.09 times as fast. With 32 registers only the matrix unit was timed, where 64 rows were slower: bench/NOTES.md.)
   int64_t gx_rows() const {
     if (A::V::registers >= 32) return kInputRows;
     const int64_t rows = near_bytes() / 2 / larger<int64_t>(1, gate_columns() * sizeof(typename A::T));

@@ -29,9 +29,9 @@ double product_cycles(const WeightUnit* unit, int gates, double rows, double K, 
   const double bytes = V::lanes * (unit ? unit->bytes : sizeof(typename A::Weight)), steps = K * vectors;
   const double cycles = unit ? unit->cycles : A::cycles_per_fma();
   // Eight multiply-adds begin while one is done, so a tile of fewer chains takes as long as one of eight.
-  const int tall = static_cast<int>(ceil_div(static_cast<int64_t>(rows), static_cast<int64_t>(tiles))),
-            vectors_each = tile_panels<V>(gates) * gates;
-  const int width = tall <= flat_rows<V>(gates) ? flat_panels<A>(gates, tall) * gates : sweep_vectors<A>(tall, vectors_each);
+  const int tall = static_cast<int>(ceil_div(static_cast<int64_t>(rows), static_cast<int64_t>(tiles)));
+  const int panels = tall <= flat_rows<V>(gates) ? flat_panels<A>(gates, tall) : tile_panels<V>(gates);
+  const int width = sweep_vectors<A>(gates, panels, tall);
   const double chains = A::matrix || unit ? 0 : tiles * 8 / smaller<double>(vectors, width);
   const double read = tiles * bytes / Core::near_rate;
   // The part of the weights that has left the near cache when it is read again.

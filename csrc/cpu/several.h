@@ -15,7 +15,7 @@ struct Several {
   static constexpr int lanes = V::lanes;
   V v[N];
 
-  // The vectors of(0), of(1), ...
+  // N vectors, each given by of(n).
   template <class Of>
   RNNK_HD static Several from(const Of& of) {
     Several s;
@@ -60,7 +60,7 @@ struct Several {
   }
 };
 
-// One vector or several: the vectors of(0), of(1), ...; to(vector, 0), ...
+// The same of one vector or several: from(of) asks of(n) for each vector, each(u, to) calls to(vector, n).
 template <class U>
 struct Vectors {
   static constexpr int count = 1;

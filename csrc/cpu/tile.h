@@ -27,24 +27,23 @@ constexpr int tile_sums(int gates) {
   if constexpr (A::V::registers >= 32) return 24;
   else return A::step < A::pair && gates == 3 ? 9 : 12;
 }
-// With 12 sums a tile of four gates has 3 rows, and 16 rows leave tiles of 2, whose 8 sums wait for each other. So it may have 6,
-// which it does in two sweeps over the terms, of two gates each.
-template <class A>
-constexpr int tile_rows(int gates) {
-  using V = typename A::V;
-  const int sweeps = V::registers < 32 && gates == 4 ? 2 : 1;
-  return tile_sums<A>(gates) / (tile_panels<V>(gates) * gates) * sweeps;
-}
-// Vectors that stand side by side in packed weights: those of a sweep, so that each reads one stream. (Every other line of a stream
-// of four: LSTM, B = 4, took 1.1 to 1.2 times as long.)
+// Gates that stand side by side in packed weights. With 12 sums a tile of four gates has 3 rows, and 16 rows leave tiles of 2, whose 8
+// sums wait for each other. So it may have 6, in two sweeps over the terms, of two gates each, which read a stream each. (Every other
+// line of a stream of four: LSTM, B = 4, took 1.1 to 1.2 times as long.)
 template <class V>
 constexpr int side_by_side(int gates) {
   return V::registers < 32 && gates == 4 ? 2 : gates;
 }
-// Vectors of a sweep of a tile of so many rows and vectors.
 template <class A>
-constexpr int sweep_vectors(int rows, int vectors) {
-  return A::V::registers < 32 && vectors == 4 && rows * 4 > tile_sums<A>(4) ? 2 : vectors;
+constexpr int tile_rows(int gates) {
+  using V = typename A::V;
+  return tile_sums<A>(gates) / (tile_panels<V>(gates) * gates) * (gates / side_by_side<V>(gates));
+}
+// Vectors of a sweep: those side by side, or all that a tile of so many panels and rows has.
+template <class A>
+constexpr int sweep_vectors(int gates, int panels, int rows) {
+  const int side = side_by_side<typename A::V>(gates);
+  return side < gates && rows * panels * gates > tile_sums<A>(gates) ? side : panels * gates;
 }
 // Up to flat_rows rows are a tile of their own, of more panels.
 template <class V>
@@ -66,7 +65,8 @@ struct Shape {
 // What bounds a walk over weights that do not stay in the second-level cache: its first reading of each panel, which stalls a
 // tile for several times its own duration. So while the tiles of a column of panels compute, they fetch the column after it.
 //
-// Ahead is one tile's share: `bytes` with every kTerms<A> terms, in segments (one per panel, or group of its gates) of `segment` bytes, `stride` apart.
+// Ahead is one tile's share: `bytes` with every kTerms<A> terms, in segments (one per panel, or group of its gates) of `segment` bytes,
+// `stride` apart.
 struct Ahead {
   const char *from = nullptr, *end = nullptr;  // end: of the segment
   int64_t bytes = 0, segment = 0, stride = 0;
@@ -109,7 +109,7 @@ struct Tile {
 template <class A, int G, int R, int P>
 __attribute__((noinline)) void multiply(const Tile<A>& tile) {
   using V = typename A::V;
-  constexpr int all = P * G, N = sweep_vectors<A>(R, all), terms = kTerms<A>;
+  constexpr int all = P * G, N = sweep_vectors<A>(G, P, R), terms = kTerms<A>;
   constexpr int side = side_by_side<V>(G);
   constexpr int64_t width = side * V::lanes;  // of one term
   static_assert(terms % A::pair == 0 && kChain % terms == 0, "whole pairs, and whole unrolled terms");
@@ -259,7 +259,7 @@ struct Walk {
   RNNK_HD void deal(int64_t rows, int64_t most) {
     tiles = ceil_div(rows, most), talls = rows % tiles, low.rows = rows / tiles, tall.rows = low.rows + 1;
     const int64_t threes = 2 * rows % 5;
-    if (low.rows == 4 && most > 4 && sweep_vectors<A>(4, panels * G) == 2 && 3 * threes <= rows) {
+    if (low.rows == 4 && most > 4 && sweep_vectors<A>(G, panels, 4) == 2 && 3 * threes <= rows) {
       talls = (rows - 3 * threes) / 5, tiles = talls + threes, tall.rows = 5, low.rows = 3;
     }
   }
